@@ -1,0 +1,91 @@
+"""Where the numbers live: the one place that chooses a device and a dtype."""
+
+import os
+
+import torch
+
+from minikontext.errors import ConfigError
+
+# float16 is left out on purpose: FLUX's activations overflow in it and the pictures come out black.
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+_announced: set[str] = set()
+
+
+def pick(
+    device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> tuple[torch.device, torch.dtype]:
+    """Choose device (cuda, then mps, then cpu) and dtype (bfloat16 on cuda, else float32).
+
+    An argument wins over the environment (MINIKONTEXT_DEVICE, MINIKONTEXT_DTYPE), which wins over
+    the choice made here. The choice and its reason are printed once.
+    Raises ConfigError for a device this machine lacks and for a dtype that cannot hold the model.
+    """
+    chosen, device_reason = _pick_device(device)
+    number, dtype_reason = _pick_dtype(dtype, chosen)
+    _announce(f"device: {chosen} ({device_reason}), dtype: {_name(number)} ({dtype_reason})")
+    return chosen, number
+
+
+def _pick_device(asked: str | torch.device | None) -> tuple[torch.device, str]:
+    if asked is not None:
+        return _checked(asked), "as asked"
+    if os.environ.get("MINIKONTEXT_DEVICE"):
+        return _checked(os.environ["MINIKONTEXT_DEVICE"]), "from MINIKONTEXT_DEVICE"
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), "Apple GPU, no CUDA"
+    return torch.device("cpu"), "no GPU found"
+
+
+def _checked(asked: str | torch.device) -> torch.device:
+    """Turn a name into a device and make sure that this machine has it."""
+    try:
+        device = torch.device(asked)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"Unknown device {asked!r}. Use 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"Device {asked!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA "
+            "device(s). Use 'cpu', or install a CUDA build of PyTorch."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("Device 'mps' was asked for, but this is no Apple GPU. Use 'cpu'.")
+    return device
+
+
+def _pick_dtype(asked: str | torch.dtype | None, device: torch.device) -> tuple[torch.dtype, str]:
+    if asked is not None:
+        return _dtype(asked), "as asked"
+    if os.environ.get("MINIKONTEXT_DTYPE"):
+        return _dtype(os.environ["MINIKONTEXT_DTYPE"]), "from MINIKONTEXT_DTYPE"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "the GPU has it"
+    return torch.float32, "exact everywhere"
+
+
+def _dtype(asked: str | torch.dtype) -> torch.dtype:
+    dtype = DTYPES.get(asked.lower()) if isinstance(asked, str) else asked
+    if dtype not in DTYPES.values():
+        raise ConfigError(
+            f"dtype {asked!r} is not supported. Use 'float32' or 'bfloat16' "
+            "(float16 overflows in this model and gives black pictures)."
+        )
+    return dtype
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _announce(line: str) -> None:
+    if line not in _announced:
+        _announced.add(line)
+        print(line)

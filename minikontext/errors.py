@@ -1,0 +1,57 @@
+"""Every error and warning that minikontext raises on purpose.
+
+Each error is also the builtin that a caller would catch without knowing this module. A message
+says what was got, what was expected and what to do.
+"""
+
+
+class MinikontextError(Exception):
+    """Base of all errors of this package: `except MinikontextError` catches each of them."""
+
+
+class WeightsError(MinikontextError, ValueError):
+    """A weights file or folder is missing, broken, unsafe, or does not fit the model."""
+
+
+class ImageError(MinikontextError, ValueError):
+    """An image cannot be read, or has a type, size or content that cannot be used."""
+
+
+class SizeError(MinikontextError, ValueError):
+    """A height, width or count is not positive, too large, or does not fit its neighbour."""
+
+
+class PromptError(MinikontextError, ValueError):
+    """A prompt is not text, or the number of prompts does not fit the call."""
+
+
+class ConfigError(MinikontextError, ValueError):
+    """A configuration, an option or an environment variable has a value that makes no sense."""
+
+
+class NonFiniteError(MinikontextError, ArithmeticError):
+    """A tensor became NaN or infinite; the message names the step where it happened."""
+
+
+class TrainingError(MinikontextError, RuntimeError):
+    """A training run cannot start, go on, or be resumed."""
+
+
+class OutputError(MinikontextError, OSError):
+    """A result cannot be written to the place that was asked for."""
+
+
+class MissingPackageError(MinikontextError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class Cancelled(MinikontextError, RuntimeError):
+    """The user stopped the work; raise it in a step callback to stop sampling."""
+
+
+class PromptWarning(UserWarning):
+    """A prompt is usable but not fully understood: unknown words, or text cut off."""
+
+
+class ResizeWarning(UserWarning):
+    """An image is resized on the way into the model, so fine detail can be lost."""
