@@ -50,7 +50,9 @@ def _checked(asked: str | torch.device) -> torch.device:
     try:
         device = torch.device(asked)
     except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"Unknown device {asked!r}. Use 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
+        raise ConfigError(
+            f"Unknown device {asked!r}. Use 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"Device {asked!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA "
