@@ -1,0 +1,357 @@
+"""Prompts to numbers: `ToyTextEncoder` for the toy world, `FluxTextEncoder` (T5 + CLIP) for FLUX.
+
+Both give the transformer the same two things: a feature for every text token (T5's place) and
+one pooled vector for the whole prompt (CLIP's place).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minikontext.errors import MissingPackageError, PromptError, PromptWarning, WeightsError
+
+PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
+LETTERS = tuple(f"<{letter}>" for letter in "abcdefghijklmnopqrstuvwxyz")
+SPECIAL = (PAD, UNKNOWN, END, *LETTERS)
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the transformer sees of prompts: tokens (b, m, context_in_dim), pooled (b, vec_in_dim).
+
+    FLUX fills `tokens` with T5's features and `pooled` with CLIP's pooled output (paper, sec. 3).
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> TextFeatures:
+        """Move or cast both tensors, as `Tensor.to` does."""
+        return TextFeatures(self.tokens.to(*args, **kwargs), self.pooled.to(*args, **kwargs))
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """Return the prompts as a list; raise PromptError for anything that is not a list of str."""
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if not isinstance(prompts, (list, tuple)):
+        raise PromptError(
+            f"Got a prompt of type {type(prompts).__name__}; expected a str or a list of str."
+        )
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise PromptError(f"Got {prompt!r} ({type(prompt).__name__}) as a prompt; give a str.")
+    return list(prompts)
+
+
+# --------------------------------------------------------------------------- toy tokenizer
+
+
+@dataclass(frozen=True)
+class ToyTextConfig:
+    """Sizes of the toy text encoder; the vocabulary travels with the weights.
+
+    `width` is the transformer's context_in_dim, `pooled` its vec_in_dim.
+    """
+
+    vocabulary: tuple[str, ...] = ()
+    max_length: int = 16
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+    pooled: int = 128
+
+    def __post_init__(self) -> None:
+        # A config read back from JSON brings a list.
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token of a prompt and the text that it came from."""
+
+    token: str
+    source: str
+
+
+QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'"})
+# A quoted sign word, a word (with inner hyphens or apostrophes), or one other character.
+SPLIT = re.compile(r"\"([^\"]*)\"|(?<!\w)'([^']*)'(?!\w)|(\w+(?:[-']\w+)*)|(\S)")
+
+
+def normalise(prompt: str) -> str:
+    """Straighten quotes and strip accents: 'café' becomes 'cafe'. Other scripts stay."""
+    plain = unicodedata.normalize("NFKD", prompt.translate(QUOTES))
+    return "".join(c for c in plain if not unicodedata.combining(c))
+
+
+def split_prompt(prompt: str, vocabulary: Sequence[str]) -> list[Piece]:
+    """Split a prompt into tokens: words lower-cased, quoted and ALL CAPS words spelled out."""
+    known, text = set(vocabulary), normalise(prompt)
+    # "MAKE THE HAT RED" is shouting, not four sign words.
+    shouting = text.isupper() and len(text.split()) > 1
+    pieces: list[Piece] = []
+    for double, single, word, other in SPLIT.findall(text):
+        if double or single:
+            pieces += spell(double or single)
+        elif word and is_sign_word(word) and not shouting:
+            pieces += spell(word)
+        elif word:
+            pieces += word_pieces(word.lower(), known)
+        elif other in known or not other.isascii():
+            pieces.append(Piece(other if other in known else UNKNOWN, other))
+        # Any other punctuation means nothing in the toy world and is left out.
+    return pieces
+
+
+def is_sign_word(word: str) -> bool:
+    """True for HI or OPEN; False for a lone capital such as the 'A' of 'A red hat'."""
+    return len(word) > 1 and word.isalpha() and word.isupper()
+
+
+def spell(word: str) -> list[Piece]:
+    """One token a letter: 'HI' becomes <h>, <i>."""
+    letters = (letter for letter in word.lower() if not letter.isspace())
+    return [Piece(f"<{x}>" if f"<{x}>" in LETTERS else UNKNOWN, x.upper()) for x in letters]
+
+
+def word_pieces(word: str, known: set[str]) -> list[Piece]:
+    """A word as it is if it is known, else without 's and split at hyphens."""
+    if word in known:
+        return [Piece(word, word)]
+    parts = [part for part in word.removesuffix("'s").split("-") if part]
+    return [Piece(part if part in known else UNKNOWN, part) for part in parts]
+
+
+# --------------------------------------------------------------------------- toy encoder
+
+
+class TextBlock(nn.Module):
+    """A pre-norm transformer block over word features (b, m, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the same shape; every token sees every other, padding included."""
+        qkv = self.qkv(self.norm1(x))
+        q, k, v = rearrange(qkv, "b m (three h d) -> three b h m d", three=3, h=self.heads)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.proj(rearrange(attended, "b h m d -> b m (h d)"))
+        return x + self.mlp(self.norm2(x))
+
+
+class ToyTextEncoder(nn.Module):
+    """Word embeddings and a small transformer, in the places that T5 and CLIP hold in FLUX.
+
+    Like FLUX, it always uses its whole fixed length and masks nothing: padding is seen.
+    """
+
+    def __init__(self, config: ToyTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.words = (*SPECIAL, *config.vocabulary)
+        self.index = {word: i for i, word in enumerate(self.words)}
+        self.embedding = nn.Embedding(len(self.words), config.width)
+        self.position = nn.Parameter(torch.zeros(config.max_length, config.width))
+        self.blocks = nn.ModuleList(
+            TextBlock(config.width, config.heads) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.pool = nn.Linear(config.width, config.pooled)
+        nn.init.normal_(self.embedding.weight, std=0.5)
+        nn.init.normal_(self.position, std=0.5)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens a prompt may have, its <end> included."""
+        return self.config.max_length
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts to token ids (b, max_length), each closed by <end> and padded with <pad>."""
+        rows = [self._ids(prompt) for prompt in check_prompts(prompts)]
+        return torch.tensor(rows, dtype=torch.long).view(len(rows), self.max_length)
+
+    def forward(self, token_ids: Tensor) -> TextFeatures:
+        """Token ids (b, max_length) to token features and the pooled feature of <end>."""
+        x = self.embedding(token_ids) + self.position
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)  # (b, max_length, width)
+        end = (token_ids == self.index[END]).int().argmax(dim=1)
+        return TextFeatures(x, self.pool(x[torch.arange(len(x), device=x.device), end]))
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Prompts to features, with a PromptWarning for all that the encoder cannot use.
+
+        Raises PromptError for anything but strings. The empty prompt is the null prompt of CFG.
+        """
+        prompts = check_prompts(prompts)
+        for prompt in dict.fromkeys(prompts):
+            for warning in self.report(prompt):
+                warnings.warn(warning, stacklevel=2)
+        return self(self.tokenize(prompts).to(self.position.device))
+
+    def report(self, prompt: str) -> list[PromptWarning]:
+        """What the encoder cannot use of a prompt: unknown words and words that do not fit."""
+        pieces = split_prompt(*check_prompts([prompt]), self.config.vocabulary)
+        unknown = dict.fromkeys(p.source for p in pieces if p.token == UNKNOWN)
+        found = [PromptWarning(self._unknown(word)) for word in unknown]
+        dropped = [piece.source for piece in pieces[self.max_length - 1 :]]
+        if dropped:
+            found.append(PromptWarning(too_long(len(pieces) + 1, self.max_length, dropped)))
+        return found
+
+    def suggest(self, word: str) -> list[str]:
+        """The known words spelled most like this one, nearest first."""
+        words = [known for known in self.config.vocabulary if known.isalnum()]
+        return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
+
+    def _ids(self, prompt: str) -> list[int]:
+        tokens = [piece.token for piece in split_prompt(prompt, self.config.vocabulary)]
+        tokens = [*tokens[: self.max_length - 1], END]
+        tokens += [PAD] * (self.max_length - len(tokens))
+        return [self.index[token] for token in tokens]
+
+    def _unknown(self, word: str) -> str:
+        near = self.suggest(word)
+        hint = f"Nearest known: {', '.join(near)}." if near else "No known word is spelled like it."
+        return f"Unknown word {word!r}: the model will not understand it. {hint}"
+
+
+def too_long(count: int, limit: int, dropped: Sequence[str]) -> str:
+    """The sentence that says what a too long prompt lost."""
+    lost = " ".join(dropped)
+    lost = lost if len(lost) <= 120 else lost[:117] + "..."
+    return f"The prompt has {count} tokens but only {limit} fit. Dropped from its end: {lost!r}."
+
+
+# --------------------------------------------------------------------------- FLUX encoder
+
+
+class FluxTextEncoder(nn.Module):
+    """T5 token features and CLIP's pooled output, as FLUX.1 uses them.
+
+    T5: `max_length` tokens, padded to the full length, no attention mask. CLIP: 77 tokens. Encoded
+    prompts are kept, so asking again costs nothing. Official names: `HFEmbedder`, twice.
+    """
+
+    CLIP_LENGTH = 77
+    KEPT = 64
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        clip_tokenizer: Any,
+        t5: nn.Module,
+        t5_tokenizer: Any,
+        max_length: int = 512,
+    ) -> None:
+        super().__init__()
+        self.clip, self.t5 = clip.eval(), t5.eval()
+        self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
+        self.max_length = max_length
+        self._cache: OrderedDict[str, TextFeatures] = OrderedDict()
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, dtype: torch.dtype = torch.bfloat16, max_length: int = 512
+    ) -> FluxTextEncoder:
+        """Load from a local diffusers folder: tokenizer, tokenizer_2, text_encoder, text_encoder_2.
+
+        Never touches the network and reads safetensors only. Raises WeightsError for what is
+        missing and MissingPackageError without `transformers`.
+        """
+        folder = Path(folder)
+        names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+        missing = [name for name in names if not (folder / name).is_dir()]
+        if missing:
+            raise WeightsError(
+                f"{folder} lacks the folders {', '.join(missing)} of FLUX's text "
+                "encoders. Give a folder in the diffusers layout."
+            )
+        hf, local = import_transformers(), {"local_files_only": True}
+        heavy = {**local, "use_safetensors": True, "torch_dtype": dtype}
+        return cls(
+            hf.CLIPTextModel.from_pretrained(folder / "text_encoder", **heavy),
+            hf.CLIPTokenizer.from_pretrained(folder / "tokenizer", **local),
+            hf.T5EncoderModel.from_pretrained(folder / "text_encoder_2", **heavy),
+            hf.T5TokenizerFast.from_pretrained(folder / "tokenizer_2", **local),
+            max_length,
+        )
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Prompts to T5 tokens (b, max_length, 4096) and CLIP pooled (b, 768); warns if cut."""
+        found = [self._cached(prompt) for prompt in check_prompts(prompts)]
+        tokens = torch.cat([features.tokens for features in found])
+        return TextFeatures(tokens, torch.cat([features.pooled for features in found]))
+
+    def report(self, prompt: str) -> list[PromptWarning]:
+        """What does not fit: T5 drops the end of a very long prompt, CLIP all after 77 tokens."""
+        check_prompts([prompt])
+        pairs = (
+            ("T5", self.t5_tokenizer, self.max_length),
+            ("CLIP", self.clip_tokenizer, self.CLIP_LENGTH),
+        )
+        found = []
+        for name, tokenizer, limit in pairs:
+            ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+            if len(ids) > limit:
+                lost = tokenizer.decode(ids[limit - 1 : -1])
+                found.append(PromptWarning(f"{name}: {too_long(len(ids), limit, [lost])}"))
+        return found
+
+    def _cached(self, prompt: str) -> TextFeatures:
+        if prompt not in self._cache:
+            for warning in self.report(prompt):
+                warnings.warn(warning, stacklevel=3)
+            self._cache[prompt] = self._encode(prompt)
+        features = self._cache[prompt]
+        self._cache.move_to_end(prompt)
+        if len(self._cache) > self.KEPT:
+            self._cache.popitem(last=False)
+        return features
+
+    def _encode(self, prompt: str) -> TextFeatures:
+        # No attention mask: FLUX was trained with every padding token visible.
+        tokens = self.t5(input_ids=self._ids(self.t5_tokenizer, prompt, self.max_length))[0]
+        clip = self.clip(input_ids=self._ids(self.clip_tokenizer, prompt, self.CLIP_LENGTH))
+        return TextFeatures(tokens, clip.pooler_output)
+
+    def _ids(self, tokenizer: Any, prompt: str, length: int) -> Tensor:
+        batch = tokenizer(
+            prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
+        )
+        return batch["input_ids"].to(next(self.parameters()).device)
+
+
+def import_transformers() -> Any:
+    """Import `transformers` only when FLUX's text encoders are asked for."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingPackageError(
+            "FLUX's text encoders need transformers: pip install 'minikontext[flux]'"
+        ) from error
+    return transformers
