@@ -1,4 +1,4 @@
-"""Pixels to latents and back: FLUX's KL autoencoder (official name ``AutoEncoder``)."""
+"""Pixels to latents and back: FLUX's KL autoencoder (official name `AutoEncoder`)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the two convolutions found to ``x``."""
+        """Add what the two convolutions found to `x`."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
@@ -213,9 +213,9 @@ class Decoder(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """FLUX's KL autoencoder with normalised latents, ``z = scale_factor * (mean - shift_factor)``.
+    """FLUX's KL autoencoder with normalised latents, `z = scale_factor * (mean - shift_factor)`.
 
-    Height and width of the pixels are divisible by ``config.downsample``.
+    Height and width of the pixels are divisible by `config.downsample`.
     """
 
     def __init__(self, config: AutoEncoderConfig) -> None:

@@ -1,0 +1,177 @@
+"""The velocity model: FLUX.1 Kontext's transformer (official name `Flux`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from minikontext.errors import ConfigError
+from minikontext.layers import (
+    DoubleStreamBlock,
+    LastLayer,
+    MLPEmbedder,
+    SingleStreamBlock,
+    timestep_embedding,
+)
+from minikontext.rope import rotations
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a transformer, under the official field names."""
+
+    in_channels: int
+    out_channels: int
+    vec_in_dim: int
+    context_in_dim: int
+    hidden_size: int
+    mlp_ratio: float
+    num_heads: int
+    depth: int
+    depth_single_blocks: int
+    axes_dim: tuple[int, ...]
+    theta: int
+    qkv_bias: bool
+    guidance_embed: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes_dim", tuple(self.axes_dim))  # JSON and TOML give lists
+        head_dim, rest = divmod(self.hidden_size, self.num_heads)
+        if rest or sum(self.axes_dim) != head_dim:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} over {self.num_heads} heads gives "
+                f"{self.hidden_size / self.num_heads:g} channels a head, but axes_dim "
+                f"{self.axes_dim} needs {sum(self.axes_dim)}. Make them equal."
+            )
+
+    @classmethod
+    def toy(cls) -> TransformerConfig:
+        """The editor of the toy world: trains on a laptop."""
+        return cls(
+            in_channels=64,
+            out_channels=64,
+            vec_in_dim=128,
+            context_in_dim=128,
+            hidden_size=256,
+            mlp_ratio=4.0,
+            num_heads=4,
+            depth=2,
+            depth_single_blocks=4,
+            axes_dim=(8, 28, 28),
+            theta=10_000,
+            qkv_bias=True,
+            guidance_embed=False,
+        )
+
+    @classmethod
+    def flux_dev(cls) -> TransformerConfig:
+        """FLUX.1 [dev] and FLUX.1 Kontext [dev]: 11 901 408 320 parameters."""
+        return cls(
+            in_channels=64,
+            out_channels=64,
+            vec_in_dim=768,
+            context_in_dim=4096,
+            hidden_size=3072,
+            mlp_ratio=4.0,
+            num_heads=24,
+            depth=19,
+            depth_single_blocks=38,
+            axes_dim=(16, 56, 56),
+            theta=10_000,
+            qkv_bias=True,
+            guidance_embed=True,
+        )
+
+    @classmethod
+    def flux_schnell(cls) -> TransformerConfig:
+        """FLUX.1 [schnell]: [dev] without the guidance embedding."""
+        return replace(cls.flux_dev(), guidance_embed=False)
+
+
+class KontextTransformer(nn.Module):
+    """Predict the velocity of every image token from noisy target, context, text and time."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, heads, ratio = config.hidden_size, config.num_heads, config.mlp_ratio
+        self.img_in = nn.Linear(config.in_channels, dim)
+        self.time_in = MLPEmbedder(256, dim)
+        self.vector_in = MLPEmbedder(config.vec_in_dim, dim)
+        if config.guidance_embed:
+            self.guidance_in = MLPEmbedder(256, dim)
+        self.txt_in = nn.Linear(config.context_in_dim, dim)
+        self.double_blocks = nn.ModuleList(
+            DoubleStreamBlock(dim, heads, ratio, config.qkv_bias) for _ in range(config.depth)
+        )
+        self.single_blocks = nn.ModuleList(
+            SingleStreamBlock(dim, heads, ratio) for _ in range(config.depth_single_blocks)
+        )
+        self.final_layer = LastLayer(dim, config.out_channels)
+
+    def forward(
+        self,
+        img: Tensor,
+        img_ids: Tensor,
+        txt: Tensor,
+        txt_ids: Tensor,
+        timesteps: Tensor,
+        pooled: Tensor,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Velocity of the sequence [target, context], (b, n, out_channels); cut it to the target.
+
+        img (b, n, in_channels), txt (b, m, context_in_dim), ids (n, 3) or (b, n, 3) and
+        (m, 3) or (b, m, 3), timesteps (b,) in [0, 1], pooled (b, vec_in_dim), guidance (b,).
+        Raises ConfigError if guidance is missing where the model was trained with it.
+        """
+        vec = self.condition(timesteps, pooled, guidance)  # (b, d)
+        turns = rotations(_join_ids(txt_ids, img_ids), self.config.axes_dim, self.config.theta)
+        img, txt = self.img_in(img), self.txt_in(txt)
+        for block in self.double_blocks:
+            img, txt = block(img, txt, vec, turns)
+        x = torch.cat((txt, img), dim=1)  # (b, m + n, d)
+        for block in self.single_blocks:
+            x = block(x, vec, turns)
+        return self.final_layer(x[:, txt.shape[1] :], vec)
+
+    def condition(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:
+        """Add up what modulates every token: time, guidance and the pooled text, (b, d)."""
+        vec = self.time_in(timestep_embedding(timesteps).to(pooled.dtype)) + self.vector_in(pooled)
+        if not self.config.guidance_embed:
+            return vec
+        if guidance is None:
+            raise ConfigError(
+                "This model was trained with guidance as an input, but got none. "
+                "Give guidance of shape (b,), for example 2.5 for each picture."
+            )
+        return vec + self.guidance_in(timestep_embedding(guidance).to(pooled.dtype))
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> KontextTransformer:
+        """Set weights to train from nothing, and return self.
+
+        FLUX's initialisation is not published; this is our choice, after DiT's: Xavier for linear
+        maps, N(0, 0.02) for the conditioning, and zero for modulations and the last projection,
+        so that every block starts as the identity (adaLN-zero) and the first velocity is 0.
+        """
+        for name, module in self.named_modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            if module.bias is not None:
+                module.bias.zero_()
+            if name.startswith("final_layer") or name.endswith(("_mod.lin", "modulation.lin")):
+                module.weight.zero_()
+            elif name.startswith(("time_in", "vector_in", "guidance_in")):
+                module.weight.normal_(std=0.02, generator=generator)
+            else:
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+        return self
+
+
+def _join_ids(txt_ids: Tensor, img_ids: Tensor) -> Tensor:
+    """Text first, as everywhere; ids without a batch dimension hold for the whole batch."""
+    batch = torch.broadcast_shapes(txt_ids.shape[:-2], img_ids.shape[:-2])
+    return torch.cat([ids.expand(*batch, -1, -1) for ids in (txt_ids, img_ids)], dim=-2)
