@@ -1,0 +1,145 @@
+"""Text encoders: what becomes a token, what is reported, and FLUX's way of padding."""
+
+import string
+
+import pytest
+import torch
+
+from minikontext.errors import PromptError, PromptWarning, WeightsError
+from minikontext.text import FluxTextEncoder, ToyTextConfig, ToyTextEncoder, split_prompt
+
+WORDS = ("make", "the", "hat", "red", "write", "on", "sign", "a", "t-shirt")
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return ToyTextEncoder(ToyTextConfig(WORDS, max_length=8, width=16, depth=1, heads=2, pooled=12))
+
+
+def tokens(prompt):
+    return [piece.token for piece in split_prompt(prompt, WORDS)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Make the hat red!", ["make", "the", "hat", "red"]),
+        ("MAKE THE HAT RED", ["make", "the", "hat", "red"]),
+        ("", []),
+        ("write HI on the sign", ["write", "<h>", "<i>", "on", "the", "sign"]),
+        ("write “hi” on", ["write", "<h>", "<i>", "on"]),
+        ("the hat's 'A'", ["the", "hat", "<a>"]),
+        ("A red t-shirt, on-hat", ["a", "red", "t-shirt", "on", "hat"]),
+        ("thé hát", ["the", "hat"]),
+        ("the 帽子 🎩", ["the", "<unk>", "<unk>"]),
+    ],
+)
+def test_a_prompt_becomes_these_tokens(prompt, expected):
+    assert tokens(prompt) == expected
+
+
+def test_ids_are_closed_and_padded_to_the_full_length(encoder):
+    ids = encoder.tokenize(["make the hat red", ""])
+    words = [[encoder.words[i] for i in row] for row in ids.tolist()]
+    assert words[0] == ["make", "the", "hat", "red", "<end>", "<pad>", "<pad>", "<pad>"]
+    assert words[1] == ["<end>"] + ["<pad>"] * 7
+    assert encoder.tokenize([]).shape == (0, 8)
+
+
+def test_features_have_the_promised_shapes_and_do_not_depend_on_the_batch(encoder):
+    both, one = encoder.encode(["make the hat red", ""]), encoder.encode([""])
+    assert both.tokens.shape == (2, 8, 16) and both.pooled.shape == (2, 12)
+    torch.testing.assert_close(both.tokens[1:], one.tokens)
+    torch.testing.assert_close(both.pooled[1:], one.pooled)
+    assert not both.tokens.requires_grad
+
+
+def test_training_reaches_every_parameter(encoder):
+    features = encoder(encoder.tokenize(["make the hat red", "a sign"]))
+    (features.tokens.square().mean() + features.pooled.sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+def test_unknown_words_are_named_with_the_nearest_known_ones(encoder):
+    with pytest.warns(PromptWarning, match=r"'haat'.*Nearest known: hat"):
+        encoder.encode(["make the haat red"])
+    assert "No known word" in str(encoder.report("zzzzzz")[0])
+    assert encoder.report("make the hat red") == []
+    assert len(encoder.report("blob blob")) == 1
+
+
+def test_a_too_long_prompt_says_what_it_lost(encoder):
+    (warning,) = encoder.report("make the hat red on the sign a hat")
+    assert "10 tokens but only 8 fit" in str(warning) and "'a hat'" in str(warning)
+    with pytest.warns(PromptWarning, match="Dropped"):
+        features = encoder.encode(["make the hat red on the sign a hat"])
+    assert features.tokens.shape == (1, 8, 16)
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"red", ["red", 3], [None], {"a": 1}])
+def test_anything_but_text_is_refused(encoder, bad):
+    with pytest.raises(PromptError):
+        encoder.encode(bad)
+    assert issubclass(PromptError, ValueError)
+
+
+# ------------------------------------------------------------------ FLUX, real parts, tiny sizes
+
+
+@pytest.fixture(scope="module")
+def flux_folder(tmp_path_factory):
+    """A diffusers folder with random T5 and CLIP of a few thousand parameters."""
+    hf = pytest.importorskip("transformers")
+    folder, letters = tmp_path_factory.mktemp("flux"), string.ascii_lowercase
+    torch.manual_seed(0)
+    clip_words = [*letters, *(x + "</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+    clip = hf.CLIPTokenizer(vocab={w: i for i, w in enumerate(clip_words)}, merges=[])
+    t5_words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    t5 = hf.T5Tokenizer(vocab=t5_words + [(x, -2.0) for x in letters], extra_ids=0)
+    clip.save_pretrained(folder / "tokenizer")
+    t5.save_pretrained(folder / "tokenizer_2")
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 12}
+    ends = {"bos_token_id": len(clip_words) - 2, "eos_token_id": len(clip_words) - 1}
+    clip_config = hf.CLIPTextConfig(
+        vocab_size=len(clip_words), intermediate_size=16, **small, **ends
+    )
+    hf.CLIPTextModel(clip_config).save_pretrained(folder / "text_encoder")
+    t5_config = hf.T5Config(
+        vocab_size=len(t5), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+    )
+    hf.T5EncoderModel(t5_config).save_pretrained(folder / "text_encoder_2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flux(flux_folder):
+    return FluxTextEncoder.from_folder(flux_folder, dtype=torch.float32, max_length=24)
+
+
+def test_flux_features_are_padded_and_unmasked(flux):
+    features = flux.encode(["make the hat red", ""])
+    assert features.tokens.shape == (2, 24, 16) and features.pooled.shape == (2, 12)
+    ids = flux.t5_tokenizer("make the hat red", padding="max_length", max_length=24)["input_ids"]
+    everything = torch.ones(1, 24, dtype=torch.long)
+    seen = flux.t5(input_ids=torch.tensor([ids]), attention_mask=everything)[0]
+    torch.testing.assert_close(features.tokens[:1], seen)
+
+
+def test_flux_prompts_are_encoded_once(flux, monkeypatch):
+    first = flux.encode(["a hat"])
+    monkeypatch.setattr(flux, "_encode", lambda prompt: pytest.fail("encoded again"))
+    assert torch.equal(flux.encode(["a hat", "a hat"]).tokens[1:], first.tokens)
+
+
+def test_flux_reports_what_does_not_fit(flux):
+    long = "red " * 90
+    t5, clip = (str(warning) for warning in flux.report(long))
+    assert "T5" in t5 and "only 24 fit" in t5 and "CLIP" in clip and "only 77 fit" in clip
+    with pytest.warns(PromptWarning, match="Dropped"):
+        assert flux.encode([long]).tokens.shape == (1, 24, 16)
+
+
+def test_a_folder_without_text_encoders_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="tokenizer, text_encoder"):
+        FluxTextEncoder.from_folder(tmp_path)
