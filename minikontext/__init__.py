@@ -16,6 +16,7 @@ _MODULES = (
     "distillation",
     "doctor",
     "errors",
+    "files",
     "flow",
     "images",
     "layers",

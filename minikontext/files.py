@@ -1,0 +1,71 @@
+"""Writing files so that a crash, a full disk or Ctrl-C never leaves a broken or lost one."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from minikontext.errors import OutputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place if the block ends well.
+
+    Missing parent folders are made. Whatever stood at `path` stays untouched until the new file
+    is complete. Raises OutputError when the place cannot be written.
+    """
+    path = Path(path)
+    check_writable(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        _remove(temporary)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise OutputError if `path` cannot become a file; ask before the long work, not after it."""
+    path = Path(path)
+    parent = _nearest_existing(path.parent)
+    if path.is_dir():
+        raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    if path.exists() and not path.stat().st_mode & 0o222:
+        raise OutputError(f"Cannot write {path}: the file is read-only. Choose another name.")
+    if not parent.is_dir():
+        raise OutputError(f"Cannot write {path}: {parent} is a file, not a folder.")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"Cannot write {path}: the folder {parent} is read-only.")
+
+
+def sha256(paths: Iterable[str | Path]) -> str:
+    """Hash the contents of files, one after the other in the order of their names (hex digits)."""
+    digest = hashlib.sha256()
+    for path in sorted(map(Path, paths), key=lambda path: path.name):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _nearest_existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    if isinstance(error, OutputError):
+        return error
+    return OutputError(f"Cannot write {path}: {error.strerror or error}. Choose another place.")
+
+
+def _remove(temporary: Path) -> None:
+    # The block may have failed because the folder itself is gone or sealed: nothing to remove then.
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
