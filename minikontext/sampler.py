@@ -1,6 +1,6 @@
 """From noise to picture: the schedule, Euler's method, classifier-free guidance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,7 @@ def sample(
     steps = len(times) - 1
     for i in _bar(steps, progress):
         t = torch.full((len(z),), times[i], device=z.device)
-        v = predict(z, t)
+        v = predict(z, t).to(z.dtype)  # bfloat16 is too coarse to add up steps
         clean = clean_estimate(z, v, t)
         z = z + (times[i + 1] - times[i]) * v
         _require_finite(z, i + 1, steps)
@@ -80,7 +80,7 @@ def guided(conditional: Predict, unconditional: Predict, scale: float) -> Predic
     return conditional if scale == 1 else predict
 
 
-def _bar(steps: int, progress: bool) -> "range":
+def _bar(steps: int, progress: bool) -> Iterable[int]:
     if not progress:
         return range(steps)
     from tqdm.auto import trange  # here, because it loads ipywidgets

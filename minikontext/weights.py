@@ -1,0 +1,413 @@
+"""Weights in and out: safetensors only, checked before loading; official and diffusers names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minikontext.errors import OutputError, WeightsError
+from minikontext.files import replacing, sha256
+
+StateDict = dict[str, Tensor]
+
+PREFIX = "model.diffusion_model."  # some tools put it before every key of a transformer
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One line of a file's header."""
+
+    dtype: str  # "F32", "BF16", ... as the format writes it
+    shape: tuple[int, ...]
+
+
+# ---- files ----------------------------------------------------------------------------------
+
+
+def inspect(path: str | Path) -> dict[str, TensorInfo]:
+    """Read the names, dtypes and shapes in a weights file or folder; no tensor is loaded.
+
+    Raises WeightsError for a file that is missing, truncated, a pickle or no safetensors.
+    """
+    return {name: info for file in _files(path) for name, info in _header(file).items()}
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> StateDict:
+    """Load a weights file or folder as it is, names unchanged but for `model.diffusion_model.`.
+
+    With the stored dtype on a CPU, the tensors are memory-mapped. Raises WeightsError.
+    """
+    state = _mapped(path)
+    return {name: state.pop(name).to(device, dtype) for name in list(state)}
+
+
+def load_into(
+    module: nn.Module,
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Fill a module, best made on the meta device, from a file or folder, and return it.
+
+    Official and diffusers names both work. Names, shapes and dtypes are checked against the
+    header first, so a file that does not fit costs no memory. dtype None keeps the stored one.
+    Raises WeightsError.
+    """
+    header = inspect(path)
+    _require_floats(header, path)
+    sketch = {
+        _bare(name): torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
+        for name, info in header.items()
+    }
+    _require_fit(_official(sketch), module, path)
+    state = _official(_mapped(path))
+    ready = {name: state.pop(name).to(device, dtype) for name in list(state)}
+    module.load_state_dict(ready, assign=True)
+    return module
+
+
+def save(
+    state_dict: Mapping[str, Tensor],
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """Write a safetensors file beside its place and rename it into it, so none is ever half there.
+
+    Raises OutputError if the place cannot be written; an older file there is then untouched.
+    """
+    path = Path(path)
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state_dict.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:
+            raise OutputError(f"Cannot write {path}: {error}. Make room on the disk.") from error
+    return path
+
+
+def fingerprint(path: str | Path) -> str:
+    """The SHA-256 of a weights file or folder, in hexadecimal: which weights made a picture."""
+    return sha256(_files(path))
+
+
+def _files(path: str | Path) -> list[Path]:
+    """One file, or the shards in a folder as diffusers lays them out."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise WeightsError(f"No weights at {path}. Give a .safetensors file or a folder with one.")
+    files = sorted(path.glob("*.safetensors"))
+    for index in path.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        files = [path / name for name in sorted(shards)]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent or not files:
+        raise WeightsError(
+            f"The folder {path} lacks {', '.join(absent) or 'a .safetensors file'}. "
+            "Complete the download, or give the folder that holds the file."
+        )
+    return files
+
+
+def _header(path: Path) -> dict[str, TensorInfo]:
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {k: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for k, s in slices.items()}
+
+
+def _mapped(path: str | Path) -> StateDict:
+    """The tensors, memory-mapped, under names without a prefix."""
+    state = {}
+    for file in map(_opened, _files(path)):
+        with file:
+            state.update({_bare(k): file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
+    return state
+
+
+def _opened(path: Path) -> safe_open:
+    """Open a file; safetensors checks its header, that the bytes it promises are there included."""
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(_diagnosis(path, str(error))) from error
+
+
+def _diagnosis(path: Path, reason: str) -> str:
+    """Say what a file that is no safetensors file is instead."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+    kind = next((text for magic, text in _KINDS.items() if start.startswith(magic)), None)
+    return (
+        f"{path} ({size:,} bytes) is {kind or f'no complete safetensors file: {reason}'}. "
+        "Expected safetensors: download or copy it again, in that format."
+    )
+
+
+_KINDS = {  # by the first bytes
+    b"PK": "a pickle (PyTorch's .pt, .bin, .ckpt), which can run any code when it is loaded",
+    b"\x80": "a pickle, which can run any code when it is loaded",
+    b"version": "a Git LFS pointer: the weights themselves were not downloaded",
+    b"<": "a web page: the download needs a login, or the address is wrong",
+}
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(PREFIX)
+
+
+# ---- checks ---------------------------------------------------------------------------------
+
+
+def _require_floats(header: Mapping[str, TensorInfo], path: str | Path) -> None:
+    odd = {name: info.dtype for name, info in header.items() if info.dtype not in DTYPES}
+    if odd:
+        raise WeightsError(
+            f"{path} stores {_some(f'{k} as {v}' for k, v in odd.items())}. "
+            f"Expected one of {', '.join(DTYPES)}: use weights that are not quantised."
+        )
+
+
+def _require_fit(state: StateDict, module: nn.Module, path: str | Path) -> None:
+    """Same names, same shapes as the module, or an error that says all that is wrong."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = [
+        f"{name} has shape {got[name]}, expected {expected[name]}"
+        for name in expected
+        if name in got and got[name] != expected[name]
+    ]
+    missing, extra = expected.keys() - got.keys(), got.keys() - expected.keys()
+    problems = [f"missing {_some(sorted(missing))}"] * bool(missing)
+    problems += [f"unknown {_some(sorted(extra))}"] * bool(extra)
+    problems += [_some(wrong)] * bool(wrong)
+    if problems:
+        advice = "It holds a LoRA: load the base model." if _is_lora(got) else _ADVICE
+        raise WeightsError(
+            f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. {advice}"
+        )
+
+
+_ADVICE = "Use the weights of this model, or the configuration that the weights were made with."
+
+
+def _is_lora(names: Iterable[str]) -> bool:
+    return any(".lora_" in name for name in names)
+
+
+def _some(items: Iterable[str], limit: int = 3) -> str:
+    items = list(items)
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+# ---- names ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One official tensor and the diffusers tensors that make it up, joined in order."""
+
+    official: str
+    diffusers: tuple[str, ...]
+    how: str = "join"  # or "swap": halves change places; or "linear": a 1x1 convolution
+
+
+def from_diffusers(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Rename diffusers' FluxTransformer2DModel or AutoencoderKL to official names, any size.
+
+    The halves of norm_out.linear are swapped: diffusers stores (scale, shift). Forgetting it
+    costs a tenth of the output and raises nothing. Raises WeightsError for unknown names.
+    """
+    left, official = dict(state_dict), {}
+    for rule in _rules(left):
+        parts = [left.pop(name) for name in rule.diffusers if name in left]
+        if parts:
+            _require_all(rule, parts)
+            official[rule.official] = _to_official(parts, rule.how)
+    _require_empty(left, "diffusers")
+    return official
+
+
+def to_diffusers(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Rename official names to those of diffusers: the exact inverse of `from_diffusers`.
+
+    Raises WeightsError for unknown names.
+    """
+    left, renamed = dict(state_dict), {}
+    for rule in _rules(left):
+        if rule.official in left:
+            parts = _to_parts(left.pop(rule.official), rule, state_dict)
+            renamed.update(zip(rule.diffusers, parts, strict=True))
+    _require_empty(left, "official")
+    return renamed
+
+
+def is_diffusers(names: Iterable[str]) -> bool:
+    """Tell diffusers' names from official ones."""
+    marks = ("transformer_blocks.", "single_transformer_blocks.", "mid_block.", "x_embedder.")
+    return any(mark in name for name in names for mark in marks)
+
+
+def _official(state: StateDict) -> StateDict:
+    return from_diffusers(state) if is_diffusers(state) else state
+
+
+def _to_official(parts: list[Tensor], how: str) -> Tensor:
+    if how == "swap":
+        return _swap_halves(parts[0])
+    if how == "linear" and parts[0].dim() == 2:
+        return parts[0][:, :, None, None]  # (c, c) -> (c, c, 1, 1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _to_parts(tensor: Tensor, rule: _Rule, state: Mapping[str, Tensor]) -> list[Tensor]:
+    if rule.how == "swap":
+        return [_swap_halves(tensor)]
+    if rule.how == "linear" and tensor.dim() == 4:
+        return [tensor[:, :, 0, 0]]  # (c, c, 1, 1) -> (c, c)
+    if len(rule.diffusers) == 1:
+        return [tensor]
+    dim = state["img_in.weight"].shape[0]
+    rest = len(tensor) - 3 * dim  # the MLP's share of linear1
+    return list(tensor.split([dim, dim, dim] + [rest] * (len(rule.diffusers) == 4)))
+
+
+def _swap_halves(tensor: Tensor) -> Tensor:
+    return torch.cat(tensor.chunk(2)[::-1])
+
+
+def _require_all(rule: _Rule, parts: list[Tensor]) -> None:
+    if len(parts) != len(rule.diffusers):
+        raise WeightsError(
+            f"Got {len(parts)} of the {len(rule.diffusers)} tensors that make up {rule.official}: "
+            f"expected {', '.join(rule.diffusers)}. The file is not complete."
+        )
+
+
+def _require_empty(left: Mapping[str, Tensor], kind: str) -> None:
+    if left:
+        raise WeightsError(
+            f"Got names that are no {kind} names of FLUX: {_some(sorted(left))}. "
+            f"Expected all tensors of one transformer or autoencoder under {kind} names."
+        )
+
+
+def _rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
+    """All rules that can apply to these tensors; sizes are read off the names."""
+    autoencoder = any(name.startswith(("encoder.", "decoder.")) for name in state)
+    return _autoencoder_rules(state) if autoencoder else _transformer_rules(state)
+
+
+def _count(state: Mapping[str, Tensor], *stems: str) -> int:
+    """How many numbered children follow a stem, whichever naming is used."""
+    heads = [
+        name.removeprefix(s).split(".")[0] for name in state for s in stems if name.startswith(s)
+    ]
+    return max((int(head) for head in heads if head.isdigit()), default=-1) + 1
+
+
+def _both(official: str, *diffusers: str, how: str = "join") -> Iterator[_Rule]:
+    """Weight and bias of one layer."""
+    for leaf in (".weight", ".bias"):
+        yield _Rule(official + leaf, tuple(name + leaf for name in diffusers), how)
+
+
+def _transformer_rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
+    yield from _both("img_in", "x_embedder")
+    yield from _both("txt_in", "context_embedder")
+    for ours, theirs in (("time", "timestep"), ("vector", "text"), ("guidance", "guidance")):
+        for layer, number in (("in", 1), ("out", 2)):
+            embedder = f"time_text_embed.{theirs}_embedder.linear_{number}"
+            yield from _both(f"{ours}_in.{layer}_layer", embedder)
+    for i in range(_count(state, "double_blocks.", "transformer_blocks.")):
+        yield from _double_rules(f"double_blocks.{i}.", f"transformer_blocks.{i}.")
+    for i in range(_count(state, "single_blocks.", "single_transformer_blocks.")):
+        yield from _single_rules(f"single_blocks.{i}.", f"single_transformer_blocks.{i}.")
+    yield from _both("final_layer.linear", "proj_out")
+    yield from _both("final_layer.adaLN_modulation.1", "norm_out.linear", how="swap")
+
+
+def _double_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+    # stream, modulation, queries-keys-values, their norms, projection, MLP
+    streams = (
+        ("img", "norm1", "to_{}", "norm_{}", "to_out.0", "ff"),
+        ("txt", "norm1_context", "add_{}_proj", "norm_added_{}", "to_add_out", "ff_context"),
+    )
+    for stream, mod, qkv, norm, proj, mlp in streams:
+        yield from _both(f"{ours}{stream}_mod.lin", f"{theirs}{mod}.linear")
+        parts = (f"{theirs}attn.{qkv.format(part)}" for part in "qkv")
+        yield from _both(f"{ours}{stream}_attn.qkv", *parts)
+        yield from _norm_rules(f"{ours}{stream}_attn.norm.", f"{theirs}attn.{norm}.weight")
+        yield from _both(f"{ours}{stream}_attn.proj", f"{theirs}attn.{proj}")
+        yield from _both(f"{ours}{stream}_mlp.0", f"{theirs}{mlp}.net.0.proj")
+        yield from _both(f"{ours}{stream}_mlp.2", f"{theirs}{mlp}.net.2")
+
+
+def _single_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+    yield from _both(f"{ours}modulation.lin", f"{theirs}norm.linear")
+    parts = (f"{theirs}attn.to_{part}" for part in "qkv")
+    yield from _both(f"{ours}linear1", *parts, f"{theirs}proj_mlp")
+    yield from _norm_rules(f"{ours}norm.", f"{theirs}attn.norm_{{}}.weight")
+    yield from _both(f"{ours}linear2", f"{theirs}proj_out")
+
+
+def _norm_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+    yield _Rule(f"{ours}query_norm.scale", (theirs.format("q"),))
+    yield _Rule(f"{ours}key_norm.scale", (theirs.format("k"),))
+
+
+def _autoencoder_rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
+    levels = _count(state, "encoder.down.", "encoder.down_blocks.")
+    levels = levels or _count(state, "decoder.up.", "decoder.up_blocks.")
+    for i in range(levels):
+        yield from _level_rules(state, f"encoder.down.{i}.", f"encoder.down_blocks.{i}.", "down")
+        # diffusers counts the decoder's levels from the coarsest on.
+        theirs = f"decoder.up_blocks.{levels - 1 - i}."
+        yield from _level_rules(state, f"decoder.up.{i}.", theirs, "up")
+    for half in ("encoder.", "decoder."):
+        yield from _both(f"{half}conv_in", f"{half}conv_in")
+        yield from _both(f"{half}norm_out", f"{half}conv_norm_out")
+        yield from _both(f"{half}conv_out", f"{half}conv_out")
+        yield from _middle_rules(f"{half}mid.", f"{half}mid_block.")
+
+
+def _level_rules(
+    state: Mapping[str, Tensor], ours: str, theirs: str, direction: str
+) -> Iterator[_Rule]:
+    for j in range(_count(state, f"{ours}block.", f"{theirs}resnets.")):
+        yield from _resnet_rules(f"{ours}block.{j}.", f"{theirs}resnets.{j}.")
+    yield from _both(f"{ours}{direction}sample.conv", f"{theirs}{direction}samplers.0.conv")
+
+
+def _middle_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+    yield from _resnet_rules(f"{ours}block_1.", f"{theirs}resnets.0.")
+    yield from _resnet_rules(f"{ours}block_2.", f"{theirs}resnets.1.")
+    yield from _both(f"{ours}attn_1.norm", f"{theirs}attentions.0.group_norm")
+    for part, name in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
+        yield from _both(f"{ours}attn_1.{part}", f"{theirs}attentions.0.{name}", how="linear")
+
+
+def _resnet_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+    for layer in ("norm1", "conv1", "norm2", "conv2"):
+        yield from _both(ours + layer, theirs + layer)
+    yield from _both(f"{ours}nin_shortcut", f"{theirs}conv_shortcut")
