@@ -1,6 +1,7 @@
 """Where the numbers live: the one place that chooses a device and a dtype."""
 
 import os
+from dataclasses import dataclass
 
 import torch
 
@@ -27,10 +28,32 @@ def pick(
     the choice made here. The choice and its reason are printed once.
     Raises ConfigError for a device this machine lacks and for a dtype that cannot hold the model.
     """
+    choice = explain(device, dtype)
+    _announce(str(choice))
+    return choice.device, choice.dtype
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A device and a dtype, each with the reason why it was chosen."""
+
+    device: torch.device
+    device_reason: str
+    dtype: torch.dtype
+    dtype_reason: str
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"device: {self.device} ({self.device_reason}), dtype: {dtype} ({self.dtype_reason})"
+
+
+def explain(
+    device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> Choice:
+    """Make the choice of `pick` without printing it."""
     chosen, device_reason = _pick_device(device)
     number, dtype_reason = _pick_dtype(dtype, chosen)
-    _announce(f"device: {chosen} ({device_reason}), dtype: {_name(number)} ({dtype_reason})")
-    return chosen, number
+    return Choice(chosen, device_reason, number, dtype_reason)
 
 
 def _pick_device(asked: str | torch.device | None) -> tuple[torch.device, str]:
@@ -81,10 +104,6 @@ def _dtype(asked: str | torch.dtype) -> torch.dtype:
             "(float16 overflows in this model and gives black pictures)."
         )
     return dtype
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _announce(line: str) -> None:

@@ -1,0 +1,64 @@
+# Every target does its own set-up from a bare clone: only Python and make are needed.
+# On Windows without make: see the README.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# More options for pip, for example another index: make lab PIP_ARGS="--extra-index-url URL"
+PIP_ARGS ?=
+# What `make demo` edits, and how.
+IMAGE  ?= data/images/demo.png
+PROMPT ?= make the hat red
+RESULT ?= outputs/demo.png
+
+PY   := $(VENV)/bin/python
+CORE := $(VENV)/.installed
+TEST := $(VENV)/.installed-test
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+
+.PHONY: help lab demo test lint lock clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+lab: $(CORE)  ## open the course in JupyterLab
+	$(PY) -m minikontext lab
+
+demo: $(CORE)  ## edit a picture without a browser, and say where the result lies
+	@mkdir -p $(dir $(RESULT))
+	$(PY) -m minikontext edit "$(IMAGE)" "$(PROMPT)" --seed 0 --output "$(RESULT)"
+
+test: lint  ## run every test: units, parity, bad input, notebooks, browser
+	$(PY) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+
+lint: $(TEST)  ## check the style of the code
+	$(PY) -m ruff check .
+
+lock: $(TEST)  ## resolve constraints.txt anew, for every supported Python and system
+	$(PY) -m pip install $(PIP_ARGS) --quiet uv
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-header \
+	  --no-annotate --system-certs pyproject.toml --output-file constraints.new
+	(echo "# The one exact tested set. Written by \`make lock\`; do not edit by hand."; \
+	  cat constraints.new) > constraints.txt
+	rm constraints.new
+
+clean:  ## remove the virtual environment and what runs left behind
+	rm -rf "$(VENV)" outputs .pytest_cache .ruff_cache
+
+# The stamps are older than what they depend on exactly when there is something new to install.
+$(CORE): $(PY) pyproject.toml constraints.txt
+	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable .
+	@touch $@
+
+$(TEST): $(CORE)
+	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+# The interpreter is a link to a file older than this one: its date says nothing.
+$(PY): | check-python
+	$(PYTHON) -m venv "$(VENV)"
+
+.PHONY: check-python
+check-python:
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" || { \
+	  echo "minikontext needs Python 3.10 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one: make lab PYTHON=python3.12"; exit 1; }

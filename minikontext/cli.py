@@ -1,0 +1,248 @@
+"""The `minikontext` command: edit a picture, train, open the course, check the installation.
+
+Nothing heavy is imported before it is known that the command makes sense, so help and mistakes
+answer at once.
+"""
+
+import argparse
+import glob
+import io
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import minikontext
+from minikontext.errors import (
+    ConfigError,
+    MinikontextError,
+    MissingPackageError,
+    OutputError,
+    SizeError,
+)
+from minikontext.files import check_writable
+
+EXAMPLES = """examples:
+  minikontext edit fox.png "make the hat red"
+  minikontext edit fox.png "make it night" -o night.png --seed 7 --steps 10
+  minikontext edit fox.png "put the hat of the second picture on" --image other.png
+  minikontext train configs/toy.toml --resume
+  minikontext doctor
+  minikontext lab
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 1 if `doctor` found a problem, 2 for a mistake, 130 for
+    Ctrl-C. Errors made on purpose are printed without a traceback."""
+    options = parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return options.run(options)
+        except MinikontextError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe every command and option."""
+    top = argparse.ArgumentParser(
+        prog="minikontext",
+        description="Edit pictures by instruction with FLUX.1 Kontext, and train it small.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=minikontext.__version__)
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_edit(commands)
+    _add_train(commands)
+    doctor = commands.add_parser("doctor", help="check packages, device, weights and notebooks")
+    doctor.set_defaults(run=_doctor)
+    lab = commands.add_parser("lab", help="open the course in JupyterLab")
+    lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after `--`")
+    lab.set_defaults(run=_lab)
+    return top
+
+
+# ---------------------------------------------------------------------------------------- edit
+
+
+def _add_edit(commands: argparse._SubParsersAction) -> None:
+    edit = commands.add_parser("edit", help="change a picture as an instruction says")
+    edit.add_argument("picture", metavar="IMAGE", help="the picture to edit (PNG, JPEG, WebP …)")
+    edit.add_argument("prompt", help='what to change, in quotes: "make the hat red"')
+    edit.add_argument(
+        "-i",
+        "--image",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="one more picture that the prompt may speak of; may be given again",
+    )
+    edit.add_argument(
+        "-o",
+        "--output",
+        metavar="PNG",
+        help="where the result goes (default: NAME_edited.png in this folder)",
+    )
+    edit.add_argument("-q", "--quiet", action="store_true", help="print the result's path only")
+    _add_sampling(edit.add_argument_group("how it is drawn"))
+    _add_machine(edit.add_argument_group("what draws it"))
+    edit.set_defaults(run=_edit)
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    number = {"type": int, "metavar": "N"}
+    group.add_argument("--seed", **number, help="the same seed gives the same picture")
+    group.add_argument("--steps", **number, help="more is finer and slower")
+    group.add_argument("--count", **number, default=1, help="how many results (default: 1)")
+    group.add_argument("--width", **number, help="of the result (default: the picture's)")
+    group.add_argument("--height", **number, help="of the result (default: the picture's)")
+    group.add_argument(
+        "--guidance", type=float, metavar="G", help="for weights distilled with a guidance input"
+    )
+    group.add_argument(
+        "--cfg", type=float, metavar="S", help="classifier-free guidance; 1 is off, twice as slow"
+    )
+    group.add_argument("--negative", metavar="TEXT", help="what to stay away from; needs --cfg > 1")
+    group.add_argument(
+        "--resize",
+        choices=("kontext", "none"),
+        default="kontext",
+        help="kontext: use the nearest trained size (default); none: keep the picture's size",
+    )
+    group.add_argument(
+        "--layout",
+        choices=("index", "offset"),
+        default="index",
+        help="how several pictures are told apart: the paper's way (index, default), or side by "
+        "side (offset)",
+    )
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--weights", default="toy", help="a shipped name or a folder (default: toy)")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
+    group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")
+
+
+def _edit(options: argparse.Namespace) -> int:
+    sources = [options.picture, *options.image]
+    paths = output_paths(sources, options.output, options.count)
+    from minikontext import images, pipeline
+
+    pictures = [images.read(source) for source in sources]
+    with _hushed(options.quiet):
+        pipe = pipeline.KontextPipeline.from_pretrained(
+            options.weights, device=options.device, dtype=options.dtype
+        )
+        result = pipe(options.prompt, image=pictures, **_sampling(options))
+    if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
+        print(f"picture: {result.plan}", file=sys.stderr)
+    for image, path, provenance in zip(result.images, paths, result.provenance, strict=True):
+        print(images.save_png(image, path, provenance))
+    return 0
+
+
+def output_paths(sources: list[str], output: str | None, count: int) -> list[Path]:
+    """Name the results before any work is done: never a source, by default never an old file.
+
+    Raises OutputError for a place that cannot be written, SizeError for a count below 1.
+    """
+    if count < 1:
+        raise SizeError(f"--count {count}: ask for at least one result.")
+    first = Path(output) if output else _free_name(Path(sources[0]).stem)
+    numbered = [first.with_stem(f"{first.stem}-{i + 1}") for i in range(count)]
+    paths = numbered if count > 1 else [first]
+    for path in paths:
+        _check_output(path, sources)
+    return paths
+
+
+def _free_name(stem: str) -> Path:
+    """`fox_edited.png` in this folder, or `fox_edited2.png` … while results are there already."""
+    number = 1
+    while True:
+        name = f"{stem}_edited{number if number > 1 else ''}"
+        if not list(Path.cwd().glob(f"{glob.escape(name)}[.-]*")):
+            return Path(f"{name}.png")
+        number += 1
+
+
+def _check_output(path: Path, sources: list[str]) -> None:
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"Results are written as PNG, which keeps how they were made: {path}.png")
+    if path.resolve() in [Path(source).resolve() for source in sources]:
+        raise OutputError(f"{path} is the picture itself. Choose another name for the result.")
+    check_writable(path)
+
+
+def _sampling(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "seed": options.seed,
+        "num_inference_steps": options.steps,
+        "num_images_per_prompt": options.count,
+        "width": options.width,
+        "height": options.height,
+        "guidance_scale": options.guidance,
+        "true_cfg_scale": options.cfg,
+        "negative_prompt": options.negative,
+        "resize": options.resize,
+        "context_layout": options.layout,
+        "progress": not options.quiet,
+    }
+
+
+@contextmanager
+def _hushed(quiet: bool) -> Iterator[None]:
+    """Keep stdout for the results' paths, so that a script can read them."""
+    with redirect_stdout(io.StringIO() if quiet else sys.stderr):
+        yield
+
+
+# ----------------------------------------------------------------------- train, doctor and lab
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = commands.add_parser("train", help="train a model as a configuration file says")
+    train.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")
+    train.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    train.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    path = Path(options.config)
+    if not path.is_file():
+        raise ConfigError(f"There is no configuration file {path}. See the folder configs/.")
+    from minikontext import training
+
+    training.main(path, resume=options.resume)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from minikontext import doctor
+
+    return doctor.main()
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from minikontext.doctor import notebook_folder
+
+    start = notebook_folder() / "00_start_here.ipynb"
+    if not start.is_file():
+        raise ConfigError(f"There is no {start}. The course comes with a clone of the repository.")
+    try:
+        from jupyterlab.labapp import main as jupyterlab
+    except ImportError as error:
+        raise MissingPackageError("JupyterLab is not installed: pip install jupyterlab") from error
+    return jupyterlab([str(start), *options.options]) or 0
+
+
+def _show_warning(message: Warning | str, *rest: object) -> None:
+    print(f"note: {message}", file=sys.stderr)

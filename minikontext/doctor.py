@@ -1,0 +1,167 @@
+"""Is everything here that the course needs? One [OK] or [FAIL] line for each thing."""
+
+import importlib
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+# Where the name that is imported is not the name that is installed.
+IMPORTS = {"pillow": "PIL", "protobuf": "google.protobuf"}
+
+INSTALL = "pip install -e . -c constraints.txt"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report: `ok` is None for a thing that is absent and may be."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+    def __str__(self) -> str:
+        mark = {True: "[OK]  ", False: "[FAIL]", None: "[--]  "}[self.ok]
+        return f"{mark} {self.name:<16} {self.detail}"
+
+
+def main() -> int:
+    """Print the report; return 0 if all is well and 1 if something that is needed fails."""
+    failed = 0
+    for check in checks():
+        print(check, flush=True)
+        failed += check.ok is False
+    print(f"\n{failed} problem(s). See the lines marked [FAIL]." if failed else "\nAll is well.")
+    return 1 if failed else 0
+
+
+def checks() -> Iterator[Check]:
+    """Run every check, each only when its line is asked for; none of them raises."""
+    yield check_python()
+    yield from check_packages()
+    yield _guarded("device", check_device)
+    yield _guarded("weights", check_weights)
+    yield _guarded("notebooks", check_notebooks)
+
+
+def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Check:
+    """Python 3.10 to 3.13."""
+    shown = ".".join(map(str, version))
+    if (3, 10) <= version[:2] <= (3, 13):
+        return Check("python", True, f"{shown} on {platform.system()} {platform.machine()}")
+    return Check("python", False, f"{shown}; 3.10 to 3.13 are supported")
+
+
+def check_packages(requirements: list[str] | None = None) -> Iterator[Check]:
+    """Every package of the core, which must be there and import, and those of the extra `flux`."""
+    try:
+        lines = metadata.requires("minikontext") if requirements is None else requirements
+    except metadata.PackageNotFoundError:
+        yield Check("minikontext", False, f"is not installed. Run: {INSTALL}")
+        return
+    seen: set[str] = set()
+    for line in lines or []:
+        requirement = _parse(line)
+        wanted = requirement.needed and requirement.extra in ("", "flux")
+        if wanted and requirement.name not in seen:
+            seen.add(requirement.name)
+            yield check_package(requirement)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A line such as `transformers>=4.48; extra == "flux"`."""
+
+    name: str
+    minimum: str
+    extra: str  # empty for the core
+    needed: bool  # False where a marker rules it out for this Python
+
+
+def check_package(requirement: Requirement) -> Check:
+    """Is the package installed, new enough, and does it import?"""
+    name, extra = requirement.name, requirement.extra
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if extra:
+            return Check(name, None, f'not installed; optional: pip install -e ".[{extra}]"')
+        return Check(name, False, f"not installed. Run: {INSTALL}")
+    if _numbers(version) < _numbers(requirement.minimum):
+        return Check(name, False, f"{version} is older than {requirement.minimum}. Run: {INSTALL}")
+    if not extra and (trouble := _import_trouble(IMPORTS.get(name, name))):
+        return Check(name, False, f"{version} does not import: {trouble}")
+    return Check(name, True, version)
+
+
+def check_device() -> Check:
+    """A matrix product on the device that would be chosen, compared with the CPU's."""
+    import torch
+
+    from minikontext import device
+
+    choice = device.explain()
+    factors = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
+    product = (factors.to(choice.device) @ factors.to(choice.device)).cpu()
+    if not torch.allclose(product, factors @ factors, atol=1e-1):
+        return Check("device", False, "multiplies wrongly; set MINIKONTEXT_DEVICE=cpu")
+    return Check("device", True, str(choice).removeprefix("device: "))
+
+
+def check_weights(name: str = "toy") -> Check:
+    """The shipped weights: there, complete, and fitting the code."""
+    from minikontext import pipeline, weights
+
+    folder = pipeline.find_weights(name)
+    tensors = sum(len(weights.inspect(file)) for file in sorted(folder.glob("*.safetensors")))
+    return Check("weights", True, f"{name}: {tensors} tensors in {_short(folder)}")
+
+
+def check_notebooks() -> Check:
+    """The course's notebooks, which come with a clone and not with an installed package."""
+    found = sorted(notebook_folder().glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        return Check("notebooks", None, "not here; clone the repository to have the course")
+    return Check("notebooks", True, f"{len(found)} in {_short(notebook_folder())}")
+
+
+def notebook_folder() -> Path:
+    """Where a clone of the repository keeps the course."""
+    return Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    """A broken installation can raise anything; the report must reach its last line."""
+    try:
+        return check()
+    except Exception as error:
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _import_trouble(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _parse(line: str) -> Requirement:
+    text, _, marker = line.partition(";")
+    name, minimum = re.match(r"([\w.-]+)[^>]*(?:>=\s*([\w.]+))?", text).groups()
+    extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
+    older = re.search(r"python_version < ['\"]3\.(\d+)['\"]", marker)
+    needed = older is None or sys.version_info < (3, int(older[1]))
+    return Requirement(name.lower(), minimum or "0", extra[1] if extra else "", needed)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """`2.13.0+cpu` -> (2, 13, 0): good enough to compare releases with a minimum."""
+    return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)
+
+
+def _short(folder: Path) -> str:
+    return str(folder).replace(str(Path.home()), "~") if Path.home() != Path("/") else str(folder)
