@@ -1,0 +1,598 @@
+"""Prompt and pictures in, pictures out; one path for the toy and for FLUX.1 Kontext.
+
+pixels -> latents -> tokens -> transformer -> velocity -> sampler -> latents -> pixels
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from minikontext import files, images, sampler, tokens, weights
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.device import pick
+from minikontext.errors import (
+    ConfigError,
+    ImageError,
+    NonFiniteError,
+    PromptError,
+    PromptWarning,
+    SizeError,
+    WeightsError,
+)
+from minikontext.images import Provenance, ResizePlan
+from minikontext.sampler import StepInfo
+from minikontext.text import TextFeatures, ToyTextConfig, ToyTextEncoder, check_prompts
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+FORMAT, FORMAT_VERSION = "minikontext", 1
+PARTS = ("transformer", "autoencoder", "text_encoder")
+PATCH = 2  # latent pixels along one side of a token
+
+Picture = Image.Image | str | Path | np.ndarray | bytes
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a call uses where it says nothing; stored beside the weights.
+
+    width, height: pixels of a text-to-image result. sizes: the trained (width, height), empty for
+    those of about width × height pixels. max_contexts: context images the weights have seen.
+    """
+
+    num_inference_steps: int = 28
+    guidance_scale: float | None = None
+    true_cfg_scale: float = 1.0
+    width: int = 64
+    height: int = 64
+    multiple: int = 16
+    max_contexts: int = 2
+    sizes: tuple[images.Size, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = tuple((w, h) for w, h in self.sizes)  # JSON gives lists
+        sizes = sizes or images.sizes_near(self.width, self.height, self.multiple)
+        object.__setattr__(self, "sizes", sizes)
+
+
+@dataclass(frozen=True)
+class KontextOutput:
+    """What a call made: n images, their latents (n, c, h, w), their seeds, the resize plan.
+
+    `output[i]` is the output with only image i. Pass an output as `image=` to edit it further
+    from its latents, without the loss of a round trip through pixels.
+    """
+
+    images: list[Image.Image]
+    latents: Tensor
+    seeds: list[int]
+    plan: ResizePlan
+    provenance: list[Provenance] = field(default_factory=list, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> KontextOutput:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Got index {index}, but there are {len(self)} images.")
+        i = index % len(self)
+        parts = ([x[i]] for x in (self.images, self.seeds, self.provenance))
+        pictures, seeds, provenance = parts
+        return KontextOutput(pictures, self.latents[i : i + 1], seeds, self.plan, provenance)
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the images as PNG with their provenance; several get -0, -1, … in their names."""
+        path = Path(path)
+        names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self))]
+        names = [path] if len(self) == 1 else names
+        return [images.save_png(*item) for item in zip(self.images, names, self.provenance)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One context image of every sample: latents (b or 1, c, h, w) and its target-size plan."""
+
+    latents: Tensor
+    plan: ResizePlan
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """The transformer as the sampler sees it: latents and time in, velocity of the latents out.
+
+    text: b prompts. contexts: clean latents, joined to the target's tokens at every step.
+    """
+
+    transformer: KontextTransformer
+    text: TextFeatures
+    contexts: Sequence[Tensor] = ()
+    layout: str = "index"
+    guidance_scale: float | None = None
+
+    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
+        """Predict dz/dt for z (b, c, h, w) at t (b,): pack, join, transform, cut, unpack."""
+        target = tokens.pack(z.to(self.text.tokens.dtype), PATCH)  # (b, n, 4c)
+        img, img_ids = tokens.join_context(target, grid_ids(z), *self._packed)
+        velocity = self.transformer(
+            img, img_ids, self.text.tokens, self._text_ids, t, self.text.pooled, self._guidance
+        )
+        velocity = tokens.cut_target(velocity, target.shape[1])
+        return tokens.unpack(velocity, *z.shape[-2:], PATCH).to(z.dtype)
+
+    @cached_property
+    def _packed(self) -> tuple[list[Tensor], list[Tensor]]:
+        grids = [(c.shape[-2] // PATCH, c.shape[-1] // PATCH) for c in self.contexts]
+        packed = [tokens.pack(c.to(self.text.tokens.dtype), PATCH) for c in self.contexts]
+        return packed, tokens.context_ids(grids, self.layout)
+
+    @cached_property
+    def _text_ids(self) -> Tensor:
+        text = self.text.tokens  # (b, m, d): text has no place in the picture, so its ids are zero
+        return torch.zeros(text.shape[1], 3, dtype=torch.long, device=text.device)
+
+    @cached_property
+    def _guidance(self) -> Tensor | None:
+        if self.guidance_scale is None:
+            return None
+        text = self.text.tokens
+        return torch.full((len(text),), self.guidance_scale, device=text.device)
+
+
+def grid_ids(z: Tensor) -> Tensor:
+    """Position ids of the target's tokens, (n, 3): virtual time 0."""
+    return tokens.position_ids(z.shape[-2] // PATCH, z.shape[-1] // PATCH)
+
+
+class KontextPipeline:
+    """Text, autoencoder, transformer and sampler as one call: prompt + image(s) -> image(s)."""
+
+    def __init__(
+        self,
+        transformer: KontextTransformer,
+        autoencoder: AutoEncoder,
+        text_encoder: nn.Module,
+        defaults: Defaults | None = None,
+        name: str = "untitled",
+        folder: Path | None = None,
+    ) -> None:
+        self.transformer = transformer.eval()
+        self.autoencoder = autoencoder.eval()
+        self.text_encoder = text_encoder.eval()
+        self.defaults = defaults or Defaults()
+        self.name, self.folder = name, folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = "toy",
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> KontextPipeline:
+        """Load shipped weights by name ("toy") or any weights folder; never touches the network.
+
+        Raises WeightsError if there is no such folder or a file in it does not fit.
+        """
+        folder = find_weights(name)
+        config = read_config(folder)
+        where, number = pick(device, dtype)
+        parts = {
+            part: weights.load_into(module, folder / f"{part}.safetensors", where, number)
+            for part, module in build_parts(config).items()
+        }
+        defaults = from_dict(Defaults, config.get("defaults", {}))
+        return cls(**parts, defaults=defaults, name=config.get("name", folder.name), folder=folder)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        name: str | None = None,
+        dtype: torch.dtype | None = torch.bfloat16,
+    ) -> Path:
+        """Write config.json and one safetensors file a part; bfloat16 unless told otherwise.
+
+        `from_pretrained(folder)` reads it. Raises OutputError if the place cannot be written.
+        """
+        folder, modules = Path(folder), {part: getattr(self, part) for part in PARTS}
+        for part, module in modules.items():
+            weights.save(module.state_dict(), folder / f"{part}.safetensors", dtype)
+        config = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name or self.name}
+        config |= {part: asdict(module.config) for part, module in modules.items()}
+        config["defaults"] = asdict(self.defaults)
+        with files.replacing(folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=1) + "\n")
+        return folder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer lives, and so all of the work."""
+        return next(self.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The transformer's number format. The sampler itself always works in float32."""
+        return next(self.transformer.parameters()).dtype
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the weights' files; empty for a pipeline that was not loaded from a folder."""
+        if self.folder is None:
+            return ""
+        return files.sha256(self.folder / f"{part}.safetensors" for part in PARTS)
+
+    def to(self, device: str | torch.device) -> KontextPipeline:
+        """Move all parts to a device, and return self."""
+        for part in PARTS:
+            getattr(self, part).to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        image: Picture | KontextOutput | Tensor | Sequence[Any] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        true_cfg_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int | Sequence[int] | None = None,
+        context_layout: str = "index",
+        resize: str = "kontext",
+        callback: Callable[[StepInfo], object] | None = None,
+        progress: bool = True,
+    ) -> KontextOutput:
+        """Edit `image` as `prompt` says; with no image, paint what the prompt describes.
+
+        image: a picture (PIL, path, uint8 array); a KontextOutput, or latents, to go on without a
+            round trip through pixels; or a list of these: several context images.
+            A list of such lists has one for each prompt.
+        width, height: pixels of the result; by default those of the first context image.
+        guidance_scale: for weights that take guidance as an input ([dev]).
+        true_cfg_scale: above 1, classifier-free guidance against `negative_prompt` (or "").
+        seed: one int (image i gets seed + i) or one for each image. None draws them.
+        resize: "kontext" brings pictures to a trained size, "none" only to whole tokens.
+        callback: gets a StepInfo after each step; `pipe.decode(info.clean)` shows the estimate.
+            Return False or raise Cancelled to stop.
+        Raises PromptError, ImageError, SizeError, ConfigError, Cancelled, and NonFiniteError with
+        the step at which the numbers broke.
+        """
+        prompts = repeat(check_prompts(prompt), num_images_per_prompt)
+        seeds = pick_seeds(seed, len(prompts))
+        contexts = self._contexts(image, len(prompts), num_images_per_prompt, resize)
+        plan = self._target_plan(width, height, contexts)
+        warn_resized([*(context.plan for context in contexts), plan])
+        settings = self._settings(num_inference_steps, guidance_scale, true_cfg_scale)
+        z = self.noise(seeds, *plan.working)
+        predict = self._predict(prompts, negative_prompt, contexts, context_layout, settings)
+        n = grid_ids(z).shape[0]
+        times = sampler.schedule(settings.num_inference_steps, num_target_tokens=n)
+        z = sampler.sample(predict, z, times, callback, progress)
+        pictures = [plan.undo(picture) for picture in self.decode(z)]
+        made = self._provenance(prompts, negative_prompt, seeds, settings)
+        return KontextOutput(pictures, z, seeds, plan, made)
+
+    @torch.no_grad()
+    def encode(self, pictures: Image.Image | list[Image.Image]) -> Tensor:
+        """RGB images of one size, divisible by `defaults.multiple`, to latents (b, c, h, w)."""
+        pixels = images.to_tensor(pictures).to(self.device, self._pixel_dtype)
+        return torch.cat([self.autoencoder.encode(x) for x in split_by_area(pixels)]).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Latents (b, c, h, w) to RGB images; works for the estimate that a callback gets, too."""
+        if not latents.isfinite().all():
+            raise NonFiniteError("The latents contain NaN or infinity: nothing to decode.")
+        latents = latents.to(self.device, self._pixel_dtype)
+        area = self.autoencoder.config.downsample**2
+        return [
+            picture
+            for part in split_by_area(latents, area)
+            for picture in images.to_pil(self.autoencoder.decode(part))
+        ]
+
+    def noise(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
+        """Draw noise (b, c, h, w) for a result of width × height pixels, one generator an image.
+
+        Drawn on the CPU, one by one, so that a seed means the same picture in any batch anywhere.
+        """
+        config = self.autoencoder.config
+        side = PATCH * config.downsample
+        shape = (config.z_channels, *(PATCH * math.ceil(x / side) for x in (height, width)))
+        generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+        return torch.cat([torch.randn(1, *shape, generator=g) for g in generators]).to(self.device)
+
+    @property
+    def _pixel_dtype(self) -> torch.dtype:
+        return next(self.autoencoder.parameters()).dtype
+
+    # ---- what a call is made of
+
+    def _contexts(self, image: Any, count: int, per_prompt: int, resize: str) -> list[Context]:
+        """Read and encode the context images: one Context a slot, each for all samples."""
+        slots = context_slots(image, count // per_prompt)
+        if len(slots) > self.defaults.max_contexts:
+            raise ImageError(
+                f"Got {len(slots)} context images, but {self.name} was trained with at most "
+                f"{self.defaults.max_contexts}. For one image a prompt, give a list of lists."
+            )
+        contexts = [self._context(slot, resize) for slot in slots]
+        return [self._for_all(context, count, per_prompt) for context in contexts]
+
+    def _context(self, slot: list[Any], resize: str) -> Context:
+        """Encode the pictures of one slot; all need one size inside the model."""
+        parts = [self._encode_one(item, resize) for item in slot]
+        plans = {str(part.plan) for part in parts}
+        if len(plans) > 1:
+            raise SizeError(
+                f"The pictures of one batch have different sizes ({'; '.join(sorted(plans))}). "
+                "Edit them one by one, or bring them to one size first."
+            )
+        return Context(torch.cat([part.latents for part in parts]), parts[0].plan)
+
+    def _encode_one(self, item: Any, resize: str) -> Context:
+        if isinstance(item, KontextOutput):
+            return Context(self._checked_latents(item.latents), item.plan)
+        if isinstance(item, Tensor):
+            latents = self._checked_latents(item)
+            size = tuple(x * self.autoencoder.config.downsample for x in latents.shape[:1:-1])
+            return Context(latents, ResizePlan(size, size, "none"))
+        picture = images.read(item)
+        plan = self._plan(picture.size, resize)
+        return Context(self.encode(plan.apply(picture)), plan)
+
+    def _checked_latents(self, latents: Tensor) -> Tensor:
+        channels = self.autoencoder.config.z_channels
+        fits = latents.ndim == 4 and latents.shape[1] == channels and latents.is_floating_point()
+        if not fits or any(side % PATCH or side == 0 for side in latents.shape[2:]):
+            raise SizeError(
+                f"Got latents of shape {tuple(latents.shape)} and type {latents.dtype}; expected "
+                f"floats of (b, {channels}, h, w) with h and w divisible by {PATCH}."
+            )
+        if not latents.isfinite().all():
+            raise NonFiniteError("The context latents contain NaN or infinity: step 0, the input.")
+        return latents.detach().to(self.device, torch.float32)
+
+    def _for_all(self, context: Context, count: int, per_prompt: int) -> Context:
+        """One latent for all samples, one for each prompt, or one for each sample."""
+        n = len(context.latents)
+        if n in (1, count):
+            return context
+        if n * per_prompt == count:
+            return replace(context, latents=context.latents.repeat_interleave(per_prompt, dim=0))
+        raise ImageError(
+            f"Got {n} context images for {count} results. Give one for all, or one for each prompt."
+        )
+
+    def _target_plan(
+        self, width: int | None, height: int | None, contexts: Sequence[Context]
+    ) -> ResizePlan:
+        """Size of the result: as asked, else that of the first context image, else the default."""
+        if width is None and height is None and contexts:
+            return contexts[0].plan
+        size = (
+            contexts[0].plan.original if contexts else (self.defaults.width, self.defaults.height)
+        )
+        asked = (size[0] if width is None else width, size[1] if height is None else height)
+        return self._plan(asked, "none")
+
+    def _plan(self, size: images.Size, resize: str) -> ResizePlan:
+        multiple = PATCH * self.autoencoder.config.downsample
+        return images.plan(size, resize, multiple, self.defaults.sizes)
+
+    def _settings(
+        self, steps: int | None, guidance_scale: float | None, true_cfg_scale: float | None
+    ) -> Defaults:
+        """The defaults with what this call says in their place."""
+        given = {
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+            "true_cfg_scale": true_cfg_scale,
+        }
+        check_scales(given, self.transformer.config.guidance_embed)
+        return replace(self.defaults, **{k: v for k, v in given.items() if v is not None})
+
+    def _predict(
+        self,
+        prompts: list[str],
+        negative: str | Sequence[str] | None,
+        contexts: Sequence[Context],
+        layout: str,
+        settings: Defaults,
+    ) -> sampler.Predict:
+        """The velocity of the prompts; with a scale, guided away from the negative ones."""
+        latents, guidance = [c.latents for c in contexts], settings.guidance_scale
+        parts = {"contexts": latents, "layout": layout, "guidance_scale": guidance}
+        conditional = Velocity(self.transformer, self._encode_text(prompts), **parts)
+        if settings.true_cfg_scale == 1:
+            warn_unused(negative)
+            return conditional
+        away = self._encode_text(match_prompts(negative, prompts))
+        unconditional = Velocity(self.transformer, away, **parts)
+        return sampler.guided(conditional, unconditional, settings.true_cfg_scale)
+
+    def _encode_text(self, prompts: list[str]) -> TextFeatures:
+        """Encode each different prompt once: batch copies cost nothing."""
+        unique = list(dict.fromkeys(prompts))
+        features = self.text_encoder.encode(unique).to(self.device, self.dtype)
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=self.device)
+        return TextFeatures(features.tokens[rows], features.pooled[rows])
+
+    def _provenance(
+        self,
+        prompts: list[str],
+        negative: str | Sequence[str] | None,
+        seeds: list[int],
+        settings: Defaults,
+    ) -> list[Provenance]:
+        scales = {"guidance": settings.guidance_scale, "true_cfg": settings.true_cfg_scale}
+        shared = {
+            "steps": str(settings.num_inference_steps),
+            "guidance": ", ".join(f"{k} {v:g}" for k, v in scales.items() if v is not None),
+            "weights": self.name,
+            "weights_sha256": self.weights_sha256,
+        }
+        away = match_prompts(negative, prompts)
+        rows = zip(prompts, away, map(str, seeds))
+        return [Provenance(*row, **shared) for row in rows]
+
+
+# ------------------------------------------------------------------------ arguments of a call
+
+
+def repeat(prompts: list[str], times: int) -> list[str]:
+    """Each prompt `times` times in a row. Raises PromptError for no prompt, SizeError for times."""
+    if not prompts:
+        raise PromptError("Got an empty list of prompts. Give at least one; '' is allowed.")
+    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+        raise SizeError(f"Got num_images_per_prompt={times!r}. Use a whole number from 1.")
+    return [prompt for prompt in prompts for _ in range(times)]
+
+
+def match_prompts(negative: str | Sequence[str] | None, prompts: list[str]) -> list[str]:
+    """One negative prompt for each prompt; None means the empty one."""
+    given = check_prompts("" if negative is None else negative)
+    if len(given) == 0 or len(prompts) % len(given):
+        raise PromptError(
+            f"Got {len(given)} negative prompts for {len(prompts)} results. "
+            "Give one, or one for each prompt."
+        )
+    return repeat(given, len(prompts) // len(given))
+
+
+def warn_resized(plans: Sequence[ResizePlan]) -> None:
+    """Say which pictures change their size inside the model, at the line that called it."""
+    for plan in dict.fromkeys(plans):
+        plan.warn(stacklevel=4)  # warn_resized, __call__, no_grad
+
+
+def warn_unused(negative: str | Sequence[str] | None) -> None:
+    """Say that a negative prompt without classifier-free guidance does nothing."""
+    if negative:
+        text = "negative_prompt has no effect at true_cfg_scale=1. Use a scale above 1."
+        warnings.warn(PromptWarning(text), stacklevel=5)
+
+
+def pick_seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    """Seeds of `count` images: drawn, counted up from one, or as given."""
+    if seed is None:
+        return torch.randint(2**31, (count,)).tolist()
+    seeds = [seed + i for i in range(count)] if is_whole(seed) else seed
+    if not isinstance(seeds, (list, tuple, range)) or not all(map(is_whole, seeds)):
+        raise ConfigError(f"Got seed={seed!r}. Use a whole number, or a list of them.")
+    if len(seeds) != count:
+        raise ConfigError(f"Got {len(seeds)} seeds for {count} images. Give one for each.")
+    if not all(-(2**63) <= s < 2**63 for s in seeds):
+        raise ConfigError(f"Got seed={seed!r}. Use numbers that fit into 64 bits.")
+    return [int(s) for s in seeds]
+
+
+def is_whole(value: object) -> bool:
+    """True for an int, numpy's included; a bool is no number here."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_scales(given: dict[str, Any], guidance_embed: bool) -> None:
+    """Raise ConfigError for steps and scales that make no sense for these weights."""
+    steps = given["num_inference_steps"]
+    if steps is not None and (not is_whole(steps) or steps < 1):
+        raise ConfigError(f"Got num_inference_steps={steps!r}. Use a whole number from 1.")
+    for name in ("guidance_scale", "true_cfg_scale"):
+        value = given[name]
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e4):
+            raise ConfigError(f"Got {name}={value!r}. Use a number from 0; 1 is no guidance.")
+    if given["guidance_scale"] is not None and not guidance_embed:
+        raise ConfigError(
+            "Got guidance_scale, but these weights do not take guidance as an input. "
+            "Use true_cfg_scale instead."
+        )
+
+
+def context_slots(image: Any, prompts: int) -> list[list[Any]]:
+    """Sort `image` into slots: slot k holds the k-th context image, of all or of each prompt."""
+    if image is None:
+        return []
+    if not isinstance(image, (list, tuple)):
+        return [[image]]
+    if not any(isinstance(item, (list, tuple)) for item in image):
+        return [[item] for item in image]
+    counts = [len(row) if isinstance(row, (list, tuple)) else 0 for row in image]
+    if len(image) != prompts or len(set(counts)) != 1:
+        raise ImageError(
+            f"Got lists of {counts} context images for {prompts} prompts. "
+            "Give every prompt a list, all of the same length."
+        )
+    return [list(slot) for slot in zip(*image)]
+
+
+def split_by_area(x: Tensor, area: int = 1, limit: int = 2**22) -> tuple[Tensor, ...]:
+    """Cut a batch so that a part has at most `limit` pixels: full-size pictures need the memory."""
+    return x.split(max(1, limit // (x.shape[-2] * x.shape[-1] * area)))
+
+
+# ------------------------------------------------------------------------------ weights folders
+
+
+def find_weights(name: str | Path) -> Path:
+    """Find a weights folder: a path, or a name in MINIKONTEXT_WEIGHTS or in data/weights.
+
+    Raises WeightsError that lists the names there are.
+    """
+    shipped = Path(__file__).resolve().parent.parent / "data" / "weights"
+    home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or shipped)
+    for folder in (Path(name), home / name):
+        if (folder / "config.json").is_file():
+            return folder
+    known = sorted(path.parent.name for path in home.glob("*/config.json"))
+    raise WeightsError(
+        f"No weights called {str(name)!r}: no config.json in {Path(name)} or {home / name}. "
+        f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home."
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check config.json. Raises WeightsError for another format or a newer version."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"Cannot read {path}: {error}. Restore the file.") from error
+    found = (config.get("format"), config.get("format_version")) if isinstance(config, dict) else ()
+    if found != (FORMAT, FORMAT_VERSION):
+        raise WeightsError(
+            f"{path} says format and version {found}; expected {(FORMAT, FORMAT_VERSION)}."
+        )
+    if missing := [part for part in PARTS if not isinstance(config.get(part), dict)]:
+        raise WeightsError(f"{path} lacks the parts {', '.join(missing)}. Restore the file.")
+    return config
+
+
+def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
+    """Build the three parts on the meta device: checked against the files before memory is used."""
+    with torch.device("meta"):
+        return {
+            "transformer": KontextTransformer(from_dict(TransformerConfig, config["transformer"])),
+            "autoencoder": AutoEncoder(from_dict(AutoEncoderConfig, config["autoencoder"])),
+            "text_encoder": ToyTextEncoder(from_dict(ToyTextConfig, config["text_encoder"])),
+        }
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """Build a config from JSON. Raises WeightsError for fields that are unknown or missing."""
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise WeightsError(f"config.json does not fit {kind.__name__}: {error}.") from error

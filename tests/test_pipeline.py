@@ -1,0 +1,435 @@
+"""The pipeline on tiny random models: real parts, nothing replaced."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minikontext import pipeline as module
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.errors import (
+    Cancelled,
+    ConfigError,
+    ImageError,
+    NonFiniteError,
+    OutputError,
+    PromptError,
+    PromptWarning,
+    ResizeWarning,
+    SizeError,
+    WeightsError,
+)
+from minikontext.images import read_provenance
+from minikontext.pipeline import Defaults, KontextPipeline
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+WORDS = ("make", "the", "hat", "red", "blue", "a", "sign")
+
+
+def build(guidance=False):
+    """Three tiny parts, every tensor random, so that a wrong order of anything shows."""
+    torch.manual_seed(0)
+    sizes = {"ch": 8, "ch_mult": (1, 1, 1, 1), "num_res_blocks": 1, "z_channels": 4}
+    factors = {"scale_factor": 0.7, "shift_factor": 0.1, "norm_groups": 4}
+    autoencoder = AutoEncoderConfig(resolution=64, in_channels=3, out_ch=3, **sizes, **factors)
+    io = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 12, "context_in_dim": 16}
+    body = {"hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1}
+    rest = {"depth_single_blocks": 1, "axes_dim": (4, 6, 6), "theta": 10_000, "qkv_bias": True}
+    transformer = KontextTransformer(
+        TransformerConfig(**io, **body, **rest, guidance_embed=guidance)
+    )
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    text = ToyTextConfig(WORDS, max_length=8, width=16, depth=1, heads=2, pooled=12)
+    defaults = Defaults(num_inference_steps=3, guidance_scale=2.5 if guidance else None)
+    return KontextPipeline(
+        transformer, AutoEncoder(autoencoder), ToyTextEncoder(text), defaults, name="tiny"
+    )
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return build()
+
+
+@pytest.fixture
+def picture():
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((64, 64), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def other(picture):
+    return picture.transpose(Image.Transpose.ROTATE_90)
+
+
+def run(pipe, *args, **kwargs):
+    return pipe(*args, progress=False, **{"seed": 1, **kwargs})
+
+
+def difference(a, b):
+    """Largest difference of two pictures, in steps of 1/255."""
+    return int(np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max())
+
+
+# ---- what a call gives
+
+
+def test_edit_gives_a_picture_of_the_same_size(pipe, picture):
+    out = run(pipe, "make the hat red", image=picture)
+    assert [x.size for x in out.images] == [(64, 64)] and out.images[0].mode == "RGB"
+    assert out.latents.shape == (1, 4, 8, 8) and out.seeds == [1] and not out.plan.changed
+
+
+def test_every_input_matters(pipe, picture, other):
+    base = run(pipe, "make the hat red", image=picture)
+    changed = {
+        "prompt": run(pipe, "the blue hat", image=picture),
+        "context": run(pipe, "make the hat red", image=other),
+        "no context": run(pipe, "make the hat red"),
+        "seed": run(pipe, "make the hat red", image=picture, seed=2),
+        "steps": run(pipe, "make the hat red", image=picture, num_inference_steps=4),
+        "second context": run(pipe, "make the hat red", image=[picture, other]),
+        "guidance": run(pipe, "make the hat red", image=picture, true_cfg_scale=3.0),
+    }
+    same = [k for k, out in changed.items() if torch.allclose(out.latents, base.latents, atol=1e-4)]
+    assert same == []
+
+
+def test_the_same_call_gives_the_same_picture(pipe, picture):
+    a, b = (run(pipe, "the hat", image=picture) for _ in range(2))
+    assert torch.equal(a.latents, b.latents)
+
+
+def test_a_seed_means_the_same_picture_in_any_batch(pipe, picture):
+    batch = run(pipe, ["the hat", "a sign"], image=picture, num_images_per_prompt=2, seed=5)
+    assert batch.seeds == [5, 6, 7, 8] and len(batch) == 4
+    for i, prompt in enumerate(["the hat", "the hat", "a sign", "a sign"]):
+        single = run(pipe, prompt, image=picture, seed=5 + i)
+        torch.testing.assert_close(batch[i].latents, single.latents, atol=1e-5, rtol=1e-4)
+        assert difference(batch.images[i], single.images[0]) <= 1
+
+
+def test_each_prompt_can_have_its_own_contexts(pipe, picture, other):
+    rows = [[picture, other], [other, picture]]
+    batch = run(pipe, ["the hat", "a sign"], image=rows, seed=[3, 4], num_images_per_prompt=1)
+    single = run(pipe, "a sign", image=[other, picture], seed=4)
+    torch.testing.assert_close(batch[1].latents, single.latents, atol=1e-5, rtol=1e-4)
+
+
+def test_seeds_are_drawn_and_told_when_none_is_given(pipe, picture):
+    out = run(pipe, "the hat", image=picture, seed=None)
+    again = run(pipe, "the hat", image=picture, seed=out.seeds)
+    assert torch.equal(out.latents, again.latents)
+
+
+def test_noise_is_that_of_a_plain_generator(pipe):
+    noise = pipe.noise([7, 8], width=64, height=32)
+    expected = torch.randn(1, 4, 4, 8, generator=torch.Generator().manual_seed(8))
+    assert torch.equal(noise[1:], expected)
+
+
+# ---- guidance
+
+
+def test_a_scale_of_one_is_no_guidance(pipe, picture):
+    plain = run(pipe, "the hat", image=picture)
+    one = run(pipe, "the hat", image=picture, true_cfg_scale=1.0)
+    assert torch.equal(plain.latents, one.latents)
+    with pytest.warns(PromptWarning, match="no effect"):
+        run(pipe, "the hat", image=picture, negative_prompt="a sign")
+
+
+def test_guidance_against_the_prompt_itself_changes_nothing(pipe, picture):
+    plain = run(pipe, "the hat", image=picture)
+    same = run(pipe, "the hat", image=picture, negative_prompt="the hat", true_cfg_scale=4.0)
+    torch.testing.assert_close(plain.latents, same.latents, atol=1e-5, rtol=1e-4)
+
+
+def test_guidance_follows_its_formula(pipe, picture):
+    noise = pipe.noise([1], 64, 64)
+    contexts = [pipe.encode(picture)]
+    t = torch.ones(1)
+    pos, neg = (
+        module.Velocity(pipe.transformer, pipe._encode_text([p]), contexts)(noise, t)
+        for p in ("the hat", "a sign")
+    )
+    out = run(
+        pipe, "the hat", image=picture, negative_prompt=["a sign"], true_cfg_scale=3.0,
+        num_inference_steps=1,
+    )  # fmt: skip
+    torch.testing.assert_close(out.latents, noise - (neg + 3 * (pos - neg)), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_that_take_guidance_get_it(picture):
+    guided = build(guidance=True)
+    low, high = (run(guided, "the hat", image=picture, guidance_scale=w) for w in (1.0, 9.0))
+    assert not torch.allclose(low.latents, high.latents, atol=1e-3)
+    default = run(guided, "the hat", image=picture)
+    told = run(guided, "the hat", image=picture, guidance_scale=2.5)
+    assert torch.equal(default.latents, told.latents)
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize("size", [(96, 48), (16, 16), (80, 64)])
+def test_sizes_of_whole_tokens_are_kept(pipe, size):
+    out = run(pipe, "the hat", width=size[0], height=size[1])
+    assert out.images[0].size == size and out.latents.shape[2:] == (size[1] // 8, size[0] // 8)
+
+
+def test_other_sizes_are_padded_and_cut_back(pipe):
+    with pytest.warns(ResizeWarning, match="70×50 padded to 80×64") as record:
+        out = run(pipe, "the hat", width=70, height=50)
+    assert out.images[0].size == (70, 50) and out.latents.shape[2:] == (8, 10)
+    full = pipe.decode(out.latents)[0]
+    assert difference(out.images[0], full.crop((0, 0, 70, 50))) == 0
+    assert record[0].filename == __file__
+
+
+def test_context_is_snapped_to_a_trained_size_and_undone(pipe, picture):
+    wide = picture.resize((150, 90))
+    with pytest.warns(ResizeWarning, match="150×90 resized"):
+        out = run(pipe, "the hat", image=wide)
+    assert out.images[0].size == (150, 90) and out.plan.working in pipe.defaults.sizes
+    with pytest.warns(ResizeWarning, match="150×90 padded"):
+        out = run(pipe, "the hat", image=wide, resize="none")
+    assert out.images[0].size == (150, 90) and out.plan.working == (160, 96)
+
+
+def test_contexts_may_differ_in_size_from_the_target_and_each_other(pipe, picture):
+    small = picture.resize((32, 48))
+    kwargs = {"width": 96, "height": 64, "resize": "none"}
+    index = run(pipe, "the hat", image=[picture, small], **kwargs)
+    offset = run(pipe, "the hat", image=[picture, small], context_layout="offset", **kwargs)
+    assert index.images[0].size == (96, 64)
+    assert not torch.allclose(index.latents, offset.latents, atol=1e-4)
+
+
+def test_one_side_alone_takes_the_other_from_the_context(pipe, picture):
+    assert run(pipe, "the hat", image=picture, width=32).images[0].size == (32, 64)
+
+
+# ---- chaining
+
+
+def test_an_edit_can_start_from_the_latents_of_the_last_one(pipe, picture):
+    first = run(pipe, "the hat", image=picture)
+    chained = run(pipe, "a sign", image=first, seed=2)
+    by_tensor = run(pipe, "a sign", image=first.latents, seed=2)
+    assert torch.equal(chained.latents, by_tensor.latents)
+    by_pixels = run(pipe, "a sign", image=first.images[0], seed=2)
+    assert not torch.allclose(chained.latents, by_pixels.latents, atol=1e-4)
+
+
+def test_a_chain_keeps_the_size_of_its_first_picture(pipe, picture):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = run(pipe, "the hat", image=picture.resize((100, 60)))
+        assert run(pipe, "a sign", image=first).images[0].size == (100, 60)
+
+
+def test_batches_can_be_chained(pipe, picture):
+    first = run(pipe, ["the hat", "a sign"], image=picture)
+    both = run(pipe, ["a sign", "the hat"], image=first, seed=[3, 4])
+    second = run(pipe, "the hat", image=first[1], seed=4)
+    torch.testing.assert_close(both[1].latents, second.latents, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ImageError, match="2 context images for 3 results"):
+        run(pipe, ["a", "the", "hat"], image=first)
+
+
+def test_an_output_can_be_indexed(pipe, picture):
+    out = run(pipe, "the hat", image=picture, num_images_per_prompt=3)
+    assert out[-1].seeds == [3] and len(out[2]) == 1 and len(list(out)) == 3
+    with pytest.raises(IndexError):
+        out[3]
+
+
+# ---- steps
+
+
+def test_callback_sees_every_step_and_the_clean_estimate(pipe, picture):
+    seen = []
+    out = run(pipe, "the hat", image=picture, callback=seen.append)
+    assert [(info.step, info.steps) for info in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert torch.equal(seen[-1].latents, out.latents)
+    torch.testing.assert_close(seen[-1].clean, out.latents, atol=1e-5, rtol=1e-4)
+    assert pipe.decode(seen[0].clean)[0].size == (64, 64)
+
+
+def test_cancel_stops_at_once(pipe, picture):
+    seen = []
+
+    def stop(info):
+        seen.append(info.step)
+        return info.step < 2
+
+    with pytest.raises(Cancelled, match="step 2 of 3"):
+        run(pipe, "the hat", image=picture, callback=stop)
+    assert seen == [1, 2]
+
+
+def test_broken_numbers_stop_with_the_step(picture):
+    pipe = build()
+
+    def poison(info):
+        if info.step == 1:
+            pipe.transformer.final_layer.linear.bias.data.fill_(float("nan"))
+
+    with pytest.raises(NonFiniteError, match="step 2 of 3"):
+        run(pipe, "the hat", image=picture, callback=poison)
+    with pytest.raises(NonFiniteError):
+        pipe.decode(torch.full((1, 4, 8, 8), float("nan")))
+    with pytest.raises(NonFiniteError, match="step 0"):
+        run(pipe, "the hat", image=torch.full((1, 4, 8, 8), float("inf")))
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error"),
+    [
+        ({"prompt": None}, PromptError),
+        ({"prompt": 3}, PromptError),
+        ({"prompt": []}, PromptError),
+        ({"prompt": ["a", None]}, PromptError),
+        ({"negative_prompt": ["a", "a", "a"], "true_cfg_scale": 2.0}, PromptError),
+        ({"negative_prompt": 5, "true_cfg_scale": 2.0}, PromptError),
+        ({"width": 0}, SizeError),
+        ({"height": -16}, SizeError),
+        ({"width": 64.5}, SizeError),
+        ({"width": 20_000, "height": 20_000}, SizeError),
+        ({"num_images_per_prompt": 0}, SizeError),
+        ({"num_images_per_prompt": 1.5}, SizeError),
+        ({"image": "no/such/file.png"}, ImageError),
+        ({"image": 7}, ImageError),
+        ({"image": [Image.new("RGB", (64, 64))] * 3}, ImageError),
+        ({"image": [[Image.new("RGB", (64, 64))]] * 2}, ImageError),
+        ({"image": [[Image.new("RGB", (64, 64))], None]}, ImageError),
+        ({"image": np.zeros((64, 64, 3))}, ImageError),
+        ({"image": torch.zeros(1, 3, 64, 64)}, SizeError),
+        ({"image": torch.zeros(1, 4, 7, 8)}, SizeError),
+        ({"num_inference_steps": 0}, ConfigError),
+        ({"num_inference_steps": 2.5}, ConfigError),
+        ({"true_cfg_scale": float("nan")}, ConfigError),
+        ({"true_cfg_scale": -1}, ConfigError),
+        ({"true_cfg_scale": "3"}, ConfigError),
+        ({"guidance_scale": 2.5}, ConfigError),
+        ({"seed": "x"}, ConfigError),
+        ({"seed": [1, 2]}, ConfigError),
+        ({"seed": 2**70}, ConfigError),
+        ({"resize": "stretch"}, ConfigError),
+        ({"context_layout": "diagonal", "image": Image.new("RGB", (64, 64))}, ConfigError),
+    ],
+)
+def test_bad_input_gets_a_typed_error(pipe, kwargs, error):
+    kwargs = {"prompt": "a", "image": Image.new("RGB", (64, 64)), **kwargs}
+    with pytest.raises(error) as caught:
+        run(pipe, **kwargs)
+    assert isinstance(caught.value, ValueError) and len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "CMYK", "L", "RGBA", "1", "I;16"])
+def test_images_of_any_mode_are_converted(pipe, mode):
+    image = Image.new("I;16", (64, 64), 40_000) if mode == "I;16" else Image.new(mode, (64, 64))
+    assert run(pipe, "the hat", image=image).images[0].mode == "RGB"
+
+
+def test_a_single_pixel_is_no_problem(pipe):
+    with pytest.warns(ResizeWarning):
+        assert run(pipe, "the hat", image=Image.new("RGB", (1, 1))).images[0].size == (1, 1)
+
+
+def test_odd_prompts_are_warned_about_and_used(pipe, picture):
+    run(pipe, "", image=picture)
+    with pytest.warns(PromptWarning, match="'haat'.*hat"):
+        run(pipe, "the haat", image=picture)
+    with pytest.warns(PromptWarning, match="帽子"):
+        run(pipe, "the 帽子", image=picture)
+    with pytest.warns(PromptWarning, match="Dropped"):
+        run(pipe, "the hat " * 500, image=picture)
+
+
+def test_pictures_of_different_sizes_do_not_fit_one_batch(pipe, picture):
+    with pytest.raises(SizeError, match="one by one"):
+        run(pipe, ["a", "the"], image=[[picture], [picture.resize((32, 32))]], resize="none")
+
+
+# ---- files
+
+
+def test_saved_and_loaded_it_gives_equal_pictures(pipe, picture, tmp_path):
+    pipe.save_pretrained(tmp_path / "tiny", dtype=torch.float32)
+    loaded = KontextPipeline.from_pretrained(tmp_path / "tiny", device="cpu", dtype="float32")
+    a, b = (run(p, "make the hat red", image=picture) for p in (pipe, loaded))
+    assert torch.equal(a.latents, b.latents) and difference(a.images[0], b.images[0]) == 0
+    assert loaded.name == "tiny" and loaded.defaults == pipe.defaults
+    assert loaded.text_encoder.config == pipe.text_encoder.config
+
+
+def test_weights_are_half_as_large_on_disk_as_in_memory(pipe, tmp_path):
+    folder = pipe.save_pretrained(tmp_path / "tiny")
+    loaded = KontextPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    on_disk = (folder / "transformer.safetensors").stat().st_size
+    in_memory = sum(p.nbytes for p in loaded.transformer.parameters())
+    assert loaded.dtype == torch.float32 and on_disk < 0.75 * in_memory
+
+
+def test_weights_are_found_by_name(pipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIKONTEXT_WEIGHTS", str(tmp_path))
+    pipe.save_pretrained(tmp_path / "tiny")
+    assert KontextPipeline.from_pretrained("tiny", device="cpu").folder == tmp_path / "tiny"
+    with pytest.raises(WeightsError, match="Known names: tiny"):
+        KontextPipeline.from_pretrained("huge", device="cpu")
+
+
+def test_damaged_folders_are_refused(pipe, tmp_path):
+    folder = pipe.save_pretrained(tmp_path / "tiny")
+    good = (folder / "config.json").read_text()
+    for text, match in (
+        ("{", "Cannot read"),
+        ("[]", "expected"),
+        (good.replace('"format_version": 1', '"format_version": 9'), "version"),
+        (good.replace('"transformer"', '"trafo"'), "lacks the parts transformer"),
+        (good.replace('"theta"', '"teta"'), "does not fit TransformerConfig"),
+        (good.replace('"depth_single_blocks": 1', '"depth_single_blocks": 2'), "does not fit"),
+    ):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(WeightsError, match=match):
+            KontextPipeline.from_pretrained(folder, device="cpu")
+
+
+def test_a_read_only_place_is_an_output_error(pipe, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(OutputError):
+        pipe.save_pretrained(blocked / "tiny")
+
+
+def test_results_know_how_they_were_made(pipe, picture, tmp_path):
+    folder = pipe.save_pretrained(tmp_path / "tiny", dtype=torch.float32)
+    loaded = KontextPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    out = run(loaded, "the hat", image=picture, num_images_per_prompt=2, true_cfg_scale=2.0)
+    first, second = out.save(tmp_path / "result.png")
+    made = read_provenance(second)
+    assert (first.name, second.name) == ("result-0.png", "result-1.png")
+    assert (made.prompt, made.seed, made.steps, made.weights) == ("the hat", "2", "3", "tiny")
+    assert made.guidance == "true_cfg 2" and len(made.weights_sha256) == 64
+    assert out[0].save(tmp_path / "one.png")[0].name == "one.png"
+
+
+def test_config_json_has_the_agreed_form(pipe, tmp_path):
+    config = json.loads((pipe.save_pretrained(tmp_path / "x") / "config.json").read_text())
+    assert (config["format"], config["format_version"], config["name"]) == (
+        "minikontext",
+        1,
+        "tiny",
+    )
+    assert config["text_encoder"]["vocabulary"] == list(WORDS)
+    assert config["defaults"]["num_inference_steps"] == 3
