@@ -44,8 +44,8 @@ lock: $(TEST)  ## resolve constraints.txt anew, for every supported Python and s
 clean:  ## remove the virtual environment and what runs left behind
 	rm -rf "$(VENV)" outputs .pytest_cache .ruff_cache
 
-# The stamps are older than what they depend on exactly when there is something new to install.
-$(CORE): $(PY) pyproject.toml constraints.txt
+# Installed once, and again when the list of packages has changed since.
+$(CORE): pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable .
 	@touch $@
 
@@ -53,12 +53,8 @@ $(TEST): $(CORE)
 	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
-# The interpreter is a link to a file older than this one: its date says nothing.
-$(PY): | check-python
-	$(PYTHON) -m venv "$(VENV)"
-
-.PHONY: check-python
-check-python:
+$(PY):
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" || { \
-	  echo "minikontext needs Python 3.10 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	  echo "minikontext needs Python 3.10 to 3.13, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
 	  echo "Name another one: make lab PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv "$(VENV)"

@@ -9,11 +9,9 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "autoencoder",
-    "bench",
     "cli",
     "course",
     "device",
-    "distillation",
     "doctor",
     "errors",
     "files",
@@ -22,7 +20,6 @@ _MODULES = (
     "layers",
     "pipeline",
     "rope",
-    "safety",
     "sampler",
     "text",
     "tokens",

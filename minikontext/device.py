@@ -72,6 +72,8 @@ def _checked(asked: str | torch.device) -> torch.device:
     """Turn a name into a device and make sure that this machine has it."""
     try:
         device = torch.device(asked)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise TypeError(device.type)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(
             f"Unknown device {asked!r}. Use 'cpu', 'cuda', 'cuda:1' or 'mps'."

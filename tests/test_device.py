@@ -1,0 +1,75 @@
+"""One place chooses the device and the dtype, says why once, and refuses what is not there."""
+
+import pytest
+import torch
+
+from minikontext import device
+from minikontext.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    monkeypatch.delenv("MINIKONTEXT_DEVICE", raising=False)
+    monkeypatch.delenv("MINIKONTEXT_DTYPE", raising=False)
+    monkeypatch.setattr(device, "_announced", set())
+
+
+@pytest.fixture
+def cpu_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_cpu_and_float32_without_a_gpu(cpu_only):
+    assert device.pick() == (torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_cuda_comes_first_with_bfloat16_where_it_has_it(monkeypatch, hardware):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: hardware)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    dtype = torch.bfloat16 if hardware else torch.float32
+    assert device.pick() == (torch.device("cuda"), dtype)
+
+
+def test_mps_comes_before_the_cpu(cpu_only, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.pick() == (torch.device("mps"), torch.float32)
+
+
+def test_argument_wins_over_environment_over_choice(cpu_only, monkeypatch):
+    monkeypatch.setenv("MINIKONTEXT_DTYPE", "bf16")
+    monkeypatch.setenv("MINIKONTEXT_DEVICE", "cpu")
+    assert device.pick() == (torch.device("cpu"), torch.bfloat16)
+    assert device.pick(dtype=torch.float32)[1] == torch.float32
+    monkeypatch.setenv("MINIKONTEXT_DEVICE", "nonsense")
+    assert device.pick("cpu")[0] == torch.device("cpu")
+
+
+def test_the_choice_and_its_reason_are_printed_once(cpu_only, capsys):
+    device.pick()
+    device.pick()
+    assert capsys.readouterr().out == (
+        "device: cpu (no GPU found), dtype: float32 (exact everywhere)\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:3", "mps", "nonsense", "xpu"])
+def test_a_device_that_is_not_there(cpu_only, name):
+    with pytest.raises(ConfigError):
+        device.pick(name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.float16, "int8", torch.int64, "nonsense"])
+def test_a_dtype_that_cannot_hold_the_model(cpu_only, dtype):
+    with pytest.raises(ConfigError, match="overflows"):
+        device.pick("cpu", dtype)
+
+
+def test_a_wrong_environment_is_refused(cpu_only, monkeypatch):
+    monkeypatch.setenv("MINIKONTEXT_DEVICE", "cuda")
+    with pytest.raises(ConfigError, match="0 CUDA"):
+        device.pick()

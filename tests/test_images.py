@@ -1,0 +1,401 @@
+"""Any picture goes in, sizes come back, and a result says how it was made."""
+
+import struct
+import warnings
+import zlib
+from contextlib import suppress
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from minikontext import images
+from minikontext.errors import (
+    ConfigError,
+    ImageError,
+    NonFiniteError,
+    OutputError,
+    ResizeWarning,
+    SizeError,
+)
+
+
+def gradient(width=48, height=32):
+    """A picture in which every pixel differs from its neighbours, so that a shift shows."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    channels = [columns * 255 / width, rows * 255 / height, (rows + columns) % 256]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def saved(image, tmp_path, name, **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def difference(first, second):
+    return np.abs(np.asarray(first, dtype=int) - np.asarray(second, dtype=int)).max()
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("source", ["path", "string", "bytes", "memory", "image", "array"])
+def test_read_takes_every_kind_of_source(source, tmp_path):
+    picture = gradient()
+    path = saved(picture, tmp_path, "a.png")
+    kinds = {
+        "path": path,
+        "string": str(path),
+        "bytes": path.read_bytes(),
+        "memory": memoryview(path.read_bytes()),
+        "image": picture,
+        "array": np.asarray(picture),
+    }
+    result = images.read(kinds[source])
+    assert (result.mode, difference(result, picture)) == ("RGB", 0)
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.tiff", "a.webp", "a.ppm", "a.png"])
+def test_read_lossless_formats(name, tmp_path):
+    path = saved(gradient(), tmp_path, name, **({"lossless": True} if name == "a.webp" else {}))
+    assert difference(images.read(path), gradient()) == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LA", "PA"])
+def test_read_converts_every_mode(mode):
+    result = images.read(gradient().convert(mode))
+    assert (result.mode, result.size) == ("RGB", (48, 32))
+    expected = gradient().convert(mode).convert("RGB")
+    assert difference(result, expected) <= 1
+
+
+def test_read_leaves_the_source_alone():
+    picture = gradient()
+    result = images.read(picture)
+    result.paste("black", (0, 0, 48, 32))
+    assert difference(picture, gradient()) == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_become_white(mode, tmp_path):
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    path = saved(picture.convert(mode), tmp_path, "a.png")
+    result = images.read(path)
+    assert result.getpixel((1, 1)) == (0, 0, 0)
+    assert result.getpixel((6, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_16_bit_grey_is_scaled_and_not_clipped(dtype, tmp_path):
+    ramp = np.linspace(0, 65535, 256).round().astype(dtype)[None].repeat(4, axis=0)
+    path = saved(Image.fromarray(ramp), tmp_path, "a.png" if dtype == np.uint16 else "a.tiff")
+    values = np.asarray(images.read(path))[0, :, 0]
+    assert np.array_equal(values, np.arange(256))
+
+
+def test_float_picture_is_scaled():
+    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    assert np.array_equal(np.asarray(images.read(Image.fromarray(ramp)))[0, :, 0], np.arange(256))
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    path = saved(frames[0], tmp_path, "a.gif", save_all=True, append_images=frames[1:])
+    assert images.read(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_camera_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to show
+    path = saved(gradient(), tmp_path, "a.png", exif=exif)
+    result = images.read(path)
+    assert difference(result, gradient().transpose(Image.Transpose.ROTATE_270)) == 0
+
+
+def test_damaged_exif_costs_nothing(tmp_path):
+    path = saved(gradient(), tmp_path, "a.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert difference(images.read(path), gradient()) == 0
+
+
+def test_damaged_colour_profile_costs_nothing(tmp_path):
+    path = saved(gradient(), tmp_path, "a.png", icc_profile=b"no profile")
+    assert difference(images.read(path), gradient()) == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)])
+def test_extreme_sizes_are_read(size, tmp_path):
+    path = saved(Image.new("RGB", size, "red"), tmp_path, "a.png")
+    assert images.read(path).size == size
+
+
+# ----------------------------------------------------------------------------------- bad input
+
+
+def png_claiming(width, height):
+    """A PNG of a few bytes whose header promises width × height pixels."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [12_000, 20_000])
+def test_decompression_bomb_is_refused_before_it_unpacks(side):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="too large|more than 120 million"):
+            images.read(png_claiming(side, side))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tiff", "a.bmp"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_truncated_file(name, share, tmp_path):
+    path = saved(gradient(200, 200), tmp_path, name)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ImageError, match="damaged"):
+        images.read(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(position=st.floats(0, 1), value=st.integers(0, 255))
+def test_a_damaged_byte_raises_image_error_or_nothing(position, value):
+    buffer = BytesIO()
+    gradient().save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[min(int(position * len(data)), len(data) - 1)] = value
+    with suppress(ImageError):
+        assert images.read(bytes(data)).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"", "damaged"),
+        (b"this is text", "damaged"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "damaged"),
+        ("missing.png", "does not exist"),
+        ("x" * 5000, "no usable name"),
+        (".", "is a folder"),
+        ("https://example.org/a.png", "web address"),
+        (None, "got NoneType"),
+        (7, "got int"),
+        ([1, 2], "got list"),
+        (np.zeros((4, 4, 3)), "expected uint8"),
+        (np.zeros((4, 4, 2), np.uint8), "expected uint8"),
+        (np.zeros((0, 4, 3), np.uint8), "expected uint8"),
+        (Image.new("RGB", (0, 5)), "empty"),
+    ],
+)
+def test_wrong_sources_say_what_was_expected(source, words):
+    with pytest.raises(ImageError, match=words):
+        images.read(source)
+
+
+# -------------------------------------------------------------------------- images and tensors
+
+
+def test_every_pixel_value_survives_the_tensor():
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    tensor = images.to_tensor(Image.fromarray(values))
+    assert tensor.shape == (1, 3, 16, 16)
+    assert (tensor.min(), tensor.max(), tensor.dtype) == (-1, 1, torch.float32)
+    assert difference(images.to_pil(tensor)[0], values) == 0
+
+
+def test_tensor_keeps_rows_columns_and_channels_apart():
+    picture = gradient(48, 32)
+    tensor = images.to_tensor([picture, picture])
+    assert tensor.shape == (2, 3, 32, 48)
+    red, green, blue = picture.getpixel((40, 5))
+    expected = torch.tensor([red, green, blue]) / 127.5 - 1
+    assert torch.equal(tensor[1, :, 5, 40], expected)
+
+
+def test_to_pil_clips_and_refuses_nan():
+    picture = images.to_pil(torch.full((1, 3, 2, 2), 5.0, dtype=torch.bfloat16))[0]
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(NonFiniteError):
+        images.to_pil(torch.full((1, 3, 2, 2), float("nan")))
+
+
+def test_batches_need_one_size():
+    with pytest.raises(SizeError, match="one size"):
+        images.to_tensor([gradient(16, 16), gradient(16, 32)])
+    with pytest.raises(SizeError):
+        images.to_tensor([])
+    with pytest.raises(SizeError, match="shape"):
+        images.to_pil(torch.zeros(3, 8, 8))
+
+
+# ------------------------------------------------------------------------------ the resize plan
+
+
+def test_kontext_sizes_are_the_published_ones():
+    sizes = images.KONTEXT_SIZES
+    assert len(set(sizes)) == 17
+    assert set(sizes) == {(height, width) for width, height in sizes}
+    assert all(side % 16 == 0 for size in sizes for side in size)
+    assert all(abs(width * height / 1024**2 - 1) < 0.02 for width, height in sizes)
+
+
+@pytest.mark.parametrize("size", images.KONTEXT_SIZES)
+def test_a_trained_size_is_used_as_it_is(size):
+    plan = images.plan(size)
+    assert (plan.working, plan.changed, plan.method) == (size, False, "none")
+
+
+@pytest.mark.parametrize(
+    ("size", "working"),
+    [
+        ((1024, 768), (1184, 880)),
+        ((768, 1024), (880, 1184)),
+        ((1920, 1080), (1392, 752)),
+        ((512, 512), (1024, 1024)),
+        ((1, 1), (1024, 1024)),
+        ((20_000, 10), (1568, 672)),
+        ((10, 20_000), (672, 1568)),
+    ],
+)
+def test_nearest_aspect_ratio_wins(size, working):
+    assert images.plan(size).working == working
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    multiple=st.sampled_from([2, 8, 16, 32]),
+    mode=st.sampled_from(["kontext", "none"]),
+)
+def test_a_plan_always_fits_the_model_and_gives_the_size_back(width, height, multiple, mode):
+    sizes = images.sizes_near(64, 64, multiple)
+    plan = images.plan((width, height), mode, multiple, sizes)
+    inside = plan.apply(gradient(width, height))
+    assert inside.size == plan.working
+    assert all(side % multiple == 0 and side > 0 for side in plan.working)
+    assert plan.undo(inside).size == (width, height)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (63, 65), (64, 64), (100, 31)])
+def test_padding_moves_no_pixel(size):
+    picture = gradient(*size)
+    plan = images.plan(size, "none")
+    inside = plan.apply(picture)
+    assert difference(inside.crop((0, 0, *size)), picture) == 0
+    assert difference(plan.undo(inside), picture) == 0
+    assert inside.getpixel((plan.working[0] - 1, 0)) == picture.getpixel((size[0] - 1, 0))
+
+
+def test_resizing_keeps_the_content_in_place():
+    picture = gradient(60, 66)
+    plan = images.plan((60, 66), "kontext", 16, ((64, 64),))
+    back = plan.undo(plan.apply(picture))
+    inner = (slice(6, -6), slice(6, -6), slice(0, 2))  # the smooth channels, away from the border
+    assert difference(np.asarray(back)[inner], np.asarray(picture)[inner]) <= 3
+
+
+def test_a_change_is_said_and_no_change_is_not():
+    with pytest.warns(ResizeWarning, match="100×50 resized to 96×48.*back to 100×50.*detail"):
+        images.plan((100, 50), "kontext", 16, images.sizes_near(64, 64, 16)).warn()
+    with pytest.warns(ResizeWarning, match="60×60 padded to 64×64.*cut back to 60×60"):
+        images.plan((60, 60), "none").warn()
+    with pytest.warns(ResizeWarning, match="stretched"):
+        images.plan((500, 50), "kontext", 16, ((64, 64),)).warn()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images.plan((64, 64), "none").warn()
+
+
+def test_sizes_near_are_centred_and_symmetric():
+    sizes = images.sizes_near(64, 64, 16)
+    assert (64, 64) in sizes
+    assert set(sizes) == {(height, width) for width, height in sizes}
+    assert list(sizes) == sorted(sizes, key=lambda size: size[0] / size[1])
+    assert images.sizes_near(16, 16, 16) == ((16, 16),)
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8, -1), (8.5, 8), (True, 8), ("8", 8)])
+def test_sizes_below_one_and_no_numbers(size):
+    with pytest.raises(SizeError, match="whole numbers from 1"):
+        images.plan(size)
+
+
+def test_too_large_for_the_model():
+    with pytest.raises(SizeError, match="more than the model can hold"):
+        images.plan((20_000, 20_000), "none")
+    assert images.plan((20_000, 20_000)).working == (1024, 1024)
+
+
+def test_wrong_modes_lists_and_pictures():
+    with pytest.raises(ConfigError, match="'kontext' or 'none'"):
+        images.plan((8, 8), "crop")
+    with pytest.raises(ConfigError, match="no multiple of 16"):
+        images.plan((8, 8), "kontext", 16, ((60, 60),))
+    with pytest.raises(SizeError, match="plan is for 64×64"):
+        images.plan((64, 64), "none").apply(gradient(32, 32))
+    with pytest.raises(SizeError, match="plan is for 64×64"):
+        images.plan((60, 60), "none").undo(gradient(60, 60))
+
+
+# ---------------------------------------------------------------------------------- provenance
+
+MADE = images.Provenance(
+    prompt="make the hat réd, 帽子",
+    negative_prompt="blurry",
+    seed="7",
+    steps="28",
+    guidance="true_cfg 1",
+    weights="toy",
+    weights_sha256="ab" * 32,
+)
+
+
+def test_a_png_says_how_it_was_made(tmp_path):
+    path = images.save_png(gradient(), tmp_path / "deep" / "a.png", MADE)
+    assert images.read_provenance(path) == MADE
+    assert images.read_provenance(path).software.startswith("minikontext ")
+    assert difference(images.read(path), gradient()) == 0
+
+
+def test_other_tools_can_read_it(tmp_path):
+    path = images.save_png(gradient(), tmp_path / "a.png", MADE)
+    with Image.open(path) as image:
+        assert image.text["prompt"] == MADE.prompt
+        assert image.text["seed"] == "7"
+        assert image.text["Software"].startswith("minikontext ")
+
+
+def test_bytes_are_those_of_the_file(tmp_path):
+    path = images.save_png(gradient(), tmp_path / "a.png", MADE)
+    assert images.png_bytes(gradient(), MADE) == path.read_bytes()
+
+
+def test_a_foreign_png_has_an_empty_provenance(tmp_path):
+    path = saved(gradient(), tmp_path, "a.png")
+    assert images.read_provenance(path).prompt == ""
+    assert images.read_provenance(path).software == ""
+
+
+def test_a_failing_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = images.save_png(gradient(), tmp_path / "a.png", MADE)
+    before = path.read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PngImagePlugin, "_save", full)
+    monkeypatch.setitem(Image.SAVE, "PNG", full)
+    with pytest.raises(OutputError, match="No space left"):
+        images.save_png(Image.new("RGB", (8, 8)), path, MADE)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]

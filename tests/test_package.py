@@ -1,0 +1,129 @@
+"""The package loads lazily, and the files that install it agree with each other."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import minikontext
+
+ROOT = Path(__file__).resolve().parent.parent
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def pyproject():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def pins():
+    """Name -> versions in constraints.txt."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"([\w.-]+)==([\w.+]+)", line):
+            found.setdefault(match[1].lower().replace("_", "-"), []).append(match[2])
+    return found
+
+
+def modules_after(code):
+    """Names of the modules that a fresh Python has loaded after `code`."""
+    run = [sys.executable, "-c", f"{code}; import sys; print(' '.join(sys.modules))"]
+    return set(subprocess.run(run, check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_import_alone_loads_nothing_heavy():
+    loaded = modules_after("import minikontext")
+    assert not loaded & {"torch", "numpy", "PIL", "matplotlib"}
+
+
+def test_the_pipeline_loads_neither_plots_nor_widgets_nor_transformers():
+    loaded = modules_after("import minikontext as mk; mk.KontextPipeline")
+    assert "torch" in loaded
+    assert not loaded & {"matplotlib", "ipywidgets", "transformers", "diffusers", "IPython"}
+
+
+@pytest.mark.parametrize("name", sorted(minikontext._HOMES))
+def test_every_public_name_loads(name):
+    value = getattr(minikontext, name)
+    assert value.__module__ == f"minikontext.{minikontext._HOMES[name]}"
+    assert name in dir(minikontext)
+
+
+@pytest.mark.parametrize("name", minikontext._MODULES)
+def test_every_listed_module_loads(name):
+    assert getattr(minikontext, name) is importlib.import_module(f"minikontext.{name}")
+
+
+def test_every_module_is_listed():
+    there = {path.stem for path in ROOT.glob("minikontext/[a-z]*") if path.suffix in ("", ".py")}
+    assert there <= set(minikontext._MODULES)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = minikontext.nonsense
+
+
+def test_every_error_is_also_a_builtin_one():
+    from minikontext import errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    ours = [kind for kind in kinds if issubclass(kind, errors.MinikontextError)]
+    builtin = (ValueError, OSError, ArithmeticError, RuntimeError, ImportError)
+    assert len(ours) > 5
+    assert all(issubclass(kind, builtin) for kind in ours if kind is not errors.MinikontextError)
+
+
+def requirements():
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"].values()
+    return sum(extras, project["dependencies"])
+
+
+@pytest.mark.parametrize("line", requirements())
+def test_every_requirement_is_pinned_within_its_range(line):
+    name, minimum = re.match(r"([\w-]+)>=([\d.]+)", line).groups()
+    numbers = [[int(part) for part in re.findall(r"\d+", version)] for version in pins()[name]]
+    wanted = [int(part) for part in minimum.split(".")]
+    assert numbers and all(version >= wanted for version in numbers)
+
+
+def test_the_tested_torch_is_the_pinned_one():
+    assert pins()["torch"] == ["2.13.0"]
+    assert pyproject()["tool"]["uv"]["constraint-dependencies"] == ["torch==2.13.0"]
+
+
+def test_constraints_name_no_place():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"file:|https?:|@|--|/", text)
+
+
+def test_conda_installs_this_package_under_the_same_constraints():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, installed = environment["dependencies"]
+    assert pip == "pip"
+    assert installed == {"pip": ["--constraint constraints.txt", "--editable ."]}
+    minor = int(re.fullmatch(r"python=3\.(\d+)", python)[1])
+    supported = pyproject()["project"]["requires-python"]
+    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", supported).groups()
+    assert int(low) <= minor < int(high)
+
+
+def test_the_makefile_installs_under_the_same_constraints():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installs = [
+        line for line in text.splitlines() if "pip install" in line and "--editable" in line
+    ]
+    assert len(installs) == 2
+    assert all("--constraint constraints.txt" in line for line in installs)
+
+
+def test_the_command_is_installed():
+    assert pyproject()["project"]["scripts"] == {"minikontext": "minikontext.cli:main"}
