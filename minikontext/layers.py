@@ -1,6 +1,7 @@
 """The parts of FLUX's transformer, under their official names."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +20,18 @@ def timestep_embedding(t: Tensor, dim: int = 256, max_period: float = 10_000) ->
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rotations: Tensor) -> Tensor:
-    """Rotate queries and keys to their positions and attend: (b, heads, n, d) -> (b, n, heads*d).
+    """Rotate queries and keys to their positions and attend: (b, n, heads, d) -> (b, n, heads * d).
 
     No mask: text, target and context all see each other.
     """
+    q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (q, k, v))
     q, k = rotate(q, rotations).to(v.dtype), rotate(k, rotations).to(v.dtype)
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+
+
+def split_heads(parts: Iterable[Tensor], num_heads: int) -> list[Tensor]:
+    """Give each head its share of the channels: (b, n, heads * d) -> (b, n, heads, d)."""
+    return [rearrange(x, "b n (h d) -> b n h d", h=num_heads) for x in parts]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -66,7 +73,7 @@ class QKNorm(nn.Module):
         self.key_norm = RMSNorm(dim)
 
     def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, heads, n, dim) -> the same, float32."""
+        """(b, n, heads, dim) -> the same, float32."""
         return self.query_norm(q), self.key_norm(k)
 
 
@@ -81,8 +88,8 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of (b, n, dim), each (b, heads, n, dim/heads)."""
-        q, k, v = rearrange(self.qkv(x), "b n (k h d) -> k b h n d", k=3, h=self.num_heads)
+        """Queries, keys and values of (b, n, dim), each (b, n, heads, dim/heads)."""
+        q, k, v = split_heads(self.qkv(x).chunk(3, dim=-1), self.num_heads)
         return *self.norm(q, k), v
 
 
@@ -124,17 +131,17 @@ class DoubleStreamBlock(nn.Module):
         img_qkv = self.img_attn.heads(modulate(img, shift_i, scale_i))
         txt_qkv = self.txt_attn.heads(modulate(txt, shift_t, scale_t))
 
-        joined = (torch.cat(pair, dim=2) for pair in zip(txt_qkv, img_qkv))  # text comes first
+        joined = (torch.cat(pair, dim=1) for pair in zip(txt_qkv, img_qkv))  # text comes first
         out = attention(*joined, rotations)  # (b, m + n, d)
         txt_out, img_out = out.split((txt.shape[1], img.shape[1]), dim=1)
 
-        img = img + gate_i * self.img_attn.proj(img_out)
-        txt = txt + gate_t * self.txt_attn.proj(txt_out)
+        img = torch.addcmul(img, gate_i, self.img_attn.proj(img_out))
+        txt = torch.addcmul(txt, gate_t, self.txt_attn.proj(txt_out))
         return _mlp(img, self.img_mlp, *img_mlp_mod), _mlp(txt, self.txt_mlp, *txt_mlp_mod)
 
 
 def _mlp(x: Tensor, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-    return x + gate * mlp(modulate(x, shift, scale))
+    return torch.addcmul(x, gate, mlp(modulate(x, shift, scale)))
 
 
 class SingleStreamBlock(nn.Module):
@@ -143,19 +150,20 @@ class SingleStreamBlock(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.widths = (3 * hidden_size, int(hidden_size * mlp_ratio))
-        self.linear1 = nn.Linear(hidden_size, sum(self.widths))  # queries, keys, values, MLP in
-        self.linear2 = nn.Linear(hidden_size + self.widths[1], hidden_size)  # attention, MLP out
+        self.widths = [hidden_size] * 3 + [int(hidden_size * mlp_ratio)]  # q, k, v, MLP
+        self.linear1 = nn.Linear(hidden_size, sum(self.widths))
+        self.linear2 = nn.Linear(hidden_size + self.widths[-1], hidden_size)
         self.norm = QKNorm(hidden_size // num_heads)
         self.modulation = Modulation(hidden_size, sets=1)
 
     def forward(self, x: Tensor, vec: Tensor, rotations: Tensor) -> Tensor:
         """x (b, m + n, d), vec (b, d) -> (b, m + n, d)."""
         shift, scale, gate = self.modulation(vec)
-        qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.widths, dim=-1)
-        q, k, v = rearrange(qkv, "b n (k h d) -> k b h n d", k=3, h=self.num_heads)
+        *qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.widths, dim=-1)
+        q, k, v = split_heads(qkv, self.num_heads)
         out = attention(*self.norm(q, k), v, rotations)
-        return x + gate * self.linear2(torch.cat((out, F.gelu(mlp, approximate="tanh")), dim=-1))
+        out = self.linear2(torch.cat((out, F.gelu(mlp, approximate="tanh")), dim=-1))
+        return torch.addcmul(x, gate, out)
 
 
 class LastLayer(nn.Module):

@@ -1,0 +1,129 @@
+"""What the benchmarks share: the same net twice, ours and diffusers', timed turn by turn."""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minikontext import tokens
+from minikontext.transformer import KontextTransformer, TransformerConfig
+from minikontext.weights import to_diffusers
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
+    """The options that both benchmarks take."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--batch", type=int, default=defaults.get("batch", 32))
+    options.add_argument("--grid", type=int, default=4, help="tokens along a side of one image")
+    options.add_argument("--text", type=int, default=16, help="text tokens")
+    options.add_argument("--rounds", type=int, default=defaults.get("rounds", 15))
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of autocast")
+    options.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a busy machine")
+    options.add_argument("--json", type=Path, help="write the measurements here")
+    return options
+
+
+def nets(config: TransformerConfig, device: str) -> tuple[nn.Module, nn.Module]:
+    """Our transformer and diffusers' with the same random weights."""
+    from diffusers import FluxTransformer2DModel
+
+    ours = KontextTransformer(config)
+    theirs = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        num_layers=config.depth,
+        num_single_layers=config.depth_single_blocks,
+        attention_head_dim=config.hidden_size // config.num_heads,
+        num_attention_heads=config.num_heads,
+        joint_attention_dim=config.context_in_dim,
+        pooled_projection_dim=config.vec_in_dim,
+        guidance_embeds=config.guidance_embed,
+        axes_dims_rope=config.axes_dim,
+    )
+    theirs.load_state_dict(to_diffusers(ours.state_dict()))
+    return ours.to(device), theirs.to(device)
+
+
+def batch(config: TransformerConfig, args: argparse.Namespace) -> dict[str, Tensor]:
+    """An edit with one context image as large as the target, under our argument names."""
+    side, draw = args.grid, torch.Generator().manual_seed(0)
+    image = torch.randn(args.batch, side * side, config.in_channels, generator=draw)
+    contexts = tokens.context_ids([(side, side)])
+    img, img_ids = tokens.join_context(
+        image, tokens.position_ids(side, side), [image.flip(0)], contexts
+    )
+    inputs = {
+        "img": img,
+        "img_ids": img_ids.float(),
+        "txt": torch.randn(args.batch, args.text, config.context_in_dim, generator=draw),
+        "txt_ids": torch.zeros(args.text, 3),
+        "timesteps": torch.rand(args.batch, generator=draw),
+        "pooled": torch.randn(args.batch, config.vec_in_dim, generator=draw),
+    }
+    return {name: tensor.to(args.device) for name, tensor in inputs.items()}
+
+
+def call_theirs(net: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The same call in diffusers' words."""
+    return net(
+        hidden_states=inputs["img"],
+        encoder_hidden_states=inputs["txt"],
+        pooled_projections=inputs["pooled"],
+        timestep=inputs["timesteps"],
+        img_ids=inputs["img_ids"],
+        txt_ids=inputs["txt_ids"],
+        return_dict=False,
+    )[0]
+
+
+def compare(ours: Callable, theirs: Callable, args: argparse.Namespace, what: str) -> None:
+    """Time both in turn, print a table of milliseconds and their ratio, write JSON if asked."""
+    torch.set_num_threads(args.threads)
+    times = {"minikontext": [], "diffusers": []}
+    for round_ in range(args.rounds + 2):  # two to warm up
+        for name, run in (("minikontext", ours), ("diffusers", theirs))[:: (-1) ** round_]:
+            times[name].append(_milliseconds(run, args))
+    times = {name: values[2:] for name, values in times.items()}
+    times["ratio"] = [a / b for a, b in zip(times["minikontext"], times["diffusers"])]
+    report = {name: _summary(values) for name, values in times.items()}
+    _print(report, args, what)
+    if args.json:
+        setting = {**vars(args), "json": None, "what": what, "torch": torch.__version__}
+        setting["machine"] = platform.processor() or platform.machine()
+        args.json.write_text(json.dumps({"setting": setting, "results": report}, indent=2) + "\n")
+
+
+def _milliseconds(run: Callable, args: argparse.Namespace) -> float:
+    clock = CLOCKS[args.clock]
+    start = clock()
+    run()
+    if args.device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return 1000 * (clock() - start)
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _print(report: dict[str, dict[str, float]], args: argparse.Namespace, what: str) -> None:
+    print(
+        f"{what}: batch {args.batch}, {args.dtype}, {args.device}, {args.threads} thread(s), "
+        f"{args.clock} clock"
+    )
+    print(f"{'':14}{'median':>10}{'min':>10}{'max':>10}")
+    for name, row in report.items():
+        unit = "" if name == "ratio" else " ms"
+        print(f"{name:14}" + "".join(f"{row[k]:10.3f}" for k in ("median", "min", "max")) + unit)
