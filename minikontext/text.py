@@ -43,6 +43,16 @@ class TextFeatures:
         return TextFeatures(self.tokens.to(*args, **kwargs), self.pooled.to(*args, **kwargs))
 
 
+class UnknownWord(PromptWarning):
+    """A word that the encoder was never taught, with the known words spelled most like it."""
+
+    def __init__(self, word: str, suggestions: Sequence[str] = ()) -> None:
+        self.word, self.suggestions = word, tuple(suggestions)
+        near = f"Nearest known: {', '.join(suggestions)}." if suggestions else ""
+        hint = near or "No known word is spelled like it."
+        super().__init__(f"Unknown word {word!r}: the model will not understand it. {hint}")
+
+
 def check_prompts(prompts: Sequence[str]) -> list[str]:
     """Return the prompts as a list; raise PromptError for anything that is not a list of str."""
     if isinstance(prompts, str):
@@ -216,7 +226,7 @@ class ToyTextEncoder(nn.Module):
         """What the encoder cannot use of a prompt: unknown words and words that do not fit."""
         pieces = split_prompt(*check_prompts([prompt]), self.config.vocabulary)
         unknown = dict.fromkeys(p.source for p in pieces if p.token == UNKNOWN)
-        found = [PromptWarning(self._unknown(word)) for word in unknown]
+        found: list[PromptWarning] = [UnknownWord(word, self.suggest(word)) for word in unknown]
         dropped = [piece.source for piece in pieces[self.max_length - 1 :]]
         if dropped:
             found.append(PromptWarning(too_long(len(pieces) + 1, self.max_length, dropped)))
@@ -232,11 +242,6 @@ class ToyTextEncoder(nn.Module):
         tokens = [*tokens[: self.max_length - 1], END]
         tokens += [PAD] * (self.max_length - len(tokens))
         return [self.index[token] for token in tokens]
-
-    def _unknown(self, word: str) -> str:
-        near = self.suggest(word)
-        hint = f"Nearest known: {', '.join(near)}." if near else "No known word is spelled like it."
-        return f"Unknown word {word!r}: the model will not understand it. {hint}"
 
 
 def too_long(count: int, limit: int, dropped: Sequence[str]) -> str:

@@ -1,0 +1,39 @@
+"""What only the notebooks use: set-up, plots, the system map, exercise checks and widgets.
+
+Everything loads on first use, so that `import minikontext` stays light.
+"""
+
+from importlib import import_module
+
+_MODULES = ("checks", "exercises", "map", "plots", "samples", "start", "style", "widgets")
+
+_HOMES = {
+    "setup": "start",
+    "check": "checks",
+    "show_system": "map",
+    "show_images": "plots",
+    "show_latents": "plots",
+    "bars": "plots",
+    "upscale": "plots",
+    "pictures": "samples",
+    "prompts": "samples",
+    "EditingWidget": "widgets",
+    "LatentWidget": "widgets",
+}
+
+__all__ = [*_MODULES, *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    """Import a module or function when it is first asked for (PEP 562)."""
+    if name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,159 @@
+"""The exercise checker: runs the student's function on cases whose answers are known beforehand.
+
+In a notebook: `mk.course.check(psnr)`. The exercise is found by the function's name. What is
+expected never comes from the student's code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Checks = Callable[["Report", Callable[..., Any]], None]
+REGISTRY: dict[str, Checks] = {}
+PASSED, FAILED = "[OK]  ", "[FAIL]"
+
+
+def exercise(checks: Checks) -> Checks:
+    """Register checks under their own name: `psnr` checks the student's function `psnr`."""
+    name = checks.__name__
+    if name in REGISTRY and REGISTRY[name].__module__ != checks.__module__:
+        raise ValueError(f"Two exercises are called {name!r}: their names must differ.")
+    REGISTRY[name] = checks
+    return checks
+
+
+class NotAttempted(Exception):
+    """The student's stub still raises NotImplementedError."""
+
+
+@dataclass
+class Report:
+    """Collects and prints the result of each case of one exercise."""
+
+    results: list[bool] = field(default_factory=list)
+
+    def equal(self, case: str, function: Callable[..., Any], arguments: tuple, expected: Any,
+              tolerance: float = 1e-5) -> None:  # fmt: skip
+        """Call the function with copies of the arguments and compare with what is expected.
+
+        Shapes must be equal, numbers within `tolerance` (relative and absolute), and the
+        arguments unchanged.
+        """
+        given = [_copy(a) for a in arguments]
+        try:
+            got = function(*given)
+        except NotImplementedError as error:
+            raise NotAttempted from error
+        except Exception as error:
+            return self.fail(case, _where(error, function))
+        if not _same(got, expected, tolerance):
+            return self.fail(
+                case, f"expected {describe(expected)}\n       got      {describe(got)}"
+            )
+        if not all(_same(a, b, 0.0) for a, b in zip(given, arguments)):
+            return self.fail(case, "your function changed its input; work on a copy")
+        return self.ok(case)
+
+    def true(self, case: str, condition: bool, why: str) -> None:
+        """Record a case that is simply true or not; `why` says what was expected."""
+        self.ok(case) if condition else self.fail(case, why)
+
+    def ok(self, case: str) -> None:
+        """Record and print a passed case."""
+        self.results.append(True)
+        print(PASSED, case)
+
+    def fail(self, case: str, why: str) -> None:
+        """Record and print a failed case with its reason."""
+        self.results.append(False)
+        print(FAILED, f"{case}\n       {why}")
+
+    def finish(self) -> None:
+        """Print how many cases passed."""
+        passed, count = sum(self.results), len(self.results)
+        print(f"{passed} of {count} passed." + (" Well done!" if passed == count else ""))
+
+
+def check(function: Callable[..., Any]) -> None:
+    """Run the checks of the exercise that has the function's name, and print the results.
+
+    A stub that still raises NotImplementedError is "not attempted yet", never an error.
+    Raises KeyError for a name that no exercise has.
+    """
+    from minikontext.course import exercises  # noqa: F401  fills the registry
+
+    name = getattr(function, "__name__", str(function))
+    if name not in REGISTRY:
+        raise KeyError(f"No exercise is called {name!r}. Known: {', '.join(sorted(REGISTRY))}.")
+    report = Report()
+    try:
+        REGISTRY[name](report, function)
+    except (NotAttempted, NotImplementedError):
+        print(f"{name}: not attempted yet")
+    else:
+        report.finish()
+
+
+def describe(value: Any) -> str:
+    """Say what a value is: its shape and type, and the numbers if they are few."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        kind = f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        numbers = [float(f"{x:.5g}") for x in value.detach().flatten()[:4].tolist()]
+        more = ", …" if value.numel() > 4 else ""
+        return f"{kind}: {', '.join(map(str, numbers))}{more}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(describe(item) for item in value)
+        return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _same(got: Any, expected: Any, tolerance: float) -> bool:
+    if isinstance(expected, (list, tuple)):
+        fits = isinstance(got, (list, tuple)) and len(got) == len(expected)
+        return fits and all(_same(a, b, tolerance) for a, b in zip(got, expected))
+    if isinstance(expected, (Tensor, np.ndarray, float)):
+        return _close(got, expected, tolerance)
+    try:
+        return bool(got == expected)
+    except Exception:  # a tensor where a number or a word belongs
+        return False
+
+
+def _close(got: Any, expected: Any, tolerance: float) -> bool:
+    """Same shape and close numbers; a float may also come as a tensor of one number."""
+    try:
+        a = torch.as_tensor(got).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    b = torch.as_tensor(expected).detach().cpu().double()
+    if a.shape != b.shape:
+        return False
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _where(error: Exception, function: Callable[..., Any]) -> str:
+    """The error and the line of the student's code where it happened."""
+    text = f"your code raised {type(error).__name__}: {error}"
+    code = inspect.unwrap(function).__code__ if hasattr(function, "__code__") else None
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f for f in frames if code and f.filename == code.co_filename]
+    if not lines:
+        return text
+    return f"{text}\n       in the line: {lines[-1].line or lines[-1].lineno}"

@@ -1,0 +1,43 @@
+"""The second line of every notebook: seeds, look, quiet warnings, one line about this machine."""
+
+import contextlib
+import io
+import platform
+import random
+import warnings
+
+import numpy as np
+import torch
+
+import minikontext
+from minikontext.course import style
+from minikontext.device import pick
+from minikontext.errors import PromptWarning, ResizeWarning
+
+
+def setup(seed: int = 0) -> None:
+    """Seed all generators, set the course's look and print versions, device and seed."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    style.apply()
+    _quiet()
+    with contextlib.redirect_stdout(io.StringIO()):  # pick() would print its own line
+        device, dtype = pick()
+    kind = str(dtype).removeprefix("torch.")
+    print(
+        f"minikontext {minikontext.__version__} · Python {platform.python_version()} · "
+        f"torch {torch.__version__.split('+')[0]} · {device}, {kind} · seed {seed}"
+    )
+
+
+def _quiet() -> None:
+    """Hide what libraries say to their own developers; show ours on one line, every time."""
+    warnings.simplefilter("ignore")
+    for kind in (PromptWarning, ResizeWarning):
+        warnings.simplefilter("always", kind)
+    warnings.formatwarning = _one_line
+
+
+def _one_line(message: Warning | str, *rest: object) -> str:
+    return f"note: {message}\n"
