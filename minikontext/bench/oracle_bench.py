@@ -1,0 +1,158 @@
+"""How well does an editor edit? Held-out cases, scored by the oracle, beside two baselines.
+
+`copy` returns the first context unchanged; `ceiling` sends the right answer through the
+autoencoder once: no editor that works in its latents can be expected to do better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from minikontext import files
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import Case, Score, sample_edit, score
+
+Row = tuple[Case, Score]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Shares in percent, PSNR in dB; `by_task` and `by_operation` are success rates."""
+
+    cases: int
+    success: float
+    followed: float
+    preserved: float
+    identity: float
+    psnr_untouched: float
+    known_phrasings: float
+    new_phrasings: float
+    by_task: dict[str, float]
+    by_operation: dict[str, float]
+    seconds: float = 0.0
+
+
+def summarise(rows: list[Row], seconds: float = 0.0) -> Report:
+    """Average the scores of some cases."""
+    scores = [s for _, s in rows]
+    closed = [s.psnr_untouched for c, s in rows if c.contexts and not c.free]
+    return Report(
+        cases=len(rows),
+        success=_share(s.success for s in scores),
+        followed=_share(s.followed for s in scores),
+        preserved=_share(s.preserved for s in scores),
+        identity=_share(s.identity for s in scores),
+        psnr_untouched=round(float(np.mean(closed)), 2) if closed else 0.0,
+        known_phrasings=_share(s.success for c, s in rows if not c.phrasing_held_out),
+        new_phrasings=_share(s.success for c, s in rows if c.phrasing_held_out),
+        by_task=_grouped(rows, lambda case: case.task),
+        by_operation=_grouped(rows, lambda case: case.operation),
+        seconds=round(seconds, 1),
+    )
+
+
+def _share(values: Iterable[bool]) -> float:
+    values = list(values)
+    return round(100 * sum(values) / len(values), 1) if values else 0.0
+
+
+def _grouped(rows: list[Row], key: Callable[[Case], str]) -> dict[str, float]:
+    groups = defaultdict(list)
+    for case, result in rows:
+        groups[key(case)].append(result.success)
+    return {name: _share(groups[name]) for name in sorted(groups)}
+
+
+def held_out_cases(count: int, level: int, seed: int = 0) -> list[Case]:
+    """The first `count` cases of a level's test split."""
+    return [sample_edit(i, level, split="test", seed=seed) for i in range(count)]
+
+
+def edit_all(
+    pipe: KontextPipeline, cases: list[Case], batch: int = 32, seed: int = 0, **call: object
+) -> list[Image.Image]:
+    """Edit every case with its own seed, in batches of equal numbers of context images."""
+    pictures: dict[int, Image.Image] = {}
+    for count in range(3):
+        mine = [i for i, case in enumerate(cases) if len(case.contexts) == count]
+        for first in tqdm(range(0, len(mine), batch), desc=f"editing, {count} context images"):
+            rows = mine[first : first + batch]
+            images = [cases[i].context_images() for i in rows] if count else None
+            prompts = [cases[i].prompt for i in rows]
+            seeds = [seed * 1_000_003 + i for i in rows]
+            out = pipe(prompts, image=images, seed=seeds, progress=False, **call)
+            pictures.update(zip(rows, out.images, strict=True))
+    return [pictures[i] for i in range(len(cases))]
+
+
+def evaluate(
+    pipe: KontextPipeline, cases: list[Case], seed: int = 0, **call: object
+) -> tuple[Report, list[Row]]:
+    """Edit and score cases; `call` goes to the pipeline (steps, guidance ...)."""
+    start = time.monotonic()
+    pictures = edit_all(pipe, cases, seed=seed, **call)
+    seconds = time.monotonic() - start
+    rows = [(c, score(p, c)) for c, p in tqdm(list(zip(cases, pictures, strict=True)), "scoring")]
+    return summarise(rows, seconds), rows
+
+
+def baselines(pipe: KontextPipeline, cases: list[Case]) -> dict[str, Report]:
+    """The input unchanged, and the right answer through the autoencoder."""
+    given = [case for case in cases if case.contexts]
+    copied = [(case, score(case.context_images()[0], case)) for case in given]
+    ceiling = []
+    for first in range(0, len(cases), 32):
+        some = cases[first : first + 32]
+        pictures = pipe.decode(pipe.encode([case.target_image() for case in some]))
+        ceiling += [(c, score(p, c)) for c, p in zip(some, pictures, strict=True)]
+    return {"copy": summarise(copied), "ceiling": summarise(ceiling)}
+
+
+def table(reports: dict[str, Report]) -> str:
+    """Reports side by side as a Markdown table."""
+    tasks = sorted({task for report in reports.values() for task in report.by_task})
+    lines = ["| | " + " | ".join(reports) + " |", "|---|" + "---|" * len(reports)]
+    fields = ("cases", "success", "followed", "preserved", "identity", "psnr_untouched")
+    for name in (*fields, "known_phrasings", "new_phrasings"):
+        values = " | ".join(str(getattr(report, name)) for report in reports.values())
+        lines.append(f"| {name.replace('_', ' ')} | {values} |")
+    for task in tasks:
+        values = " | ".join(str(report.by_task.get(task, "")) for report in reports.values())
+        lines.append(f"| success: {task} | {values} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Report]:
+    """Command line: measure a weights folder and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m minikontext.bench", description=__doc__)
+    parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
+    parser.add_argument("--cases", type=int, default=1000, help="held-out cases (default: 1000)")
+    parser.add_argument("--level", type=int, default=4, help="level of the toy world (default: 4)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
+    parser.add_argument("--cfg", type=float, help="true_cfg_scale (default: the weights' own)")
+    parser.add_argument("--seed", type=int, default=0, help="sampling seed (default: 0)")
+    parser.add_argument("--baselines", action="store_true", help="also copy and ceiling")
+    parser.add_argument("--json", type=Path, help="write the reports to this file")
+    options = parser.parse_args(arguments)
+    pipe = KontextPipeline.from_pretrained(options.weights)
+    cases = held_out_cases(options.cases, options.level)
+    call = {"num_inference_steps": options.steps, "true_cfg_scale": options.cfg}
+    report, _ = evaluate(pipe, cases, options.seed, **call)
+    reports = {pipe.name: report} | (baselines(pipe, cases) if options.baselines else {})
+    print(table(reports))
+    print(json.dumps(report.by_operation, indent=1))
+    if options.json:
+        with files.replacing(options.json) as temporary:
+            plain = {name: asdict(value) for name, value in reports.items()}
+            temporary.write_text(json.dumps(plain, indent=1) + "\n")
+    return reports

@@ -1,0 +1,28 @@
+"""A small picture world in which the right answer to every instruction is known exactly."""
+
+from minikontext.toyworld.edits import OPERATIONS, TASKS, Case, sample_edit
+from minikontext.toyworld.language import vocabulary
+from minikontext.toyworld.oracle import Score, psnr, read, score
+from minikontext.toyworld.render import render
+from minikontext.toyworld.scene import LEVELS, Scene, sample_scene
+from minikontext.toyworld.split import held_out
+
+Edit = Case
+
+__all__ = [
+    "LEVELS",
+    "OPERATIONS",
+    "TASKS",
+    "Case",
+    "Edit",
+    "Scene",
+    "Score",
+    "held_out",
+    "psnr",
+    "read",
+    "render",
+    "sample_edit",
+    "sample_scene",
+    "score",
+    "vocabulary",
+]

@@ -1,0 +1,37 @@
+"""Training from a config file: `minikontext train configs/toy.toml`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from minikontext.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A training config as nested dicts. Raises ConfigError for a file that is none."""
+    path = Path(path)
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a training config: {error}") from error
+    if config.get("kind") not in ("autoencoder", "editor"):
+        raise ConfigError(f"{path}: kind = {config.get('kind')!r}; expected autoencoder or editor")
+    return config
+
+
+def main(path: str | Path, resume: bool = True) -> Path:
+    """Run the training that a config describes; returns the weights folder it wrote.
+
+    Raises ConfigError for a config that does not fit, TrainingError when training goes wrong.
+    """
+    from minikontext.training import recipes
+
+    config = read_config(path)
+    return getattr(recipes, f"train_{config['kind']}")(config, resume=resume)

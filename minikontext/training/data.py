@@ -1,0 +1,114 @@
+"""Training pairs as latents, encoded once: sample number i is always the same edit.
+
+Files hold the index of each sample beside its latents, so no shuffling can pair a picture with
+another one's prompt. A cache that was interrupted goes on with the first missing file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from minikontext import files
+from minikontext.autoencoder import AutoEncoder
+from minikontext.errors import TrainingError
+from minikontext.text import ToyTextEncoder
+from minikontext.toyworld import Case, render, sample_edit
+
+MAX_CONTEXTS = 2
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Encoded cases: target (n, c, h, w), contexts (n, 2, c, h, w), tokens (n, m), index (n,).
+
+    `count` (n,) is how many of the two contexts each sample has.
+    """
+
+    target: Tensor
+    contexts: Tensor
+    count: Tensor
+    tokens: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def pixels(scenes: list) -> Tensor:
+    """Scenes as pixels (b, 3, 64, 64) in [-1, 1]."""
+    images = np.stack([render(scene) for scene in scenes])
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+@torch.no_grad()
+def encode(cases: list[Case], autoencoder: AutoEncoder, first: int) -> dict[str, Tensor]:
+    """Latents of some cases; empty context slots are zero."""
+    device = next(autoencoder.parameters()).device
+    scenes = [scene for case in cases for scene in (case.target, *case.contexts)]
+    parts = [
+        autoencoder.encode(pixels(scenes[i : i + 64]).to(device)).cpu()
+        for i in range(0, len(scenes), 64)
+    ]
+    rows = iter(torch.cat(parts).bfloat16())
+    target, contexts = [], []
+    for case in cases:
+        target.append(next(rows))
+        given = [next(rows) for _ in case.contexts]
+        empty = [torch.zeros_like(target[-1])] * (MAX_CONTEXTS - len(given))
+        contexts.append(torch.stack(given + empty))
+    return {
+        "target": torch.stack(target),
+        "contexts": torch.stack(contexts),
+        "count": torch.tensor([len(case.contexts) for case in cases]),
+        "index": torch.arange(first, first + len(cases)),
+    }
+
+
+def build_cache(
+    folder: Path,
+    level: int,
+    count: int,
+    seed: int,
+    autoencoder: AutoEncoder,
+    mark: str,
+    shard: int = 2000,
+) -> None:
+    """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
+
+    `mark` identifies the autoencoder. Raises TrainingError if the folder was made with another.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
+    label = folder / "cache.txt"
+    if label.exists() and label.read_text() != str(facts):
+        raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
+    label.write_text(str(facts))
+    for first in tqdm(range(0, count, shard), desc=f"encoding level {level}"):
+        path = folder / f"pairs-{first:08d}.safetensors"
+        if path.exists():
+            continue
+        cases = [sample_edit(i, level, seed=seed) for i in range(first, first + shard)]
+        path.with_suffix(".txt").write_text("\n".join(case.prompt for case in cases))
+        with files.replacing(path) as temporary:
+            save_file(encode(cases, autoencoder, first), temporary, metadata=facts)
+
+
+def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = None) -> Pairs:
+    """All encoded pairs of a folder with their prompts as token ids."""
+    paths = sorted(folder.glob("pairs-*.safetensors"))
+    if not paths:
+        raise TrainingError(f"{folder} holds no encoded pairs; run build_cache first")
+    files = [load_file(path) for path in paths]
+    prompts = [p for path in paths for p in path.with_suffix(".txt").read_text().split("\n")]
+    joined = {key: torch.cat([file[key] for file in files])[:limit] for key in files[0]}
+    ids = torch.cat(
+        [text_encoder.tokenize(prompts[i : i + 1000]) for i in range(0, len(prompts), 1000)]
+    )
+    return Pairs(tokens=ids[:limit], **joined)

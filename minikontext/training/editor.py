@@ -1,0 +1,86 @@
+"""Training the toy editor: the paper's rectified-flow loss on encoded pairs, jointly with
+text-to-image (samples without a context) and with empty prompts now and then, for guidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minikontext import flow
+from minikontext.pipeline import Velocity
+from minikontext.text import ToyTextEncoder
+from minikontext.training.data import Pairs
+from minikontext.transformer import KontextTransformer
+
+
+@dataclass(frozen=True)
+class EditorTraining:
+    """The dials of the editor's loss.
+
+    `empty_prompts` is the share of samples trained with the empty prompt: the unconditional
+    velocity that classifier-free guidance needs. `sigma` is the width of the logit-normal; its mean
+    comes from the number of target tokens, as in the sampler (not published, our choice).
+    """
+
+    batch: int = 64
+    seed: int = 0
+    empty_prompts: float = 0.08
+    sigma: float = 1.0
+    bf16: bool = True
+
+
+class Editor(nn.Module):
+    """Text encoder and transformer, trained together."""
+
+    def __init__(self, transformer: KontextTransformer, text: ToyTextEncoder) -> None:
+        super().__init__()
+        self.transformer, self.text = transformer, text
+
+    def forward(self, z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]) -> Tensor:
+        """Velocity of latents z (b, c, h, w) at times t (b,); words are token ids (b, m)."""
+        return Velocity(self.transformer, self.text(words), contexts)(z, t)
+
+
+class Batches:
+    """Batches of equal numbers of context images, drawn by step: any step can be made again."""
+
+    def __init__(self, pairs: Pairs, size: int, seed: int) -> None:
+        self.pairs, self.size, self.seed = pairs, size, seed
+        self.groups = [(pairs.count == k).nonzero().flatten() for k in range(3)]
+        self.shares = torch.tensor([float(len(group)) for group in self.groups])
+
+    def rows(self, step: int) -> tuple[Tensor, int]:
+        """Which pairs make up a step, and how many contexts each has."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        count = int(torch.multinomial(self.shares, 1, generator=generator))
+        group = self.groups[count]
+        return group[torch.randint(len(group), (self.size,), generator=generator)], count
+
+
+def editor_loss(
+    model: nn.Module, pairs: Pairs, null: Tensor, config: EditorTraining, device: torch.device
+):
+    """The loss of a step; `null` (m,) are the token ids of the empty prompt."""
+    batches = Batches(pairs, config.batch, config.seed)
+    patches = (pairs.target.shape[-2] // 2) * (pairs.target.shape[-1] // 2)
+    mu = flow.mu_for_tokens(patches)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rows, count = batches.rows(step)
+        draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
+        x = pairs.target[rows].float()
+        noise = torch.randn(x.shape, generator=draw)
+        t = flow.sample_timesteps(len(rows), mu, config.sigma, draw)
+        empty = torch.rand(len(rows), 1, generator=draw) < config.empty_prompts
+        words = torch.where(empty, null, pairs.tokens[rows])
+        contexts = [pairs.contexts[rows, i].float().to(device) for i in range(count)]
+        x, noise, t, words = (part.to(device) for part in (x, noise, t, words))
+        z = flow.interpolate(x, noise, t)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            v = model(z, t, words, contexts)
+        each = flow.loss_per_sample(v, x, noise)
+        return each.mean(), {f"loss_{count}": float(each.detach().mean())}
+
+    return loss

@@ -1,0 +1,137 @@
+"""The two trainings of the toy model, from a config file to a weights folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minikontext import files, weights
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.device import pick
+from minikontext.errors import ConfigError
+from minikontext.pipeline import Defaults, KontextPipeline
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.toyworld import vocabulary
+from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_loss, normalised
+from minikontext.training.data import build_cache, load_cache
+from minikontext.training.editor import Editor, EditorTraining, editor_loss
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+
+def _read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
+    try:
+        return replace(base, **values) if base is not None else kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__}: {error}") from error
+
+
+def _generator(config: dict[str, Any]) -> torch.Generator:
+    return torch.Generator().manual_seed(int(config.get("seed", 0)))
+
+
+def _averaged(loop: Loop, model: nn.Module) -> nn.Module:
+    """Put the moving average of the weights into the model: that is what gets shipped."""
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(loop.ema[name])
+    return model.eval()
+
+
+def train_autoencoder(
+    config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
+) -> Path:
+    """Train an autoencoder; writes `autoencoder.safetensors` and its `config.json`."""
+    device, _ = pick(config.get("device"), None)
+    torch.manual_seed(int(config.get("seed", 0)))
+    sizes = _read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
+    model = AutoEncoder(sizes).to(device)
+    loop = Loop(model, _read(LoopConfig, config["loop"]), config["run"])
+    if resume:
+        loop.resume()
+    dials = _read(AutoEncoderTraining, config.get("training", {}))
+    loop.run(autoencoder_loss(model, dials, device), on_log)
+    return finish_autoencoder(_averaged(loop, model), Path(config["output"]))
+
+
+def finish_autoencoder(model: AutoEncoder, folder: Path) -> Path:
+    """Measure scale and shift of the latents and write the weights with their configuration."""
+    model.config = normalised(model, seed=1)
+    weights.save(model.state_dict(), folder / "autoencoder.safetensors", torch.bfloat16)
+    with files.replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps({"autoencoder": asdict(model.config)}, indent=1) + "\n")
+    return folder
+
+
+def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:
+    """The autoencoder of a weights folder, as it will be used: from its bfloat16 file."""
+    values = json.loads((folder / "config.json").read_text())["autoencoder"]
+    with torch.device("meta"):
+        model = AutoEncoder(AutoEncoderConfig(**values))
+    path = folder / "autoencoder.safetensors"
+    return weights.load_into(model, path, device, torch.float32).eval()
+
+
+def train_editor(
+    config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
+) -> Path:
+    """Train text encoder and transformer on a level of the toy world; writes a weights folder."""
+    device, _ = pick(config.get("device"), None)
+    source = find_autoencoder(config)
+    autoencoder = load_autoencoder(source, device)
+    model = new_editor(config).to(device)
+    data = config["data"]
+    cache = Path(config["run"]) / "pairs"
+    mark = files.sha256([source / "autoencoder.safetensors"])[:12]
+    build_cache(cache, data["level"], data["count"], data.get("seed", 0), autoencoder, mark)
+    pairs = load_cache(cache, model.text, data["count"])
+    loop = Loop(model, _read(LoopConfig, config["loop"]), config["run"])
+    if not (resume and loop.resume()) and "start" in config:
+        start_from(model, Path(config["start"]))
+        loop = Loop(model, loop.config, config["run"])
+    null = model.text.tokenize([""])[0]
+    dials = _read(EditorTraining, config.get("training", {}))
+    loop.run(editor_loss(model, pairs, null, dials, device), on_log)
+    return export(_averaged(loop, model), autoencoder, config)
+
+
+def find_autoencoder(config: dict[str, Any]) -> Path:
+    """The folder with the trained autoencoder that an editor's config names."""
+    folder = Path(config["autoencoder"])
+    if not (folder / "autoencoder.safetensors").exists():
+        raise ConfigError(
+            f"{folder} holds no trained autoencoder; train configs/toy_autoencoder.toml"
+        )
+    return folder
+
+
+def new_editor(config: dict[str, Any]) -> Editor:
+    """An untrained editor of the config's sizes."""
+    generator = _generator(config)
+    torch.manual_seed(int(config.get("seed", 0)))
+    sizes = _read(TransformerConfig, config.get("transformer", {}), TransformerConfig.toy())
+    words = ToyTextConfig(
+        vocabulary=vocabulary(), width=sizes.context_in_dim, pooled=sizes.vec_in_dim
+    )
+    text = ToyTextEncoder(_read(ToyTextConfig, config.get("text", {}), words))
+    return Editor(KontextTransformer(sizes).init_weights(generator), text)
+
+
+def start_from(model: Editor, folder: Path) -> None:
+    """Go on from the weights of a folder (an earlier level, say) with a fresh optimiser."""
+    device = next(model.parameters()).device
+    for part, module in (("transformer", model.transformer), ("text_encoder", model.text)):
+        weights.load_into(module, folder / f"{part}.safetensors", device, torch.float32)
+
+
+def export(model: Editor, autoencoder: AutoEncoder, config: dict[str, Any]) -> Path:
+    """Write the trained parts as a weights folder that `from_pretrained` opens."""
+    defaults = Defaults(**config.get("defaults", {}))
+    name = config.get("name", "toy")
+    pipe = KontextPipeline(model.transformer, autoencoder, model.text, defaults, name)
+    return pipe.save_pretrained(config["output"])
