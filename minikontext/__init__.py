@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "autoencoder",
+    "bench",
     "cli",
     "course",
     "device",
