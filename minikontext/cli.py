@@ -27,7 +27,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "make the hat red"
   minikontext edit fox.png "make it night" -o night.png --seed 7 --steps 10
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
-  minikontext train configs/toy.toml --resume
+  minikontext train configs/toy.toml
   minikontext doctor
   minikontext lab
 """
@@ -211,7 +211,9 @@ def _hushed(quiet: bool) -> Iterator[None]:
 def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train a model as a configuration file says")
     train.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")
-    train.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    train.add_argument(
+        "--restart", action="store_true", help="start over, though the run has a checkpoint"
+    )
     train.set_defaults(run=_train)
 
 
@@ -221,7 +223,7 @@ def _train(options: argparse.Namespace) -> int:
         raise ConfigError(f"There is no configuration file {path}. See the folder configs/.")
     from minikontext import training
 
-    training.main(path, resume=options.resume)
+    training.main(path, resume=not options.restart)
     return 0
 
 

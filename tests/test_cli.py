@@ -207,8 +207,8 @@ def test_train_hands_over_the_configuration(here, monkeypatch):
     monkeypatch.setattr(mk, "training", training, raising=False)
     (here / "toy.toml").write_text("")
     assert run("train", "toy.toml") == 0
-    assert run("train", "toy.toml", "--resume") == 0
-    assert calls == [("toy.toml", False), ("toy.toml", True)]
+    assert run("train", "toy.toml", "--restart") == 0
+    assert calls == [("toy.toml", True), ("toy.toml", False)]
 
 
 def test_doctor_gives_its_exit_code(monkeypatch):
