@@ -40,7 +40,7 @@ TASKS = (
 
 @dataclass(frozen=True)
 class Draft:
-    """What an operation decides: the pictures it starts from, the result, the words, the freedom."""
+    """What an operation decides: the pictures it starts from, the result, the words, the rest."""
 
     contexts: tuple[Scene, ...]
     target: Scene
@@ -330,7 +330,7 @@ def replace_marked(rng: random.Random, scene: Scene, rung: Rung) -> Draft:
 
 @operation("two images")
 def swap_character(rng: random.Random, scene: Scene, rung: Rung) -> Draft:
-    """The second picture's character, with all that makes it itself, takes the first one's place."""
+    """The second picture's character, as it is, takes the first one's place."""
     scene = scene.change(style="plain")
     other = sample_scene(rng, 4).change(style="plain", time="day", accessory="none")
     target = scene.change(**{name: getattr(other, name) for name in IDENTITY})
@@ -386,7 +386,7 @@ def _keys(operation_name: str, draft: Draft) -> tuple[tuple[str, ...], ...]:
     words = {("word", scene.sign) for scene in scenes if len(scene.sign) > 1}
     values = [getattr(draft.target, name) for name in draft.claims if name != "sign"]
     combination = ("combination", operation_name, draft.target.background, *values)
-    return tuple(sorted(identities | words)) + (combination,)
+    return (*sorted(identities | words), combination)
 
 
 def sample_edit(index: int, number: int = 4, split: str = "train", seed: int = 0) -> Case:

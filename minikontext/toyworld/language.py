@@ -277,7 +277,7 @@ _MENDS = (
 
 
 def phrase(operation: str, choice: int, **words: str) -> str:
-    """Phrasing number `choice` of an operation; the last `HELD_OUT_PHRASINGS` are for tests only."""
+    """Phrasing number `choice` of an operation; the last `HELD_OUT_PHRASINGS` are for tests."""
     text = PHRASINGS[operation][choice].format(**words)
     for wrong, right in _MENDS:
         text = re.sub(wrong, right, text)

@@ -70,7 +70,7 @@ def as_array(image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of two 0..255 pictures, on the pixels `where`; at most 60."""
+    """Peak signal-to-noise ratio in dB of two 0..255 pictures, on pixels `where`; at most 60."""
     error = (a.astype(np.float32) - b) ** 2
     mean = float(error.mean() if where is None else error[where].mean())
     return float(min(60.0, 10 * np.log10(255**2 / max(mean, 1e-9))))
@@ -167,7 +167,7 @@ def _changed(case: Case, right: np.ndarray) -> np.ndarray:
 
 
 def _nearer(array: np.ndarray, right: np.ndarray, case: Case, changed: np.ndarray) -> bool:
-    """Whether the change happened: there, the picture is clearly nearer to the answer than the input."""
+    """Whether the change happened: there, the answer is clearly nearer than the input."""
     if not case.contexts or not changed.any():
         return True
     before = render(case.contexts[0], *right.shape[:2]).astype(np.float32)

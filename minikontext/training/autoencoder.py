@@ -12,6 +12,7 @@ from torch import Tensor
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
 from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
+from minikontext.training.loop import LossFunction
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(pixels: Tensor, target: Tensor, gradient: float) -> Tensor:
-    """Mean absolute and squared error plus `gradient` times that of the edges: letters are edges."""
+    """Mean absolute and squared error plus `gradient` times the edges' error: letters are edges."""
     error = pixels - target
     rough = sum(edge.abs().mean() for edge in edges(error))
     return error.abs().mean() + error.pow(2).mean() + gradient * rough
 
 
-def autoencoder_loss(model: AutoEncoder, config: AutoEncoderTraining, device: torch.device):
+def autoencoder_loss(
+    model: AutoEncoder, config: AutoEncoderTraining, device: torch.device
+) -> LossFunction:
     """The loss of a step: encode, sample the posterior, decode, compare."""
 
     f, z = model.config.downsample, model.config.z_channels

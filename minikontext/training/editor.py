@@ -12,6 +12,7 @@ from minikontext import flow
 from minikontext.pipeline import Velocity
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
+from minikontext.training.loop import LossFunction
 from minikontext.transformer import KontextTransformer
 
 
@@ -61,7 +62,7 @@ class Batches:
 
 def editor_loss(
     model: nn.Module, pairs: Pairs, null: Tensor, config: EditorTraining, device: torch.device
-):
+) -> LossFunction:
     """The loss of a step; `null` (m,) are the token ids of the empty prompt."""
     batches = Batches(pairs, config.batch, config.seed)
     patches = (pairs.target.shape[-2] // 2) * (pairs.target.shape[-1] // 2)

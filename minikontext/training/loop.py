@@ -77,7 +77,8 @@ class Loop:
             return False
         with safe_open(self.checkpoint, "pt") as file:
             facts = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
         expected = {n: tuple(p.shape) for n, p in self.model.named_parameters()}
         got = {k[6:]: tuple(v.shape) for k, v in tensors.items() if k.startswith("model.")}
         if got != expected:
@@ -114,7 +115,7 @@ class Loop:
             self.save()
 
     def progress(self) -> float:
-        """The schedule's position in steps: by steps or, with `minutes`, by the clock if further."""
+        """The schedule's position in steps; with `minutes`, the clock's if that is further."""
         limit = self.config.minutes * 60
         return max(self.step, self.config.steps * self.seconds / limit) if limit else self.step
 

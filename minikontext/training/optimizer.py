@@ -17,7 +17,7 @@ from minikontext.errors import ConfigError
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon updates a parameter: hidden matrices and kernels, no tables, inputs or outputs."""
+    """Whether Muon updates a parameter: hidden matrices and kernels, not inputs or outputs."""
     outside = (
         "embed",
         "position",
