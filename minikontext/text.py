@@ -32,7 +32,7 @@ SPECIAL = (PAD, UNKNOWN, END, *LETTERS)
 class TextFeatures:
     """What the transformer sees of prompts: tokens (b, m, context_in_dim), pooled (b, vec_in_dim).
 
-    FLUX fills `tokens` with T5's features and `pooled` with CLIP's pooled output (paper, sec. 3).
+    FLUX fills `tokens` with T5's features and `pooled` with CLIP's pooled output.
     """
 
     tokens: Tensor
@@ -78,7 +78,7 @@ class ToyTextConfig:
     """
 
     vocabulary: tuple[str, ...] = ()
-    max_length: int = 16
+    max_length: int = 20
     width: int = 128
     depth: int = 2
     heads: int = 4

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from minikontext import pipeline as module
-from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import (
     Cancelled,
     ConfigError,
@@ -23,37 +22,12 @@ from minikontext.errors import (
     WeightsError,
 )
 from minikontext.images import read_provenance
-from minikontext.pipeline import Defaults, KontextPipeline
-from minikontext.text import ToyTextConfig, ToyTextEncoder
-from minikontext.transformer import KontextTransformer, TransformerConfig
-
-WORDS = ("make", "the", "hat", "red", "blue", "a", "sign")
+from minikontext.pipeline import KontextPipeline
 
 
-def build(guidance=False):
-    """Three tiny parts, every tensor random, so that a wrong order of anything shows."""
-    torch.manual_seed(0)
-    sizes = {"ch": 8, "ch_mult": (1, 1, 1, 1), "num_res_blocks": 1, "z_channels": 4}
-    factors = {"scale_factor": 0.7, "shift_factor": 0.1, "norm_groups": 4}
-    autoencoder = AutoEncoderConfig(resolution=64, in_channels=3, out_ch=3, **sizes, **factors)
-    io = {"in_channels": 16, "out_channels": 16, "vec_in_dim": 12, "context_in_dim": 16}
-    body = {"hidden_size": 32, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1}
-    rest = {"depth_single_blocks": 1, "axes_dim": (4, 6, 6), "theta": 10_000, "qkv_bias": True}
-    transformer = KontextTransformer(
-        TransformerConfig(**io, **body, **rest, guidance_embed=guidance)
-    )
-    for parameter in transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    text = ToyTextConfig(WORDS, max_length=8, width=16, depth=1, heads=2, pooled=12)
-    defaults = Defaults(num_inference_steps=3, guidance_scale=2.5 if guidance else None)
-    return KontextPipeline(
-        transformer, AutoEncoder(autoencoder), ToyTextEncoder(text), defaults, name="tiny"
-    )
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return build()
+@pytest.fixture
+def pipe(tiny_pipe):
+    return tiny_pipe
 
 
 @pytest.fixture
@@ -165,8 +139,8 @@ def test_guidance_follows_its_formula(pipe, picture):
     torch.testing.assert_close(out.latents, noise - (neg + 3 * (pos - neg)), atol=1e-5, rtol=1e-4)
 
 
-def test_weights_that_take_guidance_get_it(picture):
-    guided = build(guidance=True)
+def test_weights_that_take_guidance_get_it(tiny, picture):
+    guided = tiny(guidance=True)
     low, high = (run(guided, "the hat", image=picture, guidance_scale=w) for w in (1.0, 9.0))
     assert not torch.allclose(low.latents, high.latents, atol=1e-3)
     default = run(guided, "the hat", image=picture)
@@ -274,8 +248,8 @@ def test_cancel_stops_at_once(pipe, picture):
     assert seen == [1, 2]
 
 
-def test_broken_numbers_stop_with_the_step(picture):
-    pipe = build()
+def test_broken_numbers_stop_with_the_step(tiny, picture):
+    pipe = tiny()
 
     def poison(info):
         if info.step == 1:
@@ -431,5 +405,5 @@ def test_config_json_has_the_agreed_form(pipe, tmp_path):
         1,
         "tiny",
     )
-    assert config["text_encoder"]["vocabulary"] == list(WORDS)
+    assert config["text_encoder"]["vocabulary"] == list(pipe.text_encoder.config.vocabulary)
     assert config["defaults"]["num_inference_steps"] == 3

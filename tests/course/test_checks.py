@@ -1,0 +1,95 @@
+"""The exercise checker: it must never pass what is wrong, and never depend on the student."""
+
+import pytest
+import torch
+
+from minikontext import course
+from minikontext.course.checks import REGISTRY, Report, describe, exercise
+
+
+@pytest.fixture
+def doubled():
+    """An exercise for the time of a test."""
+
+    @exercise
+    def doubled(report, answer):
+        report.equal("three", answer, (torch.full((2, 2), 3.0),), torch.full((2, 2), 6.0))
+        report.equal("nothing", answer, (torch.zeros(3),), torch.zeros(3))
+
+    yield doubled
+    del REGISTRY["doubled"]
+
+
+def printed(capsys, function, name="doubled"):
+    function.__name__ = name
+    course.check(function)
+    return capsys.readouterr().out
+
+
+def test_a_right_answer(doubled, capsys):
+    out = printed(capsys, lambda x: 2 * x)
+    assert out.count("[OK]") == 2 and "2 of 2 passed. Well done!" in out
+
+
+def test_a_wrong_answer_shows_expected_and_got_with_shapes(doubled, capsys):
+    out = printed(capsys, lambda x: x.sum())
+    assert "[FAIL]" in out and "expected tensor (2, 2) float32: 6.0" in out
+    assert "got      tensor () float32: 12.0" in out and "Well done" not in out
+
+
+def test_a_stub_is_not_attempted_yet(doubled, capsys):
+    def stub(x):
+        raise NotImplementedError
+
+    assert printed(capsys, stub) == "doubled: not attempted yet\n"
+
+
+def test_an_error_names_the_line(doubled, capsys):
+    def broken(x):
+        return x @ torch.ones(7)
+
+    out = printed(capsys, broken)
+    assert "your code raised RuntimeError" in out and "x @ torch.ones(7)" in out
+
+
+def test_a_changed_input_is_found(doubled, capsys):
+    out = printed(capsys, lambda x: x.mul_(2))
+    assert "changed its input" in out
+
+
+@pytest.mark.parametrize("nonsense", [None, "six", [6.0], torch.zeros(0), {}, print])
+def test_nonsense_fails_quietly(doubled, capsys, nonsense):
+    assert "[FAIL]" in printed(capsys, lambda x: nonsense)
+
+
+def test_nan_is_not_a_number_that_passes(doubled, capsys):
+    assert "[FAIL]" in printed(capsys, lambda x: x * float("nan"))
+
+
+def test_shapes_must_match_even_if_numbers_broadcast(doubled, capsys):
+    assert "[FAIL]" in printed(capsys, lambda x: (2 * x)[None])
+
+
+def test_unknown_exercises_and_double_names_are_refused():
+    with pytest.raises(KeyError, match="No exercise is called 'nobody'"):
+        course.check(type("nobody", (), {}))
+
+    def psnr(report, answer): ...
+
+    with pytest.raises(ValueError, match="Two exercises"):
+        exercise(psnr)
+
+
+def test_tuples_floats_and_words():
+    report = Report()
+    report.equal("pair", lambda: (1.0, 2), (), (1.0, 2))
+    report.equal("tensor for a float", lambda: torch.tensor(1.0), (), 1.0)
+    report.equal("too short", lambda: (1.0,), (), (1.0, 2))
+    report.equal("word", lambda: "a", (), "a")
+    assert report.results == [True, True, False, True]
+
+
+def test_descriptions_are_short():
+    assert describe(torch.arange(100)).endswith("0.0, 1.0, 2.0, 3.0, …")
+    assert len(describe("x" * 1000)) == 200
+    assert describe((1.23456789, 2)) == "(1.23457, 2)"
