@@ -1,44 +1,28 @@
-"""Sample pictures and prompts, so that nobody has to upload anything."""
+"""Sample pictures and prompts for notebooks and widgets, so that nobody has to upload anything."""
 
 from PIL import Image
 
 from minikontext.toyworld import Scene, render
+from minikontext.toyworld.samples import SAMPLES
 
-SCENES: dict[str, Scene] = {
-    "cat with a hat": Scene(
-        "cat", "orange", "striped", "round", "hat", "blue", background="meadow"
-    ),
-    "bunny at the beach": Scene(
-        "bunny", "pink", "bellied", "big", "bow", "purple", background="beach"
-    ),
-    "robot in the city": Scene(
-        "robot", "green", "plain", "round", "scarf", "yellow", sign="HI", background="city"
-    ),
-    "bear in the snow": Scene(
-        "bear", "white", "plain", "sleepy", "scarf", "red", left="tree", left_colour="green",
-        background="snow",
-    ),
-    "frog and a gift": Scene(
-        "frog", "green", "spotted", "big", right="gift", right_colour="pink", background="room"
-    ),
-    "ghost at sea": Scene("ghost", "white", "plain", "single", "glasses", "red", background="sea"),
-}  # fmt: skip
+# The demo picture shows a cat with a blue hat; here each picture is called by its character.
+SCENES: dict[str, Scene] = {scene.species: scene for scene in SAMPLES.values()}
 
 PROMPTS = (
     "make the hat red",
     "make it night",
-    "add a yellow scarf",
-    "turn the cat into a robot",
-    "write HEY on the sign",
     "change the background to the beach",
+    "turn the cat into a robot",
+    'add a sign that says "HI"',
+    "draw it in sketch style",
 )
 
 
 def pictures() -> dict[str, Image.Image]:
-    """Six pictures of the toy world by name, 64 × 64."""
+    """The sample pictures by the name of their character, 64 × 64; the cat comes first."""
     return {name: Image.fromarray(render(scene)) for name, scene in SCENES.items()}
 
 
 def prompts() -> list[str]:
-    """Prompts that suit the first of `pictures()`."""
+    """Prompts that suit the cat, the first of `pictures()`."""
     return list(PROMPTS)
