@@ -39,14 +39,14 @@ class AutoEncoderConfig:
         return cls(
             resolution=64,
             in_channels=3,
-            ch=32,
+            ch=16,
             out_ch=3,
-            ch_mult=(1, 2, 4, 4),
+            ch_mult=(1, 2, 4, 8),
             num_res_blocks=1,
             z_channels=16,
             scale_factor=1.0,
             shift_factor=0.0,
-            norm_groups=8,
+            norm_groups=4,
         )
 
     @classmethod
