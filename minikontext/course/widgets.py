@@ -24,15 +24,17 @@ from minikontext.pipeline import KontextOutput, KontextPipeline
 from minikontext.sampler import StepInfo
 
 CSS = f"""<style>
-.mk {{ max-width: 700px; padding: 14px 16px; border-radius: 10px;
+.mk {{ max-width: 700px; padding: 16px 18px; border-radius: 10px; gap: 8px;
   border: 1px solid var(--jp-border-color2, #d8dee6); background: var(--jp-layout-color1, #fff); }}
 .mk .widget-html-content {{ line-height: 1.45; }}
 .mk img {{ object-fit: contain; }}
 .mk .mk-picture {{ border-radius: 8px; background: var(--jp-layout-color2, #f1f4f8);
   width: 256px; height: 256px; margin: 0; }}
 .mk .mk-sharp {{ image-rendering: pixelated; }}
-.mk .mk-thumb {{ width: 64px; height: 64px; border-radius: 6px; margin: 0; }}
-.mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); }}
+.mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px; margin: 0; }}
+.mk .mk-faded {{ opacity: .35; }}
+.mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
+  max-width: 256px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
 .mk .mk-arrow {{ font-size: 26px; color: var(--jp-ui-font-color3, {style.GREY}); }}
 .mk .mk-prompt input {{ font-size: 15px; height: 36px; padding: 0 10px; border-radius: 6px; }}
 .mk .mk-run {{ height: 36px; border-radius: 6px; font-weight: 600; background: {style.ACCENT}; }}
@@ -57,6 +59,8 @@ CSS = f"""<style>
 .mk a.mk-save:hover {{ background: {style.BLUE}1c; }}
 </style>"""
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
+REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
+TIGHT = {"description_width": "initial"}
 PREVIEW_SHARE = 0.25  # of the time may go into pictures of the unfinished result
 
 
@@ -94,6 +98,9 @@ class EditingWidget(W.VBox):
         self.working.layout.display = "none"
         self._open(self.pictures[self.picture.value])
 
+    def __repr__(self) -> str:
+        return REPR
+
     # ---- parts
 
     def _make_controls(self, prompts: Sequence[str]) -> None:
@@ -108,13 +115,16 @@ class EditingWidget(W.VBox):
         self.cancel = _button("Cancel", "Stop after the running step", "mk-quiet", "90px")
         self.presets = _row([_chip(prompt) for prompt in prompts])
         self.suggestions = _row([])
-        self.seed = W.BoundedIntText(0, 0, 2**31 - 1, description="Seed", layout=_wide("170px"))
-        self.steps = W.IntSlider(
-            defaults.num_inference_steps, 1, 50, description="Steps", layout=_wide("240px")
+        self.seed = W.BoundedIntText(
+            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=_wide("160px")
         )
+        self.steps = W.IntSlider(
+            defaults.num_inference_steps, 1, 50, description="Steps", style=TIGHT,
+            layout=_wide("225px"),
+        )  # fmt: skip
         self.guidance = W.FloatSlider(
             defaults.true_cfg_scale, min=1, max=8, step=0.5, description="Guidance",
-            readout_format=".1f", layout=_wide("240px"),
+            readout_format=".1f", style=TIGHT, layout=_wide("225px"),
         )  # fmt: skip
         self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
         self.progress.add_class("mk-bar")
@@ -273,6 +283,7 @@ class EditingWidget(W.VBox):
         if self._previewed <= PREVIEW_SHARE * elapsed:
             began = time.perf_counter()
             _show(self.image, self.pipe.decode(info.clean)[0])
+            _fade(self.image, False)
             self._previewed += time.perf_counter() - began
         return not self._stop.is_set()
 
@@ -310,6 +321,7 @@ class EditingWidget(W.VBox):
         _show(self.image, self.current)
         self.before_caption.value = "before"
         self.after_caption.value = html.escape(f"“{last.prompt}”") if last else "no edit yet"
+        _fade(self.image, not last)
         thumbs = [_thumb(self.start, "start")]
         thumbs += [
             _thumb(t.output.images[0], f"{i}. {t.prompt}") for i, t in enumerate(self.turns, 1)
@@ -359,11 +371,15 @@ class LatentWidget(W.VBox):
         self.reset.on_click(lambda _: self._reset())
         self.show()
 
+    def __repr__(self) -> str:
+        return REPR
+
     def _make_controls(self, channels: int) -> None:
         self.picture = W.Dropdown(options=list(self.pictures), layout=W.Layout(width="190px"))
-        self.channel = W.IntSlider(0, 0, channels - 1, description="Channel", layout=_wide("300px"))
-        self.push = W.FloatSlider(0, min=-4, max=4, description="Add", layout=_wide("300px"))
-        self.noise = W.FloatSlider(0, min=0, max=2, description="Noise", layout=_wide("300px"))
+        same = {"style": TIGHT, "layout": _wide("210px")}
+        self.channel = W.IntSlider(0, 0, channels - 1, description="Channel", **same)
+        self.push = W.FloatSlider(0, min=-4, max=4, description="Add", **same)
+        self.noise = W.FloatSlider(0, min=0, max=2, description="Noise", **same)
         self.reset = _button("Reset", "Back to the latents of the picture", "mk-quiet", "80px")
         self.before, self.image, self.latents = (
             _picture_box(name) for name in ("the picture", "the decoded latents", "one channel")
@@ -456,14 +472,17 @@ def _show(box: W.Image, picture: Image.Image) -> None:
     box.add_class("mk-sharp") if max(picture.size) < SHARP_BELOW else box.remove_class("mk-sharp")
 
 
+def _fade(box: W.Image, faded: bool) -> None:
+    """A picture that is only a placeholder is faded."""
+    box.add_class("mk-faded") if faded else box.remove_class("mk-faded")
+
+
 def _thumb(picture: Image.Image, caption: str) -> W.VBox:
-    box = W.Image(format="png", layout=W.Layout(width="64px", height="64px"))
+    box = W.Image(format="png")
     box.add_class("mk-thumb")
     _show(box, picture)
-    short = caption if len(caption) <= 26 else caption[:25] + "…"
-    label = W.HTML(
-        f'<div class="mk-caption" title="{html.escape(caption)}">{html.escape(short)}</div>'
-    )
+    text = html.escape(caption)
+    label = W.HTML(f'<div class="mk-caption" title="{text}">{text}</div>', layout=_wide("108px"))
     return W.VBox([box, label], layout=W.Layout(width="112px", align_items="center"))
 
 
