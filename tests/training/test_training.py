@@ -1,0 +1,192 @@
+"""Training: it learns, it is the same when resumed, and it never pairs the wrong pictures."""
+
+import json
+
+import pytest
+import torch
+
+from minikontext import training
+from minikontext.autoencoder import AutoEncoder
+from minikontext.errors import ConfigError, TrainingError
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import render, sample_edit
+from minikontext.training import recipes
+from minikontext.training.autoencoder import sample_picture
+from minikontext.training.data import build_cache, load_cache
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.optimizer import MuonAdamW, is_matrix, learning_rate
+
+AUTOENCODER = {
+    "ch": 4,
+    "ch_mult": [1, 2, 2, 2],
+    "norm_groups": 2,
+    "num_res_blocks": 1,
+}
+TRANSFORMER = {
+    "hidden_size": 32,
+    "num_heads": 2,
+    "axes_dim": [4, 6, 6],
+    "depth": 1,
+    "depth_single_blocks": 1,
+    "context_in_dim": 16,
+    "vec_in_dim": 16,
+}
+LOOP = {"steps": 6, "warmup": 2, "log_every": 1, "lr": 1e-3, "muon_lr": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def autoencoder_folder(tmp_path_factory):
+    """A small autoencoder, trained for a moment by the real recipe."""
+    folder = tmp_path_factory.mktemp("autoencoder")
+    config = {
+        "kind": "autoencoder",
+        "run": str(folder / "run"),
+        "output": str(folder / "weights"),
+        "autoencoder": AUTOENCODER,
+        "training": {"batch": 2, "compile": False},
+        "loop": LOOP,
+    }
+    return recipes.train_autoencoder(config)
+
+
+def editor_config(folder, autoencoder_folder, **loop):
+    return {
+        "kind": "editor",
+        "autoencoder": str(autoencoder_folder),
+        "run": str(folder / "run"),
+        "output": str(folder / "weights"),
+        "transformer": TRANSFORMER,
+        "text": {"depth": 1, "heads": 2},
+        "data": {"level": 4, "count": 40},
+        "training": {"batch": 4, "bf16": False},
+        "loop": {**LOOP, **loop},
+    }
+
+
+def test_learning_rate_rises_stays_and_falls():
+    rates = [learning_rate(s, 100, 10, decay=0.5) for s in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[10:50] == [1.0] * 40
+    assert rates[50:] == sorted(rates[50:], reverse=True) and rates[100] < 1e-6
+
+
+def test_muon_gets_the_hidden_matrices_and_only_them():
+    model = AutoEncoder(recipes.AutoEncoderConfig.toy())
+    optimizer = MuonAdamW(model, 1e-3, 1e-3)
+    assert "encoder.mid.block_1.conv1.weight" in optimizer.views
+    assert "encoder.conv_in.weight" not in optimizer.views
+    assert not is_matrix("double_blocks.0.img_mod.lin.weight", torch.ones(2, 2))
+    assert all(model.get_parameter(n).ndim >= 2 for n in optimizer.views)
+
+
+def test_muon_trains_the_weights_themselves_not_copies():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, 1))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = MuonAdamW(model, 1e-2, 1e-2)
+    model(torch.randn(2, 3, 3, 3)).sum().backward()
+    optimizer.step(1.0)
+    assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
+    copied = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    with pytest.raises(ConfigError, match="contiguous"):
+        MuonAdamW(copied, 1e-2, 1e-2)
+
+
+def test_a_loop_learns_a_line(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 4)
+    x = torch.randn(64, 4)
+    y = x @ torch.randn(4, 4)
+
+    def loss(step):
+        return (model(x) - y).square().mean(), {}
+
+    loop = Loop(model, LoopConfig(steps=300, lr=3e-2, muon_lr=3e-2, warmup=5), tmp_path)
+    first = float(loss(0)[0].detach())
+    loop.run(loss)
+    assert float(loss(0)[0].detach()) < 0.01 * first
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    loop = Loop(model, LoopConfig(steps=3), tmp_path)
+    with pytest.raises(TrainingError, match="nan"):
+        loop.run(lambda step: (model.weight.sum() * float("nan"), {}))
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, autoencoder_folder):
+    whole = editor_config(tmp_path / "whole", autoencoder_folder)
+    recipes.train_editor(whole)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(facts):
+        if facts["step"] == 3:
+            raise Stop
+
+    parts = editor_config(tmp_path / "parts", autoencoder_folder)
+    with pytest.raises(Stop):
+        recipes.train_editor(parts, on_log=interrupt)
+    recipes.train_editor(parts)
+    a, b = (
+        KontextPipeline.from_pretrained(tmp_path / name / "weights") for name in ("whole", "parts")
+    )
+    for (name, p), q in zip(
+        a.transformer.state_dict().items(), b.transformer.state_dict().values(), strict=True
+    ):
+        assert torch.equal(p, q), name
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "parts" / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, 7))
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    loop = Loop(torch.nn.Linear(2, 2), LoopConfig(steps=1), tmp_path)
+    loop.save()
+    with pytest.raises(TrainingError, match="another model"):
+        Loop(torch.nn.Linear(3, 2), LoopConfig(steps=1), tmp_path).resume()
+
+
+def test_cached_pairs_are_keyed_by_sample_and_survive_an_interruption(tmp_path, autoencoder_folder):
+    autoencoder = recipes.load_autoencoder(autoencoder_folder, torch.device("cpu"))
+    model = recipes.new_editor(editor_config(tmp_path, autoencoder_folder))
+    build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "x", shard=4)
+    (tmp_path / "c" / "pairs-00000004.safetensors").unlink()
+    build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "x", shard=4)
+    pairs = load_cache(tmp_path / "c", model.text)
+    assert pairs.index.tolist() == list(range(12))
+    for i in (0, 5, 11):
+        case = sample_edit(i, 4)
+        pixels = torch.from_numpy(render(case.target).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        latents = autoencoder.encode(pixels)[0].detach().bfloat16()
+        assert torch.allclose(latents.float(), pairs.target[i].float(), atol=0.05)
+        assert torch.equal(pairs.tokens[i], model.text.tokenize([case.prompt])[0])
+        assert int(pairs.count[i]) == len(case.contexts)
+    with pytest.raises(TrainingError, match="remove it"):
+        build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "another", shard=4)
+
+
+def test_pictures_for_the_autoencoder_are_reproducible_and_varied():
+    assert [sample_picture(i, 0, 0.5) for i in range(20)] == [
+        sample_picture(i, 0, 0.5) for i in range(20)
+    ]
+    styles = {sample_picture(i, 0, 0.5).style for i in range(300)}
+    assert len(styles) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["kind = 'painter'", "kind = ", "", "kind = 'editor'\nloop = {stride = 3}"]
+)
+def test_configs_that_do_not_fit_are_refused(tmp_path, text):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises((ConfigError, KeyError)):
+        training.main(path)
+
+
+def test_the_shipped_configs_can_be_read():
+    from pathlib import Path
+
+    for path in (Path(__file__).parents[2] / "configs").glob("*.toml"):
+        assert training.read_config(path)["kind"] in ("autoencoder", "editor")
