@@ -34,11 +34,22 @@ def round_trip(model: AutoEncoder, scenes: list[Scene]) -> Iterable[np.ndarray]:
         yield from y.permute(0, 2, 3, 1).cpu().numpy()
 
 
+def sharpness(picture: np.ndarray, right: np.ndarray) -> float:
+    """How strong the edges are, as a share of the original's: a blur gives less than 1."""
+    steps = [np.abs(np.diff(p.astype(np.float32), axis=1)).mean() for p in (picture, right)]
+    return float(steps[0] / max(steps[1], 1e-6))
+
+
 def measure(model: AutoEncoder, scenes: list[Scene]) -> dict[str, float]:
-    """PSNR of the mean squared error and of the median picture in dB; letters read back in %."""
-    values, right, letters = [], 0, 0
+    """PSNR of the mean squared error and of the median picture in dB; letters read back in %.
+
+    `sharpness` is the mean share of edge strength that is left: the question an adversarial loss
+    would answer.
+    """
+    values, sharp, right, letters = [], [], 0, 0
     for scene, picture in zip(scenes, round_trip(model, scenes), strict=True):
         values.append(psnr(picture, render(scene)))
+        sharp.append(sharpness(picture, render(scene)))
         if scene.sign and scene.style != "pixel":  # its blocks swallow letters
             found = read(picture, scene.change(sign="I" * len(scene.sign)), ("sign",)).sign
             right += sum(a == b for a, b in zip(found, scene.sign, strict=False))
@@ -48,6 +59,7 @@ def measure(model: AutoEncoder, scenes: list[Scene]) -> dict[str, float]:
         "scenes": len(scenes),
         "psnr": round(float(-10 * np.log10(error)), 2),
         "psnr_median": round(float(np.median(values)), 2),
+        "sharpness": round(float(np.mean(sharp)), 4),
         "letters": letters,
         "letters_read": round(100 * right / max(1, letters), 2),
     }

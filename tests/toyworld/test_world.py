@@ -35,6 +35,11 @@ def one_case(operation: str, split: str = "test", start: int = 0) -> toyworld.Ca
     return next(case for case in cases if case.operation == operation)
 
 
+def another(values: tuple[str, ...], value: str) -> str:
+    """Any other value."""
+    return next(v for v in values if v != value)
+
+
 def test_the_world_is_as_large_as_promised():
     assert len(SPECIES) >= 8 and len(COLOURS) >= 8 and len(BACKGROUNDS) >= 8
     assert len(TIMES) >= 4 and len(STYLES) >= 6 and len(ACCESSORIES) >= 4
@@ -139,7 +144,7 @@ def test_oracle_refuses_wrong_answers(operation):
     )
     for wrong in (
         case.target.change(**{claim: other}),
-        case.target.change(eyes=next(e for e in CHOICES["eyes"] if e != case.target.eyes))
+        case.target.change(eyes=another(CHOICES["eyes"], case.target.eyes))
         if "eyes" not in case.free
         else case.target.change(
             background=next(b for b in BACKGROUNDS if b != case.target.background)
