@@ -71,6 +71,7 @@ def load_into(
     Raises WeightsError.
     """
     header = inspect(path)
+    _refuse_lora(header, path)
     _require_floats(header, path)
     sketch = {
         _bare(name): torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
@@ -201,17 +202,15 @@ def _require_fit(state: StateDict, module: nn.Module, path: str | Path) -> None:
     problems += [f"unknown {_some(sorted(extra))}"] * bool(extra)
     problems += [_some(wrong)] * bool(wrong)
     if problems:
-        advice = "It holds a LoRA: load the base model." if _is_lora(got) else _ADVICE
         raise WeightsError(
-            f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. {advice}"
+            f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
+            "Use the weights of this model, or the configuration they were made with."
         )
 
 
-_ADVICE = "Use the weights of this model, or the configuration that the weights were made with."
-
-
-def _is_lora(names: Iterable[str]) -> bool:
-    return any(".lora_" in name for name in names)
+def _refuse_lora(names: Iterable[str], path: str | Path) -> None:
+    if any(".lora_" in name for name in names):
+        raise WeightsError(f"{path} holds a LoRA, expected a whole model. Load its base model.")
 
 
 def _some(items: Iterable[str], limit: int = 3) -> str:

@@ -1,0 +1,252 @@
+"""Weights files: what is read, what is refused and why, and that saving loses nothing."""
+
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+
+from minikontext import weights
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.errors import OutputError, WeightsError
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+SIZES = TransformerConfig(16, 16, 12, 20, 32, 2.0, 2, 1, 2, (4, 6, 6), 10_000, True, False)
+PIXELS = AutoEncoderConfig(32, 3, 8, 3, (1, 2), 1, 4, 0.5, 0.2, norm_groups=4)
+
+
+def transformer():
+    torch.manual_seed(0)
+    return KontextTransformer(SIZES)
+
+
+def empty():
+    with torch.device("meta"):
+        return KontextTransformer(SIZES)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return weights.save(transformer().state_dict(), tmp_path / "model.safetensors")
+
+
+def test_what_is_saved_is_loaded(file):
+    assert same(weights.load(file), transformer().state_dict())
+
+
+def test_inspect_reads_the_header_only(file):
+    header = weights.inspect(file)
+    assert header["img_in.weight"] == weights.TensorInfo("F32", (32, 16))
+    assert header.keys() == transformer().state_dict().keys()
+
+
+def test_load_into_fills_a_model_from_nothing(file):
+    model = weights.load_into(empty(), file)
+    assert same(model.state_dict(), transformer().state_dict())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_bfloat16_on_disk_float32_in_memory(tmp_path):
+    state = transformer().state_dict()
+    half = weights.save(state, tmp_path / "half.safetensors", dtype=torch.bfloat16)
+    assert {info.dtype for info in weights.inspect(half).values()} == {"BF16"}
+    loaded = weights.load_into(empty(), half, dtype=torch.float32).state_dict()
+    assert same(loaded, {k: v.bfloat16().float() for k, v in state.items()})
+
+
+def test_prefix_is_stripped(tmp_path):
+    state = {weights.PREFIX + k: v for k, v in transformer().state_dict().items()}
+    path = weights.save(state, tmp_path / "prefixed.safetensors")
+    assert same(weights.load(path), transformer().state_dict())
+    assert same(weights.load_into(empty(), path).state_dict(), transformer().state_dict())
+
+
+def test_diffusers_names_load_too(tmp_path):
+    state = weights.to_diffusers(transformer().state_dict())
+    path = weights.save(state, tmp_path / "theirs.safetensors")
+    assert same(weights.load_into(empty(), path).state_dict(), transformer().state_dict())
+
+
+def test_a_folder_of_shards_is_one_file(tmp_path):
+    state = weights.to_diffusers(transformer().state_dict())
+    names, places = sorted(state), {}
+    for i in range(3):
+        shard = f"part-{i}.safetensors"
+        weights.save({name: state[name] for name in names[i::3]}, tmp_path / shard)
+        places |= dict.fromkeys(names[i::3], shard)
+    index = tmp_path / "part.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert same(weights.load_into(empty(), tmp_path).state_dict(), transformer().state_dict())
+    (tmp_path / "part-1.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"lacks part-1\.safetensors"):
+        weights.load_into(empty(), tmp_path)
+
+
+def test_fingerprint_is_the_sha256(file):
+    import hashlib
+
+    assert weights.fingerprint(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+# ---- refused
+
+
+def refused(path, match, model=None):
+    """Loading raises a WeightsError, and the model keeps its (meta) tensors: nothing was loaded."""
+    model = model or empty()
+    with pytest.raises(WeightsError, match=match):
+        weights.load_into(model, path)
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 500, -1])
+def test_truncated_files_are_refused(file, size):
+    file.write_bytes(file.read_bytes()[:size])
+    refused(file, "no complete safetensors file")
+
+
+def test_trailing_bytes_are_refused(file):
+    file.write_bytes(file.read_bytes() + b"more")
+    refused(file, "no complete safetensors file")
+
+
+def test_a_header_that_promises_too_much_is_refused(file):
+    content = file.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["img_in.weight"]["shape"] = [10**6, 10**6]
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    refused(file, "no complete safetensors file")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_pickles_are_refused_and_never_run(tmp_path, how):
+    path = tmp_path / "model.ckpt"
+    if how == "torch":
+        torch.save({"img_in.weight": torch.zeros(2), "bomb": Bomb()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Bomb()))
+    refused(path, "a pickle")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"nothing of the kind, just words", "no complete safetensors file"),
+    ],
+)
+def test_other_files_are_named(tmp_path, content, match):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    refused(path, match)
+
+
+def test_missing_places_are_named(tmp_path):
+    refused(tmp_path / "nowhere.safetensors", "No weights at .*nowhere")
+    refused(tmp_path, "lacks a .safetensors file")
+
+
+def test_missing_and_unknown_names_are_named(tmp_path):
+    state = transformer().state_dict()
+    del state["img_in.bias"]
+    state["surprise.weight"] = torch.zeros(3)
+    path = weights.save(state, tmp_path / "odd.safetensors")
+    refused(path, r"missing img_in\.bias; unknown surprise\.weight")
+
+
+def test_wrong_shapes_are_named(tmp_path):
+    state = transformer().state_dict()
+    state["txt_in.weight"] = torch.zeros(32, 21)
+    path = weights.save(state, tmp_path / "odd.safetensors")
+    refused(path, r"txt_in\.weight has shape \(32, 21\), expected \(32, 20\)")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_named(tmp_path, dtype):
+    state = transformer().state_dict()
+    state["img_in.weight"] = torch.zeros(32, 16).to(dtype)
+    path = weights.save(state, tmp_path / "odd.safetensors")
+    refused(path, r"img_in\.weight as (I8|F8_E4M3)")
+
+
+def test_the_wrong_model_is_refused(tmp_path):
+    path = weights.save(AutoEncoder(PIXELS).state_dict(), tmp_path / "ae.safetensors")
+    refused(path, "does not fit KontextTransformer")
+
+
+def test_a_lora_is_called_one(tmp_path):
+    lora = {"transformer.x_embedder.lora_A.weight": torch.zeros(4, 16)}
+    refused(weights.save(lora, tmp_path / "lora.safetensors"), "LoRA")
+
+
+# ---- saving
+
+
+def test_a_read_only_place_keeps_the_older_file(file, monkeypatch):
+    before = file.read_bytes()
+    monkeypatch.setattr(weights, "save_file", _disk_full)
+    with pytest.raises(OutputError, match="No space left"):
+        weights.save({"a": torch.zeros(2)}, file)
+    assert file.read_bytes() == before
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+def _disk_full(tensors, path, metadata):
+    path.write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "a file").touch()
+    with pytest.raises(OutputError, match="a file"):
+        weights.save({"a": torch.zeros(2)}, tmp_path / "a file" / "model.safetensors")
+
+
+def test_views_of_one_tensor_can_be_saved(tmp_path):
+    both = torch.randn(4, 3)
+    path = weights.save({"a": both[:2], "b": both[2:]}, tmp_path / "views.safetensors")
+    assert same(weights.load(path), {"a": both[:2], "b": both[2:]})
+
+
+# ---- names
+
+
+def test_renaming_there_and_back_is_exact():
+    for model in (transformer(), AutoEncoder(PIXELS)):
+        state = model.state_dict()
+        theirs = weights.to_diffusers(state)
+        assert not theirs.keys() & {k for k in state if "mid." in k or "blocks" in k}
+        assert same(weights.from_diffusers(theirs), state)
+
+
+def test_the_halves_of_the_last_modulation_change_places():
+    state = transformer().state_dict()
+    shift, scale = state["final_layer.adaLN_modulation.1.weight"].chunk(2)
+    theirs = weights.to_diffusers(state)["norm_out.linear.weight"]
+    assert torch.equal(theirs, torch.cat((scale, shift)))
+
+
+def test_unknown_and_missing_parts_are_named():
+    theirs = weights.to_diffusers(transformer().state_dict())
+    with pytest.raises(WeightsError, match="surprise"):
+        weights.from_diffusers({**theirs, "surprise": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"no diffusers names .* double_blocks"):
+        weights.from_diffusers(transformer().state_dict())
+    with pytest.raises(WeightsError, match="no official names .* context_embedder"):
+        weights.to_diffusers(theirs)
+    del theirs["transformer_blocks.0.attn.to_k.bias"]
+    with pytest.raises(WeightsError, match=r"2 of the 3 .* double_blocks\.0\.img_attn\.qkv\.bias"):
+        weights.from_diffusers(theirs)
