@@ -14,7 +14,7 @@ _HOMES = {
     "show_images": "plots",
     "show_latents": "plots",
     "bars": "plots",
-    "upscale": "plots",
+    "sheet": "plots",
     "pictures": "samples",
     "prompts": "samples",
     "EditingWidget": "widgets",

@@ -1,51 +1,49 @@
-"""Pictures and small plots for notebooks."""
+"""Sheets of pictures and small plots for notebooks."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from PIL import Image
+from IPython.display import Image as Shown
+from IPython.display import display
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from minikontext import images as image_io
 from minikontext.course import style
 
+PAGE, TILE, GAP, LINE = 720, 192, 10, 15  # pixels: widest sheet, largest tile, space, text line
+
 
 def show_images(
     pictures: Any, titles: Sequence[str] = (), columns: int | None = None, title: str = ""
 ) -> None:
-    """Show pictures in a grid, each pixel a sharp square.
+    """Show pictures in a grid; small ones are enlarged by whole factors, so pixels stay sharp.
 
     pictures: one or a list of PIL images, uint8 arrays or pixels (3, h, w) in [-1, 1]; or a
     batch (b, 3, h, w). titles: one for each, or fewer.
     """
-    pictures = as_pictures(pictures)
-    axes = grid(len(pictures), columns, ratio=pictures[0].height / pictures[0].width)
-    for ax, picture in zip(axes, pictures):
-        ax.imshow(upscale(picture))
-    for ax, text in zip(axes, titles):
-        ax.set_title(text, fontsize=8, fontweight="normal", loc="center", wrap=True)
-    finish(title)
+    page = sheet(pictures, titles, columns, title)
+    display(Shown(image_io.png_bytes(page), format="png"))
 
 
-def show_latents(latents: Tensor, columns: int | None = None, title: str = "") -> None:
+def show_latents(latents: Tensor, columns: int = 8, title: str = "") -> None:
     """Show the channels of one sample's latents (c, h, w) or (1, c, h, w): blue -, red +."""
-    channels = latents.detach().float().cpu().reshape(-1, *latents.shape[-2:]).numpy()
-    limit = float(np.abs(channels).max()) or 1.0
-    axes = grid(len(channels), columns, ratio=channels.shape[1] / channels.shape[2])
-    for i, (ax, channel) in enumerate(zip(axes, channels)):
-        ax.imshow(channel, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        ax.set_title(str(i), fontsize=7, fontweight="normal", loc="center", pad=2)
-    finish(title)
+    channels = latents.detach().float().cpu().reshape(-1, *latents.shape[-2:])
+    limit = channels.abs().max().item() or 1.0
+    pictures = [colours(channel, limit) for channel in channels]
+    show_images(pictures, [str(i) for i in range(len(pictures))], columns, title)
 
 
 def bars(values: dict[str, float], title: str, label: str = "", lit: Sequence[str] = ()) -> None:
     """Show named numbers as horizontal bars; those named in `lit` in the accent colour."""
     _, ax = plt.subplots(figsize=(style.FIGURE[0], 0.45 + 0.32 * len(values)))
-    colours = [style.ACCENT if name in lit else style.BLUE for name in values]
-    drawn = ax.barh(list(values), list(values.values()), color=colours, height=0.65)
+    painted = [style.ACCENT if name in lit else style.BLUE for name in values]
+    drawn = ax.barh(list(values), list(values.values()), color=painted, height=0.65)
     ax.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
     ax.margins(x=0.12)
     ax.invert_yaxis()
@@ -55,11 +53,47 @@ def bars(values: dict[str, float], title: str, label: str = "", lit: Sequence[st
     plt.show()
 
 
-def upscale(picture: Image.Image, side: int = 192) -> Image.Image:
-    """Enlarge a small picture by a whole factor, without blur; large ones stay as they are."""
-    factor = max(1, side // max(picture.size))
-    size = (picture.width * factor, picture.height * factor)
-    return picture.resize(size, Image.Resampling.NEAREST)
+def sheet(
+    pictures: Any, titles: Sequence[str] = (), columns: int | None = None, title: str = ""
+) -> Image.Image:
+    """Draw what `show_images` shows as one picture, at most PAGE pixels wide."""
+    pictures = as_pictures(pictures)
+    columns = min(len(pictures), columns or 5)
+    side = min(TILE, (PAGE + GAP) // columns - GAP)
+    tiles = [fit(picture, side) for picture in pictures]
+    wide, high = (max(getattr(tile, name) for tile in tiles) for name in ("width", "height"))
+    captions = [wrap(text, wide + GAP // 2) for text in titles]
+    text_high = LINE * max((len(lines) for lines in captions), default=0) + 3 * bool(captions)
+    top, row = (LINE + GAP if title else 0), high + text_high + GAP
+    size = (columns * (wide + GAP) + GAP, top + row * -(-len(tiles) // columns) + GAP)
+    page = Image.new("RGB", (max(size[0], _width(title, bold=True) + 2 * GAP), size[1]), "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((GAP, GAP // 2), title, fill=style.INK, font=_font(bold=True))
+    for i, tile in enumerate(tiles):
+        x, y = GAP + i % columns * (wide + GAP), GAP + top + i // columns * row
+        page.paste(tile, (x + (wide - tile.width) // 2, y + text_high))
+        for k, line in enumerate(captions[i] if i < len(captions) else []):
+            place = (x + wide / 2, y + text_high - 3 - LINE * (len(captions[i]) - k))
+            draw.text(place, line, fill=style.INK, font=_font(), anchor="ma")
+    return page
+
+
+def fit(picture: Image.Image, side: int) -> Image.Image:
+    """Bring a picture to a tile: larger by a whole factor, without blur, or smaller with it."""
+    factor = side // max(picture.size)
+    if factor >= 1:
+        size = (picture.width * factor, picture.height * factor)
+        return picture.resize(size, Image.Resampling.NEAREST)
+    shrunk = picture.copy()
+    shrunk.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return shrunk
+
+
+def colours(channel: Tensor, limit: float) -> Image.Image:
+    """One channel (h, w) as a picture: blue is -limit, white 0, red +limit."""
+    scaled = (channel / limit).clamp(-1, 1) * 0.5 + 0.5
+    painted = matplotlib.colormaps["RdBu_r"](scaled.numpy(), bytes=True)
+    return Image.fromarray(np.ascontiguousarray(painted[..., :3]))
 
 
 def as_pictures(pictures: Any) -> list[Image.Image]:
@@ -71,25 +105,27 @@ def as_pictures(pictures: Any) -> list[Image.Image]:
     return [image_io.read(pictures)]
 
 
-def grid(count: int, columns: int | None, ratio: float) -> list[Axes]:
-    """Axes without ticks for `count` pictures of height = ratio * width; unused ones are hidden."""
-    columns = min(count, columns or 8)
-    rows = -(-count // columns)
-    width = min(style.WIDEST, 1.75 * columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        figsize=(width, rows * (width / columns * ratio + 0.22)),
-    )
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    return list(axes.flat[:count])
+def wrap(text: str, width: int) -> list[str]:
+    """Break a caption into lines of at most `width` pixels; a single long word may stick out."""
+    lines: list[str] = []
+    for part in text.split("\n"):
+        line = ""
+        for word in part.split(" "):
+            longer = f"{line} {word}".strip()
+            if line and _width(longer) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return lines
 
 
-def finish(title: str) -> None:
-    """Give the figure its title and show it."""
-    if title:
-        plt.gcf().suptitle(title, fontsize=10, fontweight="bold", x=0.01, ha="left")
-    plt.show()
+def _width(text: str, bold: bool = False) -> int:
+    return int(_font(bold).getlength(text)) + 1
+
+
+@lru_cache(maxsize=2)
+def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font of the plots, which comes with matplotlib."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, 12)

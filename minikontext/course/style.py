@@ -4,8 +4,8 @@ INK, GREY, PALE, PAPER = "#1f2a37", "#8894a3", "#e9eef4", "#ffffff"
 ACCENT, BLUE, GREEN, GOLD, VIOLET = "#e4572e", "#2e86ab", "#3c9d6b", "#e0a526", "#7b5ea7"
 CYCLE = (BLUE, ACCENT, GREEN, VIOLET, GOLD, GREY)
 
-# 5 x 3 inches at 110 dpi are 550 pixels; the widest figure, 7.2 inches, stays below 800.
-FIGURE, DPI, WIDEST = (5.0, 3.0), 110, 7.2
+# 5 x 3 inches at 110 dpi are 550 pixels; the widest figure stays below 800 with its margin.
+FIGURE, DPI, WIDEST = (5.0, 3.0), 110, 6.8
 
 
 def apply() -> None:

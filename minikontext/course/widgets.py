@@ -420,7 +420,7 @@ class LatentWidget(W.VBox):
         decoded = self.autoencoder.decode(changed)
         _show(self.before, picture)
         _show(self.image, image_io.to_pil(decoded)[0])
-        _show(self.latents, _channel_picture(changed[0, self.channel.value].float().cpu()))
+        _show(self.latents, plots.colours(changed[0, self.channel.value].float().cpu(), 4.0))
         error = (decoded.clamp(-1, 1) - pixels).square().mean().clamp_min(1e-8)
         db = 10 * torch.log10(4 / error).item()
         text = f"channel {self.channel.value}: against the picture {db:.1f} dB"
@@ -484,12 +484,3 @@ def _thumb(picture: Image.Image, caption: str) -> W.VBox:
     text = html.escape(caption)
     label = W.HTML(f'<div class="mk-caption" title="{text}">{text}</div>', layout=_wide("108px"))
     return W.VBox([box, label], layout=W.Layout(width="112px", align_items="center"))
-
-
-def _channel_picture(channel: torch.Tensor) -> Image.Image:
-    """One channel (h, w) in the colours of `show_latents`: blue is negative, red positive."""
-    import matplotlib
-
-    values = (channel / 4).clamp(-1, 1) * 0.5 + 0.5
-    colours = matplotlib.colormaps["RdBu_r"](values.numpy(), bytes=True)[..., :3]
-    return plots.upscale(Image.fromarray(colours.copy()), 64)

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 
 from minikontext import course
 from minikontext.course import map as system_map
-from minikontext.course import style
+from minikontext.course import plots, style
 
 
 @pytest.fixture(autouse=True)
@@ -31,26 +31,46 @@ def width():
     "pictures",
     [
         Image.new("RGB", (64, 64)),
+        Image.new("RGB", (1600, 900)),
         np.zeros((32, 48, 3), dtype=np.uint8),
         torch.zeros(3, 16, 16),
         torch.zeros(5, 3, 16, 16),
         [Image.new("RGB", (64, 64)), torch.zeros(2, 3, 16, 16)],
+        [Image.new("RGB", (64, 64))] * 40,
     ],
 )
-def test_every_form_of_picture_can_be_shown(pictures):
-    course.show_images(pictures, ["a"], title="Title")
-    assert width() <= 800
+@pytest.mark.parametrize("columns", [None, 1, 8])
+def test_every_form_of_picture_fits_the_page(pictures, columns):
+    page = course.sheet(pictures, ["a", "a long caption that needs lines"], columns, "Title")
+    assert page.width <= 800 and page.height > 64
 
 
-def test_many_pictures_wrap():
+def test_pixels_stay_sharp_and_exact():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    page = np.asarray(course.sheet([picture] * 4))  # tiles of 128 pixels, a factor of 2
+    tile = page[plots.GAP : plots.GAP + 128, plots.GAP : plots.GAP + 128]
+    assert np.array_equal(tile[::2, ::2], np.asarray(picture))
+    assert np.array_equal(tile[1::2, 1::2], np.asarray(picture))
+
+
+def test_sheets_and_latents_are_displayed(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", shown.append)
     course.show_images([Image.new("RGB", (8, 8))] * 11, columns=4)
-    shown = [ax for ax in plt.gcf().axes if ax.images]
-    assert len(shown) == 11 and len(plt.gcf().axes) == 12 and width() <= 800
+    course.show_latents(torch.randn(1, 16, 8, 8), title="Latents")
+    assert len(shown) == 2 and all(image.data.startswith(b"\x89PNG") for image in shown)
 
 
-def test_latents_show_one_panel_a_channel():
-    course.show_latents(torch.randn(1, 16, 8, 8))
-    assert sum(bool(ax.images) for ax in plt.gcf().axes) == 16
+def test_latents_are_blue_below_zero_and_red_above():
+    picture = np.asarray(plots.colours(torch.tensor([[-9.0, 0.0, 9.0]]), 1.0)).astype(int)
+    blue, white, red = picture[0]
+    assert blue[2] > blue[0] + 50 and red[0] > red[2] + 50 and white.min() > 240
+
+
+def test_captions_wrap():
+    lines = plots.wrap("make the hat red and the scarf blue", 120)
+    assert len(lines) > 1 and " ".join(lines) == "make the hat red and the scarf blue"
+    assert plots.wrap("one\ntwo", 500) == ["one", "two"]
 
 
 def test_bars_and_map_fit_the_page():
@@ -69,12 +89,6 @@ def test_boxes_of_the_map_do_not_overlap():
     for i, a in enumerate(boxes):
         for b in boxes[i + 1 :]:
             assert a.y != b.y or abs(a.x - b.x) >= (a.width + b.width) / 2
-
-
-def test_small_pictures_grow_by_whole_factors():
-    assert course.upscale(Image.new("RGB", (64, 64))).size == (192, 192)
-    assert course.upscale(Image.new("RGB", (100, 60))).size == (100, 60)
-    assert course.upscale(Image.new("RGB", (500, 500))).size == (500, 500)
 
 
 def test_setup_says_one_line(capsys):

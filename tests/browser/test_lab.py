@@ -1,0 +1,180 @@
+"""Real JupyterLab in a real browser: notebook 00 runs, and its widget obeys mouse and keyboard."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minikontext.errors import WeightsError
+from minikontext.images import read_provenance
+from minikontext.pipeline import find_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "00_start_here.ipynb"
+PATIENCE = 300_000  # milliseconds: for slow machines, never waited for on others
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
+    filter(None, map(shutil.which, NAMES)), ""
+)
+OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+           "disable-background-networking", "disable-component-update")  # fmt: skip
+PIXELS = """image => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  return canvas.toDataURL();
+}"""
+SETTINGS = {
+    # Without these, cells out of sight do not exist and a question covers the page.
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+pytestmark = pytest.mark.browser
+
+
+def missing():
+    """Why this test cannot run here, or nothing."""
+    if not CHROMIUM:
+        return f"no browser: none of {', '.join(NAMES)} is installed (or set MINIKONTEXT_CHROMIUM)"
+    if not NOTEBOOK.is_file():
+        return f"there is no {NOTEBOOK.name}"
+    try:
+        find_weights("toy")
+    except WeightsError:
+        return "the toy weights are not there"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab of its own, on a copy of the notebook; gives its address."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if reason := missing():
+        pytest.skip(reason)
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copy(NOTEBOOK, home)
+    for name, value in SETTINGS.items():
+        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(value))
+    server = start_server(home, port := free_port())
+    yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?token=secret"
+    server.terminate()
+    server.wait(30)
+
+
+def start_server(home, port):
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+               "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime"}  # fmt: skip
+    env = {**os.environ, **{name: str(home / folder) for name, folder in folders.items()}}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env.setdefault("MINIKONTEXT_WEIGHTS", str(find_weights("toy").parent))
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=secret",
+               f"--ServerApp.root_dir={home}"]  # fmt: skip
+    log = (home / "server.log").open("w")
+    command = [sys.executable, "-m", "jupyterlab", *options]
+    server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    for _ in range(PATIENCE // 500):
+        if server.poll() is not None:
+            pytest.fail(f"JupyterLab ended: {(home / 'server.log').read_text()[-2000:]}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return server
+        time.sleep(0.5)
+    server.terminate()
+    pytest.fail("JupyterLab did not start")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def page(lab):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[f"--{option}" for option in OPTIONS]
+        )
+        page = browser.new_page(viewport={"width": 1200, "height": 1000}, accept_downloads=True)
+        page.set_default_timeout(PATIENCE)
+        page.goto(lab)
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        yield page
+        browser.close()
+
+
+def run_all_cells(page):
+    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    page.wait_for_selector(".mk-run")
+    page.wait_for_function(  # no cell waits for its turn any more
+        "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText == '[*]:')"
+    )
+
+
+def picture(widget):
+    """The pixels that the browser shows as the result."""
+    return widget.locator("img.mk-picture").nth(1).evaluate(PIXELS)
+
+
+def status(widget, text):
+    widget.locator(".mk-status", has_text=text).wait_for()
+
+
+def test_notebook_runs_and_its_widget_edits(page, tmp_path):
+    run_all_cells(page)
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    widget = page.locator(".mk").first
+    widget.scroll_into_view_if_needed()
+    start = picture(widget)
+
+    # Keyboard: a word that is not known, its suggestion, Enter.
+    prompt = widget.locator(".mk-prompt input")
+    prompt.click()
+    page.keyboard.type("make the haat red")
+    status(widget, "Unknown word")
+    widget.locator(".mk-chip", has_text="haat → hat").click()
+    assert prompt.input_value() == "make the hat red"
+    prompt.press("Enter")
+    status(widget, "Done")
+    red = picture(widget)
+    assert red != start
+
+    # Mouse: a preset, then the button; the edit goes on from the result.
+    widget.locator(".mk-chip", has_text="make it night").click()
+    widget.locator(".mk-run").click()
+    widget.locator(".mk-thumb").nth(2).wait_for()
+    status(widget, "Done")
+    night = picture(widget)
+    assert night not in (start, red)
+
+    # Cancel: a long edit, stopped; nothing has changed.
+    for slider in (0, 1):
+        widget.locator(".noUi-handle").nth(slider).press("End")
+    widget.locator(".mk-run").click()
+    widget.locator("button", has_text="Cancel").click()
+    status(widget, "Cancelled")
+    assert picture(widget) == night and widget.locator(".mk-thumb").count() == 3
+
+    # Download: the file knows how it was made.
+    with page.expect_download() as download:
+        widget.locator("a.mk-save").click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    assert file.name == "make-it-night.png" and read_provenance(file).prompt == "make it night"
+
+    # Undo: back to the red hat.
+    widget.locator("button", has_text="Undo").click()
+    status(widget, "Took back")
+    assert picture(widget) == red and prompt.input_value() == "make it night"
