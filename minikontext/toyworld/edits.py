@@ -385,7 +385,9 @@ def _keys(operation_name: str, draft: Draft) -> tuple[tuple[str, ...], ...]:
     identities = {("identity", *scene.identity) for scene in scenes}
     words = {("word", scene.sign) for scene in scenes if len(scene.sign) > 1}
     values = [getattr(draft.target, name) for name in draft.claims if name != "sign"]
-    combination = ("combination", operation_name, draft.target.background, *values)
+    # With the character and the place in it, no single value is ever held out as a whole.
+    before = draft.contexts[0].species if draft.contexts else ""
+    combination = ("combination", operation_name, before, draft.target.background, *values)
     return (*sorted(identities | words), combination)
 
 

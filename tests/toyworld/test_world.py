@@ -109,6 +109,19 @@ def test_training_never_contains_anything_held_out():
     assert not signs_apart, signs_apart
 
 
+def test_training_hears_of_every_value_in_every_operation():
+    wanted = {("change_background", "background"), ("replace_character", "species")}
+    wanted |= {("change_time", "time"), ("change_style", "style"), ("change_eyes", "eyes")}
+    seen = {}
+    for i in range(6000):
+        case = sample_edit(i)
+        for claim in case.claims:
+            seen.setdefault((case.operation, claim), set()).add(getattr(case.target, claim))
+    for operation, claim in wanted:
+        values = set(CHOICES[claim]) - ({"plain"} if claim == "style" else set())
+        assert seen[operation, claim] == values
+
+
 def test_every_test_case_contains_something_held_out():
     for i in range(300):
         case = sample_edit(i, split="test")
