@@ -26,6 +26,7 @@ lab: $(CORE)  ## open the course in JupyterLab
 demo: $(CORE)  ## edit a picture without a browser, and say where the result lies
 	@mkdir -p $(dir $(RESULT))
 	$(PY) -m minikontext edit "$(IMAGE)" "$(PROMPT)" --seed 0 --output "$(RESULT)"
+	@echo "The picture before is $(IMAGE), the result lies in $(RESULT)."
 
 test: lint  ## run every test: units, parity, bad input, notebooks, browser
 	$(PY) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-current-env --nbval-cell-timeout=300

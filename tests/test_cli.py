@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 
 import minikontext as mk
 from minikontext import cli, images
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +101,22 @@ def test_several_pictures_and_every_option(here, weights):
 def test_quiet_prints_the_path_only(here, weights, capfd):
     assert edit(weights, "-q", "-o", "out.png") == 0
     assert capfd.readouterr() == ("out.png\n", "")
+
+
+@pytest.mark.weights
+def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
+    """What `make demo` does, with the weights that the repository ships."""
+    if not (ROOT / "data/weights/toy/config.json").is_file():
+        pytest.skip("the toy weights are not there")
+    picture = ROOT / "data/images/demo.png"
+    assert run("edit", picture, "make the hat red", "--seed", 0, "-o", "out.png") == 0
+    before, after = (np.asarray(images.read(path), dtype=int) for path in (picture, "out.png"))
+    hat = (slice(28, 32), slice(28, 36))  # rows and columns well inside the hat
+    red, green, blue = after[hat].mean(axis=(0, 1))
+    assert before[hat].mean(axis=(0, 1)).argmax() == 2  # it was blue
+    assert red > 150 and max(green, blue) < 110
+    rows = slice(40, 64)  # face and grass, below the hat
+    assert np.abs(after[rows] - before[rows]).mean() < 8
 
 
 # ----------------------------------------------------------------------------------- mistakes
