@@ -17,7 +17,7 @@ from minikontext.pipeline import find_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "00_start_here.ipynb"
-PATIENCE = 300_000  # milliseconds: for slow machines, never waited for on others
+PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
     filter(None, map(shutil.which, NAMES)), ""
@@ -115,6 +115,8 @@ def page(lab):
 
 
 def run_all_cells(page):
+    # Cells started before the kernel is ready are dropped without a word.
+    page.get_by_text("| Idle").wait_for()
     page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
     page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
     page.wait_for_selector(".mk-run")
