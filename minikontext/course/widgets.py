@@ -28,10 +28,11 @@ CSS = f"""<style>
   border: 1px solid var(--jp-border-color2, #d8dee6); background: var(--jp-layout-color1, #fff); }}
 .mk .widget-html-content {{ line-height: 1.45; }}
 .mk img {{ object-fit: contain; }}
-.mk .mk-picture {{ border-radius: 8px; background: var(--jp-layout-color2, #f1f4f8);
+.mk .mk-picture {{ border-radius: 8px !important; background: var(--jp-layout-color2, #f1f4f8);
   width: 256px; height: 256px; margin: 0; }}
 .mk .mk-sharp {{ image-rendering: pixelated; }}
-.mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px; margin: 0; }}
+.mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px !important; margin: 0; }}
+.mk .mk-label {{ max-width: 104px; }}
 .mk .mk-faded {{ opacity: .35; }}
 .mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
   max-width: 256px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
@@ -179,6 +180,7 @@ class EditingWidget(W.VBox):
     def _open(self, picture: Image.Image) -> None:
         """Start over with a picture."""
         self.start, self.turns = picture, []
+        _put(self.suggestions, [])
         self._refresh()
         self._say("idle", "Say what should change, then press Edit.")
 
@@ -204,7 +206,7 @@ class EditingWidget(W.VBox):
             return
         reports = self.pipe.text_encoder.report(self.prompt.value)
         chips = [self._replacement(r.word, near) for r in reports for near in _near(r)]
-        self.suggestions.children = chips
+        _put(self.suggestions, chips)
         if reports:
             self._say("note", " ".join(map(str, reports)))
         else:
@@ -326,7 +328,7 @@ class EditingWidget(W.VBox):
         thumbs += [
             _thumb(t.output.images[0], f"{i}. {t.prompt}") for i, t in enumerate(self.turns, 1)
         ]
-        self.history.children = thumbs if self.turns else []
+        _put(self.history, thumbs if self.turns else [])
         self.undo.disabled = self.again.disabled = not self.turns
         self.download.value = self._download_link() if last else ""
 
@@ -340,7 +342,7 @@ class EditingWidget(W.VBox):
     def _busy(self, busy: bool) -> None:
         if busy:
             self.progress.value = 0
-            self.suggestions.children = ()
+            _put(self.suggestions, [])
             self._say("busy", "Reading the picture and the prompt …")
         self.working.layout.display = "flex" if busy else "none"
         self.run.disabled = self.picture.disabled = self.upload.disabled = busy
@@ -445,6 +447,12 @@ def _html(css: str) -> W.HTML:
     return part
 
 
+def _put(row: W.HBox, children: Sequence[W.Widget]) -> None:
+    """Fill a row; an empty one takes no space."""
+    row.children = list(children)
+    row.layout.display = "flex" if children else "none"
+
+
 def _row(children: Sequence[W.Widget]) -> W.HBox:
     layout = W.Layout(flex_flow="row wrap", align_items="center", grid_gap="6px")
     return W.HBox(list(children), layout=layout)
@@ -482,5 +490,7 @@ def _thumb(picture: Image.Image, caption: str) -> W.VBox:
     box.add_class("mk-thumb")
     _show(box, picture)
     text = html.escape(caption)
-    label = W.HTML(f'<div class="mk-caption" title="{text}">{text}</div>', layout=_wide("108px"))
+    label = W.HTML(
+        f'<div class="mk-caption mk-label" title="{text}">{text}</div>', layout=_wide("108px")
+    )
     return W.VBox([box, label], layout=W.Layout(width="112px", align_items="center"))
