@@ -1,0 +1,52 @@
+"""The picture in the README: sample pictures, an instruction each, and what the weights make of it.
+
+python tools/readme_picture.py --weights toy --output data/images/readme.png
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from PIL import Image
+
+from minikontext import KontextPipeline
+from minikontext.toyworld.render import render
+from minikontext.toyworld.samples import SAMPLES
+
+EDITS = (
+    ("demo", "make the hat red"),
+    ("robot", "turn the robot into a bear"),
+    ("bunny", "give the bunny a blue scarf"),
+    ("star", "put the star in the city"),
+    ("bear", "make it night"),
+)
+
+
+def show(axis: plt.Axes, picture: Image.Image, title: str) -> None:
+    axis.imshow(picture.resize((256, 256), Image.Resampling.NEAREST))
+    axis.set_title(title, fontsize=9)
+    axis.axis("off")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--weights", default="toy")
+    options.add_argument("--output", type=Path, default=Path("data/images/readme.png"))
+    args = options.parse_args()
+    pipe = KontextPipeline.from_pretrained(args.weights)
+    figure, axes = plt.subplots(2, len(EDITS), figsize=(2 * len(EDITS), 4.3))
+    for column, (name, prompt) in zip(axes.T, EDITS, strict=True):
+        picture = Image.fromarray(render(SAMPLES[name]))
+        result = pipe(prompt, image=picture, seed=0, progress=False).images[0]
+        show(column[0], picture, "")
+        show(column[1], result, f"“{prompt}”")
+    figure.tight_layout()
+    figure.savefig(args.output, dpi=90)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()
