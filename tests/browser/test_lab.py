@@ -130,6 +130,21 @@ def picture(widget):
     return widget.locator("img.mk-picture").nth(1).evaluate(PIXELS)
 
 
+def settled(widget):
+    """The picture once it no longer changes: the last preview may still be on its way."""
+    seen = [""]
+    until(lambda: seen.append(picture(widget)) or seen[-1] == seen[-2], pause=0.4)
+    return seen[-1]
+
+
+def until(condition, seconds=60, pause=0.1):
+    """Wait for what takes a trip to the kernel and back."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(pause)
+
+
 def status(widget, text):
     widget.locator(".mk-status", has_text=text).wait_for()
 
@@ -147,10 +162,10 @@ def test_notebook_runs_and_its_widget_edits(page, tmp_path):
     page.keyboard.type("make the haat red")
     status(widget, "Unknown word")
     widget.locator(".mk-chip", has_text="haat → hat").click()
-    assert prompt.input_value() == "make the hat red"
+    until(lambda: prompt.input_value() == "make the hat red")
     prompt.press("Enter")
     status(widget, "Done")
-    red = picture(widget)
+    red = settled(widget)
     assert red != start
 
     # Mouse: a preset, then the button; the edit goes on from the result.
@@ -158,7 +173,7 @@ def test_notebook_runs_and_its_widget_edits(page, tmp_path):
     widget.locator(".mk-run").click()
     widget.locator(".mk-thumb").nth(2).wait_for()
     status(widget, "Done")
-    night = picture(widget)
+    night = settled(widget)
     assert night not in (start, red)
 
     # Cancel: a long edit, stopped; nothing has changed.
@@ -167,7 +182,8 @@ def test_notebook_runs_and_its_widget_edits(page, tmp_path):
     widget.locator(".mk-run").click()
     widget.locator("button", has_text="Cancel").click()
     status(widget, "Cancelled")
-    assert picture(widget) == night and widget.locator(".mk-thumb").count() == 3
+    until(lambda: picture(widget) == night)
+    assert widget.locator(".mk-thumb").count() == 3
 
     # Download: the file knows how it was made.
     with page.expect_download() as download:
@@ -179,4 +195,4 @@ def test_notebook_runs_and_its_widget_edits(page, tmp_path):
     # Undo: back to the red hat.
     widget.locator("button", has_text="Undo").click()
     status(widget, "Took back")
-    assert picture(widget) == red and prompt.input_value() == "make it night"
+    until(lambda: picture(widget) == red and prompt.input_value() == "make it night")
