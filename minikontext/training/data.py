@@ -94,7 +94,8 @@ def build_cache(
         path = folder / f"pairs-{first:08d}.safetensors"
         if path.exists():
             continue
-        cases = [sample_edit(i, level, seed=seed) for i in range(first, first + shard)]
+        indices = range(first, min(first + shard, count))
+        cases = [sample_edit(i, level, seed=seed) for i in indices]
         path.with_suffix(".txt").write_text("\n".join(case.prompt for case in cases))
         with files.replacing(path) as temporary:
             save_file(encode(cases, autoencoder, first), temporary, metadata=facts)
