@@ -12,9 +12,9 @@ PROMPTS = (
     "make the hat red",
     "make it night",
     "change the background to the beach",
-    "turn the cat into a robot",
     'add a sign that says "HI"',
-    "draw it in sketch style",
+    "make the cat striped",
+    "add a red tree on the left",
 )
 
 
