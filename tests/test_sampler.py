@@ -65,19 +65,21 @@ def test_noise_is_not_changed_and_no_graph_is_kept():
 
 def test_steps_add_up_in_float32():
     times = sampler.schedule(50, shifted=False)
-    z = sampler.sample(lambda z, t: torch.ones(1, 1).bfloat16(), torch.full((1, 1), 100.0), times)
-    assert z.dtype == torch.float32 and z.item() == pytest.approx(99, abs=1e-3)
+    z = sampler.sample(lambda z, t: torch.ones(1, 1).bfloat16(), torch.zeros(1, 1), times)
+    assert z.dtype == torch.float32 and z.item() == pytest.approx(-1, abs=1e-4)
 
 
 def test_callback_sees_each_step_and_the_clean_estimate():
-    x, noise, infos = torch.randn(1, 3), torch.randn(1, 3), []
-    times = sampler.schedule(3, mu=0.5)
-    z = sampler.sample(lambda z, t: noise - x, noise, times, infos.append)
+    noise, infos, times = torch.randn(1, 3), [], sampler.schedule(3, mu=0.5)
+    z = sampler.sample(lambda z, t: 0.5 * z, noise, times, infos.append)
     assert [info.step for info in infos] == [1, 2, 3] and infos[0].steps == 3
     assert [info.t for info in infos] == times[:-1].tolist()
-    for info in infos:
-        torch.testing.assert_close(info.clean, x)
-    assert torch.equal(infos[-1].latents, z)
+    before = noise
+    for info, t, after in zip(infos, times, times[1:]):
+        torch.testing.assert_close(info.clean, before - t * 0.5 * before)
+        torch.testing.assert_close(info.latents, before + (after - t) * 0.5 * before)
+        before = info.latents
+    assert torch.equal(before, z)
 
 
 @pytest.mark.parametrize("how", ["false", "raise"])
