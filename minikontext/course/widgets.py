@@ -27,18 +27,19 @@ CSS = f"""<style>
 .mk {{ max-width: 700px; padding: 16px 18px; border-radius: 10px; gap: 8px;
   border: 1px solid var(--jp-border-color2, #d8dee6); background: var(--jp-layout-color1, #fff); }}
 .mk .widget-html-content {{ line-height: 1.45; }}
-.mk img {{ object-fit: contain; }}
+.mk img {{ object-fit: contain; overflow: clip; }}
 .mk .mk-picture {{ border-radius: 8px !important; background: var(--jp-layout-color2, #f1f4f8);
   width: 256px; height: 256px; margin: 0; }}
 .mk .mk-sharp {{ image-rendering: pixelated; }}
 .mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px !important; margin: 0; }}
-.mk .mk-label {{ max-width: 104px; }}
 .mk .mk-faded {{ opacity: .35; }}
 .mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
   max-width: 256px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
+.mk .mk-label {{ max-width: 104px; }}
 .mk .mk-arrow {{ font-size: 26px; color: var(--jp-ui-font-color3, {style.GREY}); }}
 .mk .mk-prompt input {{ font-size: 15px; height: 36px; padding: 0 10px; border-radius: 6px; }}
-.mk .mk-run {{ height: 36px; border-radius: 6px; font-weight: 600; background: {style.ACCENT}; }}
+.mk .mk-run {{ height: 36px; border-radius: 6px; font-weight: 600;
+  color: #fff; background: {style.ACCENT}; }}
 .mk .mk-run:disabled {{ opacity: .45; }}
 .mk .mk-chip {{ width: auto; height: 26px; line-height: 24px; border-radius: 13px; padding: 0 11px;
   font-size: 12px; background: var(--jp-layout-color2, #f1f4f8);
@@ -117,15 +118,15 @@ class EditingWidget(W.VBox):
         self.presets = _row([_chip(prompt) for prompt in prompts])
         self.suggestions = _row([])
         self.seed = W.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=_wide("160px")
+            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=_wide("140px")
         )
         self.steps = W.IntSlider(
             defaults.num_inference_steps, 1, 50, description="Steps", style=TIGHT,
-            layout=_wide("225px"),
+            layout=_wide("215px"),
         )  # fmt: skip
         self.guidance = W.FloatSlider(
             defaults.true_cfg_scale, min=1, max=8, step=0.5, description="Guidance",
-            readout_format=".1f", style=TIGHT, layout=_wide("225px"),
+            readout_format=".1f", style=TIGHT, layout=_wide("215px"),
         )  # fmt: skip
         self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
         self.progress.add_class("mk-bar")
