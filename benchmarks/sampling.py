@@ -55,7 +55,7 @@ def main() -> None:
     args = options.parse_args()
     config = TransformerConfig.toy()
     dtype = DTYPES[args.dtype]
-    ours, theirs = nets(config, args.device)
+    ours, theirs = nets(config, args)
     inputs = batch(config, args)
     with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
         compare(

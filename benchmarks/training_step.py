@@ -35,7 +35,7 @@ def step(net: nn.Module, call: Callable[[], Tensor], args: argparse.Namespace) -
 def main() -> None:
     args = parser(__doc__).parse_args()
     config = TransformerConfig.toy()
-    ours, theirs = nets(config, args.device)
+    ours, theirs = nets(config, args)
     inputs = batch(config, args)
     compare(
         step(ours, lambda: ours(**inputs), args),

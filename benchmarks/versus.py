@@ -29,12 +29,13 @@ def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of autocast")
+    options.add_argument("--compile", action="store_true", help="both nets with torch.compile")
     options.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a busy machine")
     options.add_argument("--json", type=Path, help="write the measurements here")
     return options
 
 
-def nets(config: TransformerConfig, device: str) -> tuple[nn.Module, nn.Module]:
+def nets(config: TransformerConfig, args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     """Our transformer and diffusers' with the same random weights."""
     from diffusers import FluxTransformer2DModel
 
@@ -53,7 +54,8 @@ def nets(config: TransformerConfig, device: str) -> tuple[nn.Module, nn.Module]:
         axes_dims_rope=config.axes_dim,
     )
     theirs.load_state_dict(to_diffusers(ours.state_dict()))
-    return ours.to(device), theirs.to(device)
+    both = ours.to(args.device), theirs.to(args.device)
+    return tuple(map(torch.compile, both)) if args.compile else both
 
 
 def batch(config: TransformerConfig, args: argparse.Namespace) -> dict[str, Tensor]:
@@ -100,9 +102,11 @@ def compare(ours: Callable, theirs: Callable, args: argparse.Namespace, what: st
     report = {name: _summary(values) for name, values in times.items()}
     _print(report, args, what)
     if args.json:
-        setting = {**vars(args), "json": None, "what": what, "torch": torch.__version__}
-        setting["machine"] = platform.processor() or platform.machine()
-        args.json.write_text(json.dumps({"setting": setting, "results": report}, indent=2) + "\n")
+        setting = {k: v for k, v in vars(args).items() if k != "json"}
+        setting |= {"torch": torch.__version__, "machine": platform.machine()}
+        args.json.write_text(
+            json.dumps({"what": what, "setting": setting, "results": report}, indent=2) + "\n"
+        )
 
 
 def _milliseconds(run: Callable, args: argparse.Namespace) -> float:
