@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -46,6 +47,7 @@ def summarise(rows: list[Row], seconds: float = 0.0) -> Report:
     """Average the scores of some cases."""
     scores = [s for _, s in rows]
     closed = [s.psnr_untouched for c, s in rows if c.contexts and not c.free]
+    closed = [value for value in closed if not math.isnan(value)]
     return Report(
         cases=len(rows),
         success=_share(s.success for s in scores),

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from minikontext.toyworld.language import phrase, phrasing_choices
+from minikontext.toyworld.language import ask
 from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import (
+    COLOURLESS,
     COLOURS,
     IDENTITY,
     Scene,
@@ -66,6 +67,7 @@ class Case:
     free: tuple[str, ...] = ()
     phrasing_held_out: bool = False
     keys: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    words: dict[str, str] = field(default_factory=dict, repr=False)
 
     def context_images(self, height: int = 64, width: int = 64) -> list[Image.Image]:
         """The pictures that the editor is given."""
@@ -74,6 +76,11 @@ class Case:
     def target_image(self, height: int = 64, width: int = 64) -> Image.Image:
         """A right answer as a picture."""
         return Image.fromarray(render(self.target, height, width))
+
+    def reworded(self, number: int) -> str:
+        """Another prompt for the same edit, number 0, 1, 2 ...; some may be equal."""
+        rng = random.Random(f"{self.prompt}/{number}")
+        return ask(self.operation, self.words, rng, self.phrasing_held_out)
 
     @property
     def unseen(self) -> bool:
@@ -272,7 +279,7 @@ def style_reference(rng: random.Random, scene: Scene, rung: Rung) -> Draft:
     )
     words = {name: getattr(target, name) for name in ("colour", "species", "background")}
     claims, free = ("style", "colour", "species", "background"), ("pattern", "eyes", "place")
-    if style in ("sketch", "neon"):  # neither shows what colour a body has for certain
+    if style in COLOURLESS:
         words["colour"], target = "white", target.change(colour="white")
         claims = ("style", "species", "background")
     return Draft((scene,), target, words, claims, free)
@@ -404,16 +411,17 @@ def sample_edit(index: int, number: int = 4, split: str = "train", seed: int = 0
     rung = level(number)
     name = rng.choices(tuple(rung.operations), tuple(rung.operations.values()))[0]
     while True:
-        case = _attempt(rng, name, rung, number, new_words=split == "test" and index % 2 == 1)
-        if case.unseen == (split == "test"):
-            return case
+        draft = OPERATIONS[name][1](rng, sample_scene(rng, number), rung)
+        keys = _keys(name, draft)
+        if any(held_out(*key) for key in keys) == (split == "test"):
+            break
+    # Words have their own dice: with more phrasings the pictures stay the same.
+    words = random.Random(f"{seed}/{number}/{split}/{index}/words")
+    return _case(name, draft, keys, words, new_words=split == "test" and index % 2 == 1)
 
 
-def _attempt(rng: random.Random, name: str, rung: Rung, number: int, new_words: bool) -> Case:
-    task, function = OPERATIONS[name]
-    draft = function(rng, sample_scene(rng, number), rung)
-    choices = phrasing_choices(name, new_words)
-    prompt = phrase(name, rng.choice(choices), **draft.words)
+def _case(name: str, draft: Draft, keys: tuple, words: random.Random, new_words: bool) -> Case:
+    task, prompt = OPERATIONS[name][0], ask(name, draft.words, words, new_words)
     return Case(
         task=task,
         operation=name,
@@ -423,5 +431,6 @@ def _attempt(rng: random.Random, name: str, rung: Rung, number: int, new_words: 
         claims=draft.claims,
         free=draft.free,
         phrasing_held_out=new_words,
-        keys=_keys(name, draft),
+        keys=keys,
+        words=draft.words,
     )

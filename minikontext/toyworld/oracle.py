@@ -15,7 +15,15 @@ from PIL import Image
 
 from minikontext.toyworld.edits import Case
 from minikontext.toyworld.render import render
-from minikontext.toyworld.scene import CHOICES, COLOURED, IDENTITY, LETTERS, MAX_SIGN, Scene
+from minikontext.toyworld.scene import (
+    CHOICES,
+    COLOURED,
+    COLOURLESS,
+    IDENTITY,
+    LETTERS,
+    MAX_SIGN,
+    Scene,
+)
 
 # Attributes that are read together, because one cannot be seen without the other.
 BLOCKS = (
@@ -32,6 +40,7 @@ BLOCKS = (
 )
 MIN_PSNR_UNTOUCHED = 20.0  # dB, where nothing should have changed
 MIN_PSNR_CHANGED = 14.0  # dB, against the picture the edit should have made
+MIN_UNTOUCHED = 0.05  # of the picture: what a new style leaves alone by chance is no measure
 NEARER = 0.5  # the right picture must be nearer than the best wrong one by this factor
 
 
@@ -40,7 +49,7 @@ class Score:
     """What the oracle found; `success` is all of `followed`, `preserved` and `identity`.
 
     `psnr_untouched` is measured where context and target agree (everywhere, without a context), in
-    dB; `read` is the scene that the picture shows.
+    dB; it is NaN where hardly anything should stay. `read` is the scene that the picture shows.
     """
 
     followed: bool
@@ -133,10 +142,12 @@ def score(picture: Image.Image | np.ndarray, case: Case) -> Score:
 
     Followed: every claimed attribute reads as in the target, and where the target differs from the
     context the picture is nearer to the target by a clear factor. Preserved: the rest is unchanged.
-    Identity: the character's species, colour, pattern and eyes read as they should.
+    Identity: the character's species, colour, pattern and eyes read as they should, the colour only
+    in styles that show it.
     """
     array = as_array(picture)
-    attributes = (*case.claims, *case.free, *IDENTITY)
+    identity = [n for n in IDENTITY if n != "colour" or case.target.style not in COLOURLESS]
+    attributes = (*case.claims, *case.free, *identity)
     found = read(array, case.target, attributes)
     wanted = case.target.change(**{name: getattr(found, name) for name in case.free})
     right = render(wanted, *array.shape[:2]).astype(np.float32)
@@ -145,15 +156,16 @@ def score(picture: Image.Image | np.ndarray, case: Case) -> Score:
     inside = changed if case.contexts else np.ones_like(changed)
     followed = all(getattr(found, name) == getattr(wanted, name) for name in case.claims)
     close = psnr(array, right, inside) >= MIN_PSNR_CHANGED if inside.any() else True
-    untouched = psnr(array, right, outside) if outside.any() else 60.0
+    enough = outside.mean() >= MIN_UNTOUCHED
+    untouched = psnr(array, right, outside) if enough else float("nan")
     within = np.abs(array - right).max(-1) <= 24
     return Score(
         followed=followed and close and _nearer(array, right, case, changed),
-        preserved=untouched >= MIN_PSNR_UNTOUCHED,
-        identity=all(getattr(found, n) == getattr(wanted, n) for n in IDENTITY),
+        preserved=not untouched < MIN_PSNR_UNTOUCHED,
+        identity=all(getattr(found, n) == getattr(wanted, n) for n in identity),
         psnr=psnr(array, right),
         psnr_untouched=untouched,
-        untouched_share=float(within[outside].mean()) if outside.any() else 1.0,
+        untouched_share=float(within[outside].mean()) if enough else float("nan"),
         read=found,
     )
 

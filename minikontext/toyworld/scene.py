@@ -21,6 +21,8 @@ STYLES = ("plain", "comic", "pixel", "sketch", "pastel", "neon")
 PLACES = ("left", "middle", "right")
 THINGS = ("none", "tree", "flower", "ball", "house", "mushroom", "gift")
 MARKS = ("none", "left", "right")
+# Styles that do not show for certain what colour a body has.
+COLOURLESS = ("sketch", "neon")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_SIGN = 4
 

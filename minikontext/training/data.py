@@ -22,13 +22,14 @@ from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, render, sample_edit
 
 MAX_CONTEXTS = 2
+WORDINGS = 8  # ways in which each edit is asked for: words cost nothing, latents do
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Encoded cases: target (n, c, h, w), contexts (n, 2, c, h, w), tokens (n, m), index (n,).
+    """Encoded cases: target (n, c, h, w), contexts (n, 2, c, h, w), tokens (n, k, m), index (n,).
 
-    `count` (n,) is how many of the two contexts each sample has.
+    `count` (n,) is how many of the two contexts each sample has; tokens hold k wordings of it.
     """
 
     target: Tensor
@@ -48,14 +49,17 @@ def pixels(scenes: list) -> Tensor:
 
 
 @torch.no_grad()
-def encode(cases: list[Case], autoencoder: AutoEncoder, first: int) -> dict[str, Tensor]:
+def encode(
+    cases: list[Case], autoencoder: AutoEncoder, first: int, bf16: bool = False
+) -> dict[str, Tensor]:
     """Latents of some cases; empty context slots are zero."""
     device = next(autoencoder.parameters()).device
     scenes = [scene for case in cases for scene in (case.target, *case.contexts)]
-    parts = [
-        autoencoder.encode(pixels(scenes[i : i + 64]).to(device)).cpu()
-        for i in range(0, len(scenes), 64)
-    ]
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        parts = [
+            autoencoder.encode(pixels(scenes[i : i + 64]).to(device)).cpu()
+            for i in range(0, len(scenes), 64)
+        ]
     rows = iter(torch.cat(parts).bfloat16())
     target, contexts = [], []
     for case in cases:
@@ -79,6 +83,7 @@ def build_cache(
     autoencoder: AutoEncoder,
     mark: str,
     shard: int = 2000,
+    bf16: bool = False,
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
@@ -96,9 +101,14 @@ def build_cache(
             continue
         indices = range(first, min(first + shard, count))
         cases = [sample_edit(i, level, seed=seed) for i in indices]
-        path.with_suffix(".txt").write_text("\n".join(case.prompt for case in cases))
+        path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
-            save_file(encode(cases, autoencoder, first), temporary, metadata=facts)
+            save_file(encode(cases, autoencoder, first, bf16), temporary, metadata=facts)
+
+
+def wordings(case: Case) -> list[str]:
+    """Several prompts for the same edit; the first is the case's own."""
+    return [case.prompt, *(case.reworded(i) for i in range(1, WORDINGS))]
 
 
 def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = None) -> Pairs:
@@ -107,9 +117,7 @@ def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = N
     if not paths:
         raise TrainingError(f"{folder} holds no encoded pairs; run build_cache first")
     files = [load_file(path) for path in paths]
-    prompts = [p for path in paths for p in path.with_suffix(".txt").read_text().split("\n")]
+    lines = [p for path in paths for p in path.with_suffix(".txt").read_text().split("\n")]
     joined = {key: torch.cat([file[key] for file in files])[:limit] for key in files[0]}
-    ids = torch.cat(
-        [text_encoder.tokenize(prompts[i : i + 1000]) for i in range(0, len(prompts), 1000)]
-    )
-    return Pairs(tokens=ids[:limit], **joined)
+    ids = torch.stack([text_encoder.tokenize(line.split("\t")) for line in lines[:limit]])
+    return Pairs(tokens=ids, **joined)

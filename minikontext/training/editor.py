@@ -3,10 +3,13 @@ text-to-image (samples without a context) and with empty prompts now and then, f
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minikontext import flow
 from minikontext.pipeline import Velocity
@@ -60,6 +63,11 @@ class Batches:
         return group[torch.randint(len(group), (self.size,), generator=generator)], count
 
 
+def attention(device: torch.device) -> AbstractContextManager:
+    """The attention kernel to train with: on a CPU the fused one has a slow bfloat16 backward."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
 def editor_loss(
     model: nn.Module, pairs: Pairs, null: Tensor, config: EditorTraining, device: torch.device
 ) -> LossFunction:
@@ -75,11 +83,12 @@ def editor_loss(
         noise = torch.randn(x.shape, generator=draw)
         t = flow.sample_timesteps(len(rows), mu, config.sigma, draw)
         empty = torch.rand(len(rows), 1, generator=draw) < config.empty_prompts
-        words = torch.where(empty, null, pairs.tokens[rows])
+        wording = torch.randint(pairs.tokens.shape[1], (len(rows),), generator=draw)
+        words = torch.where(empty, null, pairs.tokens[rows, wording])
         contexts = [pairs.contexts[rows, i].float().to(device) for i in range(count)]
         x, noise, t, words = (part.to(device) for part in (x, noise, t, words))
         z = flow.interpolate(x, noise, t)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention(device):
             v = model(z, t, words, contexts)
         each = flow.loss_per_sample(v, x, noise)
         return each.mean(), {f"loss_{count}": float(each.detach().mean())}

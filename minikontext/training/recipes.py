@@ -88,14 +88,15 @@ def train_editor(
     data = config["data"]
     cache = Path(config["run"]) / "pairs"
     mark = files.sha256([source / "autoencoder.safetensors"])[:12]
-    build_cache(cache, data["level"], data["count"], data.get("seed", 0), autoencoder, mark)
+    dials = _read(EditorTraining, config.get("training", {}))
+    world = (data["level"], data["count"], data.get("seed", 0))
+    build_cache(cache, *world, autoencoder, mark, bf16=dials.bf16)
     pairs = load_cache(cache, model.text, data["count"])
     loop = Loop(model, _read(LoopConfig, config["loop"]), config["run"])
     if not (resume and loop.resume()) and "start" in config:
         start_from(model, Path(config["start"]))
         loop = Loop(model, loop.config, config["run"])
     null = model.text.tokenize([""])[0]
-    dials = _read(EditorTraining, config.get("training", {}))
     loop.run(editor_loss(model, pairs, null, dials, device), on_log)
     return export(_averaged(loop, model), autoencoder, config)
 
