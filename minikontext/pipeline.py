@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import files, images, sampler, tokens, weights
+from minikontext import files, images, sampler, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.device import pick
 from minikontext.errors import (
@@ -36,10 +36,10 @@ from minikontext.images import Provenance, ResizePlan
 from minikontext.sampler import StepInfo
 from minikontext.text import TextFeatures, ToyTextConfig, ToyTextEncoder, check_prompts
 from minikontext.transformer import KontextTransformer, TransformerConfig
+from minikontext.velocity import PATCH, Velocity, grid_ids
 
 FORMAT, FORMAT_VERSION = "minikontext", 1
 PARTS = ("transformer", "autoencoder", "text_encoder")
-PATCH = 2  # latent pixels along one side of a token
 
 Picture = Image.Image | str | Path | np.ndarray | bytes
 
@@ -106,53 +106,6 @@ class Context:
 
     latents: Tensor
     plan: ResizePlan
-
-
-@dataclass(frozen=True)
-class Velocity:
-    """The transformer as the sampler sees it: latents and time in, velocity of the latents out.
-
-    text: b prompts. contexts: clean latents, joined to the target's tokens at every step.
-    """
-
-    transformer: KontextTransformer
-    text: TextFeatures
-    contexts: Sequence[Tensor] = ()
-    layout: str = "index"
-    guidance_scale: float | None = None
-
-    def __call__(self, z: Tensor, t: Tensor) -> Tensor:
-        """Predict dz/dt for z (b, c, h, w) at t (b,): pack, join, transform, cut, unpack."""
-        target = tokens.pack(z.to(self.text.tokens.dtype), PATCH)  # (b, n, 4c)
-        img, img_ids = tokens.join_context(target, grid_ids(z), *self._packed)
-        velocity = self.transformer(
-            img, img_ids, self.text.tokens, self._text_ids, t, self.text.pooled, self._guidance
-        )
-        velocity = tokens.cut_target(velocity, target.shape[1])
-        return tokens.unpack(velocity, *z.shape[-2:], PATCH).to(z.dtype)
-
-    @cached_property
-    def _packed(self) -> tuple[list[Tensor], list[Tensor]]:
-        grids = [(c.shape[-2] // PATCH, c.shape[-1] // PATCH) for c in self.contexts]
-        packed = [tokens.pack(c.to(self.text.tokens.dtype), PATCH) for c in self.contexts]
-        return packed, tokens.context_ids(grids, self.layout)
-
-    @cached_property
-    def _text_ids(self) -> Tensor:
-        text = self.text.tokens  # (b, m, d): text has no place in the picture, so its ids are zero
-        return torch.zeros(text.shape[1], 3, dtype=torch.long, device=text.device)
-
-    @cached_property
-    def _guidance(self) -> Tensor | None:
-        if self.guidance_scale is None:
-            return None
-        text = self.text.tokens
-        return torch.full((len(text),), self.guidance_scale, device=text.device)
-
-
-def grid_ids(z: Tensor) -> Tensor:
-    """Position ids of the target's tokens, (n, 3): virtual time 0."""
-    return tokens.position_ids(z.shape[-2] // PATCH, z.shape[-1] // PATCH)
 
 
 class KontextPipeline:

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minikontext import flow
-from minikontext.pipeline import Velocity
+from minikontext.errors import ConfigError
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
 from minikontext.transformer import KontextTransformer
+from minikontext.velocity import Velocity
+
+TIMESTEPS = ("shifted", "logit-normal", "uniform")
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,28 @@ class EditorTraining:
     """The dials of the editor's loss.
 
     `empty_prompts` is the share of samples trained with the empty prompt: the unconditional
-    velocity that classifier-free guidance needs. `sigma` is the width of the logit-normal; its mean
-    comes from the number of target tokens, as in the sampler (not published, our choice).
+    velocity that classifier-free guidance needs. `timesteps`: "shifted" is the logit-normal with
+    the sampler's mu for this number of target tokens (not published, our choice), "logit-normal"
+    has mu = 0, "uniform" prefers no time. `sigma` is the width of the logit-normal.
     """
 
     batch: int = 64
     seed: int = 0
     empty_prompts: float = 0.08
     sigma: float = 1.0
+    timesteps: str = "shifted"
     bf16: bool = True
+
+    def __post_init__(self) -> None:
+        if self.timesteps not in TIMESTEPS:
+            raise ConfigError(f"timesteps={self.timesteps!r}: choose one of {TIMESTEPS}")
+
+    def times(self, count: int, patches: int, generator: torch.Generator) -> Tensor:
+        """Draw `count` training times for targets of `patches` tokens."""
+        if self.timesteps == "uniform":
+            return torch.rand(count, generator=generator)
+        mu = flow.mu_for_tokens(patches) if self.timesteps == "shifted" else 0.0
+        return flow.sample_timesteps(count, mu, self.sigma, generator)
 
 
 class Editor(nn.Module):
@@ -74,14 +89,13 @@ def editor_loss(
     """The loss of a step; `null` (m,) are the token ids of the empty prompt."""
     batches = Batches(pairs, config.batch, config.seed)
     patches = (pairs.target.shape[-2] // 2) * (pairs.target.shape[-1] // 2)
-    mu = flow.mu_for_tokens(patches)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rows, count = batches.rows(step)
         draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
         x = pairs.target[rows].float()
         noise = torch.randn(x.shape, generator=draw)
-        t = flow.sample_timesteps(len(rows), mu, config.sigma, draw)
+        t = config.times(len(rows), patches, draw)
         empty = torch.rand(len(rows), 1, generator=draw) < config.empty_prompts
         wording = torch.randint(pairs.tokens.shape[1], (len(rows),), generator=draw)
         words = torch.where(empty, null, pairs.tokens[rows, wording])
