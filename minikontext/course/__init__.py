@@ -5,7 +5,19 @@ Everything loads on first use, so that `import minikontext` stays light.
 
 from importlib import import_module
 
-_MODULES = ("checks", "exercises", "map", "plots", "samples", "start", "style", "widgets")
+_MODULES = (
+    "attention",
+    "checks",
+    "exercises",
+    "map",
+    "plots",
+    "samples",
+    "sequence",
+    "start",
+    "style",
+    "trajectory",
+    "widgets",
+)
 
 _HOMES = {
     "setup": "start",
@@ -17,8 +29,12 @@ _HOMES = {
     "sheet": "plots",
     "pictures": "samples",
     "prompts": "samples",
+    "show_sequence": "sequence",
+    "watch_edit": "attention",
+    "AttentionWidget": "attention",
     "EditingWidget": "widgets",
     "LatentWidget": "widgets",
+    "TrajectoryWidget": "trajectory",
 }
 
 __all__ = [*_MODULES, *_HOMES]

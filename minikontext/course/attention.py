@@ -1,0 +1,515 @@
+"""Where tokens look: attention weights of the running model, pictures of them, two widgets."""
+
+from __future__ import annotations
+
+import html
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as W
+import torch
+import traitlets
+from einops import rearrange
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from minikontext import images as image_io
+from minikontext import layers, rope
+from minikontext.course import samples, style
+from minikontext.course import widgets as parts
+from minikontext.course.sequence import colour_of
+from minikontext.errors import Cancelled, MinikontextError, SizeError
+from minikontext.pipeline import KontextOutput, KontextPipeline
+from minikontext.sampler import StepInfo
+
+LIMIT = 2**27  # weights to keep: half a gigabyte in float32
+PATCH = 2  # latent pixels along one side of a token
+SIDE = 204  # pixels of a picture in a widget
+CSS = f"""<style>
+.mk .mk-stack {{ display: grid; overflow: hidden; border-radius: 8px; margin: 0; }}
+.mk .mk-stack > * {{ grid-area: 1 / 1; margin: 0; width: 100%; height: 100%; max-width: none; }}
+.mk .mk-patches {{ gap: 0; overflow: hidden; z-index: 1; }}
+.mk .mk-patch {{ width: auto; height: auto; min-width: 0; margin: 0; padding: 0; border-radius: 0;
+  background: transparent; box-shadow: none; border: 1px solid rgba(255, 255, 255, .28); }}
+.mk .mk-patch:hover, .mk .mk-patch:focus {{ background: {style.ACCENT}30; box-shadow: none;
+  border: 2px solid {style.ACCENT}; outline: none; }}
+.mk .mk-shares {{ display: flex; height: 20px; border-radius: 5px; overflow: hidden; color: #fff;
+  font-size: 11px; line-height: 20px; }}
+.mk .mk-shares > div {{ overflow: hidden; white-space: nowrap; padding-left: 6px;
+  box-sizing: border-box; }}
+.mk .mk-words span {{ display: inline-block; padding: 1px 7px; margin: 1px 3px 1px 0;
+  font-size: 12px; border: 1px solid {style.GOLD}66; border-radius: 5px; }}
+</style>"""
+
+
+# ------------------------------------------------------------------------------------- watching
+
+
+def attention_weights(q: Tensor, k: Tensor, rotations: Tensor) -> Tensor:
+    """Compute what `layers.attention` keeps to itself: `softmax(q k^T / sqrt(d))`, rotated first.
+
+    q, k (b, n, heads, d) -> (b, heads, n, n), float32; each row adds up to 1.
+    """
+    q, k = (rope.rotate(rearrange(x, "b n h d -> b h n d"), rotations) for x in (q, k))
+    return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+
+@contextmanager
+def watch_attention(limit: int = LIMIT) -> Iterator[list[Tensor]]:
+    """Collect the attention weights (b, heads, n, n) of every block that runs inside, in order.
+
+    The model computes as ever; only the result is noted. Raises SizeError for more than `limit`
+    numbers: at full size one block has gigabytes of them.
+    """
+    seen: list[Tensor] = []
+    real = layers.attention
+
+    def watching(q: Tensor, k: Tensor, v: Tensor, rotations: Tensor) -> Tensor:
+        count = sum(x.numel() for x in seen) + q.shape[0] * q.shape[2] * q.shape[1] ** 2
+        if count > limit:
+            raise SizeError(
+                f"Watching needs {count:,} numbers, more than the limit of {limit:,}. "
+                "Use a smaller picture, fewer steps, or a higher limit."
+            )
+        seen.append(attention_weights(q, k, rotations).detach())
+        return real(q, k, v, rotations)
+
+    layers.attention = watching
+    try:
+        yield seen
+    finally:
+        layers.attention = real
+
+
+@dataclass(frozen=True)
+class WatchedEdit:
+    """An edit of one picture, and where every token looked on the way.
+
+    weights (steps, blocks, heads, n, n): row = who looks, column = where. words: one a text token.
+    grids: (rows, cols) of the target, then of each context. clean: the estimate after each step.
+    """
+
+    output: KontextOutput
+    weights: Tensor
+    words: list[str]
+    grids: list[tuple[int, int]]
+    contexts: list[Image.Image]
+    times: list[float]
+    clean: list[Tensor]
+
+    @property
+    def names(self) -> list[str]:
+        """The parts of the sequence, in order."""
+        several = len(self.contexts) > 1
+        names = [f"context {i}" for i in range(1, len(self.contexts) + 1)]
+        return ["text", "target", *(names if several else ["context"] * len(self.contexts))]
+
+    def look(
+        self,
+        patch: tuple[int, int],
+        step: int = -1,
+        block: int | None = None,
+        head: int | None = None,
+    ) -> list[Tensor]:
+        """Where the target's patch (row, col) looks; without block or head, their mean.
+
+        -> text (m,), target (rows, cols), then (rows, cols) of each context; together 1.
+        """
+        row = len(self.words) + patch[0] * self.grids[0][1] + patch[1]
+        return self.split(self._chosen(step, block, head)[row])
+
+    def shares(
+        self, step: int = -1, block: int | None = None, head: int | None = None
+    ) -> list[float]:
+        """How much of the whole target's attention goes to each part: text, target, contexts."""
+        m, n = len(self.words), math.prod(self.grids[0])
+        looks = self._chosen(step, block, head)[m : m + n].mean(dim=0)
+        return [part.sum().item() for part in self.split(looks)]
+
+    def split(self, row: Tensor) -> list[Tensor]:
+        """Cut one row of weights (n,) into the parts of the sequence, as grids."""
+        sizes = [len(self.words), *(math.prod(grid) for grid in self.grids)]
+        text, *pictures = row.split(sizes)
+        return [text, *(part.view(grid) for part, grid in zip(pictures, self.grids))]
+
+    def _chosen(self, step: int, block: int | None, head: int | None) -> Tensor:
+        chosen = self.weights[step]  # (blocks, heads, n, n)
+        chosen = chosen.mean(dim=0) if block is None else chosen[block]
+        return chosen.mean(dim=0) if head is None else chosen[head]
+
+
+def watch_edit(
+    pipe: KontextPipeline, prompt: str, image: Any = (), callback: Any = None, **settings: Any
+) -> WatchedEdit:
+    """Edit one picture (or several contexts) and keep all attention weights.
+
+    `settings` are those of a call of the pipeline. Guidance is off: one pass a step.
+    """
+    contexts = [image_io.read(x) for x in (image if isinstance(image, (list, tuple)) else [image])]
+    steps: list[StepInfo] = []
+
+    def note(info: StepInfo) -> object:
+        steps.append(info)
+        return callback(info) if callback else None
+
+    settings = {"true_cfg_scale": 1.0, "progress": False, **settings}
+    with watch_attention() as seen:
+        output = pipe(prompt, image=contexts or None, callback=note, **settings)
+    weights = torch.cat(seen).cpu().unflatten(0, (len(steps), -1))  # one sample: b = 1
+    plans = [_snapped(pipe, picture) for picture in contexts]
+    grids = [tuple(side // PATCH for side in output.latents.shape[-2:])]
+    multiple = PATCH * pipe.autoencoder.config.downsample
+    grids += [(h // multiple, w // multiple) for w, h in (plan.working for plan in plans)]
+    shown = [plan.apply(picture) for plan, picture in zip(plans, contexts)]
+    times, clean = [info.t for info in steps], [info.clean for info in steps]
+    return WatchedEdit(output, weights, words_of(pipe, prompt), grids, shown, times, clean)
+
+
+def _snapped(pipe: KontextPipeline, picture: Image.Image) -> image_io.ResizePlan:
+    multiple = PATCH * pipe.autoencoder.config.downsample
+    return image_io.plan(picture.size, "kontext", multiple, pipe.defaults.sizes)
+
+
+def words_of(pipe: KontextPipeline, prompt: str) -> list[str]:
+    """One word for each text token of the toy's encoder, padding included."""
+    encoder = pipe.text_encoder
+    return [encoder.words[i] for i in encoder.tokenize([prompt])[0].tolist()]
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def spotlight(
+    picture: Image.Image,
+    weights: Tensor,
+    top: float,
+    chosen: tuple[int, int] | None = None,
+    side: int = SIDE,
+) -> Image.Image:
+    """Light a picture by the attention its patches get; the rest lies in the dark.
+
+    weights (rows, cols); a patch with the weight `top` is fully lit. `chosen` gets a frame.
+    """
+    rows, cols = weights.shape
+    factor = side / max(picture.size)
+    size = tuple(round(x * factor) for x in picture.size)
+    light = (weights / max(top, 1e-9)).clamp(0, 1).sqrt() * 0.82 + 0.18  # sqrt: see faint ones, too
+    mask = image_io.to_pil(light.expand(1, 3, rows, cols) * 2 - 1)[0].convert("L")
+    mask = mask.resize(size, Image.Resampling.NEAREST)
+    large = picture.resize(size, Image.Resampling.NEAREST)
+    page = Image.composite(large, Image.new("RGB", size, style.INK), mask)
+    if chosen is not None:
+        high, wide = size[1] / rows, size[0] / cols
+        left, upper = round(chosen[1] * wide), round(chosen[0] * high)
+        box = (left, upper, round(left + wide) - 1, round(upper + high) - 1)
+        ImageDraw.Draw(page).rectangle(box, outline=style.ACCENT, width=3)
+    return page
+
+
+def spotlights(
+    pipe: KontextPipeline,
+    edit: WatchedEdit,
+    patch: tuple[int, int],
+    step: int = -1,
+    block: int | None = None,
+    head: int | None = None,
+) -> list[Image.Image]:
+    """Where the target's patch looks: the target as estimated at this step, then each context.
+
+    One scale for all: the patch with the most attention is fully lit.
+    """
+    _, *maps = edit.look(patch, step, block, head)
+    top = max(x.max().item() for x in maps)
+    pictures = [pipe.decode(edit.clean[step])[0], *edit.contexts]
+    frames = [patch, *[None] * len(edit.contexts)]
+    return [spotlight(p, w, top, frame) for p, w, frame in zip(pictures, maps, frames)]
+
+
+def overview(
+    edit: WatchedEdit,
+    patch: tuple[int, int],
+    step: int = -1,
+    chosen: tuple[int, int] | None = None,
+    width: int = 232,
+) -> Image.Image:
+    """Every block (row) and head (column) at once: the maps of target and contexts side by side.
+
+    Darker is more; each small map has its own scale. `chosen` is a (block, head).
+    """
+    blocks, heads = edit.weights.shape[1:3]
+    wide, high = width // heads, 34
+    page = Image.new("RGB", (wide * heads, high * blocks), style.PAPER)
+    draw = ImageDraw.Draw(page)
+    for block in range(blocks):
+        for head in range(heads):
+            _, *maps = edit.look(patch, step, block, head)
+            corner, box = (head * wide, block * high), (wide - 6, high - 6)
+            _small_maps(page, maps, (corner[0] + 3, corner[1] + 3), box)
+            if chosen == (block, head):
+                frame = (*corner, corner[0] + wide - 1, corner[1] + high - 1)
+                draw.rectangle(frame, outline=style.ACCENT, width=2)
+    return page
+
+
+def _small_maps(
+    page: Image.Image, maps: Sequence[Tensor], corner: tuple[int, int], box: tuple[int, int]
+) -> None:
+    top = max(x.max().item() for x in maps)
+    wide = (box[0] - 2 * (len(maps) - 1)) // len(maps)
+    for i, weights in enumerate(maps):
+        tile = heat(weights, top, colour_of(i + 1)).resize((wide, box[1]), Image.Resampling.NEAREST)
+        page.paste(tile, (corner[0] + i * (wide + 2), corner[1]))
+
+
+def heat(weights: Tensor, top: float, colour: str) -> Image.Image:
+    """Weights (rows, cols) as a picture of one hue: paper is 0, the full colour `top`."""
+    share = (weights / max(top, 1e-9)).clamp(0, 1)[..., None]
+    full = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)]).float()
+    paper = torch.tensor([238.0, 241.0, 245.0])
+    mixed = torch.lerp(paper, full, share).round().to(torch.uint8)
+    return Image.fromarray(mixed.numpy())
+
+
+# -------------------------------------------------------------------------------------- widgets
+
+
+class PatchPicture(W.Box):
+    """A picture under a grid of buttons: click a patch, or reach it by Tab and press Enter.
+
+    `chosen` is its (row, col); `cells[row, col]` is its button.
+    """
+
+    chosen = traitlets.Tuple(traitlets.Int(), traitlets.Int(), default_value=(0, 0))
+
+    def __init__(self, alt: str, rows: int, cols: int, what: str = "row {}, column {}") -> None:
+        self.image, self.grid, self.what = W.Image(format="png"), W.GridBox(), what
+        self.image.alt = alt
+        self.grid.add_class("mk-patches")
+        super().__init__([self.image, self.grid])
+        self.add_class("mk-stack")
+        self.divide(rows, cols)
+
+    def divide(self, rows: int, cols: int) -> None:
+        """Lay a grid of rows × cols buttons over the picture."""
+        self.cells = {(r, c): self._cell(r, c) for r in range(rows) for c in range(cols)}
+        self.grid.children = list(self.cells.values())
+        self.grid.layout.grid_template_columns = f"repeat({cols}, 1fr)"
+        self.grid.layout.grid_template_rows = f"repeat({rows}, 1fr)"
+
+    def _cell(self, row: int, col: int) -> W.Button:
+        cell = W.Button(tooltip=self.what.format(row + 1, col + 1))
+        cell.add_class("mk-patch")
+        cell.on_click(lambda _: self.set_trait("chosen", (row, col)))
+        return cell
+
+    def show(self, picture: Image.Image) -> None:
+        """Show a picture in its own size."""
+        self.image.value = image_io.png_bytes(picture)
+        self.layout.width, self.layout.height = (f"{side}px" for side in picture.size)
+
+
+class AttentionWidget(W.VBox):
+    """Click a patch of the target and see where it looks: words, target and context.
+
+    Click a block and head to see that one alone. Parts: picture, prompt, run, cancel, target,
+    contexts, heads, every, step, shares, words, progress, status. For toy-sized models.
+    """
+
+    def __init__(
+        self,
+        pipe: KontextPipeline,
+        pictures: Mapping[str, Image.Image] | None = None,
+        prompt: str = "make the hat red",
+        steps: int = 12,
+    ) -> None:
+        self.pipe, self.steps = pipe, steps
+        self.pictures = dict(pictures if pictures is not None else samples.pictures())
+        self._stop, self._thread = threading.Event(), threading.Thread()
+        self._make_controls(prompt)
+        super().__init__(self._arrange())
+        self.add_class("mk")
+        self._connect()
+        self._work()
+
+    def __repr__(self) -> str:
+        return parts.REPR
+
+    def _make_controls(self, prompt: str) -> None:
+        config = self.pipe.transformer.config
+        blocks = config.depth + config.depth_single_blocks
+        self.picture = W.Dropdown(options=list(self.pictures), layout=W.Layout(width="110px"))
+        self.prompt = W.Text(prompt, layout=W.Layout(flex="1 1 auto"))
+        self.prompt.add_class("mk-prompt")
+        self.run = parts._button("Edit", "Edit the picture and watch", "mk-run", "80px", "primary")
+        self.cancel = parts._button("Cancel", "Stop after this step", "mk-quiet", "80px")
+        self.cancel.layout.display = "none"
+        self.target = PatchPicture("the target: click a patch", 1, 1)
+        self.target.set_trait("chosen", (1, 0))
+        self.contexts = W.HBox()
+        self.heads = PatchPicture("all blocks and heads", blocks, config.num_heads,
+                                  "block {}, head {}")  # fmt: skip
+        self.one: tuple[int, int] | None = None  # the block and head shown alone
+        self.every = parts._button("Mean of all heads", "Not one head alone", "mk-quiet", "140px")
+        self.step = W.IntSlider(
+            self.steps, 1, self.steps, description="Step", style=parts.TIGHT,
+            layout=parts._wide("240px"),
+        )  # fmt: skip
+        self.shares, self.words, self.status = W.HTML(), W.HTML(), W.HTML()
+        self.progress = W.IntProgress(0, 0, self.steps, layout=W.Layout(flex="1 1 auto"))
+        self.progress.add_class("mk-bar")
+
+    def _arrange(self) -> list[W.Widget]:
+        left = W.VBox([self.target, _caption("target: click a patch")])
+        right = W.VBox([self.heads, _caption("blocks ↓ heads →: click one")])
+        shown = W.HBox([left, self.contexts, right], layout=W.Layout(
+            justify_content="space-between", align_items="flex-start", flex_flow="row wrap",
+            grid_gap="8px"))  # fmt: skip
+        self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(display="none"))
+        return [
+            W.HTML(parts.CSS + CSS, layout=W.Layout(display="none")),
+            W.HBox([self.picture, self.prompt, self.run], layout=W.Layout(align_items="center")),
+            self.working,
+            shown,
+            self.shares,
+            self.words,
+            W.HBox([self.step, self.every], layout=W.Layout(align_items="center")),
+            self.status,
+        ]
+
+    def _connect(self) -> None:
+        self.run.on_click(lambda _: self._start())
+        self.cancel.on_click(lambda _: self._stop.set())
+        self.every.on_click(lambda _: self._choose_head(None))
+        self.target.observe(lambda _: self.show(), "chosen")
+        self.step.observe(lambda _: self.show(), "value")
+        for cell in self.heads.cells.values():  # a click counts even if it changes nothing
+            cell.on_click(lambda _: self._choose_head(self.heads.chosen))
+
+    # ---- the edit
+
+    def _start(self) -> None:
+        if self._thread.is_alive():
+            return
+        self._stop.clear()
+        self._busy(True)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout: float = 60.0) -> AttentionWidget:
+        """Wait for the running edit, for scripts and tests. Raises TimeoutError."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"The edit still runs after {timeout:g} s.")
+        return self
+
+    def _work(self) -> None:
+        try:
+            picture = self.pictures[self.picture.value]
+            self.edit = watch_edit(self.pipe, self.prompt.value, picture, self._note, seed=0,
+                                   num_inference_steps=self.steps)  # fmt: skip
+            self._open()
+        except Cancelled:
+            self._say("idle", "Cancelled. The pictures are those of the last edit.")
+        except MinikontextError as error:
+            self._say("error", str(error))
+        except Exception as error:  # a widget must show what went wrong, whatever it was
+            self._say("error", f"{type(error).__name__}: {error}")
+        finally:
+            self._busy(False)
+
+    def _note(self, info: StepInfo) -> bool:
+        self.progress.value = info.step
+        return not self._stop.is_set()
+
+    def _busy(self, busy: bool) -> None:
+        self.progress.value = 0
+        self.working.layout.display = "flex" if busy else "none"
+        self.cancel.layout.display = "inline-block" if busy else "none"
+        self.run.disabled = busy
+
+    def _open(self) -> None:
+        """Fit the grids to the new edit, and show it."""
+        rows, cols = self.edit.grids[0]
+        self.target.divide(rows, cols)
+        row, col = self.target.chosen
+        self.target.set_trait("chosen", (min(row, rows - 1), min(col, cols - 1)))
+        boxes = [PatchPicture(f"context {i}", 0, 0) for i in range(len(self.edit.contexts))]
+        names = self.edit.names[2:]
+        self.contexts.children = [W.VBox([b, _caption(name)]) for b, name in zip(boxes, names)]
+        self.show()
+
+    # ---- what the user sees
+
+    def _choose_head(self, one: tuple[int, int] | None) -> None:
+        self.one = one
+        self.show()
+
+    def show(self) -> None:
+        """Draw everything for the chosen patch, step, block and head."""
+        patch, step, (block, head) = (
+            self.target.chosen,
+            self.step.value - 1,
+            self.one or (None,) * 2,
+        )
+        lit = spotlights(self.pipe, self.edit, patch, step, block, head)
+        for box, picture in zip(
+            (self.target, *(b.children[0] for b in self.contexts.children)), lit
+        ):
+            box.show(picture)
+        self.heads.show(overview(self.edit, patch, step, self.one))
+        look = self.edit.look(patch, step, block, head)
+        shares = [part.sum().item() for part in look]
+        self.shares.value = _bar(self.edit.names, shares)
+        self.words.value = _chips(self.edit.words, look[0].tolist())
+        self._say("idle", self._sentence(look))
+
+    def _sentence(self, look: Sequence[Tensor]) -> str:
+        """Say in words what the picture shows."""
+        row, col = self.target.chosen
+        best = max(range(1, len(look)), key=lambda i: look[i].max())
+        r, c = divmod(look[best].argmax().item(), look[best].shape[1])
+        who = (
+            f"block {self.one[0] + 1}, head {self.one[1] + 1}" if self.one else "mean of all heads"
+        )
+        return (
+            f"t = {self.edit.times[self.step.value - 1]:.2f}, {who}: the patch in row {row + 1}, "
+            f"column {col + 1} looks most at {self.edit.names[best]} row {r + 1}, column {c + 1} "
+            f"({look[best].max():.0%})."
+        )
+
+    def _say(self, kind: str, text: str) -> None:
+        line = f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
+        self.status.value = line
+
+
+def _caption(text: str) -> W.HTML:
+    return W.HTML(f'<div class="mk-caption">{html.escape(text)}</div>')
+
+
+def _bar(names: Sequence[str], shares: Sequence[float]) -> str:
+    """One bar cut into the shares of text, target and contexts."""
+    cuts = [
+        f'<div style="flex: {share:.4f} 0 0; background: {colour_of(i)}" '
+        f'title="{name} {share:.1%}">{name} {share:.0%}</div>'
+        for i, (name, share) in enumerate(zip(names, shares))
+    ]
+    return f'<div class="mk-shares">{"".join(cuts)}</div>'
+
+
+def _chips(words: Sequence[str], weights: Sequence[float]) -> str:
+    """The words, each as bright as the attention it gets; padding is one chip."""
+    pads = [w for word, w in zip(words, weights) if word == "<pad>"]
+    pairs = [pair for pair in zip(words, weights) if pair[0] != "<pad>"]
+    if pads:
+        pairs.append((f"{len(pads)} × <pad>", sum(pads)))
+    chips = [
+        f'<span style="background: {style.GOLD}{round(255 * min(1, weight) ** 0.5):02x}" '
+        f'title="{weight:.1%}">{html.escape(word)}</span>'
+        for word, weight in pairs
+    ]
+    return f'<div class="mk-words">{"".join(chips)}</div>'

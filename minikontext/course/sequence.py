@@ -1,0 +1,114 @@
+"""The row of tokens as a picture: words, target patches and context patches with their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from IPython.display import Image as Shown
+from IPython.display import display
+from PIL import Image, ImageDraw, ImageFont
+
+from minikontext import images as image_io
+from minikontext import tokens
+from minikontext.course import plots, style
+
+LABEL, TILE, STEP, COLUMNS, HIGH = 66, 36, 41, 16, 56  # pixels, pixels, pixels, tiles, pixels
+PARTS = {"text": style.GOLD, "target": style.ACCENT, "context": style.BLUE}  # one colour each
+
+
+def colour_of(part: int) -> str:
+    """The colour of part 0 (text), 1 (target), 2 and more (contexts)."""
+    return list(PARTS.values())[min(part, 2)]
+
+
+def show_sequence(
+    words: Sequence[str],
+    target: Image.Image,
+    contexts: Sequence[Image.Image] = (),
+    layout: str = "index",
+    side: int = 16,
+    title: str = "",
+) -> None:
+    """Show what the transformer reads, token by token, with the position ids below.
+
+    side: pixels of a picture along one side of a token. layout: see `mk.tokens.context_ids`.
+    """
+    page = draw_sequence(words, target, contexts, layout, side, title)
+    display(Shown(image_io.png_bytes(page), format="png"))
+
+
+def draw_sequence(
+    words: Sequence[str],
+    target: Image.Image,
+    contexts: Sequence[Image.Image] = (),
+    layout: str = "index",
+    side: int = 16,
+    title: str = "",
+) -> Image.Image:
+    """Draw what `show_sequence` shows."""
+    grids = [(p.height // side, p.width // side) for p in (target, *contexts)]
+    ids = [tokens.position_ids(*grids[0]), *tokens.context_ids(grids[1:], layout)]
+    lines = [-(-rows * cols // COLUMNS) for rows, cols in grids]
+    top = 26 if title else 6
+    page = Image.new("RGB", (plots.PAGE + 20, top + HIGH * (1 + sum(lines))), "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((10, 5), title, fill=style.INK, font=plots._font(bold=True))
+    _words(draw, words, top)
+    y = top + HIGH
+    names = ["target", *_numbered("context", len(contexts))]
+    for i, (picture, grid, places) in enumerate(zip((target, *contexts), grids, ids)):
+        _label(draw, names[i], colour_of(i + 1), y)
+        _patches(page, draw, picture, grid, places.tolist(), y, colour_of(i + 1))
+        y += HIGH * lines[i]
+    return page
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [name] if count == 1 else [f"{name} {i}" for i in range(1, count + 1)]
+
+
+def _label(draw: ImageDraw.ImageDraw, text: str, colour: str, y: int) -> None:
+    draw.text((10, y + TILE / 2), text, fill=colour, font=plots._font(bold=True), anchor="lm")
+
+
+def _words(draw: ImageDraw.ImageDraw, words: Sequence[str], y: int) -> None:
+    """Boxes as wide as their words; all padding is one box."""
+    _label(draw, "text", colour_of(0), y)
+    pads = sum(word == "<pad>" for word in words)
+    shown = [word for word in words if word != "<pad>"] + [f"{pads} × <pad>"] * bool(pads)
+    x = LABEL + 14
+    for word in shown:
+        wide = plots._width(word) + 14
+        box = (x, y + 4, x + wide, y + TILE - 4)
+        draw.rounded_rectangle(box, 4, fill=style.PALE, outline=colour_of(0))
+        draw.text((x + wide / 2, y + TILE / 2), word, fill=style.INK, font=plots._font(),
+                  anchor="mm")  # fmt: skip
+        draw.text((x + wide / 2, y + TILE + 1), "0 0 0", fill=style.GREY, font=_tiny(), anchor="ma")
+        x += wide + 6
+
+
+def _patches(
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    picture: Image.Image,
+    grid: tuple[int, int],
+    ids: Sequence[Sequence[int]],
+    y: int,
+    colour: str,
+) -> None:
+    """One tile a token, in the order of the row."""
+    wide, high = picture.width / grid[1], picture.height / grid[0]
+    for i, place in enumerate(ids):
+        row, col = divmod(i, grid[1])
+        box = (col * wide, row * high, (col + 1) * wide, (row + 1) * high)
+        tile = picture.crop([round(x) for x in box]).resize((TILE, TILE), Image.Resampling.NEAREST)
+        corner = (LABEL + 14 + i % COLUMNS * STEP, y + i // COLUMNS * HIGH)
+        page.paste(tile, corner)
+        edge = (corner[0] - 1, corner[1] - 1, corner[0] + TILE, corner[1] + TILE)
+        draw.rectangle(edge, outline=colour)
+        middle = (corner[0] + TILE / 2, corner[1] + TILE + 1)
+        draw.text(middle, " ".join(map(str, place)), fill=style.GREY, font=_tiny(), anchor="ma")
+
+
+def _tiny() -> ImageFont.FreeTypeFont:
+    return plots._font().font_variant(size=10)
