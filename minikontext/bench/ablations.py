@@ -1,0 +1,288 @@
+"""What if it were built otherwise? Small editors, equal budgets, one thing changed each time.
+
+`python -m minikontext.bench.ablations --seeds 3 --json data/bench/ablations.json`
+
+Studies: how the context gets in (tokens after the target's, or channels beside them), how far it
+lies in virtual time, and how training times are drawn. Notebooks 02 to 04 show what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from minikontext import files, sampler
+from minikontext.autoencoder import AutoEncoder
+from minikontext.bench.oracle_bench import held_out_cases, summarise
+from minikontext.flow import interpolate, loss_per_sample
+from minikontext.pipeline import KontextPipeline
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.toyworld import Case, score, vocabulary
+from minikontext.training.data import Pairs, build_cache, encode, load_cache
+from minikontext.training.editor import Editor, EditorTraining, editor_loss
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.transformer import KontextTransformer, TransformerConfig
+from minikontext.velocity import Velocity
+
+STORED = Path(__file__).parents[2] / "data" / "bench" / "ablations.json"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The budget that every variant gets."""
+
+    level: int = 2
+    pairs: int = 12_000
+    steps: int = 1200
+    batch: int = 64
+    cases: int = 200
+    sampling_steps: int = 12
+    lr: float = 1.5e-3
+    muon_lr: float = 4e-3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one variant; curve: (samples seen, loss on held-out cases)."""
+
+    study: str
+    variant: str
+    seed: int
+    success: float
+    followed: float
+    psnr_untouched: float
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed: the way in of the context, its virtual time, the training times."""
+
+    channels: bool = False
+    offset: int = 1
+    timesteps: str = "shifted"
+
+
+USUAL = Variant()
+STUDIES: dict[str, dict[str, Variant]] = {
+    "context": {"sequence": USUAL, "channel": Variant(channels=True)},
+    "offset": {f"offset {i}": Variant(offset=i) for i in (0, 1, 2, 10)},
+    "timesteps": {name: Variant(timesteps=name) for name in ("uniform", "logit-normal", "shifted")},
+}
+
+
+# ---------------------------------------------------------------- the variants
+
+
+@dataclass(frozen=True)
+class ChannelVelocity(Velocity):
+    """Context channels beside the target's in every token, as many older editors have it."""
+
+    def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, n, c) -> (b, n, 2 c), and the target's ids alone."""
+        return torch.cat((target, self.packed[0][0]), dim=-1), target_ids
+
+
+@dataclass(frozen=True)
+class OffsetVelocity(Velocity):
+    """The context at another virtual time than 1."""
+
+    offset: int = 1
+
+    def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """As always, with the first id of the context's tokens replaced."""
+        img, ids = super().join(target, target_ids)
+        ids[len(target_ids) :, 0] = self.offset
+        return img, ids
+
+
+class VariantEditor(Editor):
+    """An editor in which one thing is otherwise."""
+
+    def __init__(self, variant: Variant, seed: int) -> None:
+        torch.manual_seed(seed)
+        sizes = small(channels=variant.channels)
+        words = ToyTextConfig(vocabulary=vocabulary(), width=sizes.context_in_dim)
+        net = KontextTransformer(sizes).init_weights(torch.Generator().manual_seed(seed))
+        super().__init__(net, ToyTextEncoder(words))
+        self.variant = variant
+
+    def forward(self, z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]) -> Tensor:
+        """Velocity of latents z (b, c, h, w) at times t (b,)."""
+        return self.velocity(words, contexts)(z, t)
+
+    def velocity(self, words: Tensor, contexts: list[Tensor]) -> Velocity:
+        """The variant's way from latents to their velocity."""
+        parts = (self.transformer, self.text(words), contexts)
+        if self.variant.channels:
+            return ChannelVelocity(*parts)
+        return OffsetVelocity(*parts, offset=self.variant.offset)
+
+
+def small(channels: bool = False) -> TransformerConfig:
+    """A quarter of the toy transformer; with channels, tokens as wide as two pictures'."""
+    sizes = replace(
+        TransformerConfig.toy(),
+        hidden_size=128,
+        axes_dim=(8, 12, 12),
+        depth=1,
+        depth_single_blocks=3,
+    )
+    return replace(sizes, in_channels=128) if channels else sizes
+
+
+# ---------------------------------------------------------------- training and measuring
+
+
+def train(
+    variant: Variant, seed: int, setting: Setting, pairs: Pairs, test: Pairs, folder: Path
+) -> tuple[VariantEditor, list[tuple[int, float]]]:
+    """Train a variant from nothing; also returns its curve on the held-out pairs."""
+    model, device = VariantEditor(variant, seed), torch.device("cpu")
+    dials = LoopConfig(setting.steps, setting.lr, setting.muon_lr, warmup=50, ema=0.995)
+    loop = Loop(model, replace(dials, log_every=max(1, setting.steps // 12)), folder)
+    how = EditorTraining(setting.batch, seed, timesteps=variant.timesteps, empty_prompts=0.0)
+    curve: list[tuple[int, float]] = []
+
+    def note(facts: dict) -> None:
+        curve.append((facts["step"] * setting.batch, round(held_out_loss(model, test), 5)))
+
+    loop.run(editor_loss(model, pairs, model.text.tokenize([""])[0], how, device), note)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(loop.ema[name])
+    return model.eval(), curve
+
+
+@torch.no_grad()
+def held_out_loss(model: Editor, test: Pairs, times: int = 8) -> float:
+    """The loss at evenly spaced times on fixed noise: comparable between all variants."""
+    draw = torch.Generator().manual_seed(0)
+    x, context = test.target.float(), [test.contexts[:, 0].float()]
+    noise = torch.randn(x.shape, generator=draw)
+    t = (torch.arange(len(x)) % times + 0.5) / times
+    v = model(interpolate(x, noise, t), t, test.tokens[:, 0], context)
+    return float(loss_per_sample(v, x, noise).mean())
+
+
+@torch.no_grad()
+def edit(
+    model: VariantEditor, autoencoder: AutoEncoder, cases: list[Case], test: Pairs, steps: int
+) -> list[Tensor]:
+    """The edited pictures as uint8 (64, 64, 3); noise is the same for every variant."""
+    noise = torch.randn(test.target.shape, generator=torch.Generator().manual_seed(1))
+    predict = model.velocity(test.tokens[:, 0], [test.contexts[:, 0].float()])
+    times = sampler.schedule(steps, noise.shape[-1] * noise.shape[-2] // 4)
+    z = sampler.sample(predict, noise, times)
+    pixels = (autoencoder.decode(z).clamp(-1, 1) * 127.5 + 127.5).round().byte()
+    return list(pixels.permute(0, 2, 3, 1))
+
+
+def prepare(setting: Setting, folder: Path) -> tuple[AutoEncoder, Pairs, Pairs, list[Case]]:
+    """The shipped autoencoder, training pairs, and held-out cases as pairs."""
+    pipe = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
+    text = ToyTextEncoder(ToyTextConfig(vocabulary=vocabulary()))
+    mark = files.sha256([pipe.folder / "autoencoder.safetensors"])[:12]
+    build_cache(folder / "pairs", setting.level, setting.pairs, 0, pipe.autoencoder, mark)
+    cases = held_out_cases(setting.cases, setting.level)
+    tokens = text.tokenize([case.prompt for case in cases])[:, None]
+    test = Pairs(tokens=tokens, **encode(cases, pipe.autoencoder, 0))
+    return pipe.autoencoder, load_cache(folder / "pairs", text, setting.pairs), test, cases
+
+
+def study(names: list[str], seeds: int, setting: Setting, folder: Path, out: Path) -> list[Run]:
+    """Train every variant of some studies with several seeds; runs already in `out` are kept."""
+    runs = load(out) if out.exists() else []
+    autoencoder, pairs, test, cases = prepare(setting, folder)
+    done = {(run.study, run.variant, run.seed) for run in runs}
+    for seed in range(seeds):
+        for name, label, variant in _wanted(names):
+            if (name, label, seed) in done:
+                continue
+            same = [r for r in runs if STUDIES[r.study][r.variant] == variant and r.seed == seed]
+            if same:  # the usual editor belongs to every study and is trained once
+                runs.append(replace(same[0], study=name, variant=label))
+            else:
+                model, curve = train(
+                    variant, seed, setting, pairs, test, folder / f"{name}-{label}-{seed}"
+                )
+                pictures = edit(model, autoencoder, cases, test, setting.sampling_steps)
+                rows = [(c, score(p.numpy(), c)) for c, p in zip(cases, pictures, strict=True)]
+                report = summarise(rows)
+                numbers = (report.success, report.followed, report.psnr_untouched)
+                runs.append(Run(name, label, seed, *numbers, curve))
+            save(runs, setting, out)
+    return runs
+
+
+def _wanted(names: list[str]) -> list[tuple[str, str, Variant]]:
+    return [(name, label, v) for name in names for label, v in STUDIES[name].items()]
+
+
+# ---------------------------------------------------------------- what came out
+
+
+def save(runs: list[Run], setting: Setting, path: Path) -> None:
+    """Write runs and their budget as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"setting": asdict(setting), "runs": [asdict(run) for run in runs]}
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def load(path: Path = STORED) -> list[Run]:
+    """The runs in a file; without a path, those that the notebooks show."""
+    return [Run(**values) for values in json.loads(path.read_text())["runs"]]
+
+
+def table(runs: list[Run], name: str) -> str:
+    """Mean and spread (lowest to highest) over the seeds, as a Markdown table."""
+    lines = ["| variant | seeds | success % | spread | last loss |", "|---|---|---|---|---|"]
+    for label in STUDIES[name]:
+        mine = [run for run in runs if (run.study, run.variant) == (name, label)]
+        values = [run.success for run in mine]
+        last = sum(run.curve[-1][1] for run in mine) / max(1, len(mine))
+        mean = sum(values) / max(1, len(values))
+        spread = f"{min(values):.1f} to {max(values):.1f}" if values else ""
+        lines.append(f"| {label} | {len(mine)} | {mean:.1f} | {spread} | {last:.4f} |")
+    return "\n".join(lines)
+
+
+def plot(runs: list[Run], name: str) -> Figure:
+    """The held-out loss of every run of a study against the samples seen."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    for i, label in enumerate(STUDIES[name]):
+        mine = [run for run in runs if (run.study, run.variant) == (name, label)]
+        for run in mine:
+            seen, loss = zip(*run.curve, strict=True)
+            axes.plot(seen, loss, color=f"C{i}", label=label if run is mine[0] else None)
+    axes.set(xlabel="training samples", ylabel="held-out loss", yscale="log")
+    axes.legend()
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: run the studies and print their tables."""
+    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.ablations")
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
+    parser.add_argument("--steps", type=int, default=Setting.steps, help="training steps of each")
+    parser.add_argument("--pairs", type=int, default=Setting.pairs, help="training pairs")
+    parser.add_argument("--cases", type=int, default=Setting.cases, help="held-out cases")
+    parser.add_argument("--folder", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--json", type=Path, default=STORED, help="results, also to go on from")
+    options = parser.parse_args(arguments)
+    setting = Setting(steps=options.steps, pairs=options.pairs, cases=options.cases)
+    runs = study(options.studies, options.seeds, setting, options.folder, options.json)
+    for name in options.studies:
+        print(f"\n{name}\n\n{table(runs, name)}")
+
+
+if __name__ == "__main__":
+    main()
