@@ -6,6 +6,7 @@ another one's prompt. A cache that was interrupted goes on with the first missin
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,10 +88,12 @@ def build_cache(
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
-    `mark` identifies the autoencoder. Raises TrainingError if the folder was made with another.
+    `mark` identifies the autoencoder. Raises TrainingError if the folder was made with another one
+    or from another world.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
+    facts["world"] = world_mark(level, seed)
     label = folder / "cache.txt"
     if label.exists() and label.read_text() != str(facts):
         raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
@@ -104,6 +107,13 @@ def build_cache(
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
             save_file(encode(cases, autoencoder, first, bf16), temporary, metadata=facts)
+
+
+def world_mark(level: int, seed: int) -> str:
+    """A checksum of a level's first cases: it changes when the world or its language does."""
+    cases = (sample_edit(i, level, seed=seed) for i in range(64))
+    told = "".join(f"{case.target}{case.contexts}{wordings(case)}" for case in cases)
+    return f"{zlib.crc32(told.encode()):08x}"
 
 
 def wordings(case: Case) -> list[str]:

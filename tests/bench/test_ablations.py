@@ -1,4 +1,4 @@
-"""The ablations: variants differ in what they say they differ in, and a study can be gone on with."""
+"""The ablations: variants differ in what they say, and a study can be gone on with."""
 
 import pytest
 import torch

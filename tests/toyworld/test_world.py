@@ -1,5 +1,8 @@
 """The toy world: deterministic pictures, complete tasks, an honest split, an oracle that knows."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 
@@ -16,7 +19,12 @@ from minikontext.toyworld import (
     score,
     vocabulary,
 )
-from minikontext.toyworld.language import HELD_OUT_PHRASINGS, PHRASINGS
+from minikontext.toyworld.language import (
+    HELD_OUT_PHRASINGS,
+    PHRASINGS,
+    phrase,
+    phrasing_choices,
+)
 from minikontext.toyworld.scene import (
     ACCESSORIES,
     BACKGROUNDS,
@@ -46,7 +54,8 @@ def test_the_world_is_as_large_as_promised():
     assert len(OPERATIONS) >= 20
     assert {task for task, _ in OPERATIONS.values()} == set(TASKS)
     assert set(PHRASINGS) == set(OPERATIONS) == set(LEVELS[4].operations)
-    assert all(len(set(group)) == 5 + HELD_OUT_PHRASINGS for group in PHRASINGS.values())
+    assert all(len(set(group)) == len(group) for group in PHRASINGS.values())
+    assert all(len(group) >= 5 + HELD_OUT_PHRASINGS for group in PHRASINGS.values())
 
 
 def test_render_is_deterministic_and_has_the_asked_size():
@@ -107,6 +116,27 @@ def test_training_never_contains_anything_held_out():
     asked = {sample_edit(i, split="test").prompt for i in range(1, 400, 2)}
     signs_apart = {p for p in asked & heard if '"' not in p}
     assert not signs_apart, signs_apart
+
+
+def test_held_out_sentences_are_new_but_their_words_are_known():
+    def words(phrasings):
+        return set(re.findall("[a-z]+", " ".join(phrasings)))
+
+    known = words(p for group in PHRASINGS.values() for p in group[:-HELD_OUT_PHRASINGS])
+    asked = {p for group in PHRASINGS.values() for p in group[-HELD_OUT_PHRASINGS:]}
+    assert words(asked) <= known
+    assert not asked & {p for group in PHRASINGS.values() for p in group[:-HELD_OUT_PHRASINGS]}
+
+
+def test_an_edit_can_be_asked_for_in_other_words_of_its_split():
+    for i in range(40):
+        case = sample_edit(i, split="test")
+        others = {case.reworded(number) for number in range(30)}
+        assert len(others) > 1
+        assert others == {case.reworded(number) for number in range(30)}
+        asked = [phrase(case.operation, choice, **case.words) for choice in
+                 phrasing_choices(case.operation, case.phrasing_held_out)]  # fmt: skip
+        assert all(any(text in other for text in asked) for other in others)
 
 
 def test_training_hears_of_every_value_in_every_operation():
@@ -175,6 +205,23 @@ def test_oracle_measures_preservation_apart_from_following():
     picture[40:, :] = 255 - picture[40:, :] // 2
     result = score(picture, case)
     assert not result.preserved and not result.success
+
+
+def test_oracle_does_not_ask_for_a_colour_that_a_style_hides():
+    cases = (sample_edit(i, 4, "test") for i in range(9000))
+    case = next(c for c in cases if c.operation == "change_style" and c.target.style == "sketch")
+    assert score(render(case.target.change(colour="red")), case).identity
+    assert score(render(case.target.change(colour="blue")), case).identity
+    eyes = another(CHOICES["eyes"], case.target.eyes)
+    assert not score(render(case.target.change(eyes=eyes)), case).identity
+
+
+def test_hardly_anything_untouched_is_no_measure_of_preservation():
+    cases = (sample_edit(i, 4, "test") for i in range(9000))
+    case = next(c for c in cases if c.operation == "change_style" and c.target.style == "sketch"
+                and c.contexts[0].background == "forest")  # fmt: skip
+    result = score(case.target_image(), case)
+    assert math.isnan(result.psnr_untouched) and result.preserved and result.success
 
 
 def test_open_cases_accept_every_right_answer():

@@ -9,10 +9,10 @@ from minikontext import training
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.toyworld import render, sample_edit
+from minikontext.toyworld import language, render, sample_edit
 from minikontext.training import recipes
 from minikontext.training.autoencoder import sample_picture
-from minikontext.training.data import build_cache, load_cache
+from minikontext.training.data import build_cache, load_cache, wordings
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.optimizer import MuonAdamW, is_matrix, learning_rate
 
@@ -161,10 +161,20 @@ def test_cached_pairs_are_keyed_by_sample_and_survive_an_interruption(tmp_path, 
         pixels = torch.from_numpy(render(case.target).copy()).permute(2, 0, 1)[None] / 127.5 - 1
         latents = autoencoder.encode(pixels)[0].detach().bfloat16()
         assert torch.allclose(latents.float(), pairs.target[i].float(), atol=0.05)
-        assert torch.equal(pairs.tokens[i], model.text.tokenize([case.prompt])[0])
+        assert torch.equal(pairs.tokens[i], model.text.tokenize(wordings(case)))
+        assert wordings(case)[0] == case.prompt and len(set(wordings(case))) > 1
         assert int(pairs.count[i]) == len(case.contexts)
     with pytest.raises(TrainingError, match="remove it"):
         build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "another", shard=4)
+
+
+def test_a_cache_of_another_world_is_refused(tmp_path, autoencoder_folder, monkeypatch):
+    autoencoder = recipes.load_autoencoder(autoencoder_folder, torch.device("cpu"))
+    build_cache(tmp_path, 1, 2, 0, autoencoder, "x")
+    heard = language.PHRASINGS["recolour_character"]
+    monkeypatch.setitem(language.PHRASINGS, "recolour_character", heard[::-1])
+    with pytest.raises(TrainingError, match="world"):
+        build_cache(tmp_path, 1, 2, 0, autoencoder, "x")
 
 
 def test_pictures_for_the_autoencoder_are_reproducible_and_varied():
