@@ -12,7 +12,8 @@ from minikontext import images as image_io
 from minikontext import tokens
 from minikontext.course import plots, style
 
-LABEL, TILE, STEP, COLUMNS, HIGH = 66, 36, 41, 16, 56  # pixels, pixels, pixels, tiles, pixels
+LEFT, TILE, STEP, HIGH = 80, 36, 41, 56  # pixels
+COLUMNS = 16  # tiles a line
 PARTS = {"text": style.GOLD, "target": style.ACCENT, "context": style.BLUE}  # one colour each
 
 
@@ -48,18 +49,21 @@ def draw_sequence(
     """Draw what `show_sequence` shows."""
     grids = [(p.height // side, p.width // side) for p in (target, *contexts)]
     ids = [tokens.position_ids(*grids[0]), *tokens.context_ids(grids[1:], layout)]
-    lines = [-(-rows * cols // COLUMNS) for rows, cols in grids]
-    top = 26 if title else 6
-    page = Image.new("RGB", (plots.PAGE + 20, top + HIGH * (1 + sum(lines))), "white")
+    boxes = _placed(words)
+    heights = [boxes[-1][2] + HIGH, *(HIGH * -(-rows * cols // COLUMNS) for rows, cols in grids)]
+    y = 26 if title else 6
+    page = Image.new("RGB", (plots.PAGE + 20, y + sum(heights)), "white")
     draw = ImageDraw.Draw(page)
     draw.text((10, 5), title, fill=style.INK, font=plots._font(bold=True))
-    _words(draw, words, top)
-    y = top + HIGH
-    names = ["target", *_numbered("context", len(contexts))]
-    for i, (picture, grid, places) in enumerate(zip((target, *contexts), grids, ids)):
-        _label(draw, names[i], colour_of(i + 1), y)
-        _patches(page, draw, picture, grid, places.tolist(), y, colour_of(i + 1))
-        y += HIGH * lines[i]
+    names = ["text", "target", *_numbered("context", len(contexts))]
+    for i, (name, height) in enumerate(zip(names, heights)):
+        _label(draw, name, colour_of(i), y)
+        if i == 0:
+            _words(draw, boxes, y)
+        else:
+            picture = (target, *contexts)[i - 1]
+            _patches(page, draw, picture, grids[i - 1], ids[i - 1].tolist(), y, colour_of(i))
+        y += height
     return page
 
 
@@ -71,20 +75,28 @@ def _label(draw: ImageDraw.ImageDraw, text: str, colour: str, y: int) -> None:
     draw.text((10, y + TILE / 2), text, fill=colour, font=plots._font(bold=True), anchor="lm")
 
 
-def _words(draw: ImageDraw.ImageDraw, words: Sequence[str], y: int) -> None:
-    """Boxes as wide as their words; all padding is one box."""
-    _label(draw, "text", colour_of(0), y)
+def _placed(words: Sequence[str]) -> list[tuple[str, int, int, int]]:
+    """Words with their x, y and width, wrapped like text; all padding is one box."""
     pads = sum(word == "<pad>" for word in words)
     shown = [word for word in words if word != "<pad>"] + [f"{pads} × <pad>"] * bool(pads)
-    x = LABEL + 14
+    placed, x, y = [], LEFT, 0
     for word in shown:
         wide = plots._width(word) + 14
-        box = (x, y + 4, x + wide, y + TILE - 4)
-        draw.rounded_rectangle(box, 4, fill=style.PALE, outline=colour_of(0))
-        draw.text((x + wide / 2, y + TILE / 2), word, fill=style.INK, font=plots._font(),
-                  anchor="mm")  # fmt: skip
-        draw.text((x + wide / 2, y + TILE + 1), "0 0 0", fill=style.GREY, font=_tiny(), anchor="ma")
+        if x + wide > plots.PAGE + 10:
+            x, y = LEFT, y + HIGH
+        placed.append((word, x, y, wide))
         x += wide + 6
+    return placed
+
+
+def _words(draw: ImageDraw.ImageDraw, boxes: Sequence[tuple[str, int, int, int]], top: int) -> None:
+    for word, x, y, wide in boxes:
+        box = (x, top + y + 4, x + wide, top + y + TILE - 4)
+        draw.rounded_rectangle(box, 4, fill=style.PALE, outline=colour_of(0))
+        middle = x + wide / 2
+        draw.text((middle, top + y + TILE / 2), word, fill=style.INK, font=plots._font(),
+                  anchor="mm")  # fmt: skip
+        draw.text((middle, top + y + TILE + 1), "0 0 0", fill=style.GREY, font=_tiny(), anchor="ma")
 
 
 def _patches(
@@ -102,7 +114,7 @@ def _patches(
         row, col = divmod(i, grid[1])
         box = (col * wide, row * high, (col + 1) * wide, (row + 1) * high)
         tile = picture.crop([round(x) for x in box]).resize((TILE, TILE), Image.Resampling.NEAREST)
-        corner = (LABEL + 14 + i % COLUMNS * STEP, y + i // COLUMNS * HIGH)
+        corner = (LEFT + i % COLUMNS * STEP, y + i // COLUMNS * HIGH)
         page.paste(tile, corner)
         edge = (corner[0] - 1, corner[1] - 1, corner[0] + TILE, corner[1] + TILE)
         draw.rectangle(edge, outline=colour)
