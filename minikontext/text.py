@@ -237,6 +237,13 @@ class ToyTextEncoder(nn.Module):
         words = [known for known in self.config.vocabulary if known.isalnum()]
         return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
 
+    def complete(self, prompt: str, count: int = 8) -> list[str]:
+        """Known words that the last, unfinished word of a prompt may become; none if it is one."""
+        start = prompt.rpartition(" ")[2].lower()
+        if not start.isalpha() or start in self.config.vocabulary:
+            return []
+        return [word for word in self.config.vocabulary if word.startswith(start)][:count]
+
     def _ids(self, prompt: str) -> list[int]:
         tokens = [piece.token for piece in split_prompt(prompt, self.config.vocabulary)]
         tokens = [*tokens[: self.max_length - 1], END]
@@ -326,6 +333,10 @@ class FluxTextEncoder(nn.Module):
                 lost = tokenizer.decode(ids[limit - 1 : -1])
                 found.append(PromptWarning(f"{name}: {too_long(len(ids), limit, [lost])}"))
         return found
+
+    def complete(self, prompt: str, count: int = 8) -> list[str]:
+        """Nothing to offer: every word is welcome."""
+        return []
 
     def _cached(self, prompt: str) -> TextFeatures:
         if prompt not in self._cache:

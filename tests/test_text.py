@@ -143,3 +143,10 @@ def test_flux_reports_what_does_not_fit(flux):
 def test_a_folder_without_text_encoders_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="tokenizer, text_encoder"):
         FluxTextEncoder.from_folder(tmp_path)
+
+
+def test_unfinished_words_can_be_completed():
+    encoder = ToyTextEncoder(ToyTextConfig(vocabulary=("hat", "house", "red", "the")))
+    assert encoder.complete("the h") == ["hat", "house"]
+    assert encoder.complete("the h", count=1) == ["hat"]
+    assert encoder.complete("the hat") == encoder.complete("the ") == encoder.complete("zz") == []

@@ -8,8 +8,11 @@ from importlib import import_module
 _MODULES = (
     "attention",
     "checks",
+    "editing",
     "exercises",
+    "latents",
     "map",
+    "parts",
     "plots",
     "samples",
     "sequence",
@@ -32,8 +35,8 @@ _HOMES = {
     "show_sequence": "sequence",
     "watch_edit": "attention",
     "AttentionWidget": "attention",
-    "EditingWidget": "widgets",
-    "LatentWidget": "widgets",
+    "EditingWidget": "editing",
+    "LatentWidget": "latents",
     "TrajectoryWidget": "trajectory",
 }
 

@@ -4,10 +4,15 @@ import io
 import time
 
 import pytest
+from ipywidgets import Button
 from PIL import Image
 
-from minikontext.course.widgets import EditingWidget, LatentWidget
+from minikontext.course.editing import EditingWidget, difference
+from minikontext.course.latents import LatentWidget
+from minikontext.course.samples import EXAMPLES, Example
 from minikontext.images import read_provenance
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.toyworld import vocabulary
 
 PICTURES = {"grey": Image.new("RGB", (64, 64), "grey"), "blue": Image.new("RGB", (48, 64), "blue")}
 
@@ -54,8 +59,88 @@ def test_edits_go_on_from_the_result_and_can_be_taken_back(demo):
     demo.undo.click()
     assert demo.current.tobytes() == first.tobytes() and demo.prompt.value == "a sign"
     demo.undo.click()
-    assert demo.undo.disabled and demo.current is PICTURES["grey"] and not demo.history.children
+    assert demo.undo.disabled and demo.current is PICTURES["grey"]
     demo.undo.click()  # nothing left to take back: nothing happens
+    assert demo.head == -1 and len(demo.history.children) == 3
+
+
+def test_any_result_of_the_history_can_be_gone_on_from(demo):
+    first = edit(demo).current
+    second = edit(demo, "a sign").current
+    demo.history.children[1].children[1].click()  # start, first, second
+    assert demo.current.tobytes() == first.tobytes() and shown(demo.before).size == (64, 64)
+    demo.seed.value = 7
+    third = edit(demo, "a sign").current
+    assert third.tobytes() != second.tobytes() and demo.path() == [0, 2]
+    assert [turn.parent for turn in demo.turns] == [-1, 0, 0]
+    faded = ["mk-faded" in thumb.children[0]._dom_classes for thumb in demo.history.children]
+    assert faded == [False, False, True, False]
+    demo.history.children[0].children[1].click()
+    assert demo.current is PICTURES["grey"] and demo.undo.disabled
+
+
+def test_a_second_picture_is_a_second_context(demo):
+    demo.second.value = "blue"
+    edit(demo)
+    out = demo.pipe("make the hat red", image=[PICTURES["grey"], PICTURES["blue"]], seed=0,
+                    num_inference_steps=3, progress=False)  # fmt: skip
+    assert demo.current.tobytes() == out.images[0].tobytes()
+
+
+def test_without_a_picture_words_alone_paint(demo):
+    demo.picture.value = "no picture"
+    assert demo.current is None and "paint" in demo.status.value
+    edit(demo)
+    alone = demo.pipe("make the hat red", seed=0, num_inference_steps=3, progress=False)
+    assert demo.current.tobytes() == alone.images[0].tobytes()
+    edit(demo, "a sign")
+    assert demo.path() == [0, 1] and "no edit" not in demo.after_caption.value
+
+
+def test_the_difference_shows_what_changed(demo):
+    edit(demo)
+    result = demo.image.value
+    demo.view.value = "Difference"
+    changed = difference(PICTURES["grey"], demo.current)
+    assert shown(demo.image).tobytes() == changed.tobytes() and demo.image.value != result
+    demo.view.value = "Result"
+    assert demo.image.value == result
+    assert not any(difference(demo.current, demo.current).tobytes())
+
+
+def test_random_pictures_come_from_a_seed(tiny):
+    demo = EditingWidget(tiny())
+    demo.random.click()
+    one = demo.current.tobytes()
+    demo.random.click()
+    assert demo.picture.value == "random 2" and demo.current.tobytes() != one
+    demo.picture.value = "random 1"
+    assert demo.current.tobytes() == one and "random 2" in demo.second.options
+
+
+def test_unfinished_words_are_offered_endings(demo):
+    demo.prompt.value = "make the ha"
+    chip = next(c for c in demo.suggestions.children if c.description == "hat")
+    assert "Unknown" not in demo.status.value
+    chip.click()
+    assert demo.prompt.value == "make the hat" and not demo.suggestions.children
+
+
+def test_the_toy_knows_every_word_of_the_shipped_examples():
+    encoder = ToyTextEncoder(ToyTextConfig(vocabulary=vocabulary()))
+    assert not [note for example in EXAMPLES for note in encoder.report(example.prompt)]
+
+
+def test_every_shipped_example_opens_its_pictures_and_knows_its_words(tiny):
+    demo = EditingWidget(tiny())
+    seen = 0
+    for task in demo.tasks.options:
+        demo.tasks.value = task
+        for chip in demo.presets.children:
+            chip.click()
+            seen += 1
+            assert demo.prompt.value == chip.description
+    assert seen == len(EXAMPLES) and (demo.picture.value, demo.second.value) == ("no picture",) * 2
 
 
 def test_another_seed_draws_the_last_edit_anew(demo):
@@ -64,7 +149,8 @@ def test_another_seed_draws_the_last_edit_anew(demo):
     seed = demo.seed.value
     demo.again.click()
     demo.wait()
-    assert len(demo.turns) == 2 and demo.turns[-1].prompt == "a sign"
+    assert len(demo.turns) == 3 and demo.turns[-1].prompt == "a sign"
+    assert demo.turns[-1].parent == demo.turns[-2].parent == 0
     assert demo.seed.value != seed and demo.turns[-1].output.seeds == [demo.seed.value]
 
 
@@ -108,8 +194,9 @@ def test_unknown_words_are_shown_with_suggestions(demo):
 
 def test_html_in_a_prompt_is_only_text(demo):
     edit(demo, "<img src=x onerror=alert(1)>")
-    for part in (demo.status, demo.after_caption, *[t.children[1] for t in demo.history.children]):
+    for part in (demo.status, demo.after_caption):
         assert "<img" not in part.value
+    assert isinstance(demo.history.children[1].children[1], Button)  # shows text as it is
 
 
 def test_errors_show_in_the_status_line(demo):
@@ -119,9 +206,15 @@ def test_errors_show_in_the_status_line(demo):
     assert not demo.turns and not demo.run.disabled
 
 
-def test_presets_fill_the_prompt(demo):
-    demo.presets.children[1].click()
-    assert demo.prompt.value == "a sign" and not demo.turns
+def test_presets_fill_the_prompt_and_open_what_they_need(tiny):
+    examples = ["a sign", Example("this style", "styles", "blue", "grey")]
+    demo = EditingWidget(tiny(), PICTURES, examples)
+    demo.presets.children[0].click()
+    assert demo.prompt.value == "a sign" and not demo.turns and demo.picture.value == "grey"
+    demo.tasks.value = "styles"
+    demo.presets.children[0].click()
+    assert (demo.picture.value, demo.second.value) == ("blue", "grey")
+    assert demo.random.layout.display == "none"
 
 
 def test_choosing_a_picture_starts_over(demo):

@@ -1,0 +1,462 @@
+"""The editing widget: type what should change, watch it change, go on from any result."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+import numpy as np
+import torch
+from PIL import Image
+
+from minikontext import images as image_io
+from minikontext.course import samples
+from minikontext.course.parts import (
+    CSS,
+    REPR,
+    TIGHT,
+    button,
+    chip,
+    fade,
+    html_part,
+    near,
+    picture_box,
+    put,
+    row,
+    show,
+    thumb,
+    wide,
+)
+from minikontext.course.samples import Example
+from minikontext.errors import Cancelled, MinikontextError
+from minikontext.pipeline import KontextOutput, KontextPipeline
+from minikontext.sampler import StepInfo
+
+PREVIEW_SHARE = 0.25  # of the time may go into pictures of the unfinished result
+NOTHING = "no picture"
+AMPLIFIED = 3  # times: small differences are hard to see
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One finished edit. `parent` is the number of the turn it started from, -1 for the start."""
+
+    prompt: str
+    before: Image.Image | None
+    output: KontextOutput
+    seconds: float
+    parent: int
+
+
+class EditingWidget(W.VBox):
+    """Type an instruction, press Edit, watch the picture change; edit the result further.
+
+    Every result stays in the history; press one to go on from there. Works with any pipeline.
+    `scene(seed)` draws random pictures, if given. Parts: picture, random, upload, second, before,
+    image, view, prompt, run, cancel, tasks, presets, suggestions, seed, steps, guidance, progress,
+    status, history, undo, again, download.
+    """
+
+    def __init__(
+        self,
+        pipe: KontextPipeline,
+        pictures: Mapping[str, Image.Image] | None = None,
+        examples: Sequence[Example | str] | None = None,
+        scene: Callable[[int], Image.Image] | None = None,
+    ) -> None:
+        toy = pictures is None
+        self.pipe = pipe
+        self.pictures = dict(samples.pictures() | samples.more_pictures() if toy else pictures)
+        self.scene = samples.random_picture if toy and scene is None else scene
+        given = samples.EXAMPLES if examples is None else examples
+        self.examples = [Example(e) if isinstance(e, str) else e for e in given]
+        self.turns: list[Turn] = []
+        self.head = -1  # the turn that the next edit starts from; -1 is the start
+        self.scenes = 0
+        self._stop, self._thread = threading.Event(), threading.Thread()
+        self._make_sources()
+        self._make_controls()
+        super().__init__(self._arrange())
+        self.add_class("mk")
+        self._connect()
+        self.working.layout.display = "none"
+        self._show_examples()
+        self._open(self.pictures[self.picture.value])
+
+    def __repr__(self) -> str:
+        return REPR
+
+    # ---- parts
+
+    def _make_sources(self) -> None:
+        names = list(self.pictures)
+        self.picture = W.Dropdown(options=[*names, NOTHING], layout=wide("150px"))
+        self.random = button("Random", "A new random picture", "mk-quiet", "80px")
+        self.random.layout.display = "flex" if self.scene else "none"
+        self.upload = W.FileUpload(accept="image/*", description="Your own", layout=wide("105px"))
+        self.second = W.Dropdown(
+            options=[NOTHING, *names], description="Second", style=TIGHT, layout=wide("205px")
+        )
+        self.before, self.image = picture_box("the picture before"), picture_box("the result")
+        self.before_caption, self.after_caption = html_part("mk-caption"), html_part("mk-caption")
+        self.view = W.ToggleButtons(
+            options=["Result", "Difference"], style={"button_width": "90px"}, tooltips=[
+                "The picture after the edit", f"What the edit changed, {AMPLIFIED} times as strong"]
+        )  # fmt: skip
+        self.view.add_class("mk-view")
+
+    def _make_controls(self) -> None:
+        defaults = self.pipe.defaults
+        self.prompt = W.Text(placeholder="What should change?", layout=W.Layout(flex="1 1 auto"))
+        self.prompt.add_class("mk-prompt")
+        self.run = button("Edit", "Apply the instruction (Enter)", "mk-run", "90px", "primary")
+        self.cancel = button("Cancel", "Stop after the running step", "mk-quiet", "90px")
+        tasks = list(dict.fromkeys(example.task for example in self.examples))
+        self.tasks = W.Dropdown(options=tasks, description="Try", style=TIGHT, layout=wide("185px"))
+        self.tasks.layout.display = "flex" if len(tasks) > 1 else "none"
+        self.presets, self.suggestions = row([]), row([])
+        self.seed = W.BoundedIntText(
+            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=wide("140px")
+        )
+        self.steps = W.IntSlider(
+            defaults.num_inference_steps, 1, 50, description="Steps", style=TIGHT,
+            layout=wide("215px"),
+        )  # fmt: skip
+        self.guidance = W.FloatSlider(
+            defaults.true_cfg_scale, min=1, max=8, step=0.5, description="Guidance",
+            readout_format=".1f", style=TIGHT, layout=wide("215px"),
+        )  # fmt: skip
+        self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
+        self.progress.add_class("mk-bar")
+        self.status = W.HTML()
+        self.history = row([])
+        self.undo = button("Undo", "Go back to the picture before", "mk-quiet", "80px")
+        self.again = button("Another seed", "The same edit, drawn anew", "mk-quiet", "115px")
+        self.download = W.HTML()
+
+    def _arrange(self) -> list[W.Widget]:
+        arrow = W.HTML('<div class="mk-arrow" aria-hidden="true">→</div>')
+        shown = W.HBox(
+            [
+                W.VBox([self.before, self.before_caption]),
+                arrow,
+                W.VBox([self.image, self.after_caption]),
+            ],
+            layout=W.Layout(align_items="center", justify_content="space-around"),
+        )
+        self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
+        return [
+            W.HTML(CSS, layout=W.Layout(display="none")),
+            row([W.Label("Picture"), self.picture, self.random, self.upload, self.second]),
+            shown,
+            W.HBox([self.view], layout=W.Layout(justify_content="flex-end")),
+            W.HBox([self.prompt, self.run], layout=W.Layout(align_items="center")),
+            self.suggestions,
+            self.working,
+            self.status,
+            row([self.tasks, self.presets]),
+            row([self.seed, self.steps, self.guidance]),
+            self.history,
+            row([self.undo, self.again, self.download]),
+        ]
+
+    def _connect(self) -> None:
+        self.run.on_click(lambda _: self._start())
+        self.cancel.on_click(lambda _: self._stop.set())
+        self.undo.on_click(lambda _: self._undo())
+        self.again.on_click(lambda _: self._another_seed())
+        self.random.on_click(lambda _: self._random())
+        with warnings.catch_warnings():
+            # The replacement ipywidgets advises also fires when the field only loses focus.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.prompt.on_submit(lambda _: self._start())
+        self.prompt.observe(lambda _: self._read_prompt(), "value")
+        self.picture.observe(lambda change: self._open(self.pictures.get(change["new"])), "value")
+        self.upload.observe(lambda change: self._open_upload(change["new"]), "value")
+        self.tasks.observe(lambda _: self._show_examples(), "value")
+        self.view.observe(lambda _: self._show_after(), "value")
+
+    def _show_examples(self) -> None:
+        mine = [example for example in self.examples if example.task == self.tasks.value]
+        chips = [chip(example.prompt) for example in mine]
+        for part, example in zip(chips, mine, strict=True):
+            part.on_click(lambda _, example=example: self._use(example))
+        put(self.presets, chips)
+
+    # ---- what the user does
+
+    def _open(self, picture: Image.Image | None) -> None:
+        """Start over with a picture, or with none."""
+        self.start, self.turns, self.head = picture, [], -1
+        put(self.suggestions, [])
+        self._refresh()
+        ask = "Say what should change" if picture else "Say what to paint"
+        self._say("idle", f"{ask}, then press Edit.")
+
+    def _open_upload(self, uploads: Sequence[Mapping[str, Any]]) -> None:
+        if not uploads:
+            return
+        try:
+            picture = image_io.read(bytes(uploads[-1]["content"]))
+        except MinikontextError as error:
+            return self._say("error", str(error))
+        self._add(str(uploads[-1]["name"]), picture)
+        return None
+
+    def _random(self) -> None:
+        if not self._thread.is_alive():
+            self.scenes += 1
+            self._add(f"random {self.scenes}", self.scene(self.scenes))
+
+    def _add(self, name: str, picture: Image.Image) -> None:
+        """Add a picture to both menus and open it."""
+        self.pictures[name] = picture
+        chosen = self.second.value
+        self.picture.options = [*self.pictures, NOTHING]
+        self.second.options = [NOTHING, *self.pictures]
+        self.second.value = chosen
+        self.picture.value = name  # opens it
+
+    def _use(self, example: Example) -> None:
+        """Take an example's words, and its pictures where it needs certain ones."""
+        if example.picture and example.picture != self.picture.value:
+            self.picture.value = example.picture
+        self.second.value = example.second or NOTHING
+        self.prompt.value = example.prompt
+
+    def _read_prompt(self) -> None:
+        """Say at once what the text encoder does not understand; offer the nearest words."""
+        if self._thread.is_alive():
+            return
+        prompt, encoder = self.prompt.value, self.pipe.text_encoder
+        endings = encoder.complete(prompt)
+        last = prompt.split(" ")[-1]
+        reports = [r for r in encoder.report(prompt) if not (endings and _about(r, last))]
+        chips = [self._replacement(r.word, word) for r in reports for word in near(r)]
+        chips += [self._ending(word) for word in endings]
+        put(self.suggestions, chips)
+        if reports:
+            self._say("note", " ".join(map(str, reports)))
+        else:
+            self._say("idle", "Press Edit or Enter.")
+
+    def _replacement(self, word: str, known: str) -> W.Button:
+        part = chip(f"{word} → {known}")
+        pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+        part.on_click(lambda _: self._fill(pattern.sub(known, self.prompt.value)))
+        return part
+
+    def _ending(self, word: str) -> W.Button:
+        part = chip(word)
+        part.on_click(
+            lambda _: self._fill(f"{self.prompt.value.rpartition(' ')[0]} {word}".strip())
+        )
+        return part
+
+    def _fill(self, prompt: str) -> None:
+        self.prompt.value = prompt
+
+    def _start(self, parent: int | None = None) -> None:
+        """Run the edit in a thread, so that the notebook and Cancel stay alive."""
+        if self._thread.is_alive():
+            return
+        self._stop.clear()
+        self._parent = self.head if parent is None else parent
+        self._busy(True)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _go(self, number: int) -> None:
+        """Go on from another result of the history; -1 is the start."""
+        if self._thread.is_alive():
+            return
+        self.head = number
+        self._refresh()
+        self._say("idle", f"Go on from {number + 1}." if number >= 0 else "Go on from the start.")
+
+    def _undo(self) -> None:
+        if self._thread.is_alive() or self.head < 0:
+            return
+        self.prompt.value = self.turns[self.head].prompt
+        self._go(self.turns[self.head].parent)
+        self._say("idle", "Took back the last edit; it stays in the history.")
+
+    def _another_seed(self) -> None:
+        if self._thread.is_alive() or self.head < 0:
+            return
+        self.prompt.value = self.turns[self.head].prompt
+        self.seed.value = int(torch.randint(2**31 - 1, ()).item())
+        self._start(parent=self.turns[self.head].parent)
+
+    # ---- the work
+
+    def _work(self) -> None:
+        """The thread: edit, then show the result or why there is none."""
+        try:
+            with warnings.catch_warnings(record=True) as notes:
+                warnings.simplefilter("always")
+                turn = self._edit()
+            self._done(turn, [str(note.message) for note in notes])
+        except Cancelled:
+            self._refresh()
+            self._say("idle", f"Cancelled after step {self.progress.value}. Nothing was changed.")
+        except MinikontextError as error:
+            self._refresh()
+            self._say("error", str(error))
+        except Exception as error:  # a widget must show what went wrong, whatever it was
+            self._refresh()
+            self._say("error", f"{type(error).__name__}: {error}")
+        finally:
+            self._busy(False)
+
+    def _edit(self) -> Turn:
+        self._began, self._previewed = time.perf_counter(), 0.0
+        prompt, parent = self.prompt.value, self._parent
+        output = self.pipe(
+            prompt,
+            image=self._contexts(parent),
+            seed=self.seed.value,
+            num_inference_steps=self.steps.value,
+            true_cfg_scale=self.guidance.value,
+            callback=self._step,
+            progress=False,
+        )
+        seconds = time.perf_counter() - self._began
+        return Turn(prompt, self._result(parent), output, seconds, parent)
+
+    def _contexts(self, parent: int) -> Any:
+        """What the model gets to see: the picture so far, and the second one if there is one."""
+        first = self.turns[parent].output if parent >= 0 else self.start
+        second = self.pictures.get(self.second.value)
+        if second is None:
+            return first
+        return second if first is None else [self._result(parent), second]
+
+    def _step(self, info: StepInfo) -> bool:
+        """After each step: progress, now and then a preview; False stops the sampler."""
+        self.progress.max, self.progress.value = info.steps, info.step
+        self._say("busy", f"Step {info.step} of {info.steps}")
+        elapsed = time.perf_counter() - self._began
+        if self._previewed <= PREVIEW_SHARE * elapsed:
+            began = time.perf_counter()
+            show(self.image, self.pipe.decode(info.clean)[0])
+            fade(self.image, False)
+            self._previewed += time.perf_counter() - began
+        return not self._stop.is_set()
+
+    def _done(self, turn: Turn, notes: Sequence[str]) -> None:
+        self.turns.append(turn)
+        self.head = len(self.turns) - 1
+        self._refresh()
+        steps = self.progress.max
+        seed = turn.output.seeds[0]
+        text = f"Done: {steps} steps in {turn.seconds:.1f} s, seed {seed}."
+        self._say("note" if notes else "done", " ".join([text, *dict.fromkeys(notes)]))
+
+    # ---- what the user sees
+
+    @property
+    def current(self) -> Image.Image | None:
+        """The picture that the next edit starts from; None is no picture."""
+        return self._result(self.head)
+
+    def path(self) -> list[int]:
+        """The numbers of the turns that led to the current picture, first to last."""
+        numbers, number = [], self.head
+        while number >= 0:
+            numbers.append(number)
+            number = self.turns[number].parent
+        return numbers[::-1]
+
+    def wait(self, timeout: float = 60.0) -> EditingWidget:
+        """Wait for the running edit, for scripts and tests. Raises TimeoutError."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"The edit still runs after {timeout:g} s.")
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write the current result as a PNG that knows how it was made."""
+        made = self.turns[self.head].output.provenance[0] if self.head >= 0 else None
+        return image_io.save_png(self.current or _blank(), path, made)
+
+    def _result(self, number: int) -> Image.Image | None:
+        return self.turns[number].output.images[0] if number >= 0 else self.start
+
+    def _refresh(self) -> None:
+        turn = self.turns[self.head] if self.head >= 0 else None
+        show(self.before, (turn.before if turn else self.start) or _blank())
+        self._show_after()
+        self.before_caption.value = (
+            "before" if (turn.before if turn else self.start) else "no picture"
+        )
+        self.after_caption.value = html.escape(f"“{turn.prompt}”") if turn else "no edit yet"
+        fade(self.image, not turn)
+        path = self.path()
+        put(self.history, [self._thumb(i, path) for i in range(-1, len(self.turns))]
+            if self.turns else [])  # fmt: skip
+        self.undo.disabled = self.again.disabled = turn is None
+        self.download.value = self._download_link(turn) if turn else ""
+
+    def _show_after(self) -> None:
+        """The result, or what it changed."""
+        picture = self.current or _blank()
+        if self.view.value == "Difference" and self.head >= 0:
+            picture = difference(self.turns[self.head].before or _blank(), picture)
+        show(self.image, picture)
+
+    def _thumb(self, number: int, path: Sequence[int]) -> W.VBox:
+        name = f"{number + 1}. {self.turns[number].prompt}" if number >= 0 else "start"
+        part = thumb(self._result(number) or _blank(), name, lit=number == self.head)
+        fade(part.children[0], number >= 0 and number not in path)
+        part.children[1].on_click(lambda _: self._go(number))
+        return part
+
+    def _download_link(self, turn: Turn) -> str:
+        png = image_io.png_bytes(turn.output.images[0], turn.output.provenance[0])
+        data = base64.b64encode(png).decode()
+        name = re.sub(r"\W+", "-", turn.prompt).strip("-")[:40] or "edit"
+        href = f"data:image/png;base64,{data}"
+        return f'<a class="mk-save" download="{name}.png" href="{href}">Download PNG</a>'
+
+    def _busy(self, busy: bool) -> None:
+        if busy:
+            self.progress.value = 0
+            self.view.value = "Result"
+            put(self.suggestions, [])
+            self._say("busy", "Reading the picture and the prompt …")
+        self.working.layout.display = "flex" if busy else "none"
+        for part in (self.run, self.picture, self.random, self.upload, self.second):
+            part.disabled = busy
+        self.undo.disabled = self.again.disabled = busy or self.head < 0
+
+    def _say(self, kind: str, text: str) -> None:
+        """Show a line: kind is idle, busy, done, note or error."""
+        line = f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
+        self.status.value = line
+
+
+def difference(before: Image.Image, after: Image.Image) -> Image.Image:
+    """How much each pixel changed, amplified: black is no change."""
+    a, b = (np.asarray(p.convert("RGB").resize(after.size), int) for p in (before, after))
+    return Image.fromarray(np.clip(AMPLIFIED * np.abs(b - a), 0, 255).astype(np.uint8))
+
+
+def _about(report: Warning, word: str) -> bool:
+    """Whether a report is about the word that is just being typed."""
+    return getattr(report, "word", "").lower() == word.lower()
+
+
+def _blank() -> Image.Image:
+    """Stands in where there is no picture."""
+    return Image.new("RGB", (64, 64), "#eef1f5")

@@ -1,0 +1,129 @@
+"""Small parts that the widgets of the course are made of, and their one look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ipywidgets as W
+from PIL import Image
+
+from minikontext import images as image_io
+from minikontext.course import style
+
+CSS = f"""<style>
+.mk {{ max-width: 700px; padding: 16px 18px; border-radius: 10px; gap: 8px;
+  border: 1px solid var(--jp-border-color2, #d8dee6); background: var(--jp-layout-color1, #fff); }}
+.mk .widget-html-content {{ line-height: 1.45; }}
+.mk img {{ object-fit: contain; overflow: clip; }}
+.mk .mk-picture {{ border-radius: 8px !important; background: var(--jp-layout-color2, #f1f4f8);
+  width: 256px; height: 256px; margin: 0; }}
+.mk .mk-sharp {{ image-rendering: pixelated; }}
+.mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px !important; margin: 0; }}
+.mk .mk-faded {{ opacity: .35; }}
+.mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
+  max-width: 256px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
+.mk .mk-label {{ height: 24px; line-height: 22px; padding: 0 4px; font-size: 12px; border: none;
+  background: transparent; color: var(--jp-ui-font-color2, #5b6674); box-shadow: none; }}
+.mk .mk-label:hover {{ color: {style.BLUE}; text-decoration: underline; box-shadow: none; }}
+.mk .mk-here {{ color: var(--jp-ui-font-color1, {style.INK}); font-weight: 600; }}
+.mk .mk-lit {{ outline: 3px solid {style.ACCENT}; outline-offset: 1px; }}
+.mk .mk-view .widget-toggle-button {{ height: 26px; line-height: 24px; font-size: 12px; }}
+.mk .mk-arrow {{ font-size: 26px; color: var(--jp-ui-font-color3, {style.GREY}); }}
+.mk .mk-prompt input {{ font-size: 15px; height: 36px; padding: 0 10px; border-radius: 6px; }}
+.mk .mk-run {{ height: 36px; border-radius: 6px; font-weight: 600;
+  color: #fff; background: {style.ACCENT}; }}
+.mk .mk-run:disabled {{ opacity: .45; }}
+.mk .mk-chip {{ width: auto; height: 26px; line-height: 24px; border-radius: 13px; padding: 0 11px;
+  font-size: 12px; background: var(--jp-layout-color2, #f1f4f8);
+  color: var(--jp-ui-font-color1, {style.INK}); border: 1px solid var(--jp-border-color2, #d8dee6);
+  box-shadow: none; }}
+.mk .mk-chip:hover {{ border-color: {style.BLUE}; }}
+.mk .mk-quiet {{ height: 28px; line-height: 26px; border-radius: 6px; }}
+.mk .mk-bar .progress {{ height: 6px; border-radius: 3px; }}
+.mk .mk-bar .progress-bar {{ background: {style.ACCENT}; transition: none; }}
+.mk .mk-status {{ padding: 5px 10px; border-radius: 6px; font-size: 13px; }}
+.mk .mk-idle {{ color: var(--jp-ui-font-color2, #5b6674); }}
+.mk .mk-busy {{ background: {style.BLUE}1c; }}
+.mk .mk-done {{ background: {style.GREEN}24; }}
+.mk .mk-note {{ background: {style.GOLD}30; }}
+.mk .mk-error {{ background: {style.ACCENT}24; font-weight: 600; }}
+.mk a.mk-save {{ display: inline-block; height: 26px; line-height: 26px; padding: 0 12px;
+  border: 1px solid {style.BLUE}; border-radius: 6px; color: {style.BLUE}; font-size: 13px;
+  text-decoration: none; }}
+.mk a.mk-save:hover {{ background: {style.BLUE}1c; }}
+</style>"""
+SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
+REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
+TIGHT = {"description_width": "initial"}
+
+
+def near(report: Warning) -> Sequence[str]:
+    """The known words that a report offers in place of an unknown one; most offer none."""
+    return getattr(report, "suggestions", ())
+
+
+def wide(width: str) -> W.Layout:
+    """A fixed width."""
+    return W.Layout(width=width)
+
+
+def html_part(css: str) -> W.HTML:
+    """An empty piece of HTML of a class."""
+    part = W.HTML()
+    part.add_class(css)
+    return part
+
+
+def put(row: W.HBox, children: Sequence[W.Widget]) -> None:
+    """Fill a row; an empty one takes no space."""
+    row.children = list(children)
+    row.layout.display = "flex" if children else "none"
+
+
+def row(children: Sequence[W.Widget]) -> W.HBox:
+    """Widgets side by side, wrapped where there is no room."""
+    layout = W.Layout(flex_flow="row wrap", align_items="center", grid_gap="6px")
+    return W.HBox(list(children), layout=layout)
+
+
+def button(text: str, tip: str, css: str, width: str, kind: str = "") -> W.Button:
+    """A button with a help text and a look."""
+    part = W.Button(description=text, tooltip=tip, button_style=kind, layout=wide(width))
+    part.add_class(css)
+    return part
+
+
+def chip(text: str) -> W.Button:
+    """A small round button that offers words."""
+    return button(text, f"Use: {text}", "mk-chip", "auto")
+
+
+def picture_box(alt: str) -> W.Image:
+    """A place for a picture; `alt` is for those who cannot see it."""
+    box = W.Image(format="png")
+    box.add_class("mk-picture")
+    box.alt = alt
+    return box
+
+
+def show(box: W.Image, picture: Image.Image) -> None:
+    """Put a picture into its place; small ones show their pixels."""
+    box.value = image_io.png_bytes(picture)
+    box.add_class("mk-sharp") if max(picture.size) < SHARP_BELOW else box.remove_class("mk-sharp")
+
+
+def fade(box: W.Image, faded: bool) -> None:
+    """A picture that is only a placeholder is faded."""
+    box.add_class("mk-faded") if faded else box.remove_class("mk-faded")
+
+
+def thumb(picture: Image.Image, caption: str, lit: bool = False) -> W.VBox:
+    """A small picture above a button with its name; the lit one is the current one."""
+    box = W.Image(format="png")
+    box.add_class("mk-thumb")
+    show(box, picture)
+    label = button(caption, f"Go on from: {caption}", "mk-label", "104px")
+    if lit:
+        box.add_class("mk-lit")
+        label.add_class("mk-here")
+    return W.VBox([box, label], layout=W.Layout(width="108px", align_items="center"))
