@@ -19,9 +19,9 @@ from minikontext.toyworld.samples import SAMPLES
 EDITS = (
     ("demo", "make the hat red"),
     ("robot", "turn the robot into a bear"),
-    ("bunny", "give the bunny a blue scarf"),
-    ("star", "put the star in the city"),
-    ("bear", "make it night"),
+    ("ghost", 'make the sign say "YES"'),
+    ("bear", "draw it in sketch style"),
+    ("bunny", "this bunny on the beach at sunset"),
 )
 
 

@@ -14,6 +14,7 @@ _MODULES = (
     "map",
     "parts",
     "plots",
+    "positions",
     "samples",
     "sequence",
     "start",
@@ -31,12 +32,14 @@ _HOMES = {
     "bars": "plots",
     "sheet": "plots",
     "pictures": "samples",
+    "more_pictures": "samples",
     "prompts": "samples",
     "show_sequence": "sequence",
     "watch_edit": "attention",
     "AttentionWidget": "attention",
     "EditingWidget": "editing",
     "LatentWidget": "latents",
+    "RopeWidget": "positions",
     "TrajectoryWidget": "trajectory",
 }
 
