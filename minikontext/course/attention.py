@@ -19,8 +19,7 @@ from torch import Tensor
 
 from minikontext import images as image_io
 from minikontext import layers, rope
-from minikontext.course import samples, style
-from minikontext.course import widgets as parts
+from minikontext.course import parts, samples, style
 from minikontext.course.sequence import colour_of
 from minikontext.errors import Cancelled, MinikontextError, SizeError
 from minikontext.pipeline import KontextOutput, KontextPipeline
@@ -344,8 +343,8 @@ class AttentionWidget(W.VBox):
         self.picture = W.Dropdown(options=list(self.pictures), layout=W.Layout(width="110px"))
         self.prompt = W.Text(prompt, layout=W.Layout(flex="1 1 auto"))
         self.prompt.add_class("mk-prompt")
-        self.run = parts._button("Edit", "Edit the picture and watch", "mk-run", "80px", "primary")
-        self.cancel = parts._button("Cancel", "Stop after this step", "mk-quiet", "80px")
+        self.run = parts.button("Edit", "Edit the picture and watch", "mk-run", "80px", "primary")
+        self.cancel = parts.button("Cancel", "Stop after this step", "mk-quiet", "80px")
         self.cancel.layout.display = "none"
         self.target = PatchPicture("the target: click a patch", 1, 1)
         self.target.set_trait("chosen", (1, 0))
@@ -353,10 +352,10 @@ class AttentionWidget(W.VBox):
         self.heads = PatchPicture("all blocks and heads", blocks, config.num_heads,
                                   "block {}, head {}")  # fmt: skip
         self.one: tuple[int, int] | None = None  # the block and head shown alone
-        self.every = parts._button("Mean of all heads", "Not one head alone", "mk-quiet", "140px")
+        self.every = parts.button("Mean of all heads", "Not one head alone", "mk-quiet", "140px")
         self.step = W.IntSlider(
             self.steps, 1, self.steps, description="Step", style=parts.TIGHT,
-            layout=parts._wide("240px"),
+            layout=parts.wide("240px"),
         )  # fmt: skip
         self.shares, self.words, self.status = W.HTML(), W.HTML(), W.HTML()
         self.progress = W.IntProgress(0, 0, self.steps, layout=W.Layout(flex="1 1 auto"))
