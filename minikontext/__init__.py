@@ -13,6 +13,7 @@ _MODULES = (
     "cli",
     "course",
     "device",
+    "distillation",
     "doctor",
     "errors",
     "files",
@@ -27,6 +28,7 @@ _MODULES = (
     "toyworld",
     "training",
     "transformer",
+    "velocity",
     "weights",
 )
 

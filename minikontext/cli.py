@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_edit(commands)
     _add_train(commands)
+    _add_distill(commands)
     doctor = commands.add_parser("doctor", help="check packages, device, weights and notebooks")
     doctor.set_defaults(run=_doctor)
     lab = commands.add_parser("lab", help="open the course in JupyterLab")
@@ -224,6 +225,23 @@ def _train(options: argparse.Namespace) -> int:
     from minikontext import training
 
     training.main(path, resume=not options.restart)
+    return 0
+
+
+def _add_distill(commands: argparse._SubParsersAction) -> None:
+    distill = commands.add_parser("distill", help="make a faster student of trained weights")
+    distill.add_argument("kind", choices=("guidance", "ladd"), help="one pass; or few steps")
+    distill.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")
+    distill.add_argument(
+        "--restart", action="store_true", help="start over, though the run has a checkpoint"
+    )
+    distill.set_defaults(run=_distill)
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from minikontext import distillation
+
+    print(distillation.main(options.kind, options.config, resume=not options.restart))
     return 0
 
 

@@ -50,6 +50,8 @@ class Defaults:
 
     width, height: pixels of a text-to-image result. sizes: the trained (width, height), empty for
     those of about width × height pixels. max_contexts: context images the weights have seen.
+    min_contexts: 1 for weights that only edit. shifted: False for few-step weights, whose times
+    are evenly spaced.
     """
 
     num_inference_steps: int = 28
@@ -59,6 +61,8 @@ class Defaults:
     height: int = 64
     multiple: int = 16
     max_contexts: int = 2
+    min_contexts: int = 0
+    shifted: bool = True
     sizes: tuple[images.Size, ...] = ()
 
     def __post_init__(self) -> None:
@@ -232,7 +236,7 @@ class KontextPipeline:
         z = self.noise(seeds, *plan.working)
         predict = self._predict(prompts, negative_prompt, contexts, context_layout, settings)
         n = grid_ids(z).shape[0]
-        times = sampler.schedule(settings.num_inference_steps, num_target_tokens=n)
+        times = sampler.schedule(settings.num_inference_steps, n, shifted=self.defaults.shifted)
         z = sampler.sample(predict, z, times, callback, progress)
         pictures = [plan.undo(picture) for picture in self.decode(z)]
         made = self._provenance(prompts, negative_prompt, seeds, settings)
@@ -282,6 +286,8 @@ class KontextPipeline:
                 f"Got {len(slots)} context images, but {self.name} was trained with at most "
                 f"{self.defaults.max_contexts}. For one image a prompt, give a list of lists."
             )
+        if len(slots) < self.defaults.min_contexts:
+            raise ImageError(f"{self.name} only edits: give an image, or use other weights.")
         contexts = [self._context(slot, resize) for slot in slots]
         return [self._for_all(context, count, per_prompt) for context in contexts]
 

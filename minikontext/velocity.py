@@ -21,13 +21,14 @@ class Velocity:
     """The transformer as the sampler sees it: latents and time in, velocity of the latents out.
 
     text: b prompts. contexts: clean latents, joined to the target's tokens at every step.
+    guidance_scale: for models that take it as an input, one number or one for each sample (b,).
     """
 
     transformer: KontextTransformer
     text: TextFeatures
     contexts: Sequence[Tensor] = ()
     layout: str = "index"
-    guidance_scale: float | None = None
+    guidance_scale: float | Tensor | None = None
 
     def __call__(self, z: Tensor, t: Tensor) -> Tensor:
         """Predict dz/dt for z (b, c, h, w) at t (b,): pack, join, transform, cut, unpack."""
@@ -57,8 +58,8 @@ class Velocity:
 
     @cached_property
     def _guidance(self) -> Tensor | None:
-        if self.guidance_scale is None:
-            return None
+        if self.guidance_scale is None or isinstance(self.guidance_scale, Tensor):
+            return self.guidance_scale
         text = self.text.tokens
         return torch.full((len(text),), self.guidance_scale, device=text.device)
 

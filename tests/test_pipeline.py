@@ -342,7 +342,11 @@ def test_saved_and_loaded_it_gives_equal_pictures(pipe, picture, tmp_path):
     pipe.save_pretrained(tmp_path / "tiny", dtype=torch.float32)
     loaded = KontextPipeline.from_pretrained(tmp_path / "tiny", device="cpu", dtype="float32")
     a, b = (run(p, "make the hat red", image=picture) for p in (pipe, loaded))
-    assert torch.equal(a.latents, b.latents) and difference(a.images[0], b.images[0]) == 0
+    # Not bit for bit: where a weight lies in memory can decide which kernel a CPU takes.
+    torch.testing.assert_close(a.latents, b.latents, atol=1e-5, rtol=1e-5)
+    assert difference(a.images[0], b.images[0]) <= 1
+    for one, two in zip(pipe.transformer.parameters(), loaded.transformer.parameters()):
+        assert torch.equal(one, two)
     assert loaded.name == "tiny" and loaded.defaults == pipe.defaults
     assert loaded.text_encoder.config == pipe.text_encoder.config
 

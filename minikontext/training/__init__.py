@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ else:
     import tomli as tomllib
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
+KINDS = ("autoencoder", "editor")
+
+
+def read_config(path: str | Path, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
     """A training config as nested dicts. Raises ConfigError for a file that is none."""
     path = Path(path)
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a training config: {error}") from error
-    if config.get("kind") not in ("autoencoder", "editor"):
-        raise ConfigError(f"{path}: kind = {config.get('kind')!r}; expected autoencoder or editor")
+    if config.get("kind") not in kinds:
+        expected = " or ".join(kinds)
+        raise ConfigError(f"{path}: kind = {config.get('kind')!r}; expected {expected}")
     return config
 
 

@@ -42,6 +42,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.index)
 
+    def take(self, rows: Tensor) -> Pairs:
+        """Some of the pairs."""
+        return Pairs(**{name: value[rows] for name, value in vars(self).items()})
+
 
 def pixels(scenes: list) -> Tensor:
     """Scenes as pixels (b, 3, 64, 64) in [-1, 1]."""

@@ -16,7 +16,7 @@ from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
 from minikontext.transformer import KontextTransformer
-from minikontext.velocity import Velocity
+from minikontext.velocity import PATCH, Velocity
 
 TIMESTEPS = ("shifted", "logit-normal", "uniform")
 
@@ -57,9 +57,17 @@ class Editor(nn.Module):
         super().__init__()
         self.transformer, self.text = transformer, text
 
-    def forward(self, z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        words: Tensor,
+        contexts: list[Tensor],
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         """Velocity of latents z (b, c, h, w) at times t (b,); words are token ids (b, m)."""
-        return Velocity(self.transformer, self.text(words), contexts)(z, t)
+        text = self.text(words)
+        return Velocity(self.transformer, text, contexts, guidance_scale=guidance)(z, t)
 
 
 class Batches:
@@ -69,6 +77,7 @@ class Batches:
         self.pairs, self.size, self.seed = pairs, size, seed
         self.groups = [(pairs.count == k).nonzero().flatten() for k in range(3)]
         self.shares = torch.tensor([float(len(group)) for group in self.groups])
+        self.patches = pairs.target.shape[-2] * pairs.target.shape[-1] // PATCH**2
 
     def rows(self, step: int) -> tuple[Tensor, int]:
         """Which pairs make up a step, and how many contexts each has."""
@@ -76,6 +85,16 @@ class Batches:
         count = int(torch.multinomial(self.shares, 1, generator=generator))
         group = self.groups[count]
         return group[torch.randint(len(group), (self.size,), generator=generator)], count
+
+    def inputs(
+        self, step: int, draw: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Clean latents (b, c, h, w), token ids (b, m) in one of their wordings, contexts."""
+        rows, count = self.rows(step)
+        wording = torch.randint(self.pairs.tokens.shape[1], (len(rows),), generator=draw)
+        x, words = self.pairs.target[rows].float(), self.pairs.tokens[rows, wording]
+        contexts = [self.pairs.contexts[rows, i].float().to(device) for i in range(count)]
+        return x.to(device), words.to(device), contexts
 
 
 def attention(device: torch.device) -> AbstractContextManager:
@@ -88,23 +107,18 @@ def editor_loss(
 ) -> LossFunction:
     """The loss of a step; `null` (m,) are the token ids of the empty prompt."""
     batches = Batches(pairs, config.batch, config.seed)
-    patches = (pairs.target.shape[-2] // 2) * (pairs.target.shape[-1] // 2)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        rows, count = batches.rows(step)
         draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
-        x = pairs.target[rows].float()
-        noise = torch.randn(x.shape, generator=draw)
-        t = config.times(len(rows), patches, draw)
-        empty = torch.rand(len(rows), 1, generator=draw) < config.empty_prompts
-        wording = torch.randint(pairs.tokens.shape[1], (len(rows),), generator=draw)
-        words = torch.where(empty, null, pairs.tokens[rows, wording])
-        contexts = [pairs.contexts[rows, i].float().to(device) for i in range(count)]
-        x, noise, t, words = (part.to(device) for part in (x, noise, t, words))
+        x, words, contexts = batches.inputs(step, draw, device)
+        noise = torch.randn(x.shape, generator=draw).to(device)
+        t = config.times(len(x), batches.patches, draw).to(device)
+        empty = torch.rand(len(x), 1, generator=draw).to(device) < config.empty_prompts
+        words = torch.where(empty, null.to(device), words)
         z = flow.interpolate(x, noise, t)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention(device):
             v = model(z, t, words, contexts)
         each = flow.loss_per_sample(v, x, noise)
-        return each.mean(), {f"loss_{count}": float(each.detach().mean())}
+        return each.mean(), {f"loss_{len(contexts)}": float(each.detach().mean())}
 
     return loss

@@ -25,7 +25,8 @@ from minikontext.training.loop import Loop, LoopConfig
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 
-def _read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
+def read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
+    """A dataclass from a config's section, on top of `base`. Raises ConfigError."""
     try:
         return replace(base, **values) if base is not None else kind(**values)
     except TypeError as error:
@@ -36,7 +37,7 @@ def _generator(config: dict[str, Any]) -> torch.Generator:
     return torch.Generator().manual_seed(int(config.get("seed", 0)))
 
 
-def _averaged(loop: Loop, model: nn.Module) -> nn.Module:
+def averaged(loop: Loop, model: nn.Module) -> nn.Module:
     """Put the moving average of the weights into the model: that is what gets shipped."""
     for name, parameter in model.named_parameters():
         parameter.data.copy_(loop.ema[name])
@@ -49,14 +50,14 @@ def train_autoencoder(
     """Train an autoencoder; writes `autoencoder.safetensors` and its `config.json`."""
     device, _ = pick(config.get("device"), None)
     torch.manual_seed(int(config.get("seed", 0)))
-    sizes = _read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
+    sizes = read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
     model = AutoEncoder(sizes).to(device)
-    loop = Loop(model, _read(LoopConfig, config["loop"]), config["run"])
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"])
     if resume:
         loop.resume()
-    dials = _read(AutoEncoderTraining, config.get("training", {}))
+    dials = read(AutoEncoderTraining, config.get("training", {}))
     loop.run(autoencoder_loss(model, dials, device), on_log)
-    return finish_autoencoder(_averaged(loop, model), Path(config["output"]))
+    return finish_autoencoder(averaged(loop, model), Path(config["output"]))
 
 
 def finish_autoencoder(model: AutoEncoder, folder: Path) -> Path:
@@ -88,17 +89,17 @@ def train_editor(
     data = config["data"]
     cache = Path(config["run"]) / "pairs"
     mark = files.sha256([source / "autoencoder.safetensors"])[:12]
-    dials = _read(EditorTraining, config.get("training", {}))
+    dials = read(EditorTraining, config.get("training", {}))
     world = (data["level"], data["count"], data.get("seed", 0))
     build_cache(cache, *world, autoencoder, mark, bf16=dials.bf16)
     pairs = load_cache(cache, model.text, data["count"])
-    loop = Loop(model, _read(LoopConfig, config["loop"]), config["run"])
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"])
     if not (resume and loop.resume()) and "start" in config:
         start_from(model, Path(config["start"]))
         loop = Loop(model, loop.config, config["run"])
     null = model.text.tokenize([""])[0]
     loop.run(editor_loss(model, pairs, null, dials, device), on_log)
-    return export(_averaged(loop, model), autoencoder, config)
+    return export(averaged(loop, model), autoencoder, config)
 
 
 def find_autoencoder(config: dict[str, Any]) -> Path:
@@ -115,11 +116,11 @@ def new_editor(config: dict[str, Any]) -> Editor:
     """An untrained editor of the config's sizes."""
     generator = _generator(config)
     torch.manual_seed(int(config.get("seed", 0)))
-    sizes = _read(TransformerConfig, config.get("transformer", {}), TransformerConfig.toy())
+    sizes = read(TransformerConfig, config.get("transformer", {}), TransformerConfig.toy())
     words = ToyTextConfig(
         vocabulary=vocabulary(), width=sizes.context_in_dim, pooled=sizes.vec_in_dim
     )
-    text = ToyTextEncoder(_read(ToyTextConfig, config.get("text", {}), words))
+    text = ToyTextEncoder(read(ToyTextConfig, config.get("text", {}), words))
     return Editor(KontextTransformer(sizes).init_weights(generator), text)
 
 

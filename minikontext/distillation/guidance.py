@@ -1,0 +1,92 @@
+"""Guidance distillation, the paper's [dev]: one pass that knows how strongly to follow the words.
+
+Classifier-free guidance asks the model twice at every step. A student with the scale `w` as an
+input learns to give the combined answer at once (Meng and others, arXiv 2210.03142). The range of w
+that FLUX.1 Kontext [dev] was trained with is not published; ours is a dial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minikontext import flow
+from minikontext.errors import ConfigError
+from minikontext.training.data import Pairs
+from minikontext.training.editor import Batches, Editor, EditorTraining, attention
+from minikontext.training.loop import LossFunction
+from minikontext.transformer import KontextTransformer
+
+
+@dataclass(frozen=True)
+class GuidanceTraining(EditorTraining):
+    """The dials of the distillation: w is drawn uniformly from `low` to `high`."""
+
+    empty_prompts: float = 0.0
+    low: float = 1.0
+    high: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.low < self.high:
+            raise ConfigError(f"low={self.low}, high={self.high}: expected 0 <= low < high")
+
+
+def student_of(teacher: Editor) -> Editor:
+    """A copy of the teacher with an input for w, which at first changes nothing."""
+    sizes = replace(teacher.transformer.config, guidance_embed=True)
+    student = Editor(KontextTransformer(sizes), type(teacher.text)(teacher.text.config))
+    weights = student.state_dict() | teacher.state_dict()
+    student.load_state_dict(weights)
+    last = student.transformer.guidance_in.out_layer
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return student.to(next(teacher.parameters()).device)
+
+
+@torch.no_grad()
+def guided_velocity(
+    teacher: Editor, z: Tensor, t: Tensor, words: Tensor, null: Tensor, contexts: list[Tensor],
+    w: Tensor,
+) -> Tensor:  # fmt: skip
+    """What two passes of the teacher give: `v_0 + w (v_c - v_0)`, (b, c, h, w).
+
+    v_c has the words, v_0 the empty prompt `null` (m,); both see the contexts. w (b,).
+    """
+    with_words = teacher(z, t, words, contexts)
+    without = teacher(z, t, null.to(words).expand_as(words), contexts)
+    return torch.lerp(without, with_words, w.reshape(-1, 1, 1, 1).to(without))
+
+
+def guidance_loss(
+    student: Editor,
+    teacher: Editor,
+    pairs: Pairs,
+    null: Tensor,
+    config: GuidanceTraining,
+    device: torch.device,
+) -> LossFunction:
+    """The loss of a step: mean square between one pass of the student and two of the teacher.
+
+    Only pairs with a context are used: like [dev], the student learns image-to-image alone.
+    """
+    pairs = pairs.take((pairs.count > 0).nonzero().flatten())
+    batches = Batches(pairs, config.batch, config.seed)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
+        x, words, contexts = batches.inputs(step, draw, device)
+        noise = torch.randn(x.shape, generator=draw).to(device)
+        t = config.times(len(x), batches.patches, draw).to(device)
+        w = config.low + (config.high - config.low) * torch.rand(len(x), generator=draw)
+        z, w = flow.interpolate(x, noise, t), w.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention(device):
+            right = guided_velocity(teacher, z, t, words, null, contexts, w)
+            v = student(z, t, words, contexts, guidance=w)
+        value = F.mse_loss(v.float(), right.float())
+        return value, {"apart": float(value.detach().sqrt())}
+
+    return loss

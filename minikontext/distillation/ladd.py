@@ -1,0 +1,202 @@
+"""Latent adversarial diffusion distillation (LADD, arXiv 2403.12015): good pictures in few steps.
+
+The frozen teacher does three jobs. It makes the training latents, with many steps. It looks at
+latents and gives the features on which small heads tell the teacher's from the student's. And it is
+what the student starts from. FLUX.1 Kontext [pro] was made this way; the details are not published,
+so the dials here are LADD's where they are known and ours elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from minikontext import flow, tokens
+from minikontext.errors import ConfigError
+from minikontext.layers import timestep_embedding
+from minikontext.training.data import Pairs
+from minikontext.training.editor import Batches, Editor, attention
+from minikontext.training.loop import LossFunction
+from minikontext.transformer import KontextTransformer
+from minikontext.velocity import PATCH, Velocity
+
+
+@dataclass(frozen=True)
+class LaddTraining:
+    """The dials of LADD.
+
+    times: at which the student learns, with the probabilities `first` until step `switch` and
+    `then` after it. renoise_mu, renoise_sigma: the logit-normal of the time at which latents are
+    judged. head_start: steps in which only the heads learn. adversarial, mse: weights of the two
+    losses. features: False judges the latents themselves instead of the teacher's features.
+    """
+
+    batch: int = 64
+    seed: int = 0
+    times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    first: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
+    then: tuple[float, ...] = (0.7, 0.1, 0.1, 0.1)
+    switch: int = 500
+    renoise_mu: float = 1.0
+    renoise_sigma: float = 1.0
+    head_start: int = 100
+    adversarial: float = 1.0
+    mse: float = 0.0
+    features: bool = True
+    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("times", "first", "then"):  # TOML gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not len(self.times) == len(self.first) == len(self.then):
+            raise ConfigError("times, first and then need the same number of entries")
+        if self.adversarial > 0 and self.batch < 2:
+            raise ConfigError("batch=1: with the hinge loss LADD collapses; use 2 or more")
+
+    def draw_times(self, count: int, step: int, generator: torch.Generator) -> Tensor:
+        """The student's times of a step, (count,)."""
+        shares = torch.tensor(self.first if step < self.switch else self.then)
+        chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
+        return torch.tensor(self.times)[chosen]
+
+
+# ---------------------------------------------------------------- the discriminator
+
+
+class Head(nn.Module):
+    """One judge: target tokens back on their grid, two convolutions, one logit a token.
+
+    Conditioned on the time at which it judges and on the pooled text.
+    """
+
+    def __init__(self, dim: int, condition: int, width: int = 64) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.conv_in = nn.Conv2d(dim, width, 3, padding=1)
+        self.condition = nn.Linear(condition, 2 * width)
+        self.conv_out = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, rows: int, condition: Tensor) -> Tensor:
+        """x (b, n, d) of `rows` rows, condition (b, c) -> logits (b, n)."""
+        grid = rearrange(self.norm(x), "b (r c) d -> b d r c", r=rows)
+        scale, shift = self.condition(condition)[..., None, None].chunk(2, dim=1)
+        hidden = F.silu(self.conv_in(grid) * (1 + scale) + shift)
+        return self.conv_out(hidden).flatten(1)
+
+
+class Discriminator(nn.Module):
+    """A head after every block of the frozen teacher, each independent of the others."""
+
+    def __init__(self, teacher: Editor, features: bool = True) -> None:
+        super().__init__()
+        config = teacher.transformer.config
+        blocks = config.depth + config.depth_single_blocks if features else 1
+        dim = config.hidden_size if features else config.in_channels
+        condition = 256 + config.vec_in_dim
+        self.heads = nn.ModuleList(Head(dim, condition) for _ in range(blocks))
+
+    def forward(self, seen: list[Tensor], rows: int, t: Tensor, pooled: Tensor) -> Tensor:
+        """Features (b, n, d) of every block, times (b,), pooled text -> logits (blocks, b, n)."""
+        condition = torch.cat((timestep_embedding(t), pooled.float()), dim=-1)
+        judged = zip(self.heads, seen, strict=True)
+        return torch.stack([head(x, rows, condition) for head, x in judged]).float()
+
+
+@contextmanager
+def watched(transformer: KontextTransformer, n_text: int) -> Iterator[list[Tensor]]:
+    """Collect the image tokens after every block while the transformer runs."""
+    found: list[Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda _, __, out: found.append(out[0]))
+        for block in transformer.double_blocks
+    ] + [
+        block.register_forward_hook(lambda _, __, out: found.append(out[:, n_text:]))
+        for block in transformer.single_blocks
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def teacher_features(
+    teacher: Editor, z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]
+) -> list[Tensor]:
+    """What the teacher sees in z at t: the target's tokens after every block, (b, n, d) each.
+
+    Gradients go through the teacher to z, never into its weights.
+    """
+    text = teacher.text(words)
+    n = z.shape[-2] * z.shape[-1] // PATCH**2
+    with watched(teacher.transformer, text.tokens.shape[1]) as found:
+        Velocity(teacher.transformer, text, contexts)(z, t)
+    return [tokens.cut_target(x, n) for x in found]
+
+
+# ---------------------------------------------------------------- the game
+
+
+class Ladd(nn.Module):
+    """What learns: the student, and the heads that judge it."""
+
+    def __init__(self, student: Editor, heads: Discriminator) -> None:
+        super().__init__()
+        self.student, self.heads = student.requires_grad_(True), heads  # a copied teacher is frozen
+
+
+def ladd_loss(
+    model: Ladd, teacher: Editor, pairs: Pairs, config: LaddTraining, device: torch.device
+) -> LossFunction:
+    """The loss of a step; `pairs.target` are latents that the teacher made.
+
+    Student and heads learn in the same backward pass: the student's loss leaves the heads alone
+    (their weights are detached), the heads' loss leaves the student alone (its latents are).
+    """
+    teacher.requires_grad_(False).eval()
+    batches = Batches(pairs, config.batch, config.seed)
+
+    def judge(seen: list[Tensor], t: Tensor, pooled: Tensor, learns: bool) -> Tensor:
+        rows = pairs.target.shape[-2] // PATCH
+        weights = {n: p if learns else p.detach() for n, p in model.heads.named_parameters()}
+        return torch.func.functional_call(model.heads, weights, (seen, rows, t, pooled))
+
+    def look(z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]) -> list[Tensor]:
+        if config.features:
+            return teacher_features(teacher, z, t, words, contexts)
+        return [tokens.pack(z, PATCH)]
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
+        x, words, contexts = batches.inputs(step, draw, device)
+        noise, again = (torch.randn(x.shape, generator=draw).to(device) for _ in range(2))
+        t = config.draw_times(len(x), step, draw).to(device)
+        judged_at = flow.sample_timesteps(len(x), config.renoise_mu, config.renoise_sigma, draw)
+        judged_at = judged_at.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention(device):
+            z = flow.interpolate(x, noise, t)
+            made = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
+            with torch.no_grad():
+                pooled = teacher.text(words).pooled
+                real = look(flow.interpolate(x, again, judged_at), judged_at, words, contexts)
+            fake = look(flow.interpolate(made, again, judged_at), judged_at, words, contexts)
+            fooled = judge(fake, judged_at, pooled, learns=False)
+            on_real = judge(real, judged_at, pooled, learns=True)
+            on_fake = judge([f.detach() for f in fake], judged_at, pooled, learns=True)
+        heads = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()  # hinge
+        apart = F.mse_loss(made, x)
+        student = config.mse * apart - config.adversarial * fooled.mean()
+        metrics = {
+            "heads": heads, "on_real": on_real.mean(), "on_fake": on_fake.mean(), "apart": apart,
+            "spread": made.std(dim=0).mean() / x.std(dim=0).mean(),
+        }  # fmt: skip
+        total = heads if step < config.head_start else heads + student
+        return total, {name: float(value.detach()) for name, value in metrics.items()}
+
+    return loss

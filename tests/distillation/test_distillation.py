@@ -1,0 +1,213 @@
+"""Distillation: formulas, who learns and who does not, and both recipes end to end, tiny."""
+
+import copy
+
+import pytest
+import torch
+
+from minikontext.distillation import main, recipes
+from minikontext.distillation.guidance import GuidanceTraining, guided_velocity, student_of
+from minikontext.distillation.ladd import (
+    Discriminator,
+    Ladd,
+    LaddTraining,
+    ladd_loss,
+    teacher_features,
+)
+from minikontext.distillation.latents import answer_all
+from minikontext.errors import ConfigError, ImageError, TrainingError
+from minikontext.pipeline import KontextPipeline
+from minikontext.training.data import Pairs
+from minikontext.training.editor import Editor
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def teacher(tiny):
+    pipe = tiny()
+    return Editor(pipe.transformer, pipe.text_encoder).eval()
+
+
+@pytest.fixture
+def pairs(teacher):
+    """Six random pairs: two without a context, two with one, two with two."""
+    draw = torch.Generator().manual_seed(3)
+    words = teacher.text.tokenize(["make the hat red", "a sign"] * 3)[:, None]
+    target = torch.randn(6, 4, 8, 8, generator=draw)
+    contexts = torch.randn(6, 2, 4, 8, 8, generator=draw)
+    return Pairs(target, contexts, torch.tensor([0, 0, 1, 1, 2, 2]), words, torch.arange(6))
+
+
+def some(pairs):
+    """Inputs of a model for the pairs with one context."""
+    part = pairs.take(torch.tensor([2, 3]))
+    return part.target, torch.tensor([0.3, 0.8]), part.tokens[:, 0], [part.contexts[:, 0]]
+
+
+@torch.no_grad()
+def test_a_new_student_says_what_its_teacher_says_whatever_the_scale(teacher, pairs):
+    student = student_of(teacher).eval()
+    for w in (0.0, 1.0, 5.0):
+        torch.testing.assert_close(
+            student(*some(pairs), guidance=torch.full((2,), w)), teacher(*some(pairs))
+        )
+    with pytest.raises(ConfigError, match="guidance"):
+        student(*some(pairs))
+
+
+@torch.no_grad()
+def test_guided_velocity_is_the_samplers_own_guidance(teacher, pairs):
+    z, t, words, contexts = some(pairs)
+    null = teacher.text.tokenize([""])[0]
+    w = torch.tensor([1.0, 3.0])
+    v = guided_velocity(teacher, z, t, words, null, contexts, w)
+    plain = teacher(z, t, words, contexts)
+    away = teacher(z, t, null.expand_as(words), contexts)
+    torch.testing.assert_close(v[0], plain[0])
+    torch.testing.assert_close(v[1], away[1] + 3 * (plain[1] - away[1]))
+
+
+def test_features_follow_every_block_and_carry_gradients_to_the_latents_only(teacher, pairs):
+    teacher.requires_grad_(False)
+    z, t, words, contexts = some(pairs)
+    z.requires_grad_(True)
+    seen = teacher_features(teacher, z, t, words, contexts)
+    assert [tuple(x.shape) for x in seen] == [(2, 16, 32)] * 2
+    seen[-1].sum().backward()
+    assert z.grad.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not any(block._forward_hooks for block in teacher.transformer.single_blocks)
+
+
+def gradients(model, loss, step):
+    """Whether student and heads get gradients at a step."""
+    model.zero_grad(set_to_none=True)
+    loss(step)[0].backward()
+    return tuple(
+        any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+        for part in (model.student.transformer, model.heads)
+    )
+
+
+def game(teacher, pairs, **dials):
+    model = Ladd(copy.deepcopy(teacher), Discriminator(teacher, dials.get("features", True)))
+    dials = LaddTraining(batch=4, bf16=False, switch=2, **dials)
+    return model, ladd_loss(model, teacher, pairs, dials, CPU)
+
+
+def test_heads_learn_first_and_then_both(teacher, pairs):
+    model, loss = game(teacher, pairs, head_start=3)
+    assert gradients(model, loss, 0) == (False, True)
+    assert gradients(model, loss, 3) == (True, True)
+    model, loss = game(teacher, pairs, head_start=0, adversarial=0.0, mse=1.0)
+    assert gradients(model, loss, 0)[0]
+
+
+def test_the_students_loss_leaves_the_heads_alone(teacher, pairs):
+    one, first = game(teacher, pairs, head_start=0)
+    torch.manual_seed(0)
+    two, second = game(teacher, pairs, head_start=100)
+    two.heads.load_state_dict(one.heads.state_dict())
+    first(0)[0].backward()
+    second(0)[0].backward()
+    for a, b in zip(one.heads.parameters(), two.heads.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_latents_themselves_can_be_judged_for_comparison(teacher, pairs):
+    model, loss = game(teacher, pairs, head_start=0, features=False)
+    assert len(model.heads.heads) == 1 and gradients(model, loss, 0) == (True, True)
+
+
+def test_the_students_times_come_in_two_phases():
+    dials = LaddTraining(switch=10)
+    draw = torch.Generator().manual_seed(0)
+    early, late = dials.draw_times(4000, 0, draw), dials.draw_times(4000, 10, draw)
+    assert set(early.tolist()) == {0.5, 0.25}
+    assert (late == 1.0).float().mean().item() == pytest.approx(0.7, abs=0.03)
+    with pytest.raises(ConfigError, match="batch=1"):
+        LaddTraining(batch=1)
+    with pytest.raises(ConfigError, match="same number"):
+        LaddTraining(first=(1.0,))
+    with pytest.raises(ConfigError, match="low"):
+        GuidanceTraining(low=3.0, high=2.0)
+
+
+def test_the_teachers_answers_are_kept_and_never_mixed(teacher, pairs, tmp_path):
+    null = teacher.text.tokenize([""])[0]
+    call = (teacher, pairs, null, tmp_path)
+    once = answer_all(*call, steps=2, scale=2.0, mark="a", batch=2)
+    assert not torch.equal(once.target, pairs.target)
+    next(tmp_path.glob("*1.safetensors")).unlink()
+    again = answer_all(*call, steps=2, scale=2.0, mark="a", batch=2)
+    torch.testing.assert_close(once.target, again.target)
+    with pytest.raises(TrainingError, match="remove"):
+        answer_all(*call, steps=4, scale=2.0, mark="a", batch=2)
+    fewer = pairs.take(torch.tensor([1, 0, 2, 3, 4, 5]))
+    with pytest.raises(TrainingError, match="other pairs"):
+        answer_all(teacher, fewer, null, tmp_path, steps=2, scale=2.0, mark="a", batch=2)
+
+
+@pytest.fixture
+def shipped(tiny, tmp_path):
+    return tiny().save_pretrained(tmp_path / "teacher")
+
+
+def config(shipped, tmp_path, kind, **more):
+    return {
+        "kind": kind,
+        "teacher": str(shipped),
+        "run": str(tmp_path / "run"),
+        "output": str(tmp_path / "student"),
+        "data": {"level": 4, "count": 30},
+        "loop": {"steps": 4, "warmup": 1, "lr": 1e-4, "muon_lr": 0.0},
+        **more,
+    }
+
+
+def test_guidance_is_distilled_into_weights_that_take_the_scale(shipped, tmp_path):
+    defaults = {"guidance_scale": 2.0, "num_inference_steps": 2, "min_contexts": 1}
+    given = config(shipped, tmp_path, "guidance", defaults=defaults)
+    pipe = KontextPipeline.from_pretrained(recipes.distill_guidance(given))
+    picture = [pipe.decode(torch.zeros(1, 4, 8, 8))[0]]
+    one, two = (
+        pipe("make the hat red", image=picture, seed=0, guidance_scale=w).latents for w in (1, 9)
+    )
+    assert not torch.equal(one, two)
+    with pytest.raises(ImageError, match="only edits"):
+        pipe("make the hat red", seed=0)
+
+
+def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def interrupt(facts):
+        raise Stop
+
+    given = config(
+        shipped, tmp_path, "ladd", training={"batch": 4, "head_start": 1},
+        answers={"steps": 2}, defaults={"num_inference_steps": 4, "shifted": False},
+    )  # fmt: skip
+    given["loop"]["log_every"] = 2
+    with pytest.raises(Stop):
+        recipes.distill_ladd(given, on_log=interrupt)
+    steps = []
+    folder = recipes.distill_ladd(given, on_log=lambda facts: steps.append(facts["step"]))
+    assert steps == [4]
+    pipe = KontextPipeline.from_pretrained(folder)
+    assert pipe.defaults.num_inference_steps == 4 and not pipe.defaults.shifted
+    times = []
+    pipe("a sign", seed=0, progress=False, callback=lambda info: times.append(info.t))
+    assert times == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_config_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text('kind = "ladd"\n')
+    with pytest.raises(ConfigError, match="distill ladd"):
+        main("guidance", path)
+    path.write_text('kind = "editor"\n')
+    with pytest.raises(ConfigError, match="expected guidance or ladd"):
+        main("guidance", path)
