@@ -10,7 +10,9 @@ _MODULES = (
     "checks",
     "editing",
     "exercises",
+    "flow_pictures",
     "latents",
+    "live",
     "map",
     "parts",
     "plots",
@@ -40,6 +42,8 @@ _HOMES = {
     "EditingWidget": "editing",
     "LatentWidget": "latents",
     "RopeWidget": "positions",
+    "FlowWidget": "flow_pictures",
+    "LiveTraining": "live",
     "TrajectoryWidget": "trajectory",
 }
 

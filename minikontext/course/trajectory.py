@@ -15,14 +15,18 @@ from torch import Tensor
 from minikontext import images as image_io
 from minikontext import sampler
 from minikontext.course import plots, samples, style
-from minikontext.course.widgets import CSS, REPR, TIGHT
-from minikontext.course.widgets import _button as button
-from minikontext.course.widgets import _chip as chip
-from minikontext.course.widgets import _fade as fade
-from minikontext.course.widgets import _picture_box as picture_box
-from minikontext.course.widgets import _row as row
-from minikontext.course.widgets import _show as show
-from minikontext.course.widgets import _wide as wide
+from minikontext.course.parts import (
+    CSS,
+    REPR,
+    TIGHT,
+    button,
+    chip,
+    fade,
+    picture_box,
+    row,
+    show,
+    wide,
+)
 from minikontext.errors import Cancelled, MinikontextError
 from minikontext.flow import mu_for_tokens
 from minikontext.pipeline import KontextPipeline
