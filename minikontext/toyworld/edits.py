@@ -420,6 +420,14 @@ def sample_edit(index: int, number: int = 4, split: str = "train", seed: int = 0
     return _case(name, draft, keys, words, new_words=split == "test" and index % 2 == 1)
 
 
+def make_case(
+    name: str, rng: random.Random, scene: Scene, number: int = 4, new_words: bool = False
+) -> Case:
+    """An operation applied to a scene of one's own. It may add to the scene what it needs."""
+    draft = OPERATIONS[name][1](rng, scene, level(number))
+    return _case(name, draft, _keys(name, draft), rng, new_words)
+
+
 def _case(name: str, draft: Draft, keys: tuple, words: random.Random, new_words: bool) -> Case:
     task, prompt = OPERATIONS[name][0], ask(name, draft.words, words, new_words)
     return Case(
