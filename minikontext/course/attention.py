@@ -354,7 +354,7 @@ class AttentionWidget(W.VBox):
         self.one: tuple[int, int] | None = None  # the block and head shown alone
         self.every = parts.button("Mean of all heads", "Not one head alone", "mk-quiet", "140px")
         self.step = W.IntSlider(
-            self.steps, 1, self.steps, description="Step", style=parts.TIGHT,
+            (self.steps + 1) // 2, 1, self.steps, description="Step", style=parts.TIGHT,
             layout=parts.wide("240px"),
         )  # fmt: skip
         self.shares, self.words, self.status = W.HTML(), W.HTML(), W.HTML()
