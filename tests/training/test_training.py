@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from minikontext import training
+from minikontext import distillation, training
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
@@ -199,4 +199,5 @@ def test_the_shipped_configs_can_be_read():
     from pathlib import Path
 
     for path in (Path(__file__).parents[2] / "configs").glob("*.toml"):
-        assert training.read_config(path)["kind"] in ("autoencoder", "editor")
+        kinds = (*training.KINDS, *distillation.KINDS)
+        assert training.read_config(path, kinds)["kind"] in kinds
