@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "make it night" -o night.png --seed 7 --steps 10
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
   minikontext train configs/toy.toml
+  minikontext distill ladd configs/toy_pro.toml
   minikontext doctor
   minikontext lab
 """
@@ -219,13 +220,18 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    path = Path(options.config)
-    if not path.is_file():
-        raise ConfigError(f"There is no configuration file {path}. See the folder configs/.")
+    path = _config_file(options.config)
     from minikontext import training
 
     training.main(path, resume=not options.restart)
     return 0
+
+
+def _config_file(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"There is no configuration file {path}. See the folder configs/.")
+    return path
 
 
 def _add_distill(commands: argparse._SubParsersAction) -> None:
@@ -239,9 +245,10 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
 
 
 def _distill(options: argparse.Namespace) -> int:
+    path = _config_file(options.config)
     from minikontext import distillation
 
-    print(distillation.main(options.kind, options.config, resume=not options.restart))
+    distillation.main(options.kind, path, resume=not options.restart)
     return 0
 
 

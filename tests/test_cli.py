@@ -16,6 +16,8 @@ from minikontext import cli, images
 
 ROOT = Path(__file__).resolve().parent.parent
 
+COMMANDS = ("edit", "train", "distill", "doctor", "lab")
+
 
 @pytest.fixture(scope="session")
 def weights(tiny_pipe, tmp_path_factory):
@@ -142,6 +144,7 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["edit", "fox.png", "x", "--guidance", "2", "--weights", "W"], "guidance"),
         (["edit", "fox.png", "x", *["-i", "fox.png"] * 9, "--weights", "W"], "at most"),
         (["train", "none.toml"], "no configuration file none.toml"),
+        (["distill", "ladd", "none.toml"], "no configuration file none.toml"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(here, weights, capsys, arguments, words):
@@ -165,7 +168,7 @@ def test_an_incomplete_command_shows_its_usage(here, capsys, arguments):
     assert "usage: minikontext" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["edit"], ["train"], ["doctor"], ["lab"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help(capsys, command):
     with pytest.raises(SystemExit) as stop:
         run(*command, "--help")
@@ -225,6 +228,17 @@ def test_train_hands_over_the_configuration(here, monkeypatch):
     assert run("train", "toy.toml") == 0
     assert run("train", "toy.toml", "--restart") == 0
     assert calls == [("toy.toml", True), ("toy.toml", False)]
+
+
+def test_distill_hands_over_kind_and_configuration(here, monkeypatch):
+    calls = []
+    monkeypatch.setattr(mk.distillation, "main", lambda *a, resume: calls.append((*a, resume)))
+    (here / "pro.toml").write_text("")
+    assert run("distill", "ladd", "pro.toml") == 0
+    assert run("distill", "guidance", "pro.toml", "--restart") == 0
+    assert [(kind, str(path), resume) for kind, path, resume in calls] == [
+        ("ladd", "pro.toml", True), ("guidance", "pro.toml", False)
+    ]  # fmt: skip
 
 
 def test_doctor_gives_its_exit_code(monkeypatch):
