@@ -100,12 +100,12 @@ def plot_sides(paths: dict[str, tuple[Tensor, Tensor]], title: str = "") -> None
 
     paths: name -> (times (k,), stops (k, b, 2)).
     """
-    figure, axes = plt.subplots(
-        1, len(paths), figsize=(style.WIDEST, 2.6), sharey=True, squeeze=False
-    )
+    wide = style.WIDEST if len(paths) > 1 else style.FIGURE[0]
+    figure, axes = plt.subplots(1, len(paths), figsize=(wide, 2.6), sharey=True, squeeze=False)
     for ax, (name, (times, stops)) in zip(axes[0], paths.items()):
         _side(ax, times, stops)
-        ax.set_title(name, fontsize=9)
+        ax.set_title(name, fontsize=9, fontweight="normal")
+    axes[0, 0].set_ylabel("horizontal place")
     _head(figure, title)
     plt.show()
 
@@ -137,7 +137,7 @@ def _arrows(ax: Axes, predict: sampler.Predict, t: float) -> None:
 def _side(ax: Axes, times: Tensor, stops: Tensor) -> None:
     for i in range(stops.shape[1]):
         end = style.BLUE if stops[-1, i, 0] > 0 else style.ACCENT
-        ax.plot(times, stops[:, i, 0], color=end, linewidth=0.7, alpha=0.7)
+        ax.plot(times, stops[:, i, 0], color=end, linewidth=0.8)
     ax.set(xlim=(1.02, -0.02), ylim=(-LIMIT, LIMIT))
     ax.set_xlabel("t: noise → data")
 

@@ -236,7 +236,8 @@ class LiveTraining(W.VBox):
             return
         self._drawn = loop.seconds
         self._say("busy", f"{self._seen()}, loss {self.recent():.3f}")
-        if loop.seconds > (2 ** len(self.snapshots) - 1) * total / 7:
+        taken = len(self.snapshots)  # at 0, 1/7 and 3/7 of the time, and at the end
+        if taken < 3 and loop.seconds > (2**taken - 1) * total / 7:
             self._snap(loop.seconds)
         self._draw()
 
@@ -266,13 +267,12 @@ class LiveTraining(W.VBox):
         plt.show()
 
     def sheet(self) -> Image.Image:
-        """The held-out examples: what was asked, and every attempt; a row for each moment."""
-        pictures = [case.context_images()[0] for case in self.examples]
-        titles = [case.prompt for case in self.examples]
-        for seconds, made in self.snapshots:
-            pictures += made
-            titles += [f"{seconds:.0f} s"] * len(made)
-        return plots.sheet(pictures, titles, columns=len(self.examples))
+        """The held-out examples: a row for each, from the picture given to the last attempt."""
+        pictures, titles = [], []
+        for i, case in enumerate(self.examples):
+            pictures += [case.context_images()[0], *(made[i] for _, made in self.snapshots)]
+            titles += [case.prompt, *(f"after {seconds:.0f} s" for seconds, _ in self.snapshots)]
+        return plots.sheet(pictures, titles, columns=1 + len(self.snapshots))
 
     def _curve(self, ax: Axes) -> None:
         seconds, losses = (list(part) for part in zip(*self.losses)) if self.losses else ([], [])
