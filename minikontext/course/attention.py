@@ -28,8 +28,10 @@ from minikontext.sampler import StepInfo
 LIMIT = 2**27  # weights to keep: half a gigabyte in float32
 PATCH = 2  # latent pixels along one side of a token
 SIDE = 204  # pixels of a picture in a widget
+ALONE = "no second picture"
 CSS = f"""<style>
-.mk .mk-stack {{ display: grid; overflow: hidden; border-radius: 8px; margin: 0; }}
+.mk .mk-stack {{ display: grid; overflow: hidden; border-radius: 8px; margin: 0; flex: none; }}
+.mk .mk-map {{ border-radius: 8px !important; margin: 0; flex: none; }}
 .mk .mk-stack > * {{ grid-area: 1 / 1; margin: 0; width: 100%; height: 100%; max-width: none; }}
 .mk .mk-patches {{ gap: 0; overflow: hidden; z-index: 1; }}
 .mk .mk-patch {{ width: auto; height: auto; min-width: 0; margin: 0; padding: 0; border-radius: 0;
@@ -314,8 +316,8 @@ class PatchPicture(W.Box):
 class AttentionWidget(W.VBox):
     """Click a patch of the target and see where it looks: words, target and context.
 
-    Click a block and head to see that one alone. Parts: picture, prompt, run, cancel, target,
-    contexts, heads, every, step, shares, words, progress, status. For toy-sized models.
+    Click a block and head to see that one alone. Parts: picture, second, prompt, run, cancel,
+    target, contexts, heads, every, step, shares, words, progress, status. For toy-sized models.
     """
 
     def __init__(
@@ -341,6 +343,7 @@ class AttentionWidget(W.VBox):
         config = self.pipe.transformer.config
         blocks = config.depth + config.depth_single_blocks
         self.picture = W.Dropdown(options=list(self.pictures), layout=W.Layout(width="110px"))
+        self.second = W.Dropdown(options=[ALONE, *self.pictures], layout=W.Layout(width="150px"))
         self.prompt = W.Text(prompt, layout=W.Layout(flex="1 1 auto"))
         self.prompt.add_class("mk-prompt")
         self.run = parts.button("Edit", "Edit the picture and watch", "mk-run", "80px", "primary")
@@ -352,11 +355,12 @@ class AttentionWidget(W.VBox):
         self.heads = PatchPicture("all blocks and heads", blocks, config.num_heads,
                                   "block {}, head {}")  # fmt: skip
         self.one: tuple[int, int] | None = None  # the block and head shown alone
-        self.every = parts.button("Mean of all heads", "Not one head alone", "mk-quiet", "140px")
+        self.every = parts.button("Mean of all heads", "Not one head alone", "mk-quiet", "150px")
         self.step = W.IntSlider(
             (self.steps + 1) // 2, 1, self.steps, description="Step", style=parts.TIGHT,
             layout=parts.wide("240px"),
         )  # fmt: skip
+        self.every.layout.flex = "none"
         self.shares, self.words, self.status = W.HTML(), W.HTML(), W.HTML()
         self.progress = W.IntProgress(0, 0, self.steps, layout=W.Layout(flex="1 1 auto"))
         self.progress.add_class("mk-bar")
@@ -370,12 +374,15 @@ class AttentionWidget(W.VBox):
         self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(display="none"))
         return [
             W.HTML(parts.CSS + CSS, layout=W.Layout(display="none")),
-            W.HBox([self.picture, self.prompt, self.run], layout=W.Layout(align_items="center")),
+            W.HBox(
+                [self.picture, self.second, self.prompt, self.run],
+                layout=W.Layout(align_items="center"),
+            ),
             self.working,
             shown,
             self.shares,
             self.words,
-            W.HBox([self.step, self.every], layout=W.Layout(align_items="center")),
+            parts.row([self.step, self.every]),
             self.status,
         ]
 
@@ -408,8 +415,9 @@ class AttentionWidget(W.VBox):
 
     def _work(self) -> None:
         try:
-            picture = self.pictures[self.picture.value]
-            self.edit = watch_edit(self.pipe, self.prompt.value, picture, self._note, seed=0,
+            names = [name for name in (self.picture.value, self.second.value) if name != ALONE]
+            pictures = [self.pictures[name] for name in names]
+            self.edit = watch_edit(self.pipe, self.prompt.value, pictures, self._note, seed=0,
                                    num_inference_steps=self.steps)  # fmt: skip
             self._open()
         except Cancelled:
@@ -463,7 +471,7 @@ class AttentionWidget(W.VBox):
         self.heads.show(overview(self.edit, patch, step, self.one))
         look = self.edit.look(patch, step, block, head)
         shares = [part.sum().item() for part in look]
-        self.shares.value = _bar(self.edit.names, shares)
+        self.shares.value = share_bar(self.edit.names, shares)
         self.words.value = _chips(self.edit.words, look[0].tolist())
         self._say("idle", self._sentence(look))
 
@@ -490,13 +498,14 @@ def _caption(text: str) -> W.HTML:
     return W.HTML(f'<div class="mk-caption">{html.escape(text)}</div>')
 
 
-def _bar(names: Sequence[str], shares: Sequence[float]) -> str:
-    """One bar cut into the shares of text, target and contexts."""
-    cuts = [
-        f'<div style="flex: {share:.4f} 0 0; background: {colour_of(i)}" '
-        f'title="{name} {share:.1%}">{name} {share:.0%}</div>'
-        for i, (name, share) in enumerate(zip(names, shares))
-    ]
+def share_bar(names: Sequence[str], shares: Sequence[float], first: int = 0) -> str:
+    """One bar cut into shares, in the colours of the parts from number `first` on."""
+    cuts = []
+    for i, (name, share) in enumerate(zip(names, shares), start=first):
+        text = f"{name} {share:.0%}"
+        look = f"flex: {share:.4f} 0 0; background: {colour_of(i)}"
+        label = text if share >= 0.025 * len(text) / 2 else ""  # what fits
+        cuts.append(f'<div style="{look}" title="{text}">{label}</div>')
     return f'<div class="mk-shares">{"".join(cuts)}</div>'
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minikontext import rope, tokens
 from minikontext.course import parts, style
-from minikontext.course.attention import CSS, PatchPicture, heat
+from minikontext.course.attention import CSS, PatchPicture, heat, share_bar
 from minikontext.course.sequence import colour_of
 
 THETA = 10_000
@@ -141,14 +141,15 @@ class RopeWidget(W.VBox):
         same = {"style": parts.TIGHT, "layout": parts.wide("310px")}
         self.offset = W.IntSlider(1, 0, 10, description="Context's virtual time", **same)
         self.head = W.Dropdown(options=list(HEADS), index=1, description="Head", **same)
-        self.content = W.Dropdown(options=list(CONTENTS), description="Content", **same)
-        self.wish = W.Dropdown(options=list(WISHES), description="Looks for", **same)
+        self.content = W.Dropdown(options=list(CONTENTS), index=1, description="Content", **same)
+        self.wish = W.Dropdown(options=list(WISHES), index=1, description="Looks for", **same)
         self.target = PatchPicture("the target: click a token", ROWS, ROWS)
         self.target.set_trait("chosen", (3, 2))
         self.context, self.curve = W.Image(format="png"), W.Image(format="png")
         self.context.alt, self.curve.alt = "the context", "logit against virtual time"
-        self.curve.layout.width = self.curve.layout.height = f"{SIDE}px"
-        self.context.layout.width = self.context.layout.height = f"{SIDE}px"
+        for box in (self.context, self.curve):
+            box.layout.width = box.layout.height = f"{SIDE}px"
+            box.add_class("mk-map")
         self.shares, self.status = W.HTML(), W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
@@ -157,10 +158,11 @@ class RopeWidget(W.VBox):
             W.VBox([box, W.HTML(f'<div class="mk-caption">{name}</div>')])
             for box, name in zip((self.target, self.context, self.curve), names)
         ]
+        wrapped = W.Layout(justify_content="space-between", flex_flow="row wrap", grid_gap="8px")
         return [
             W.HTML(parts.CSS + CSS, layout=W.Layout(display="none")),
             parts.row([self.offset, self.wish, self.head, self.content]),
-            W.HBox(columns, layout=W.Layout(justify_content="space-between")),
+            W.HBox(columns, layout=wrapped),
             self.shares,
             self.status,
         ]
@@ -183,18 +185,10 @@ class RopeWidget(W.VBox):
         parts.show(self.curve, draw_curve(offset, **self.settings))
         maps = position_attention(query, offset, **self.settings)
         shares = [weights.sum().item() for weights in maps]
-        self.shares.value = _two(shares)
+        self.shares.value = share_bar(("target", "context"), shares, first=1)
         same = maps[1][query].item() / maps[0][query].item()
         text = f"Its place in the context gets {same:.2g} times what its own place gets."
         if offset == 0:
             text = "Virtual time 0 for both: every token has a twin with the same ids."
         line = f'<div class="mk-status mk-idle" role="status">{html.escape(text)}</div>'
         self.status.value = line
-
-
-def _two(shares: Sequence[float]) -> str:
-    cuts = [
-        f'<div style="flex: {share:.4f} 0 0; background: {colour_of(i)}">{name} {share:.0%}</div>'
-        for i, (name, share) in enumerate(zip(("target", "context"), shares), start=1)
-    ]
-    return f'<div class="mk-shares">{"".join(cuts)}</div>'

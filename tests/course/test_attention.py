@@ -121,6 +121,13 @@ def test_another_picture_and_prompt(demo):
     assert shown(demo.target.image).height == 2 * shown(demo.target.image).width
 
 
+def test_two_contexts(demo):
+    demo.second.value = "blue"
+    demo.run.click()
+    demo.wait()
+    assert len(demo.contexts.children) == 2 and "context 2" in demo.shares.value
+
+
 def test_cancel_keeps_the_last_edit(demo):
     first, real = demo.edit, demo.pipe.transformer.forward
 
@@ -166,15 +173,15 @@ def test_its_own_place_gets_the_root_of_the_head_dimension():
 
 def test_the_rope_widget_obeys():
     demo = positions.RopeWidget()
-    assert "target 53%" in demo.shares.value
+    assert "context 74%" in demo.shares.value
     before = demo.context.value
     demo.offset.value = 0
     assert "twin" in demo.status.value and "target 50%" in demo.shares.value
     demo.offset.value = 10
     assert demo.context.value != before
-    for dial in (demo.head, demo.wish, demo.content):
+    for dial, value in ((demo.head, -1), (demo.wish, 0), (demo.content, 2)):
         before = demo.curve.value
-        dial.value = dial.options[-1]
+        dial.value = dial.options[value]
         assert demo.curve.value != before
     before = demo.target.image.value
     demo.content.value = "in all channels"
