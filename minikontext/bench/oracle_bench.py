@@ -28,10 +28,14 @@ Row = tuple[Case, Score]
 
 @dataclass(frozen=True)
 class Report:
-    """Shares in percent, PSNR in dB; `by_task` and `by_operation` are success rates."""
+    """Shares in percent, PSNR in dB; `by_task` and `by_operation` are success rates.
+
+    `interval` is where the success rate lies with 95 % confidence, by bootstrap.
+    """
 
     cases: int
     success: float
+    interval: tuple[float, float]
     followed: float
     preserved: float
     identity: float
@@ -51,6 +55,7 @@ def summarise(rows: list[Row], seconds: float = 0.0) -> Report:
     return Report(
         cases=len(rows),
         success=_share(s.success for s in scores),
+        interval=bootstrap([s.success for s in scores]),
         followed=_share(s.followed for s in scores),
         preserved=_share(s.preserved for s in scores),
         identity=_share(s.identity for s in scores),
@@ -61,6 +66,14 @@ def summarise(rows: list[Row], seconds: float = 0.0) -> Report:
         by_operation=_grouped(rows, lambda case: case.operation),
         seconds=round(seconds, 1),
     )
+
+
+def bootstrap(values: list[bool], draws: int = 2000) -> tuple[float, float]:
+    """The middle 95 % of the mean of cases drawn again with replacement, in percent."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(np.asarray(values, dtype=float), size=(draws, len(values)))
+    low, high = np.percentile(100 * drawn.mean(axis=1), (2.5, 97.5))
+    return round(float(low), 1), round(float(high), 1)
 
 
 def _share(values: Iterable[bool]) -> float:
@@ -128,6 +141,9 @@ def table(reports: dict[str, Report]) -> str:
     for name in (*fields, "known_phrasings", "new_phrasings"):
         values = " | ".join(str(getattr(report, name)) for report in reports.values())
         lines.append(f"| {name.replace('_', ' ')} | {values} |")
+        if name == "success":
+            values = " | ".join("{} to {}".format(*r.interval) for r in reports.values())
+            lines.append(f"| 95 % interval | {values} |")
     for task in tasks:
         values = " | ".join(str(report.by_task.get(task, "")) for report in reports.values())
         lines.append(f"| success: {task} | {values} |")
@@ -140,6 +156,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Report]:
     parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
     parser.add_argument("--cases", type=int, default=1000, help="held-out cases (default: 1000)")
     parser.add_argument("--level", type=int, default=4, help="level of the toy world (default: 4)")
+    parser.add_argument("--mini", action="store_true", help="MiniKontextBench's fixed cases")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--cfg", type=float, help="true_cfg_scale (default: the weights' own)")
     parser.add_argument("--seed", type=int, default=0, help="sampling seed (default: 0)")
@@ -148,6 +165,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Report]:
     options = parser.parse_args(arguments)
     pipe = KontextPipeline.from_pretrained(options.weights)
     cases = held_out_cases(options.cases, options.level)
+    if options.mini:
+        from minikontext.bench import mini
+
+        cases = [case for *_, case in mini.cases(more=True)]
     call = {"num_inference_steps": options.steps, "true_cfg_scale": options.cfg}
     report, _ = evaluate(pipe, cases, options.seed, **call)
     reports = {pipe.name: report} | (baselines(pipe, cases) if options.baselines else {})

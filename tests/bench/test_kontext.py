@@ -1,0 +1,90 @@
+"""KontextBench's folder: loading, refusing, resuming, sharding, looking."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from minikontext.bench import kontext, mini
+from minikontext.errors import ImageError
+from minikontext.images import read_provenance
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The first cases of three categories of MiniKontextBench, in KontextBench's format."""
+    folder = tmp_path_factory.mktemp("bench")
+    path = mini.write(folder, more=True)
+    lines = path.read_text().splitlines()
+    chosen = [line for key in ("local-", "two-images-", "text-to-image-")
+              for line in [x for x in lines if f'"key": "{key}' in x][:2]]  # fmt: skip
+    path.write_text("\n".join(chosen) + "\n")
+    return folder
+
+
+def test_cases_come_with_their_pictures(folder):
+    items = kontext.load(folder)
+    assert [len(item.pictures) for item in items] == [1, 1, 2, 2, 0, 0]
+    assert list(kontext.categories(items)) == [
+        "Instruction Editing - Local",
+        "Two Images",
+        "Text to Image",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the tiny pipeline knows seven words
+def test_a_run_goes_on_and_any_share_gives_the_same(folder, tiny_pipe, tmp_path):
+    items = kontext.load(folder)
+    whole = kontext.run(tiny_pipe, items, tmp_path / "a")
+    parts = [kontext.run(tiny_pipe, items, tmp_path / "b", rank=r, world=2) for r in (1, 0)]
+    assert [len(part) for part in parts] == [3, 3]
+    for path in whole:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert read_provenance(whole[0]).prompt == items[0].instruction
+    whole[0].write_bytes(b"kept")
+    whole[1].unlink()
+    kontext.run(tiny_pipe, items, tmp_path / "a")
+    assert whole[0].read_bytes() == b"kept" and whole[1].exists()
+
+
+def test_a_contact_sheet_shows_pictures_and_escapes_words(folder, tmp_path):
+    items = kontext.load(folder)[:2]
+    for item in items:
+        Image.new("RGB", (400, 300)).save(tmp_path / f"{item.key}.png")
+    evil = kontext.Item("x", items[0].category, "<script>alert(1)</script>", ())
+    page = kontext.contact_sheet([*items, evil], tmp_path, items[0].category).read_text()
+    assert page.count("<img ") == 4 and items[1].instruction in page
+    assert "<script>" not in page
+
+
+def test_torchrun_says_whose_share(monkeypatch):
+    assert kontext.share() == (0, 1)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert kontext.share() == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"file_name": "../secret.png"}, "outside"),
+        ({"file_name": "/etc/passwd"}, "outside"),
+        ({"file_name": "images/none.png"}, "no picture"),
+        ({"key": "../x"}, "file's name"),
+        ({"key": ".hidden"}, "file's name"),
+        ({"key": "a"}, "twice"),
+        (None, "expected a JSON object"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, change, words):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    good = {"file_name": "a.png", "key": "a", "category": "Local", "instruction": "x"}
+    bad = json.dumps(good | {"key": "b"} | change) if change else "[1, 2"
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(good) + "\n" + bad + "\n")
+    with pytest.raises(ImageError, match=f"line 2.*{words}"):
+        kontext.load(tmp_path)
+
+
+def test_a_folder_without_metadata_is_refused(tmp_path):
+    with pytest.raises(ImageError, match="metadata.jsonl"):
+        kontext.load(tmp_path)
