@@ -30,7 +30,7 @@ Row = tuple[Case, Score]
 class Report:
     """Shares in percent, PSNR in dB; `by_task` and `by_operation` are success rates.
 
-    `interval` is where the success rate lies with 95 % confidence, by bootstrap.
+    Success is all of: instruction followed, the rest preserved, identity kept. `interval` is where the success rate lies with 95 % confidence, by bootstrap.
     """
 
     cases: int
@@ -44,6 +44,9 @@ class Report:
     new_phrasings: float
     by_task: dict[str, float]
     by_operation: dict[str, float]
+    followed_by_task: dict[str, float]
+    followed_known: float
+    followed_new: float
     seconds: float = 0.0
 
 
@@ -64,6 +67,9 @@ def summarise(rows: list[Row], seconds: float = 0.0) -> Report:
         new_phrasings=_share(s.success for c, s in rows if c.phrasing_held_out),
         by_task=_grouped(rows, lambda case: case.task),
         by_operation=_grouped(rows, lambda case: case.operation),
+        followed_by_task=_grouped(rows, lambda case: case.task, "followed"),
+        followed_known=_share(s.followed for c, s in rows if not c.phrasing_held_out),
+        followed_new=_share(s.followed for c, s in rows if c.phrasing_held_out),
         seconds=round(seconds, 1),
     )
 
@@ -81,10 +87,12 @@ def _share(values: Iterable[bool]) -> float:
     return round(100 * sum(values) / len(values), 1) if values else 0.0
 
 
-def _grouped(rows: list[Row], key: Callable[[Case], str]) -> dict[str, float]:
+def _grouped(
+    rows: list[Row], key: Callable[[Case], str], what: str = "success"
+) -> dict[str, float]:
     groups = defaultdict(list)
     for case, result in rows:
-        groups[key(case)].append(result.success)
+        groups[key(case)].append(getattr(result, what))
     return {name: _share(groups[name]) for name in sorted(groups)}
 
 
@@ -135,18 +143,23 @@ def baselines(pipe: KontextPipeline, cases: list[Case]) -> dict[str, Report]:
 
 def table(reports: dict[str, Report]) -> str:
     """Reports side by side as a Markdown table."""
-    tasks = sorted({task for report in reports.values() for task in report.by_task})
-    lines = ["| | " + " | ".join(reports) + " |", "|---|" + "---|" * len(reports)]
     fields = ("cases", "success", "followed", "preserved", "identity", "psnr_untouched")
-    for name in (*fields, "known_phrasings", "new_phrasings"):
-        values = " | ".join(str(getattr(report, name)) for report in reports.values())
-        lines.append(f"| {name.replace('_', ' ')} | {values} |")
-        if name == "success":
-            values = " | ".join("{} to {}".format(*r.interval) for r in reports.values())
-            lines.append(f"| 95 % interval | {values} |")
+    shown = {
+        name.replace("_", " "): [getattr(r, name) for r in reports.values()] for name in fields
+    }
+    shown["success, 95 % interval"] = ["{} to {}".format(*r.interval) for r in reports.values()]
+    phrasings = ("known_phrasings", "new_phrasings", "followed_known", "followed_new")
+    labels = ("success, known phrasings", "success, new phrasings")
+    labels += ("followed, known phrasings", "followed, new phrasings")
+    for label, name in zip(labels, phrasings, strict=True):
+        shown[label] = [getattr(report, name) for report in reports.values()]
+    tasks = sorted({task for report in reports.values() for task in report.by_task})
     for task in tasks:
-        values = " | ".join(str(report.by_task.get(task, "")) for report in reports.values())
-        lines.append(f"| success: {task} | {values} |")
+        shown[f"success: {task}"] = [r.by_task.get(task, "") for r in reports.values()]
+    for task in tasks:
+        shown[f"followed: {task}"] = [r.followed_by_task.get(task, "") for r in reports.values()]
+    lines = ["| | " + " | ".join(reports) + " |", "|---|" + "---|" * len(reports)]
+    lines += [f"| {label} | {' | '.join(map(str, row))} |" for label, row in shown.items()]
     return "\n".join(lines)
 
 
