@@ -30,7 +30,8 @@ Row = tuple[Case, Score]
 class Report:
     """Shares in percent, PSNR in dB; `by_task` and `by_operation` are success rates.
 
-    Success is all of: instruction followed, the rest preserved, identity kept. `interval` is where the success rate lies with 95 % confidence, by bootstrap.
+    Success is all of: instruction followed, the rest preserved, identity kept. `interval` is where
+    the success rate lies with 95 % confidence, by bootstrap.
     """
 
     cases: int

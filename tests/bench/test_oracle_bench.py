@@ -20,7 +20,8 @@ def test_right_answers_and_copies_are_told_apart():
     assert copied.success == 0.0 and copied.interval == (0.0, 0.0)
     assert right.known_phrasings == right.new_phrasings == 100.0
     shown = table({"right": right, "copy": copied})
-    assert "| success | 100.0 | 0.0 |" in shown and "| success, 95 % interval | 100.0 to 100.0 |" in shown
+    assert "| success | 100.0 | 0.0 |" in shown
+    assert "| success, 95 % interval | 100.0 to 100.0 |" in shown
 
 
 def test_cases_without_a_measurable_rest_do_not_count_as_perfect():
