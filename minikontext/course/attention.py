@@ -350,7 +350,7 @@ class AttentionWidget(W.VBox):
         self.cancel = parts.button("Cancel", "Stop after this step", "mk-quiet", "80px")
         self.cancel.layout.display = "none"
         self.target = PatchPicture("the target: click a patch", 1, 1)
-        self.target.set_trait("chosen", (1, 0))
+        self.target.set_trait("chosen", (1, 1))
         self.contexts = W.HBox()
         self.heads = PatchPicture("all blocks and heads", blocks, config.num_heads,
                                   "block {}, head {}")  # fmt: skip

@@ -85,7 +85,7 @@ def test_spotlight_lights_what_is_looked_at():
 def test_the_widget_shows_an_edit_at_once(demo):
     assert len(demo.target.cells) == 16 and len(demo.heads.cells) == 2 * 2
     assert len(demo.contexts.children) == 1
-    assert "row 2, column 1" in demo.status.value and "mean of all heads" in demo.status.value
+    assert "row 2, column 2" in demo.status.value and "mean of all heads" in demo.status.value
     assert all(name in demo.shares.value for name in ("text", "target", "context"))
     assert "hat" in demo.words.value and "3 × &lt;pad&gt;" in demo.words.value
 
