@@ -4,6 +4,7 @@ python tools/readme_picture.py --weights toy --output data/images/readme.png
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -37,12 +38,12 @@ def main() -> None:
     options.add_argument("--output", type=Path, default=Path("data/images/readme.png"))
     args = options.parse_args()
     pipe = KontextPipeline.from_pretrained(args.weights)
-    figure, axes = plt.subplots(2, len(EDITS), figsize=(2 * len(EDITS), 4.3))
+    figure, axes = plt.subplots(2, len(EDITS), figsize=(2 * len(EDITS), 4.45))
     for column, (name, prompt) in zip(axes.T, EDITS, strict=True):
         picture = Image.fromarray(render(SAMPLES[name]))
         result = pipe(prompt, image=picture, seed=0, progress=False).images[0]
         show(column[0], picture, "")
-        show(column[1], result, f"“{prompt}”")
+        show(column[1], result, textwrap.fill(f"“{prompt}”", 24))
     figure.tight_layout()
     figure.savefig(args.output, dpi=90)
     print(args.output)

@@ -51,7 +51,9 @@ EXAMPLES = (
     Example("this ghost in the snow by day", "same character", "ghost"),
     Example("make the circled tree pink", "circled", "circled tree"),
     Example("remove the circled tree", "circled", "circled tree"),
-    Example("put the bear from the second picture where the cat is", "two pictures", "cat", "bear"),
+    Example(
+        "put the frog from the second picture where the bunny is", "two pictures", "bunny", "frog"
+    ),
     Example("give the bunny the glasses from the second picture", "two pictures", "bunny", "bear"),
     Example("a green frog with a red hat on the beach", "from words alone", "no picture"),
     Example("a striped orange cat in the snow at night", "from words alone", "no picture"),
