@@ -102,9 +102,9 @@ class EditingWidget(W.VBox):
         self.picture = W.Dropdown(options=[*names, NOTHING], layout=wide("150px"))
         self.random = button("Random", "A new random picture", "mk-quiet", "80px")
         self.random.layout.display = "flex" if self.scene else "none"
-        self.upload = W.FileUpload(accept="image/*", description="Your own", layout=wide("105px"))
+        self.upload = W.FileUpload(accept="image/*", description="Your own", layout=wide("122px"))
         self.second = W.Dropdown(
-            options=[NOTHING, *names], description="Second", style=TIGHT, layout=wide("205px")
+            options=[NOTHING, *names], description="Second", style=TIGHT, layout=wide("190px")
         )
         self.before, self.image = picture_box("the picture before"), picture_box("the result")
         self.before_caption, self.after_caption = html_part("mk-caption"), html_part("mk-caption")

@@ -18,7 +18,7 @@ CSS = f"""<style>
 .mk .mk-picture {{ border-radius: 8px !important; background: var(--jp-layout-color2, #f1f4f8);
   width: 256px; height: 256px; margin: 0; }}
 .mk .mk-sharp {{ image-rendering: pixelated; }}
-.mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px !important; margin: 0; }}
+.mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px !important; margin: 5px; }}
 .mk .mk-faded {{ opacity: .35; }}
 .mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
   max-width: 256px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
