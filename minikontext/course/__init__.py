@@ -22,7 +22,6 @@ _MODULES = (
     "start",
     "style",
     "trajectory",
-    "widgets",
 )
 
 _HOMES = {
