@@ -16,7 +16,8 @@ from minikontext.images import read_provenance
 from minikontext.pipeline import find_weights
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "00_start_here.ipynb"
+NOTEBOOKS = ROOT / "notebooks"
+START, ATTENTION = "00_start_here.ipynb", "02_sequence_concat.ipynb"
 PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
@@ -43,8 +44,9 @@ def missing():
     """Why this test cannot run here, or nothing."""
     if not CHROMIUM:
         return f"no browser: none of {', '.join(NAMES)} is installed (or set MINIKONTEXT_CHROMIUM)"
-    if not NOTEBOOK.is_file():
-        return f"there is no {NOTEBOOK.name}"
+    for name in (START, ATTENTION):
+        if not (NOTEBOOKS / name).is_file():
+            return f"there is no {name}"
     try:
         find_weights("toy")
     except WeightsError:
@@ -54,18 +56,19 @@ def missing():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab of its own, on a copy of the notebook; gives its address."""
+    """A JupyterLab of its own, on copies of the notebooks; gives the address of one by name."""
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if reason := missing():
         pytest.skip(reason)
     home = tmp_path_factory.mktemp("lab")
-    shutil.copy(NOTEBOOK, home)
+    for name in (START, ATTENTION):
+        shutil.copy(NOTEBOOKS / name, home)
     for name, value in SETTINGS.items():
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(value))
     server = start_server(home, port := free_port())
-    yield f"http://127.0.0.1:{port}/lab/tree/{NOTEBOOK.name}?token=secret"
+    yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token=secret".format
     server.terminate()
     server.wait(30)
 
@@ -99,7 +102,7 @@ def free_port():
 
 
 @pytest.fixture
-def page(lab):
+def page():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -108,18 +111,19 @@ def page(lab):
         )
         page = browser.new_page(viewport={"width": 1200, "height": 1000}, accept_downloads=True)
         page.set_default_timeout(PATIENCE)
-        page.goto(lab)
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         yield page
         browser.close()
 
 
-def run_all_cells(page):
+def open_and_run(page, address):
+    """Open a notebook and run all of its cells."""
+    page.goto(address)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     # Cells started before the kernel is ready are dropped without a word.
     page.get_by_text("| Idle").wait_for()
     page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
     page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
-    page.wait_for_selector(".mk-run")
+    page.wait_for_selector(".mk")
     page.wait_for_function(  # no cell waits for its turn any more
         "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText == '[*]:')"
     )
@@ -149,8 +153,8 @@ def status(widget, text):
     widget.locator(".mk-status", has_text=text).wait_for()
 
 
-def test_notebook_runs_and_its_widget_edits(page, tmp_path):
-    run_all_cells(page)
+def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
+    open_and_run(page, lab(START))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
     widget = page.locator(".mk").first
     widget.scroll_into_view_if_needed()
@@ -196,3 +200,29 @@ def test_notebook_runs_and_its_widget_edits(page, tmp_path):
     widget.locator("button", has_text="Undo").click()
     status(widget, "Took back")
     until(lambda: picture(widget) == red and prompt.input_value() == "make it night")
+
+    # The keyboard alone: to a result of the history, back to the words, another edit.
+    widget.locator("button", has_text="start").focus()
+    page.keyboard.press("Enter")
+    status(widget, "Go on from the start")
+    until(lambda: picture(widget) == start)
+    prompt.focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("make the cat striped")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    status(widget, "Done")
+    assert settled(widget) not in (start, red, night)
+    assert widget.locator(".mk-thumb").count() == 4
+
+
+def test_the_attention_widget_answers_a_click(page, lab):
+    open_and_run(page, lab(ATTENTION))
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    widget = page.locator(".mk").first
+    before = widget.locator(".mk-status").inner_text()
+    widget.locator(".mk-stack").nth(0).locator(".mk-patch").nth(6).click()  # row 2, column 3
+    status(widget, "row 2, column 3 looks")
+    assert widget.locator(".mk-status").inner_text() != before
+    widget.locator(".mk-stack").nth(-1).locator(".mk-patch").nth(20).click()
+    status(widget, "block 6, head 1")
