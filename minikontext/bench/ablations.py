@@ -27,6 +27,7 @@ from minikontext.toyworld import Case, score, vocabulary
 from minikontext.training.data import Pairs, build_cache, encode, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.recipes import averaged
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.velocity import Velocity
 
@@ -154,9 +155,7 @@ def train(
         curve.append((facts["step"] * setting.batch, round(held_out_loss(model, test), 5)))
 
     loop.run(editor_loss(model, pairs, model.text.tokenize([""])[0], how, device), note)
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(loop.ema[name])
-    return model.eval(), curve
+    return averaged(loop, model), curve
 
 
 @torch.no_grad()

@@ -313,7 +313,7 @@ class PatchPicture(W.Box):
         self.layout.width, self.layout.height = (f"{side}px" for side in picture.size)
 
 
-class AttentionWidget(W.VBox):
+class AttentionWidget(parts.Working):
     """Click a patch of the target and see where it looks: words, target and context.
 
     Click a block and head to see that one alone. Parts: picture, second, prompt, run, cancel,
@@ -405,14 +405,6 @@ class AttentionWidget(W.VBox):
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def wait(self, timeout: float = 60.0) -> AttentionWidget:
-        """Wait for the running edit, for scripts and tests. Raises TimeoutError."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"The edit still runs after {timeout:g} s.")
-        return self
-
     def _work(self) -> None:
         try:
             names = [name for name in (self.picture.value, self.second.value) if name != ALONE]
@@ -488,10 +480,6 @@ class AttentionWidget(W.VBox):
             f"column {col + 1} looks most at {self.edit.names[best]} row {r + 1}, column {c + 1} "
             f"({look[best].max():.0%})."
         )
-
-    def _say(self, kind: str, text: str) -> None:
-        line = f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
-        self.status.value = line
 
 
 def _caption(text: str) -> W.HTML:

@@ -24,6 +24,7 @@ from minikontext.course.parts import (
     CSS,
     REPR,
     TIGHT,
+    Working,
     button,
     chip,
     fade,
@@ -57,7 +58,7 @@ class Turn:
     parent: int
 
 
-class EditingWidget(W.VBox):
+class EditingWidget(Working):
     """Type an instruction, press Edit, watch the picture change; edit the result further.
 
     Every result stays in the history; press one to go on from there. Works with any pipeline.
@@ -377,14 +378,6 @@ class EditingWidget(W.VBox):
             number = self.turns[number].parent
         return numbers[::-1]
 
-    def wait(self, timeout: float = 60.0) -> EditingWidget:
-        """Wait for the running edit, for scripts and tests. Raises TimeoutError."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"The edit still runs after {timeout:g} s.")
-        return self
-
     def save(self, path: str | Path) -> Path:
         """Write the current result as a PNG that knows how it was made."""
         made = self.turns[self.head].output.provenance[0] if self.head >= 0 else None
@@ -439,11 +432,6 @@ class EditingWidget(W.VBox):
         for part in (self.run, self.picture, self.random, self.upload, self.second):
             part.disabled = busy
         self.undo.disabled = self.again.disabled = busy or self.head < 0
-
-    def _say(self, kind: str, text: str) -> None:
-        """Show a line: kind is idle, busy, done, note or error."""
-        line = f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
-        self.status.value = line
 
 
 def difference(before: Image.Image, after: Image.Image) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
 from minikontext.course import plots, style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import CSS, REPR, TIGHT, button, row, wide
+from minikontext.course.parts import CSS, REPR, TIGHT, Working, button, row, wide
 from minikontext.device import explain
 from minikontext.errors import MinikontextError
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -111,7 +110,7 @@ class LiveLoop(Loop):
                 raise Stopped
 
 
-class LiveTraining(W.VBox):
+class LiveTraining(Working):
     """Trains an editor before your eyes: its loss, and some held-out edits getting better.
 
     `train(minutes)` runs here and now (interrupt the kernel to stop: nothing learned is lost).
@@ -289,24 +288,11 @@ class LiveTraining(W.VBox):
         for box in (self.curve, self.edits):
             box.layout.display = ""
 
-    def wait(self, timeout: float = 60.0) -> LiveTraining:
-        """Wait for a training that the button started. Raises TimeoutError."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"The training still runs after {timeout:g} s.")
-        return self
-
     def _busy(self, busy: bool) -> None:
         self.progress.value = 0.0
         self.working.layout.display = "flex" if busy else "none"
         for part in (self.run, self.minutes, self.timesteps, self.rate):
             part.disabled = busy
-
-    def _say(self, kind: str, text: str) -> None:
-        """Show a line: kind is idle, busy, done, note or error."""
-        line = f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
-        self.status.value = line
 
 
 def averaged(values: Tensor, width: int = 25) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 import ipywidgets as W
@@ -55,6 +56,27 @@ CSS = f"""<style>
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
 REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
 TIGHT = {"description_width": "initial"}
+
+
+class Working(W.VBox):
+    """A widget with work in a thread, `_thread`, and a visible status line, `status`."""
+
+    def wait(self, timeout: float = 60.0) -> Working:
+        """Wait for the running work, for scripts and tests. Raises TimeoutError."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"The work still goes on after {timeout:g} s.")
+        return self
+
+    def _say(self, kind: str, text: str) -> None:
+        """Show a line: kind is idle, busy, done, note or error."""
+        self.status.value = status_line(kind, text)
+
+
+def status_line(kind: str, text: str) -> str:
+    """A line of text, escaped, in the look of its kind."""
+    return f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
 
 
 def near(report: Warning) -> Sequence[str]:

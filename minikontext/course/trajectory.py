@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from minikontext.course.parts import (
     CSS,
     REPR,
     TIGHT,
+    Working,
     button,
     chip,
     fade,
@@ -123,7 +123,7 @@ def strip(times: Sequence[float] | Tensor, current: int = 0) -> Image.Image:
     return page
 
 
-class TrajectoryWidget(W.VBox):
+class TrajectoryWidget(Working):
     """Sample once, then go back and forth through the steps.
 
     Parts: picture, prompt, run, cancel, presets, steps, shift, guidance, seed, progress, status,
@@ -323,14 +323,6 @@ class TrajectoryWidget(W.VBox):
             self._frames[key] = self.path.plan.undo(decoded)
         return self._frames[key]
 
-    def wait(self, timeout: float = 60.0) -> TrajectoryWidget:
-        """Wait for the running sampler, for scripts and tests. Raises TimeoutError."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise TimeoutError(f"The sampler still runs after {timeout:g} s.")
-        return self
-
     def _busy(self, busy: bool) -> None:
         if busy:
             self.progress.value = 0
@@ -339,8 +331,3 @@ class TrajectoryWidget(W.VBox):
         dials = (self.picture, self.prompt, self.steps, self.shift, self.guidance, self.seed)
         for part in (self.run, *dials, *self.presets.children):
             part.disabled = busy
-
-    def _say(self, kind: str, text: str) -> None:
-        """Show a line: kind is idle, busy, done or error."""
-        line = f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
-        self.status.value = line
