@@ -1,9 +1,12 @@
 """Where the numbers live: the one place that chooses a device and a dtype."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minikontext.errors import ConfigError
 
@@ -56,6 +59,26 @@ def explain(
     return Choice(chosen, device_reason, number, dtype_reason)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bfloat16; emulation can be a hundred times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return any("bf16" in name and has for name, has in known.items())
+
+
+@contextmanager
+def mixed_precision(device: torch.device, wanted: bool = True) -> Iterator[torch.dtype]:
+    """Matrix products in bfloat16 if wanted and the hardware has it, else float32; yields which.
+
+    With bfloat16 on a CPU, attention takes the plain kernel: the fused one has a slow backward.
+    """
+    on = wanted and has_bfloat16(device)
+    plain = sdpa_kernel(SDPBackend.MATH) if on and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=on), plain:
+        yield torch.bfloat16 if on else torch.float32
+
+
 def _pick_device(asked: str | torch.device | None) -> tuple[torch.device, str]:
     if asked is not None:
         return _checked(asked), "as asked"
@@ -93,7 +116,7 @@ def _pick_dtype(asked: str | torch.dtype | None, device: torch.device) -> tuple[
         return _dtype(asked), "as asked"
     if os.environ.get("MINIKONTEXT_DTYPE"):
         return _dtype(os.environ["MINIKONTEXT_DTYPE"]), "from MINIKONTEXT_DTYPE"
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and has_bfloat16(device):
         return torch.bfloat16, "the GPU has it"
     return torch.float32, "exact everywhere"
 

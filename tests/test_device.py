@@ -73,3 +73,13 @@ def test_a_wrong_environment_is_refused(cpu_only, monkeypatch):
     monkeypatch.setenv("MINIKONTEXT_DEVICE", "cuda")
     with pytest.raises(ConfigError, match="0 CUDA"):
         device.pick()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("known", [{"avx512_bf16": True}, {"avx512_bf16": False, "avx2": True}])
+def test_mixed_precision_is_bfloat16_only_if_wanted_and_there(monkeypatch, wanted, known):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    a = torch.ones(2, 2)
+    with device.mixed_precision(torch.device("cpu"), wanted) as number:
+        assert (a @ a).dtype == number
+    assert number == (torch.bfloat16 if wanted and known["avx512_bf16"] else torch.float32)

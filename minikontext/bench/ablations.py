@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, astuple, dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from minikontext import files, sampler
 from minikontext.autoencoder import AutoEncoder
@@ -194,33 +197,58 @@ def prepare(setting: Setting, folder: Path) -> tuple[AutoEncoder, Pairs, Pairs, 
     return pipe.autoencoder, load_cache(folder / "pairs", text, setting.pairs), test, cases
 
 
-def study(names: list[str], seeds: int, setting: Setting, folder: Path, out: Path) -> list[Run]:
-    """Train every variant of some studies with several seeds; runs already in `out` are kept."""
+def study(
+    names: list[str], seeds: int, setting: Setting, folder: Path, out: Path, jobs: int = 1
+) -> list[Run]:
+    """Train every variant of some studies with several seeds; runs already in `out` are kept.
+
+    `jobs` trainings run side by side. A variant that belongs to several studies is trained once.
+    """
     runs = load(out) if out.exists() else []
-    autoencoder, pairs, test, cases = prepare(setting, folder)
-    done = {(run.study, run.variant, run.seed) for run in runs}
-    for seed in range(seeds):
-        for name, label, variant in _wanted(names):
-            if (name, label, seed) in done:
-                continue
-            same = [r for r in runs if STUDIES[r.study][r.variant] == variant and r.seed == seed]
-            if same:  # the usual editor belongs to every study and is trained once
-                runs.append(replace(same[0], study=name, variant=label))
-            else:
-                model, curve = train(
-                    variant, seed, setting, pairs, test, folder / f"{name}-{label}-{seed}"
-                )
-                pictures = edit(model, autoencoder, cases, test, setting.sampling_steps)
-                rows = [(c, score(p.numpy(), c)) for c, p in zip(cases, pictures, strict=True)]
-                report = summarise(rows)
-                numbers = (report.success, report.followed, report.psnr_untouched)
-                runs.append(Run(name, label, seed, *numbers, curve))
+    wanted = {
+        (v, seed): None for seed in range(seeds) for name in names for v in STUDIES[name].values()
+    }
+    known = {(STUDIES[run.study][run.variant], run.seed): run for run in runs}
+    prepare(setting, folder)
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=_alone, initargs=(jobs,)
+    ) as pool:
+        tasks = {
+            pool.submit(train_and_score, *key, setting, folder): key
+            for key in wanted
+            if key not in known
+        }
+        for task in tqdm(as_completed(tasks), total=len(tasks), desc="trainings"):
+            known[tasks[task]] = task.result()
+            runs = _named(known)
             save(runs, setting, out)
     return runs
 
 
-def _wanted(names: list[str]) -> list[tuple[str, str, Variant]]:
-    return [(name, label, v) for name in names for label, v in STUDIES[name].items()]
+def _alone(jobs: int) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+
+
+def _named(known: dict[tuple[Variant, int], Run]) -> list[Run]:
+    """Every run under the name that each study has for its variant."""
+    return [
+        replace(run, study=study, variant=label)
+        for study, variants in STUDIES.items()
+        for label, variant in variants.items()
+        for (mine, _), run in sorted(known.items(), key=lambda item: item[0][1])
+        if mine == variant
+    ]
+
+
+def train_and_score(variant: Variant, seed: int, setting: Setting, folder: Path) -> Run:
+    """One training, and what the oracle says of its edits of held-out cases."""
+    autoencoder, pairs, test, cases = prepare(setting, folder)
+    place = folder / "-".join(map(str, (*astuple(variant), seed)))
+    model, curve = train(variant, seed, setting, pairs, test, place)
+    pictures = edit(model, autoencoder, cases, test, setting.sampling_steps)
+    rows = [(c, score(p.numpy(), c)) for c, p in zip(cases, pictures, strict=True)]
+    report = summarise(rows)
+    return Run("", "", seed, report.success, report.followed, report.psnr_untouched, curve)
 
 
 # ---------------------------------------------------------------- what came out
@@ -274,11 +302,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=Setting.steps, help="training steps of each")
     parser.add_argument("--pairs", type=int, default=Setting.pairs, help="training pairs")
     parser.add_argument("--cases", type=int, default=Setting.cases, help="held-out cases")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side (default: 1)")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--json", type=Path, default=STORED, help="results, also to go on from")
     options = parser.parse_args(arguments)
     setting = Setting(steps=options.steps, pairs=options.pairs, cases=options.cases)
-    runs = study(options.studies, options.seeds, setting, options.folder, options.json)
+    runs = study(
+        options.studies, options.seeds, setting, options.folder, options.json, options.jobs
+    )
     for name in options.studies:
         print(f"\n{name}\n\n{table(runs, name)}")
 

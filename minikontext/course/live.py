@@ -22,7 +22,6 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.course import plots, style
 from minikontext.course.flow_pictures import png
 from minikontext.course.parts import CSS, REPR, TIGHT, Working, button, row, wide
-from minikontext.device import explain
 from minikontext.errors import MinikontextError
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, sample_edit, score, vocabulary
@@ -212,8 +211,7 @@ class LiveTraining(Working):
         self.model.load_state_dict(self._start_weights)
         self.losses, self.snapshots, self._drawn = [], [], 0.0
         device = torch.device("cpu")
-        bf16 = explain(device).dtype == torch.bfloat16
-        how = EditorTraining(self.batch, timesteps=self.timesteps.value, bf16=bf16)
+        how = EditorTraining(self.batch, timesteps=self.timesteps.value)
         null = self.model.text.tokenize([""])[0]
         loss = editor_loss(self.model.train(), self.pairs, null, how, device)
         rate = self.rate.value

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minikontext import flow
+from minikontext.device import mixed_precision
 from minikontext.errors import ConfigError
 from minikontext.training.data import Pairs
-from minikontext.training.editor import Batches, Editor, EditorTraining, attention
+from minikontext.training.editor import Batches, Editor, EditorTraining
 from minikontext.training.loop import LossFunction
 from minikontext.transformer import KontextTransformer
 
@@ -83,7 +84,7 @@ def guidance_loss(
         t = config.times(len(x), batches.patches, draw).to(device)
         w = config.low + (config.high - config.low) * torch.rand(len(x), generator=draw)
         z, w = flow.interpolate(x, noise, t), w.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention(device):
+        with mixed_precision(device, config.bf16):
             right = guided_velocity(teacher, z, t, words, null, contexts, w)
             v = student(z, t, words, contexts, guidance=w)
         value = F.mse_loss(v.float(), right.float())

@@ -18,10 +18,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minikontext import flow, tokens
+from minikontext.device import mixed_precision
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
 from minikontext.training.data import Pairs
-from minikontext.training.editor import Batches, Editor, attention
+from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LossFunction
 from minikontext.transformer import KontextTransformer
 from minikontext.velocity import PATCH, Velocity
@@ -179,7 +180,7 @@ def ladd_loss(
         t = config.draw_times(len(x), step, draw).to(device)
         judged_at = flow.sample_timesteps(len(x), config.renoise_mu, config.renoise_sigma, draw)
         judged_at = judged_at.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention(device):
+        with mixed_precision(device, config.bf16):
             z = flow.interpolate(x, noise, t)
             made = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
             with torch.no_grad():

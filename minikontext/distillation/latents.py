@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from minikontext import files, sampler
+from minikontext.device import mixed_precision
 from minikontext.errors import TrainingError
 from minikontext.text import TextFeatures
 from minikontext.training.data import Pairs
@@ -61,7 +62,7 @@ def answer_all(
         path = folder / f"answers-{number:06d}.safetensors"
         some = pairs.take(part)
         if not path.exists():
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with mixed_precision(device, bf16):
                 made = answers(teacher, some, null, steps, scale)
             with files.replacing(path) as temporary:
                 save_file({"target": made.cpu().bfloat16(), "index": some.index}, temporary)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
+from minikontext.device import mixed_precision
 from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
 from minikontext.training.loop import LossFunction
@@ -81,7 +82,7 @@ def autoencoder_loss(
         x = pictures(range(first, first + config.batch), config.seed, config.sign_share).to(device)
         noise = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         epsilon = torch.randn(len(x), z, x.shape[2] // f, x.shape[3] // f, generator=noise)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with mixed_precision(device, config.bf16):
             total, y, kl, logvar = compute(x, epsilon.to(device))
         mse = (y.detach() - x).pow(2).mean() / 4
         facts = {"psnr": float(-10 * mse.log10()), "kl": float(kl.detach())}

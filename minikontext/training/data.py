@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from minikontext import files
 from minikontext.autoencoder import AutoEncoder
+from minikontext.device import mixed_precision
 from minikontext.errors import TrainingError
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, render, sample_edit
@@ -60,7 +61,7 @@ def encode(
     """Latents of some cases; empty context slots are zero."""
     device = next(autoencoder.parameters()).device
     scenes = [scene for case in cases for scene in (case.target, *case.contexts)]
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with mixed_precision(device, bf16):
         parts = [
             autoencoder.encode(pixels(scenes[i : i + 64]).to(device)).cpu()
             for i in range(0, len(scenes), 64)

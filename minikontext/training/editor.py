@@ -3,14 +3,13 @@ text-to-image (samples without a context) and with empty prompts now and then, f
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minikontext import flow
+from minikontext.device import mixed_precision
 from minikontext.errors import ConfigError
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
@@ -97,11 +96,6 @@ class Batches:
         return x.to(device), words.to(device), contexts
 
 
-def attention(device: torch.device) -> AbstractContextManager:
-    """The attention kernel to train with: on a CPU the fused one has a slow bfloat16 backward."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
 def editor_loss(
     model: nn.Module, pairs: Pairs, null: Tensor, config: EditorTraining, device: torch.device
 ) -> LossFunction:
@@ -116,7 +110,7 @@ def editor_loss(
         empty = torch.rand(len(x), 1, generator=draw).to(device) < config.empty_prompts
         words = torch.where(empty, null.to(device), words)
         z = flow.interpolate(x, noise, t)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16), attention(device):
+        with mixed_precision(device, config.bf16):
             v = model(z, t, words, contexts)
         each = flow.loss_per_sample(v, x, noise)
         return each.mean(), {f"loss_{len(contexts)}": float(each.detach().mean())}

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from minikontext.device import has_bfloat16
 from minikontext.errors import ConfigError
 
 
@@ -31,8 +32,54 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(word in name for word in outside + modulation)
 
 
+def orthogonalised(g: Tensor, iterations: int = 5) -> Tensor:
+    """Roughly the orthogonal matrix nearest to g (m, n), by Newton and Schulz's iteration.
+
+    Each iteration sends every singular value s to `a s + b s^3 + c s^5`, which with Jordan's
+    coefficients drives them into 0.7 to 1.2 fast. In bfloat16 where the hardware has it.
+    """
+    x = g.T if g.shape[0] > g.shape[1] else g
+    x = x.to(torch.bfloat16 if has_bfloat16(g.device) else torch.float32)
+    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if g.shape[0] > g.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, made orthogonal; the step's size is that of AdamW's (0.2 in the mean).
+
+    `torch.optim.Muon` gives the same numbers, but always works in bfloat16: most laptops' CPUs must
+    emulate it, and there it takes five times as long as the rest of a training step.
+    """
+
+    def __init__(
+        self,
+        params: list[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            for weight in (p for p in group["params"] if p.grad is not None):
+                state, momentum = self.state[weight], group["momentum"]
+                mean = state.setdefault("momentum_buffer", torch.zeros_like(weight.grad))
+                mean.lerp_(weight.grad, 1 - momentum)
+                update = orthogonalised(weight.grad.lerp(mean, momentum))
+                size = 0.2 * math.sqrt(max(weight.shape))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update.to(weight.dtype), alpha=-group["lr"] * size)
+
+
 class MuonAdamW:
-    """One optimiser over a module: `torch.optim.Muon` on matrices, `torch.optim.AdamW` on the rest.
+    """One optimiser over a module: Muon on matrices, `torch.optim.AdamW` on the rest.
 
     Convolution kernels (o, i, 3, 3) are seen by Muon as (o, 9 i) matrices that share their memory.
     `rate` scales both learning rates, so one schedule drives the two.
@@ -51,8 +98,7 @@ class MuonAdamW:
         self.adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
         self.parts: list[torch.optim.Optimizer] = [self.adamw]
         if self.views:
-            shaped = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": weight_decay}
-            self.parts.append(torch.optim.Muon(list(self.views.values()), lr=muon_lr, **shaped))
+            self.parts.append(Muon(list(self.views.values()), muon_lr, weight_decay))
         self.base = [group["lr"] for part in self.parts for group in part.param_groups]
 
     def step(self, rate: float) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from minikontext import distillation, training
 from minikontext.autoencoder import AutoEncoder
@@ -14,7 +15,7 @@ from minikontext.training import recipes
 from minikontext.training.autoencoder import sample_picture
 from minikontext.training.data import build_cache, load_cache, wordings
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.optimizer import MuonAdamW, is_matrix, learning_rate
+from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
 
 AUTOENCODER = {
     "ch": 4,
@@ -76,6 +77,22 @@ def test_muon_gets_the_hidden_matrices_and_only_them():
     assert "encoder.conv_in.weight" not in optimizer.views
     assert not is_matrix("double_blocks.0.img_mod.lin.weight", torch.ones(2, 2))
     assert all(model.get_parameter(n).ndim >= 2 for n in optimizer.views)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9")
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24)])
+def test_muon_agrees_with_pytorchs(shape):
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
+    shaped = {"adjust_lr_fn": "match_rms_adamw", "weight_decay": 0.1}
+    parts = Muon([ours], 0.1, 0.1), torch.optim.Muon([theirs], 0.1, **shaped)
+    for _ in range(4):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for part in parts:
+            part.step()
+    assert (ours - 1).abs().mean() > 0.05
+    torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)  # theirs is rounded to bfloat16
 
 
 def test_muon_trains_the_weights_themselves_not_copies():
