@@ -42,9 +42,9 @@ class Setting:
     """The budget that every variant gets."""
 
     level: int = 2
-    pairs: int = 12_000
-    steps: int = 1200
-    batch: int = 64
+    pairs: int = 8000
+    steps: int = 800
+    batch: int = 32
     cases: int = 200
     sampling_steps: int = 12
     lr: float = 1.5e-3
