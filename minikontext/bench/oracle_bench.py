@@ -103,17 +103,22 @@ def held_out_cases(count: int, level: int, seed: int = 0) -> list[Case]:
 
 
 def edit_all(
-    pipe: KontextPipeline, cases: list[Case], batch: int = 32, seed: int = 0, **call: object
-) -> list[Image.Image]:
-    """Edit every case with its own seed, in batches of equal numbers of context images."""
+    pipe: KontextPipeline, cases: list[Case], batch: int = 32, seed: int = 0, number: int = 0,
+    quiet: bool = False, **call: object,
+) -> list[Image.Image]:  # fmt: skip
+    """Edit every case with its own seed, in batches of equal numbers of context images.
+
+    number: of the first case, where `cases` are a part of a longer list.
+    """
     pictures: dict[int, Image.Image] = {}
     for count in range(3):
         mine = [i for i, case in enumerate(cases) if len(case.contexts) == count]
-        for first in tqdm(range(0, len(mine), batch), desc=f"editing, {count} context images"):
+        title = f"editing, {count} context images"
+        for first in tqdm(range(0, len(mine), batch), title, disable=quiet):
             rows = mine[first : first + batch]
             images = [cases[i].context_images() for i in rows] if count else None
             prompts = [cases[i].prompt for i in rows]
-            seeds = [seed * 1_000_003 + i for i in rows]
+            seeds = [seed * 1_000_003 + number + i for i in rows]
             out = pipe(prompts, image=images, seed=seeds, progress=False, **call)
             pictures.update(zip(rows, out.images, strict=True))
     return [pictures[i] for i in range(len(cases))]
