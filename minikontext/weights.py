@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,  # for storage: nothing computes in it
 }
 
 
@@ -40,9 +41,19 @@ class TensorInfo:
 def inspect(path: str | Path) -> dict[str, TensorInfo]:
     """Read the names, dtypes and shapes in a weights file or folder; no tensor is loaded.
 
-    Raises WeightsError for a file that is missing, truncated, a pickle or no safetensors.
+    Raises WeightsError for a file that is missing, truncated, a pickle or no safetensors, and for
+    an index of shards that does not say what the shards hold.
     """
-    return {name: info for file in _files(path) for name, info in _header(file).items()}
+    header: dict[str, TensorInfo] = {}
+    for file in files(path):
+        part = _header(file)
+        if twice := header.keys() & part.keys():
+            raise WeightsError(
+                f"Two files in {path} hold {_some(sorted(twice))}. Expected the shards of one "
+                "model: move the other files away."
+            )
+        header |= part
+    return header
 
 
 def load(
@@ -54,8 +65,8 @@ def load(
 
     With the stored dtype on a CPU, the tensors are memory-mapped. Raises WeightsError.
     """
-    state = _mapped(path)
-    return {name: state.pop(name).to(device, dtype) for name in list(state)}
+    reader = Reader(path)
+    return {name: reader[name].to(device, dtype) for name in reader.header}
 
 
 def load_into(
@@ -63,25 +74,43 @@ def load_into(
     path: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    rules: Callable[[StateDict], list[Rule]] | None = None,
+    prepare: Callable[[str, Tensor], Tensor] | None = None,
 ) -> nn.Module:
     """Fill a module, best made on the meta device, from a file or folder, and return it.
 
     Official and diffusers names both work. Names, shapes and dtypes are checked against the
-    header first, so a file that does not fit costs no memory. dtype None keeps the stored one.
+    header first, so a file that does not fit costs no memory. Then one tensor after the other
+    goes to the device: the host holds no more than one shard. dtype None keeps the stored one.
+    rules: other names than FLUX's. prepare(name, tensor): a last change on the device.
     Raises WeightsError.
     """
-    header = inspect(path)
-    _refuse_lora(header, path)
-    _require_floats(header, path)
-    sketch = {
-        _bare(name): torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
-        for name, info in header.items()
-    }
-    _require_fit(_official(sketch), module, path)
-    state = _official(_mapped(path))
-    ready = {name: state.pop(name).to(device, dtype) for name in list(state)}
-    module.load_state_dict(ready, assign=True)
+    reader = Reader(path)
+    _refuse_lora(reader.header, path)
+    _require_floats(reader.header, path)
+    _require_one_dtype(reader.header, path)
+    sketch = reader.sketch()
+    plan = (rules or official_rules)(sketch)
+    built = {r.official: to_official([sketch[n] for n in r.diffusers], r.how) for r in plan}
+    _require_fit(built, module, path)
+    module.load_state_dict(_read(reader, plan, device, dtype, prepare), assign=True)
     return module
+
+
+def _read(
+    reader: Reader,
+    plan: Iterable[Rule],
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    prepare: Callable[[str, Tensor], Tensor] | None = None,
+) -> StateDict:
+    """Join the stored tensors on the device, so that the host only reads."""
+    state: StateDict = {}
+    for rule in plan:
+        parts = [reader[name].to(device, dtype) for name in rule.diffusers]
+        tensor = to_official(parts, rule.how)
+        state[rule.official] = prepare(rule.official, tensor) if prepare else tensor
+    return state
 
 
 def save(
@@ -106,42 +135,90 @@ def save(
 
 def fingerprint(path: str | Path) -> str:
     """The SHA-256 of a weights file or folder, in hexadecimal: which weights made a picture."""
-    return sha256(_files(path))
+    return sha256(files(path))
 
 
-def _files(path: str | Path) -> list[Path]:
-    """One file, or the shards in a folder as diffusers lays them out."""
+def files(path: str | Path) -> list[Path]:
+    """One file, or the shards in a folder as diffusers lays them out. Raises WeightsError."""
     path = Path(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise WeightsError(f"No weights at {path}. Give a .safetensors file or a folder with one.")
-    files = sorted(path.glob("*.safetensors"))
-    for index in path.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-        files = [path / name for name in sorted(shards)]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent or not files:
+    for index in sorted(path.glob("*.safetensors.index.json")):
+        return _indexed(index)
+    found = sorted(path.glob("*.safetensors"))
+    if not found:
         raise WeightsError(
-            f"The folder {path} lacks {', '.join(absent) or 'a .safetensors file'}. "
+            f"The folder {path} lacks a .safetensors file. "
             "Complete the download, or give the folder that holds the file."
         )
-    return files
+    return found
+
+
+def _indexed(index: Path) -> list[Path]:
+    """The shards that an index names, after a check that each holds what the index says."""
+    homes = _weight_map(index)
+    shards = {name: index.parent / name for name in sorted(set(homes.values()))}
+    absent = [name for name, file in shards.items() if not file.is_file()]
+    if absent:
+        raise WeightsError(f"{index.parent} lacks {_some(absent)}. Complete the download.")
+    for shard, file in shards.items():
+        listed = {name for name, home in homes.items() if home == shard}
+        if odd := listed ^ _header(file).keys():
+            raise WeightsError(
+                f"{index} is wrong about {shard}: {_some(sorted(odd))} is in one of them only. "
+                "Download the index and its shards again, from one place."
+            )
+    return list(shards.values())
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Read an index: names of tensors to names of files in the same folder, nowhere else."""
+    try:
+        homes = json.loads(index.read_text())["weight_map"]
+        outside = [name for name in homes.values() if Path(name).name != name or "\\" in name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"Cannot read {index}: {error!r}. Download it again.") from error
+    if outside:
+        raise WeightsError(
+            f"{index} points outside of its folder: {_some(map(repr, outside))}. "
+            "Expected plain file names: do not use weights from this source."
+        )
+    return homes
+
+
+class Reader:
+    """The tensors of a file or of a folder of shards by bare name, one shard mapped at a time."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.header: dict[str, TensorInfo] = {}
+        self._homes: dict[str, tuple[Path, str]] = {}
+        for name, info in inspect(path).items():
+            self.header[_bare(name)] = info
+        for file in files(path):
+            self._homes |= {_bare(name): (file, name) for name in _header(file)}
+        self._open: tuple[Path | None, safe_open | None] = (None, None)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One tensor, memory-mapped; what was mapped before is let go unless it is in use."""
+        file, stored = self._homes[name]
+        if file != self._open[0]:
+            self._open = (file, _opened(file))
+        return self._open[1].get_tensor(stored)
+
+    def sketch(self) -> StateDict:
+        """The same tensors without their numbers, on the meta device."""
+        return {
+            name: torch.empty(info.shape, dtype=DTYPES.get(info.dtype), device="meta")
+            for name, info in self.header.items()
+        }
 
 
 def _header(path: Path) -> dict[str, TensorInfo]:
     with _opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {k: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for k, s in slices.items()}
-
-
-def _mapped(path: str | Path) -> StateDict:
-    """The tensors, memory-mapped, under names without a prefix."""
-    state = {}
-    for file in map(_opened, _files(path)):
-        with file:
-            state.update({_bare(k): file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-    return state
 
 
 def _opened(path: Path) -> safe_open:
@@ -154,14 +231,30 @@ def _opened(path: Path) -> safe_open:
 
 def _diagnosis(path: Path, reason: str) -> str:
     """Say what a file that is no safetensors file is instead."""
-    size = path.stat().st_size
+    size, promised = path.stat().st_size, promised_bytes(path)
     with open(path, "rb") as file:
         start = file.read(8)
     kind = next((text for magic, text in _KINDS.items() if start.startswith(magic)), None)
+    if promised:
+        reason = f"its header promises {promised:,} bytes"
     return (
         f"{path} ({size:,} bytes) is {kind or f'no complete safetensors file: {reason}'}. "
         "Expected safetensors: download or copy it again, in that format."
     )
+
+
+def promised_bytes(path: str | Path) -> int | None:
+    """How long the header says that a safetensors file is; None without a readable header."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(100 << 20, Path(path).stat().st_size):
+            return None
+        try:
+            header = json.loads(file.read(length))
+            ends = [info["data_offsets"][1] for k, info in header.items() if k != "__metadata__"]
+            return 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return None
 
 
 _KINDS = {  # by the first bytes
@@ -185,6 +278,19 @@ def _require_floats(header: Mapping[str, TensorInfo], path: str | Path) -> None:
         raise WeightsError(
             f"{path} stores {_some(f'{k} as {v}' for k, v in odd.items())}. "
             f"Expected one of {', '.join(DTYPES)}: use weights that are not quantised."
+        )
+
+
+def _require_one_dtype(header: Mapping[str, TensorInfo], path: str | Path) -> None:
+    """Norms and biases may be stored finer than matrices; matrices of two kinds are a mix-up."""
+    kinds: dict[str, str] = {}
+    for name, info in header.items():
+        if len(info.shape) > 1:
+            kinds.setdefault(info.dtype, name)
+    if len(kinds) > 1:
+        raise WeightsError(
+            f"{path} mixes dtypes: {_some(f'{k} ({v})' for k, v in kinds.items())}. Only norms and "
+            "biases may differ: get the file again, or convert it to one dtype."
         )
 
 
@@ -223,7 +329,7 @@ def _some(items: Iterable[str], limit: int = 3) -> str:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """One official tensor and the diffusers tensors that make it up, joined in order."""
 
     official: str
@@ -237,14 +343,10 @@ def from_diffusers(state_dict: Mapping[str, Tensor]) -> StateDict:
     The halves of norm_out.linear are swapped: diffusers stores (scale, shift). Forgetting it
     costs a tenth of the output and raises nothing. Raises WeightsError for unknown names.
     """
-    left, official = dict(state_dict), {}
-    for rule in _rules(left):
-        parts = [left.pop(name) for name in rule.diffusers if name in left]
-        if parts:
-            _require_all(rule, parts)
-            official[rule.official] = _to_official(parts, rule.how)
-    _require_empty(left, "diffusers")
-    return official
+    if not is_diffusers(state_dict):
+        _require_empty(state_dict, "diffusers")
+    rules = official_rules(state_dict)
+    return {r.official: to_official([state_dict[n] for n in r.diffusers], r.how) for r in rules}
 
 
 def to_diffusers(state_dict: Mapping[str, Tensor]) -> StateDict:
@@ -267,11 +369,27 @@ def is_diffusers(names: Iterable[str]) -> bool:
     return any(mark in name for name in names for mark in marks)
 
 
-def _official(state: StateDict) -> StateDict:
-    return from_diffusers(state) if is_diffusers(state) else state
+def official_rules(state: Mapping[str, Tensor]) -> list[Rule]:
+    """The rules that build every official tensor from what a file of either naming holds.
+
+    Raises WeightsError for names that belong to neither.
+    """
+    if not is_diffusers(state):
+        return [Rule(name, (name,)) for name in state]
+    rules, left = [], dict.fromkeys(state)
+    for rule in _rules(state):
+        parts = [name for name in rule.diffusers if name in left]
+        if parts:
+            _require_all(rule, parts)
+            rules.append(rule)
+        for name in parts:
+            del left[name]
+    _require_empty(left, "diffusers")
+    return rules
 
 
-def _to_official(parts: list[Tensor], how: str) -> Tensor:
+def to_official(parts: list[Tensor], how: str = "join") -> Tensor:
+    """Build one official tensor from its parts under diffusers names."""
     if how == "swap":
         return _swap_halves(parts[0])
     if how == "linear" and parts[0].dim() == 2:
@@ -279,7 +397,7 @@ def _to_official(parts: list[Tensor], how: str) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _to_parts(tensor: Tensor, rule: _Rule, state: Mapping[str, Tensor]) -> list[Tensor]:
+def _to_parts(tensor: Tensor, rule: Rule, state: Mapping[str, Tensor]) -> list[Tensor]:
     if rule.how == "swap":
         return [_swap_halves(tensor)]
     if rule.how == "linear" and tensor.dim() == 4:
@@ -295,7 +413,7 @@ def _swap_halves(tensor: Tensor) -> Tensor:
     return torch.cat(tensor.chunk(2)[::-1])
 
 
-def _require_all(rule: _Rule, parts: list[Tensor]) -> None:
+def _require_all(rule: Rule, parts: list[str]) -> None:
     if len(parts) != len(rule.diffusers):
         raise WeightsError(
             f"Got {len(parts)} of the {len(rule.diffusers)} tensors that make up {rule.official}: "
@@ -303,15 +421,15 @@ def _require_all(rule: _Rule, parts: list[Tensor]) -> None:
         )
 
 
-def _require_empty(left: Mapping[str, Tensor], kind: str) -> None:
-    if left:
+def _require_empty(left: Iterable[str], kind: str) -> None:
+    if left := sorted(left):
         raise WeightsError(
-            f"Got names that are no {kind} names of FLUX: {_some(sorted(left))}. "
+            f"Got names that are no {kind} names of FLUX: {_some(left)}. "
             f"Expected all tensors of one transformer or autoencoder under {kind} names."
         )
 
 
-def _rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
+def _rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
     """All rules that can apply to these tensors; sizes are read off the names."""
     autoencoder = any(name.startswith(("encoder.", "decoder.")) for name in state)
     return _autoencoder_rules(state) if autoencoder else _transformer_rules(state)
@@ -325,13 +443,13 @@ def _count(state: Mapping[str, Tensor], *stems: str) -> int:
     return max((int(head) for head in heads if head.isdigit()), default=-1) + 1
 
 
-def _both(official: str, *diffusers: str, how: str = "join") -> Iterator[_Rule]:
+def _both(official: str, *diffusers: str, how: str = "join") -> Iterator[Rule]:
     """Weight and bias of one layer."""
     for leaf in (".weight", ".bias"):
-        yield _Rule(official + leaf, tuple(name + leaf for name in diffusers), how)
+        yield Rule(official + leaf, tuple(name + leaf for name in diffusers), how)
 
 
-def _transformer_rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
+def _transformer_rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
     yield from _both("img_in", "x_embedder")
     yield from _both("txt_in", "context_embedder")
     for ours, theirs in (("time", "timestep"), ("vector", "text"), ("guidance", "guidance")):
@@ -346,7 +464,7 @@ def _transformer_rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
     yield from _both("final_layer.adaLN_modulation.1", "norm_out.linear", how="swap")
 
 
-def _double_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+def _double_rules(ours: str, theirs: str) -> Iterator[Rule]:
     # stream, modulation, queries-keys-values, their norms, projection, MLP
     streams = (
         ("img", "norm1", "to_{}", "norm_{}", "to_out.0", "ff"),
@@ -362,7 +480,7 @@ def _double_rules(ours: str, theirs: str) -> Iterator[_Rule]:
         yield from _both(f"{ours}{stream}_mlp.2", f"{theirs}{mlp}.net.2")
 
 
-def _single_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+def _single_rules(ours: str, theirs: str) -> Iterator[Rule]:
     yield from _both(f"{ours}modulation.lin", f"{theirs}norm.linear")
     parts = (f"{theirs}attn.to_{part}" for part in "qkv")
     yield from _both(f"{ours}linear1", *parts, f"{theirs}proj_mlp")
@@ -370,12 +488,12 @@ def _single_rules(ours: str, theirs: str) -> Iterator[_Rule]:
     yield from _both(f"{ours}linear2", f"{theirs}proj_out")
 
 
-def _norm_rules(ours: str, theirs: str) -> Iterator[_Rule]:
-    yield _Rule(f"{ours}query_norm.scale", (theirs.format("q"),))
-    yield _Rule(f"{ours}key_norm.scale", (theirs.format("k"),))
+def _norm_rules(ours: str, theirs: str) -> Iterator[Rule]:
+    yield Rule(f"{ours}query_norm.scale", (theirs.format("q"),))
+    yield Rule(f"{ours}key_norm.scale", (theirs.format("k"),))
 
 
-def _autoencoder_rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
+def _autoencoder_rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
     levels = _count(state, "encoder.down.", "encoder.down_blocks.")
     levels = levels or _count(state, "decoder.up.", "decoder.up_blocks.")
     for i in range(levels):
@@ -392,13 +510,13 @@ def _autoencoder_rules(state: Mapping[str, Tensor]) -> Iterator[_Rule]:
 
 def _level_rules(
     state: Mapping[str, Tensor], ours: str, theirs: str, direction: str
-) -> Iterator[_Rule]:
+) -> Iterator[Rule]:
     for j in range(_count(state, f"{ours}block.", f"{theirs}resnets.")):
         yield from _resnet_rules(f"{ours}block.{j}.", f"{theirs}resnets.{j}.")
     yield from _both(f"{ours}{direction}sample.conv", f"{theirs}{direction}samplers.0.conv")
 
 
-def _middle_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+def _middle_rules(ours: str, theirs: str) -> Iterator[Rule]:
     yield from _resnet_rules(f"{ours}block_1.", f"{theirs}resnets.0.")
     yield from _resnet_rules(f"{ours}block_2.", f"{theirs}resnets.1.")
     yield from _both(f"{ours}attn_1.norm", f"{theirs}attentions.0.group_norm")
@@ -406,7 +524,7 @@ def _middle_rules(ours: str, theirs: str) -> Iterator[_Rule]:
         yield from _both(f"{ours}attn_1.{part}", f"{theirs}attentions.0.{name}", how="linear")
 
 
-def _resnet_rules(ours: str, theirs: str) -> Iterator[_Rule]:
+def _resnet_rules(ours: str, theirs: str) -> Iterator[Rule]:
     for layer in ("norm1", "conv1", "norm2", "conv2"):
         yield from _both(ours + layer, theirs + layer)
     yield from _both(f"{ours}nin_shortcut", f"{theirs}conv_shortcut")

@@ -59,6 +59,13 @@ def test_bfloat16_on_disk_float32_in_memory(tmp_path):
     assert same(loaded, {k: v.bfloat16().float() for k, v in state.items()})
 
 
+def test_float8_on_disk_float32_in_memory(tmp_path):
+    state = {k: v.to(torch.float8_e4m3fn) for k, v in transformer().state_dict().items()}
+    path = weights.save(state, tmp_path / "eighth.safetensors")
+    loaded = weights.load_into(empty(), path, dtype=torch.float32).state_dict()
+    assert same(loaded, {k: v.float() for k, v in state.items()})
+
+
 def test_prefix_is_stripped(tmp_path):
     state = {weights.PREFIX + k: v for k, v in transformer().state_dict().items()}
     path = weights.save(state, tmp_path / "prefixed.safetensors")
@@ -72,19 +79,55 @@ def test_diffusers_names_load_too(tmp_path):
     assert same(weights.load_into(empty(), path).state_dict(), transformer().state_dict())
 
 
-def test_a_folder_of_shards_is_one_file(tmp_path):
+@pytest.fixture
+def shards(tmp_path):
+    """A folder of three shards in diffusers' names; `shards(changes)` rewrites the index."""
     state = weights.to_diffusers(transformer().state_dict())
     names, places = sorted(state), {}
     for i in range(3):
         shard = f"part-{i}.safetensors"
         weights.save({name: state[name] for name in names[i::3]}, tmp_path / shard)
         places |= dict.fromkeys(names[i::3], shard)
-    index = tmp_path / "part.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": places}))
-    assert same(weights.load_into(empty(), tmp_path).state_dict(), transformer().state_dict())
-    (tmp_path / "part-1.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"lacks part-1\.safetensors"):
-        weights.load_into(empty(), tmp_path)
+
+    def write(changes=()):
+        index = {"weight_map": places | dict(changes)}
+        (tmp_path / "part.safetensors.index.json").write_text(json.dumps(index))
+        return tmp_path
+
+    return write
+
+
+def test_a_folder_of_shards_is_one_file(shards):
+    assert same(weights.load_into(empty(), shards()).state_dict(), transformer().state_dict())
+
+
+def test_a_missing_or_cut_shard_is_named(shards):
+    shard = shards() / "part-1.safetensors"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-100])
+    refused(shard.parent, f"part-1.*{len(content) - 100:,} bytes.* promises {len(content):,} bytes")
+    shard.unlink()
+    refused(shard.parent, r"lacks part-1\.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"surprise.weight": "part-0.safetensors"}, r"wrong about part-0.* surprise\.weight"),
+        ({"x_embedder.weight": "part-1.safetensors"}, r"wrong about part-.* x_embedder\.weight"),
+        ({"x_embedder.weight": "../part-1.safetensors"}, "outside of its folder"),
+        ({"x_embedder.weight": "/etc/passwd"}, "outside of its folder"),
+        ({"x_embedder.weight": "..\\part.safetensors"}, "outside of its folder"),
+        ({"x_embedder.weight": 7}, "Cannot read"),
+    ],
+)
+def test_a_wrong_index_is_refused(shards, changes, match):
+    refused(shards(changes), match)
+
+
+def test_two_files_with_the_same_tensors_are_refused(file):
+    weights.save(transformer().state_dict(), file.with_name("again.safetensors"))
+    refused(file.parent, "Two files")
 
 
 def test_fingerprint_is_the_sha256(file):
@@ -174,12 +217,21 @@ def test_wrong_shapes_are_named(tmp_path):
     refused(path, r"txt_in\.weight has shape \(32, 21\), expected \(32, 20\)")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_quantised_weights_are_named(tmp_path, dtype):
+def test_quantised_weights_are_named(tmp_path):
     state = transformer().state_dict()
-    state["img_in.weight"] = torch.zeros(32, 16).to(dtype)
+    state["img_in.weight"] = torch.zeros(32, 16).to(torch.int8)
     path = weights.save(state, tmp_path / "odd.safetensors")
-    refused(path, r"img_in\.weight as (I8|F8_E4M3)")
+    refused(path, r"img_in\.weight as I8")
+
+
+def test_matrices_of_two_dtypes_are_refused_but_finer_norms_are_not(tmp_path):
+    state = {k: v.bfloat16() if v.dim() > 1 else v for k, v in transformer().state_dict().items()}
+    path = weights.save(state, tmp_path / "norms.safetensors")
+    loaded = weights.load_into(empty(), path, dtype=torch.float32).state_dict()
+    assert same(loaded, {k: v.float() for k, v in state.items()})
+    state["txt_in.weight"] = state["txt_in.weight"].float()
+    path = weights.save(state, tmp_path / "odd.safetensors")
+    refused(path, r"mixes dtypes: .*F32 \(txt_in\.weight\)")
 
 
 def test_the_wrong_model_is_refused(tmp_path):
