@@ -10,7 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ class LoopConfig:
     save_minutes: float = 4.0
     log_every: int = 20
     minutes: float = 0.0  # > 0: the schedule follows the clock as well; the run ends on time
+    rates: dict[str, float] = field(default_factory=dict)  # of the learning rates, by part
 
 
 class Loop:
@@ -53,7 +54,9 @@ class Loop:
     def __init__(self, model: nn.Module, config: LoopConfig, folder: str | Path) -> None:
         self.model, self.config, self.folder = model, config, Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.optimizer = MuonAdamW(model, config.lr, config.muon_lr, config.weight_decay)
+        self.optimizer = MuonAdamW(
+            model, config.lr, config.muon_lr, config.weight_decay, config.rates
+        )
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()}
         self.step, self.seconds = 0, 0.0
 

@@ -8,7 +8,7 @@ this one is our choice, because it gets a small model further in the same minute
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: list[nn.Parameter],
+        params: list[dict],
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
@@ -82,11 +82,17 @@ class MuonAdamW:
     """One optimiser over a module: Muon on matrices, `torch.optim.AdamW` on the rest.
 
     Convolution kernels (o, i, 3, 3) are seen by Muon as (o, 9 i) matrices that share their memory.
-    `rate` scales both learning rates, so one schedule drives the two.
+    `rate` scales both learning rates, so one schedule drives the two. `rates` scales them for the
+    parts of the model that it names: {"heads": 10} for parameters named "heads.…".
     """
 
     def __init__(
-        self, model: nn.Module, lr: float, muon_lr: float, weight_decay: float = 0.0
+        self,
+        model: nn.Module,
+        lr: float,
+        muon_lr: float,
+        weight_decay: float = 0.0,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         self.names: dict[str, nn.Parameter] = dict(model.named_parameters())
         matrix = [n for n, p in self.names.items() if muon_lr > 0 and is_matrix(n, p)]
@@ -94,11 +100,14 @@ class MuonAdamW:
         for name, view in self.views.items():  # a copy would be trained in place of the weight
             if view.data_ptr() != self.names[name].data_ptr():
                 raise ConfigError(f"{name} is not contiguous: keep weights in the default layout")
-        rest = [p for n, p in self.names.items() if n not in self.views]
-        self.adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+        rest = {n: p for n, p in self.names.items() if n not in self.views}
+        adam = {"betas": (0.9, 0.99), "weight_decay": weight_decay}
+        self.adamw = torch.optim.AdamW(_groups(rest, lr, rates or {}), **adam)
         self.parts: list[torch.optim.Optimizer] = [self.adamw]
         if self.views:
-            self.parts.append(Muon(list(self.views.values()), muon_lr, weight_decay))
+            self.parts.append(
+                Muon(_groups(self.views, muon_lr, rates or {}), muon_lr, weight_decay)
+            )
         self.base = [group["lr"] for part in self.parts for group in part.param_groups]
 
     def step(self, rate: float) -> None:
@@ -137,6 +146,14 @@ class MuonAdamW:
             state = {key: value.clone() for key, value in found.items() if key in known}
             if state:
                 part.state[parameter] = state
+
+
+def _groups(named: dict[str, nn.Parameter], lr: float, rates: Mapping[str, float]) -> list[dict]:
+    """Parameters in groups of equal learning rates."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        groups.setdefault(lr * rates.get(name.split(".")[0], 1.0), []).append(parameter)
+    return [{"params": params, "lr": rate} for rate, params in groups.items()]
 
 
 def learning_rate(

@@ -79,6 +79,18 @@ def test_muon_gets_the_hidden_matrices_and_only_them():
     assert all(model.get_parameter(n).ndim >= 2 for n in optimizer.views)
 
 
+def test_a_part_of_the_model_can_learn_faster():
+    model = nn.ModuleDict({"body": nn.Linear(2, 2, bias=False), "heads": nn.Linear(2, 2)})
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = MuonAdamW(model, 1e-3, 1e-3, rates={"heads": 5.0})
+    for p in model.parameters():
+        p.grad = torch.eye(2) if p.ndim == 2 else torch.ones(2)
+    optimizer.step(1.0)
+    moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.named_parameters()}
+    assert moved["heads.weight"] == pytest.approx(5 * moved["body.weight"], rel=1e-3)
+    assert moved["heads.bias"] == pytest.approx(5e-3, rel=1e-3)
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9")
 @pytest.mark.parametrize("shape", [(24, 8), (8, 24)])
 def test_muon_agrees_with_pytorchs(shape):
