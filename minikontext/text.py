@@ -13,6 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minikontext import weights
 from minikontext.errors import MissingPackageError, PromptError, PromptWarning, WeightsError
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
@@ -287,12 +289,17 @@ class FluxTextEncoder(nn.Module):
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, dtype: torch.dtype = torch.bfloat16, max_length: int = 512
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.bfloat16,
+        max_length: int = 512,
+        device: str | torch.device = "cpu",
     ) -> FluxTextEncoder:
         """Load from a local diffusers folder: tokenizer, tokenizer_2, text_encoder, text_encoder_2.
 
-        Never touches the network and reads safetensors only. Raises WeightsError for what is
-        missing and MissingPackageError without `transformers`.
+        Never touches the network and reads safetensors only, one tensor at a time. Raises
+        WeightsError for what is missing or does not fit, and MissingPackageError without
+        `transformers`.
         """
         folder = Path(folder)
         names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
@@ -302,15 +309,21 @@ class FluxTextEncoder(nn.Module):
                 f"{folder} lacks the folders {', '.join(missing)} of FLUX's text "
                 "encoders. Give a folder in the diffusers layout."
             )
-        hf, local = import_transformers(), {"local_files_only": True}
-        heavy = {**local, "use_safetensors": True, "torch_dtype": dtype}
+        hf = import_transformers()
         return cls(
-            hf.CLIPTextModel.from_pretrained(folder / "text_encoder", **heavy),
-            hf.CLIPTokenizer.from_pretrained(folder / "tokenizer", **local),
-            hf.T5EncoderModel.from_pretrained(folder / "text_encoder_2", **heavy),
-            hf.T5TokenizerFast.from_pretrained(folder / "tokenizer_2", **local),
+            load_encoder(hf.CLIPTextModel, folder / "text_encoder", device, dtype),
+            read_local(hf.CLIPTokenizer, folder / "tokenizer"),
+            load_encoder(hf.T5EncoderModel, folder / "text_encoder_2", device, dtype),
+            read_local(hf.T5TokenizerFast, folder / "tokenizer_2"),
             max_length,
         )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what `from_folder` reads, through transformers."""
+        for module, name in ((self.clip, "text_encoder"), (self.t5, "text_encoder_2")):
+            module.save_pretrained(Path(folder) / name)
+        self.clip_tokenizer.save_pretrained(Path(folder) / "tokenizer")
+        self.t5_tokenizer.save_pretrained(Path(folder) / "tokenizer_2")
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
@@ -360,6 +373,49 @@ class FluxTextEncoder(nn.Module):
             prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
         )
         return batch["input_ids"].to(next(self.parameters()).device)
+
+
+def read_local(kind: Any, folder: Path) -> Any:
+    """A tokenizer or config of transformers from a folder, never from the network."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(
+            f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
+        ) from error
+
+
+def load_encoder(
+    kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """Fill a text encoder of transformers, made on the meta device, one tensor at a time."""
+    config = read_local(kind.config_class, folder)
+    with torch.device("meta"):
+        module = kind(config)
+    weights.load_into(module, folder, device, dtype, rules=partial(_encoder_rules, module))
+    for name, buffer in module.named_buffers():
+        if buffer.is_meta and name.endswith("position_ids"):  # counted, not learned
+            places = torch.arange(buffer.shape[-1], device=device)
+            module.get_submodule(name.rpartition(".")[0]).position_ids = places[None]
+    if hasattr(module, "shared"):
+        module.set_input_embeddings(module.shared)  # one tensor in two places
+    return module
+
+
+def _encoder_rules(module: nn.Module, state: dict[str, Tensor]) -> list[weights.Rule]:
+    """Match a file's names with those of this version of transformers; others stay as they are."""
+    stored = {_plain(name): name for name in state}
+    wanted = [name for name in module.state_dict() if _plain(name) in stored]
+    rules = [weights.Rule(name, (stored[_plain(name)],)) for name in wanted]
+    used = {rule.diffusers[0] for rule in rules}
+    return rules + [weights.Rule(key, (key,)) for key in stored.values() if key not in used]
+
+
+def _plain(name: str) -> str:
+    """CLIP's tensors once had a prefix; T5's embedding is stored under one of two names."""
+    tied = name == "encoder.embed_tokens.weight"
+    return "shared.weight" if tied else name.removeprefix("text_model.")
 
 
 def import_transformers() -> Any:
