@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from minikontext import images as image_io
 from minikontext import layers, rope
 from minikontext.course import parts, samples, style
 from minikontext.course.sequence import colour_of
-from minikontext.errors import Cancelled, MinikontextError, SizeError
+from minikontext.errors import SizeError
 from minikontext.pipeline import KontextOutput, KontextPipeline
 from minikontext.sampler import StepInfo
 
@@ -40,8 +39,8 @@ CSS = f"""<style>
   border: 2px solid {style.ACCENT}; outline: none; }}
 .mk .mk-shares {{ display: flex; height: 20px; border-radius: 5px; overflow: hidden; color: #fff;
   font-size: 11px; line-height: 20px; }}
-.mk .mk-shares > div {{ overflow: hidden; white-space: nowrap; padding-left: 6px;
-  box-sizing: border-box; }}
+.mk .mk-shares > div {{ overflow: hidden; white-space: nowrap; text-overflow: ellipsis;
+  padding-left: 6px; box-sizing: border-box; }}
 .mk .mk-words span {{ display: inline-block; padding: 1px 7px; margin: 1px 3px 1px 0;
   font-size: 12px; border: 1px solid {style.GOLD}66; border-radius: 5px; }}
 </style>"""
@@ -329,29 +328,26 @@ class AttentionWidget(parts.Working):
     ) -> None:
         self.pipe, self.steps = pipe, steps
         self.pictures = dict(pictures if pictures is not None else samples.pictures())
-        self._stop, self._thread = threading.Event(), threading.Thread()
         self._make_controls(prompt)
         super().__init__(self._arrange())
-        self.add_class("mk")
         self._connect()
-        self._work()
-
-    def __repr__(self) -> str:
-        return parts.REPR
+        self._guarded(self._work)
 
     def _make_controls(self, prompt: str) -> None:
         config = self.pipe.transformer.config
         blocks = config.depth + config.depth_single_blocks
-        self.picture = W.Dropdown(options=list(self.pictures), layout=W.Layout(width="110px"))
-        self.second = W.Dropdown(options=[ALONE, *self.pictures], layout=W.Layout(width="150px"))
-        self.prompt = W.Text(prompt, layout=W.Layout(flex="1 1 auto"))
+        self.picture = W.Dropdown(options=list(self.pictures), layout=parts.wide("110px"))
+        self.second = W.Dropdown(options=[ALONE, *self.pictures], layout=parts.wide("150px"))
+        self.prompt = W.Text(prompt, layout=W.Layout(flex="1 1 200px", width="auto"))
         self.prompt.add_class("mk-prompt")
-        self.run = parts.button("Edit", "Edit the picture and watch", "mk-run", "80px", "primary")
+        self.run = parts.button(
+            "Edit", "Edit the picture and watch (Enter)", "mk-run", "80px", "primary"
+        )
         self.cancel = parts.button("Cancel", "Stop after this step", "mk-quiet", "80px")
         self.cancel.layout.display = "none"
         self.target = PatchPicture("the target: click a patch", 1, 1)
         self.target.set_trait("chosen", (1, 1))
-        self.contexts = W.HBox()
+        self.contexts = parts.row([])
         self.heads = PatchPicture("all blocks and heads", blocks, config.num_heads,
                                   "block {}, head {}")  # fmt: skip
         self.one: tuple[int, int] | None = None  # the block and head shown alone
@@ -366,18 +362,14 @@ class AttentionWidget(parts.Working):
         self.progress.add_class("mk-bar")
 
     def _arrange(self) -> list[W.Widget]:
-        left = W.VBox([self.target, _caption("target: click a patch")])
-        right = W.VBox([self.heads, _caption("blocks ↓ heads →: click one")])
-        shown = W.HBox([left, self.contexts, right], layout=W.Layout(
-            justify_content="space-between", align_items="flex-start", flex_flow="row wrap",
-            grid_gap="8px"))  # fmt: skip
+        shown = parts.captioned(
+            (self.target, self.contexts, self.heads),
+            ("target: click a patch", "", "blocks ↓ heads →: click one"), wrap=True,
+        )  # fmt: skip
         self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(display="none"))
         return [
             W.HTML(parts.CSS + CSS, layout=W.Layout(display="none")),
-            W.HBox(
-                [self.picture, self.second, self.prompt, self.run],
-                layout=W.Layout(align_items="center"),
-            ),
+            parts.row([self.picture, self.second, self.prompt, self.run]),
             self.working,
             shown,
             self.shares,
@@ -388,6 +380,8 @@ class AttentionWidget(parts.Working):
 
     def _connect(self) -> None:
         self.run.on_click(lambda _: self._start())
+        parts.on_enter(self.prompt, self._start)
+        self.prompt.observe(lambda _: self._read_prompt(), "value")
         self.cancel.on_click(lambda _: self._stop.set())
         self.every.on_click(lambda _: self._choose_head(None))
         self.target.observe(lambda _: self.show(), "chosen")
@@ -398,28 +392,24 @@ class AttentionWidget(parts.Working):
     # ---- the edit
 
     def _start(self) -> None:
-        if self._thread.is_alive():
-            return
-        self._stop.clear()
-        self._busy(True)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._begin(self._work)
 
     def _work(self) -> None:
-        try:
-            names = [name for name in (self.picture.value, self.second.value) if name != ALONE]
-            pictures = [self.pictures[name] for name in names]
-            self.edit = watch_edit(self.pipe, self.prompt.value, pictures, self._note, seed=0,
-                                   num_inference_steps=self.steps)  # fmt: skip
-            self._open()
-        except Cancelled:
-            self._say("idle", "Cancelled. The pictures are those of the last edit.")
-        except MinikontextError as error:
-            self._say("error", str(error))
-        except Exception as error:  # a widget must show what went wrong, whatever it was
-            self._say("error", f"{type(error).__name__}: {error}")
-        finally:
-            self._busy(False)
+        names = [name for name in (self.picture.value, self.second.value) if name != ALONE]
+        pictures = [self.pictures[name] for name in names]
+        self.edit = watch_edit(self.pipe, self.prompt.value, pictures, self._note, seed=0,
+                               num_inference_steps=self.steps)  # fmt: skip
+        self._open()
+
+    def _cancelled(self) -> str:
+        return "Cancelled. The pictures are those of the last edit."
+
+    def _read_prompt(self) -> None:
+        """Say at once what the text encoder does not understand."""
+        reports = self.pipe.text_encoder.report(self.prompt.value)
+        if not self.at_work:
+            text = " ".join(map(str, reports)) or "Press Edit or Enter."
+            self._say("note" if reports else "idle", text)
 
     def _note(self, info: StepInfo) -> bool:
         self.progress.value = info.step
@@ -439,7 +429,7 @@ class AttentionWidget(parts.Working):
         self.target.set_trait("chosen", (min(row, rows - 1), min(col, cols - 1)))
         boxes = [PatchPicture(f"context {i}", 0, 0) for i in range(len(self.edit.contexts))]
         names = self.edit.names[2:]
-        self.contexts.children = [W.VBox([b, _caption(name)]) for b, name in zip(boxes, names)]
+        self.contexts.children = [W.VBox([b, parts.caption(name)]) for b, name in zip(boxes, names)]
         self.show()
 
     # ---- what the user sees
@@ -465,7 +455,8 @@ class AttentionWidget(parts.Working):
         shares = [part.sum().item() for part in look]
         self.shares.value = share_bar(self.edit.names, shares)
         self.words.value = _chips(self.edit.words, look[0].tolist())
-        self._say("idle", self._sentence(look))
+        notes = " ".join(str(note.message) for note in self._notes)
+        self._say("note" if notes else "idle", f"{notes} {self._sentence(look)}".strip())
 
     def _sentence(self, look: Sequence[Tensor]) -> str:
         """Say in words what the picture shows."""
@@ -480,10 +471,6 @@ class AttentionWidget(parts.Working):
             f"column {col + 1} looks most at {self.edit.names[best]} row {r + 1}, column {c + 1} "
             f"({look[best].max():.0%})."
         )
-
-
-def _caption(text: str) -> W.HTML:
-    return W.HTML(f'<div class="mk-caption">{html.escape(text)}</div>')
 
 
 def share_bar(names: Sequence[str], shares: Sequence[float], first: int = 0) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,6 @@ from minikontext import images as image_io
 from minikontext.course import samples
 from minikontext.course.parts import (
     CSS,
-    REPR,
     TIGHT,
     Working,
     button,
@@ -30,6 +27,7 @@ from minikontext.course.parts import (
     fade,
     html_part,
     near,
+    on_enter,
     picture_box,
     put,
     row,
@@ -38,7 +36,7 @@ from minikontext.course.parts import (
     wide,
 )
 from minikontext.course.samples import Example
-from minikontext.errors import Cancelled, MinikontextError
+from minikontext.errors import MinikontextError
 from minikontext.pipeline import KontextOutput, KontextPipeline
 from minikontext.sampler import StepInfo
 
@@ -83,18 +81,13 @@ class EditingWidget(Working):
         self.turns: list[Turn] = []
         self.head = -1  # the turn that the next edit starts from; -1 is the start
         self.scenes = 0
-        self._stop, self._thread = threading.Event(), threading.Thread()
         self._make_sources()
         self._make_controls()
         super().__init__(self._arrange())
-        self.add_class("mk")
         self._connect()
         self.working.layout.display = "none"
         self._show_examples()
         self._open(self.pictures[self.picture.value])
-
-    def __repr__(self) -> str:
-        return REPR
 
     # ---- parts
 
@@ -152,7 +145,7 @@ class EditingWidget(Working):
                 arrow,
                 W.VBox([self.image, self.after_caption]),
             ],
-            layout=W.Layout(align_items="center", justify_content="space-around"),
+            layout=W.Layout(align_items="center", justify_content="space-around", grid_gap="4px"),
         )
         self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
         return [
@@ -176,10 +169,7 @@ class EditingWidget(Working):
         self.undo.on_click(lambda _: self._undo())
         self.again.on_click(lambda _: self._another_seed())
         self.random.on_click(lambda _: self._random())
-        with warnings.catch_warnings():
-            # The replacement ipywidgets advises also fires when the field only loses focus.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.prompt.on_submit(lambda _: self._start())
+        on_enter(self.prompt, self._start)
         self.prompt.observe(lambda _: self._read_prompt(), "value")
         self.picture.observe(lambda change: self._open(self.pictures.get(change["new"])), "value")
         self.upload.observe(lambda change: self._open_upload(change["new"]), "value")
@@ -214,7 +204,7 @@ class EditingWidget(Working):
         return None
 
     def _random(self) -> None:
-        if not self._thread.is_alive():
+        if not self.at_work:
             self.scenes += 1
             self._add(f"random {self.scenes}", self.scene(self.scenes))
 
@@ -236,7 +226,7 @@ class EditingWidget(Working):
 
     def _read_prompt(self) -> None:
         """Say at once what the text encoder does not understand; offer the nearest words."""
-        if self._thread.is_alive():
+        if self.at_work:
             return
         prompt, encoder = self.prompt.value, self.pipe.text_encoder
         endings = encoder.complete(prompt)
@@ -267,32 +257,27 @@ class EditingWidget(Working):
         self.prompt.value = prompt
 
     def _start(self, parent: int | None = None) -> None:
-        """Run the edit in a thread, so that the notebook and Cancel stay alive."""
-        if self._thread.is_alive():
-            return
-        self._stop.clear()
-        self._parent = self.head if parent is None else parent
-        self._busy(True)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        if not self.at_work:
+            self._parent = self.head if parent is None else parent
+            self._begin(self._work)
 
     def _go(self, number: int) -> None:
         """Go on from another result of the history; -1 is the start."""
-        if self._thread.is_alive():
+        if self.at_work:
             return
         self.head = number
         self._refresh()
         self._say("idle", f"Go on from {number + 1}." if number >= 0 else "Go on from the start.")
 
     def _undo(self) -> None:
-        if self._thread.is_alive() or self.head < 0:
+        if self.at_work or self.head < 0:
             return
         self.prompt.value = self.turns[self.head].prompt
         self._go(self.turns[self.head].parent)
         self._say("idle", "Took back the last edit; it stays in the history.")
 
     def _another_seed(self) -> None:
-        if self._thread.is_alive() or self.head < 0:
+        if self.at_work or self.head < 0:
             return
         self.prompt.value = self.turns[self.head].prompt
         self.seed.value = int(torch.randint(2**31 - 1, ()).item())
@@ -301,23 +286,15 @@ class EditingWidget(Working):
     # ---- the work
 
     def _work(self) -> None:
-        """The thread: edit, then show the result or why there is none."""
-        try:
-            with warnings.catch_warnings(record=True) as notes:
-                warnings.simplefilter("always")
-                turn = self._edit()
-            self._done(turn, [str(note.message) for note in notes])
-        except Cancelled:
-            self._refresh()
-            self._say("idle", f"Cancelled after step {self.progress.value}. Nothing was changed.")
-        except MinikontextError as error:
-            self._refresh()
-            self._say("error", str(error))
-        except Exception as error:  # a widget must show what went wrong, whatever it was
-            self._refresh()
-            self._say("error", f"{type(error).__name__}: {error}")
-        finally:
-            self._busy(False)
+        turn = self._edit()
+        self._done(turn, [str(note.message) for note in self._notes])
+
+    def _cancelled(self) -> str:
+        return f"{super()._cancelled()} Nothing was changed."
+
+    def _fail(self, kind: str, text: str) -> None:
+        self._refresh()
+        self._say(kind, text)
 
     def _edit(self) -> Turn:
         self._began, self._previewed = time.perf_counter(), 0.0

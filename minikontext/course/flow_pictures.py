@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from minikontext import flow, sampler
 from minikontext.course import style
-from minikontext.course.parts import CSS, REPR, TIGHT, row, wide
+from minikontext.course.parts import CSS, REPR, TIGHT, row, status_line, wide
 
 LIMIT = 3.2  # the plane is shown from -LIMIT to LIMIT
 SPREAD = 0.12  # of the points around an answer
 EARLIEST = 1e-3  # below this time the field divides by next to nothing
 TIMES = (1.0, 0.75, 0.5, 0.25, 0.0)
+PANELS = (310, 326)  # widths of the widget's two pictures, in pixels
 
 
 def answers(name: str, count: int = 240, seed: int = 0) -> Tensor:
@@ -148,28 +148,15 @@ def _side(ax: Axes, times: Tensor, stops: Tensor) -> None:
 class FlowWidget(W.VBox):
     """Turn time, number of answers and number of steps, and watch points walk.
 
-    Parts: answers, t, steps, seed, image, status.
+    Parts: answers, t, steps, seed, image (the plane), side, status.
     """
 
     def __init__(self, points: int = 80) -> None:
         self.points = points
-        same = {"style": TIGHT, "layout": wide("213px")}
-        self.answers = W.Dropdown(
-            options=list(ANSWERS), value="two", description="Answers", style=TIGHT,
-            layout=wide("140px"),
-        )  # fmt: skip
-        self.t = W.FloatSlider(
-            0.5, min=0, max=1, step=0.01, description="Time t", readout_format=".2f", **same
-        )
-        self.steps = W.IntSlider(28, 1, 50, description="Steps", **same)
-        self.seed = W.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=wide("140px")
-        )
-        self.image, self.status = W.Image(format="png", layout=wide("664px")), W.HTML()
-        self.image.alt = "points and arrows in the plane; their paths seen from the side"
+        self._make_controls()
         hidden = W.HTML(CSS, layout=W.Layout(display="none"))
         dials = row([self.answers, self.seed]), row([self.t, self.steps])
-        super().__init__([hidden, *dials, self.image, self.status])
+        super().__init__([hidden, *dials, row([self.image, self.side]), self.status])
         self.add_class("mk")
         for part in (self.answers, self.t, self.steps, self.seed):
             part.observe(lambda _: self.show(), "value")
@@ -178,6 +165,21 @@ class FlowWidget(W.VBox):
     def __repr__(self) -> str:
         return REPR
 
+    def _make_controls(self) -> None:
+        small, large = ({"style": TIGHT, "layout": wide(w)} for w in ("140px", "318px"))
+        self.answers = W.Dropdown(
+            options=list(ANSWERS), value="two", description="Answers", **small
+        )
+        self.seed = W.BoundedIntText(0, 0, 2**31 - 1, description="Seed", **small)
+        self.t = W.FloatSlider(
+            0.5, min=0, max=1, step=0.01, description="Time t", readout_format=".2f", **large
+        )
+        self.steps = W.IntSlider(28, 1, 50, description="Steps", **large)
+        self.image, self.side = (W.Image(format="png", layout=wide(f"{w}px")) for w in PANELS)
+        self.image.alt = "points and arrows in the plane"
+        self.side.alt = "the paths of the points, seen from the side"
+        self.status = W.HTML()
+
     def show(self) -> None:
         """Walk with these steps, and draw where the points are at time t and how they came."""
         x = answers(self.answers.value)
@@ -185,26 +187,29 @@ class FlowWidget(W.VBox):
         noise = torch.randn(self.points, 2, generator=generator)
         times = sampler.schedule(self.steps.value, shifted=False)
         stops = walk(average_velocity(x), noise, times)
-        self.image.value = png(self._figure(x, times, stops))
+        self.image.value = png(self._plane(x, times, stops))
+        self.side.value = png(self._paths(times, stops))
         missed = torch.cdist(stops[-1], x).min(dim=1).values.gt(4 * SPREAD).sum()
-        text = (
-            f"{self.steps.value} steps: {missed} of {self.points} points end where there is no data"
-        )
-        line = f'<div class="mk-status mk-idle" role="status">{html.escape(text)}</div>'
-        self.status.value = line
+        steps = "One step" if self.steps.value == 1 else f"{self.steps.value} steps"
+        text = f"{steps}: {missed} of {self.points} points end where there is no data."
+        self.status.value = status_line("idle", text)
 
-    def _figure(self, x: Tensor, times: Tensor, stops: Tensor) -> Figure:
-        figure = Figure(figsize=(6.64, 3.1), layout="constrained")
-        plane, side = figure.subplots(1, 2, width_ratios=(1, 1.15))
-        t = self.t.value
-        _arrows(plane, average_velocity(x), t)
-        plane.scatter(*x.T, s=3, color=style.ACCENT, linewidths=0)
-        plane.scatter(*between(times, stops, t).T, s=14, color=style.INK, linewidths=0)
-        _plane(plane, f"at t = {t:.2f}")
-        _side(side, times, stops)
-        side.axvline(t, color=style.INK, linewidth=1)
-        side.set_title("all the way, from the side", fontsize=9)
-        side.set_ylabel("horizontal place", fontsize=8)
+    def _plane(self, x: Tensor, times: Tensor, stops: Tensor) -> Figure:
+        figure, t = Figure(figsize=(PANELS[0] / 100, 3.0), layout="constrained"), self.t.value
+        ax = figure.add_subplot()
+        _arrows(ax, average_velocity(x), t)
+        ax.scatter(*x.T, s=3, color=style.ACCENT, linewidths=0)
+        ax.scatter(*between(times, stops, t).T, s=14, color=style.INK, linewidths=0)
+        _plane(ax, f"the points (black) at t = {t:.2f}, the data (red)")
+        return figure
+
+    def _paths(self, times: Tensor, stops: Tensor) -> Figure:
+        figure = Figure(figsize=(PANELS[1] / 100, 3.0), layout="constrained")
+        ax = figure.add_subplot()
+        _side(ax, times, stops)
+        ax.axvline(self.t.value, color=style.INK, linewidth=1)
+        ax.set_title("all the way, from the side", fontsize=9, loc="center", fontweight="normal")
+        ax.set_ylabel("horizontal place", fontsize=8)
         return figure
 
 

@@ -10,7 +10,19 @@ from PIL import Image
 
 from minikontext import images as image_io
 from minikontext.course import plots, samples
-from minikontext.course.parts import CSS, REPR, TIGHT, button, picture_box, row, show, wide
+from minikontext.course.parts import (
+    CSS,
+    REPR,
+    THIRD,
+    TIGHT,
+    button,
+    captioned,
+    picture_box,
+    row,
+    show,
+    status_line,
+    wide,
+)
 
 
 class LatentWidget(W.VBox):
@@ -37,7 +49,7 @@ class LatentWidget(W.VBox):
 
     def _make_controls(self, channels: int) -> None:
         self.picture = W.Dropdown(options=list(self.pictures), layout=W.Layout(width="190px"))
-        same = {"style": TIGHT, "layout": wide("210px")}
+        same = {"style": TIGHT, "layout": wide(THIRD)}
         self.channel = W.IntSlider(0, 0, channels - 1, description="Channel", **same)
         self.push = W.FloatSlider(0, min=-4, max=4, description="Add", **same)
         self.noise = W.FloatSlider(0, min=0, max=2, description="Noise", **same)
@@ -50,16 +62,12 @@ class LatentWidget(W.VBox):
     def _arrange(self) -> list[W.Widget]:
         names = ("picture", "latents, this channel", "decoded")
         boxes = (self.before, self.latents, self.image)
-        shown = [
-            W.VBox([box, W.HTML(f'<div class="mk-caption">{name}</div>')])
-            for box, name in zip(boxes, names)
-        ]
         for box in boxes:
-            box.layout.width = box.layout.height = "200px"
+            box.layout.width = "200px"
         return [
             W.HTML(CSS, layout=W.Layout(display="none")),
-            W.HBox([W.Label("Picture"), self.picture, self.reset]),
-            W.HBox(shown, layout=W.Layout(justify_content="space-between")),
+            row([W.Label("Picture"), self.picture, self.reset]),
+            captioned(boxes, names),
             row([self.channel, self.push, self.noise]),
             self.status,
         ]
@@ -84,5 +92,5 @@ class LatentWidget(W.VBox):
         show(self.latents, plots.colours(changed[0, self.channel.value].float().cpu(), 4.0))
         error = (decoded.clamp(-1, 1) - pixels).square().mean().clamp_min(1e-8)
         db = 10 * torch.log10(4 / error).item()
-        text = f"channel {self.channel.value}: against the picture {db:.1f} dB"
-        self.status.value = f'<div class="mk-status mk-idle" role="status">{text}</div>'
+        text = f"Channel {self.channel.value}. Decoded against the picture: {db:.1f} dB."
+        self.status.value = status_line("idle", text)

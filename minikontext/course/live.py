@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import ipywidgets as W
@@ -21,17 +20,15 @@ from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
 from minikontext.course import plots, style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import CSS, REPR, TIGHT, Working, button, row, wide
-from minikontext.errors import MinikontextError
+from minikontext.course.parts import CSS, THIRD, TIGHT, Working, button, row, wide
+from minikontext.errors import Cancelled
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, sample_edit, score, vocabulary
 from minikontext.training.data import Pairs, pixels, wordings
 from minikontext.training.editor import TIMESTEPS, Editor, EditorTraining, editor_loss
-from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.velocity import Velocity
-
-STEPS = 100_000  # more than any notebook has time for: the clock ends the training
 
 
 def small() -> TransformerConfig:
@@ -89,32 +86,25 @@ def success(model: Editor, autoencoder: AutoEncoder, cases: Sequence[Case]) -> f
     return sum(score(picture, case).success for picture, case in zip(made, cases)) / len(cases)
 
 
-class Stopped(Exception):
-    """Cancel was pressed."""
-
-
 class LiveLoop(Loop):
-    """The package's loop without bar and checkpoints: ends with the clock, or when told to."""
+    """The package's loop without bar and checkpoints; it ends early when told to."""
 
-    def run_until(self, loss: object, stop: threading.Event, on_step: object) -> None:
-        """Train; calls on_step(self, metrics) after every step. Raises Stopped."""
-        last = time.monotonic()
+    def run_until(self, loss: LossFunction, on_step: Callable[[dict[str, float]], bool]) -> None:
+        """Train to the last step, or until on_step(metrics) is false. Raises Cancelled."""
         while self.step < self.config.steps:
+            began = time.monotonic()
             metrics = self._one(loss)
-            now = time.monotonic()
-            self.seconds, last = self.seconds + now - last, now
-            on_step(metrics)
-            last = time.monotonic()  # drawing is not training
-            if stop.is_set():
-                raise Stopped
+            self.seconds += time.monotonic() - began  # drawing is not training
+            if not on_step(metrics):
+                raise Cancelled
 
 
 class LiveTraining(Working):
     """Trains an editor before your eyes: its loss, and some held-out edits getting better.
 
-    `train(minutes)` runs here and now (interrupt the kernel to stop: nothing learned is lost).
-    Parts: run, cancel, minutes, timesteps, rate, curve, edits, progress, status. After a training,
-    `losses` holds (seconds, loss) of every step and `snapshots` (seconds, pictures).
+    `train(steps)` runs here and now (interrupt the kernel to stop: nothing learned is lost).
+    Parts: run, cancel, steps, timesteps, rate, curve, edits, progress, status. After a training,
+    `losses` holds the loss of every step, `snapshots` (steps, pictures) and `seconds` its time.
     """
 
     def __init__(
@@ -124,142 +114,117 @@ class LiveTraining(Working):
         autoencoder: AutoEncoder,
         examples: Sequence[Case],
         batch: int = 64,
-        every: float = 5.0,
+        every: float = 3.0,
     ) -> None:
         self.model, self.pairs, self.autoencoder = model, pairs, autoencoder
         self.examples, self.batch, self.every = list(examples), batch, every
-        self.losses: list[tuple[float, float]] = []
-        self.snapshots: list[tuple[float, list[Image.Image]]] = []
+        self.losses: list[float] = []
+        self.snapshots: list[tuple[int, list[Image.Image]]] = []
+        self.seconds = 0.0
         self._start_weights = {k: v.clone() for k, v in model.state_dict().items()}
-        self._stop, self._thread = threading.Event(), threading.Thread()
         self._make_controls()
         super().__init__(self._arrange())
-        self.add_class("mk")
-        self.run.on_click(lambda _: self._start())
+        self.run.on_click(lambda _: self._begin(self._work))
         self.cancel.on_click(lambda _: self._stop.set())
         self._busy(False)
         self._say("idle", "Press Train, or call train().")
 
-    def __repr__(self) -> str:
-        return REPR
-
     # ---- parts
 
     def _make_controls(self) -> None:
-        same = {"style": TIGHT, "layout": wide("213px")}
-        self.minutes = W.FloatSlider(
-            1.0, min=0.1, max=5, step=0.1, description="Minutes", readout_format=".1f", **same
-        )
-        self.timesteps = W.Dropdown(options=TIMESTEPS, description="Times", **same)
+        same = {"style": TIGHT, "layout": wide(THIRD)}
+        self.steps = W.IntSlider(200, min=20, max=1000, step=20, description="Steps", **same)
+        self.timesteps = W.Dropdown(options=TIMESTEPS, description="Draw t", **same)
         self.rate = W.FloatLogSlider(
-            2e-3, base=10, min=-4, max=-1.5, step=0.1, description="Rate", **same
-        )
+            2e-3, base=10, min=-4, max=-1.5, step=0.1, description="Rate", readout_format=".4f",
+            **same,
+        )  # fmt: skip
         self.run = button("Train", "Train from nothing", "mk-run", "90px", "primary")
         self.cancel = button("Stop", "Stop and keep what was learned", "mk-quiet", "90px")
-        self.progress = W.FloatProgress(0, min=0, max=1, layout=W.Layout(flex="1 1 auto"))
+        self.progress = W.IntProgress(0, min=0, max=1, layout=W.Layout(flex="1 1 auto"))
         self.progress.add_class("mk-bar")
         self.curve, self.edits = W.Image(format="png"), W.Image(format="png")
         self.curve.alt, self.edits.alt = "the loss so far", "held-out edits so far"
-        for box in (self.curve, self.edits):
-            box.layout.width, box.layout.object_fit = "664px", "contain"
-            box.layout.display = "none"
+        self.seen = W.VBox([self.curve, self.edits], layout=W.Layout(display="none"))
+        self.seen.add_class("mk-wide")
         self.status = W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
         hidden = W.HTML(CSS, layout=W.Layout(display="none"))
         self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
-        dials = row([self.minutes, self.timesteps, self.rate, self.run])
-        return [hidden, dials, self.working, self.status, self.curve, self.edits]
+        dials = row([self.steps, self.timesteps, self.rate, self.run])
+        return [hidden, dials, self.working, self.status, self.seen]
 
     # ---- the work
 
-    def train(self, minutes: float | None = None) -> LiveTraining:
-        """Train from nothing for some minutes of the clock and return self."""
-        if self._thread.is_alive():
-            return self
-        self._stop.clear()
-        self.minutes.value = self.minutes.value if minutes is None else minutes
-        self._work(self.minutes.value if minutes is None else minutes)
+    def train(self, steps: int | None = None) -> LiveTraining:
+        """Train from nothing, for as many steps as the slider says, and return self."""
+        if not self.at_work:
+            self.steps.value = steps or self.steps.value
+            self._stop.clear()
+            self._busy(True)
+            self._guarded(self._work)
         return self
 
-    def _start(self) -> None:
-        if self._thread.is_alive():
-            return
-        self._stop.clear()
-        self._busy(True)
-        work = {"target": self._work, "args": (self.minutes.value,), "daemon": True}
-        self._thread = threading.Thread(**work)
-        self._thread.start()
-
-    def _work(self, minutes: float) -> None:
-        self._busy(True)
+    def _work(self) -> None:
         try:
-            self._train(minutes)
+            self._train(self.steps.value)
             self._say("done", f"Done: {self._seen()}.")
-        except (Stopped, KeyboardInterrupt):
-            self._say("note", f"Stopped; what was learned is kept: {self._seen()}.")
-        except MinikontextError as error:
-            self._say("error", str(error))
-        except Exception as error:  # a widget must show what went wrong, whatever it was
-            self._say("error", f"{type(error).__name__}: {error}")
         finally:
             self.model.eval()
             self._draw()
-            self._busy(False)
 
-    def _train(self, minutes: float) -> None:
+    def _cancelled(self) -> str:
+        return f"Stopped; what was learned is kept: {self._seen()}."
+
+    def _train(self, steps: int) -> None:
         self.model.load_state_dict(self._start_weights)
-        self.losses, self.snapshots, self._drawn = [], [], 0.0
-        device = torch.device("cpu")
+        self.losses, self.snapshots, self.seconds, self._drawn = [], [], 0.0, 0.0
         how = EditorTraining(self.batch, timesteps=self.timesteps.value)
         null = self.model.text.tokenize([""])[0]
-        loss = editor_loss(self.model.train(), self.pairs, null, how, device)
+        loss = editor_loss(self.model.train(), self.pairs, null, how, torch.device("cpu"))
         rate = self.rate.value
-        dials = LoopConfig(
-            STEPS, lr=rate, muon_lr=2.5 * rate, warmup=STEPS // 40, decay=0.6, minutes=minutes
-        )
-        self._snap(0.0)
+        dials = LoopConfig(steps, lr=rate, muon_lr=2.5 * rate, warmup=steps // 40, decay=0.6)
+        self._snap()
         with tempfile.TemporaryDirectory() as folder:
             loop = LiveLoop(self.model, dials, folder)
-            loop.run_until(loss, self._stop, lambda metrics: self._one(loop, metrics))
-        self._snap(loop.seconds)
+            loop.run_until(loss, lambda metrics: self._one(loop, metrics["loss"]))
 
-    def _one(self, loop: Loop, metrics: dict[str, float]) -> None:
+    def _one(self, loop: Loop, loss: float) -> bool:
         """After each step: note the loss; now and then draw it, and try the examples."""
-        self.losses.append((loop.seconds, metrics["loss"]))
-        total = 60 * loop.config.minutes
-        self.progress.value = min(1.0, loop.seconds / total)
-        if loop.seconds - self._drawn < self.every:
-            return
-        self._drawn = loop.seconds
-        self._say("busy", f"{self._seen()}, loss {self.recent():.3f}")
-        taken = len(self.snapshots)  # at 0, 1/7 and 3/7 of the time, and at the end
-        if taken < 3 and loop.seconds > (2**taken - 1) * total / 7:
-            self._snap(loop.seconds)
-        self._draw()
+        self.losses.append(loss)
+        self.seconds, self.progress.value = loop.seconds, loop.step
+        # Four tries: at 0, 1/7 and 3/7 of the steps, and at the end.
+        if loop.step >= (2 ** len(self.snapshots) - 1) * loop.config.steps / 7:
+            self._snap()
+        if self.seconds - self._drawn > self.every:
+            self._drawn = self.seconds
+            self._say("busy", f"{self._seen()}, loss {self.recent():.3f}")
+            self._draw()
+        return not self._stop.is_set()
 
-    def _snap(self, seconds: float) -> None:
+    def _snap(self) -> None:
         self.model.eval()
-        self.snapshots.append((seconds, edit(self.model, self.autoencoder, self.examples)))
+        made = edit(self.model, self.autoencoder, self.examples)
+        self.snapshots.append((len(self.losses), made))
         self.model.train()
 
     # ---- what can be seen
 
     def recent(self, steps: int = 50) -> float:
         """The mean loss of the last steps."""
-        last = [loss for _, loss in self.losses[-steps:]]
+        last = self.losses[-steps:]
         return sum(last) / max(1, len(last))
 
     def _seen(self) -> str:
-        seconds = self.losses[-1][0] if self.losses else 0
-        return f"{len(self.losses) * self.batch} samples in {seconds:.0f} s"
+        return f"{len(self.losses)} of {self.progress.max} steps in {self.seconds:.0f} s"
 
     def plot(self) -> None:
         """Show the loss curve in the notebook."""
         _, ax = plt.subplots()
         self._curve(ax)
         ax.set_title(
-            f"{len(self.losses) * self.batch} samples: from nothing to {self.recent():.2f}"
+            f"{len(self.losses) * self.batch:,} samples: from nothing to {self.recent():.2f}"
         )
         plt.show()
 
@@ -268,28 +233,25 @@ class LiveTraining(Working):
         pictures, titles = [], []
         for i, case in enumerate(self.examples):
             pictures += [case.context_images()[0], *(made[i] for _, made in self.snapshots)]
-            titles += [case.prompt, *(f"after {seconds:.0f} s" for seconds, _ in self.snapshots)]
+            titles += [case.prompt, *(f"after {steps} steps" for steps, _ in self.snapshots)]
         return plots.sheet(pictures, titles, columns=1 + len(self.snapshots))
 
     def _curve(self, ax: Axes) -> None:
-        seconds, losses = (list(part) for part in zip(*self.losses)) if self.losses else ([], [])
-        ax.plot(seconds, losses, color=style.PALE, linewidth=0.8)
-        smooth = averaged(torch.tensor(losses)).tolist()
-        ax.plot(seconds, smooth, color=style.BLUE)
-        ax.set(xlabel="seconds of training", ylabel="loss", yscale="log")
+        ax.plot(self.losses, color=style.PALE, linewidth=0.8)
+        ax.plot(averaged(torch.tensor(self.losses)), color=style.BLUE)
+        ax.set(xlabel=f"steps of {self.batch} samples", ylabel="loss", yscale="log")
 
     def _draw(self) -> None:
         figure = Figure(figsize=(6.64, 2.4), layout="constrained")
         self._curve(figure.subplots())
         self.curve.value = png(figure)
         self.edits.value = image_io.png_bytes(self.sheet())
-        for box in (self.curve, self.edits):
-            box.layout.display = ""
+        self.seen.layout.display = "flex"
 
     def _busy(self, busy: bool) -> None:
-        self.progress.value = 0.0
+        self.progress.max, self.progress.value = self.steps.value, 0
         self.working.layout.display = "flex" if busy else "none"
-        for part in (self.run, self.minutes, self.timesteps, self.rate):
+        for part in (self.run, self.steps, self.timesteps, self.rate):
             part.disabled = busy
 
 

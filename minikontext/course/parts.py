@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 
 import ipywidgets as W
 from PIL import Image
 
 from minikontext import images as image_io
 from minikontext.course import style
+from minikontext.errors import Cancelled, MinikontextError
 
 CSS = f"""<style>
 .mk {{ max-width: 700px; padding: 16px 18px; border-radius: 10px; gap: 8px;
@@ -17,12 +20,16 @@ CSS = f"""<style>
 .mk .widget-html-content {{ line-height: 1.45; }}
 .mk img {{ object-fit: contain; overflow: clip; }}
 .mk .mk-picture {{ border-radius: 8px !important; background: var(--jp-layout-color2, #f1f4f8);
-  width: 256px; height: 256px; margin: 0; }}
+  width: 256px; max-width: 100%; height: auto; aspect-ratio: 1; margin: 0; }}
 .mk .mk-sharp {{ image-rendering: pixelated; }}
 .mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px !important; margin: 5px; }}
 .mk .mk-faded {{ opacity: .35; }}
 .mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
-  max-width: 256px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
+  max-width: 256px; white-space: normal; line-height: 1.3; overflow-wrap: anywhere; }}
+.mk .mk-wide {{ overflow-x: auto; }}
+.mk .mk-wide img {{ width: 664px; min-width: 560px; }}
+.mk .mk-ends {{ display: flex; justify-content: space-between; font-size: 12px; line-height: 1.2;
+  color: var(--jp-ui-font-color2, #5b6674); }}
 .mk .mk-label {{ height: 24px; line-height: 22px; padding: 0 4px; font-size: 12px; border: none;
   background: transparent; color: var(--jp-ui-font-color2, #5b6674); box-shadow: none; }}
 .mk .mk-label:hover {{ color: {style.BLUE}; text-decoration: underline; box-shadow: none; }}
@@ -56,18 +63,68 @@ CSS = f"""<style>
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
 REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
 TIGHT = {"description_width": "initial"}
+THIRD = "210px"  # three dials of this width stand side by side
 
 
 class Working(W.VBox):
-    """A widget with work in a thread, `_thread`, and a visible status line, `status`."""
+    """A widget whose work runs in a thread, with a Cancel and a visible status line.
+
+    A subclass has the parts `status` and `progress`, and says in `_busy` what work disables.
+    """
+
+    def __init__(self, children: Sequence[W.Widget]) -> None:
+        self._stop, self._thread = threading.Event(), threading.Thread()
+        super().__init__(children)
+        self.add_class("mk")
+
+    def __repr__(self) -> str:
+        return REPR
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def wait(self, timeout: float = 60.0) -> Working:
         """Wait for the running work, for scripts and tests. Raises TimeoutError."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        if self._thread.is_alive():
+        if self.at_work:
             raise TimeoutError(f"The work still goes on after {timeout:g} s.")
         return self
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        """Do the work in a thread, so that the notebook and Cancel stay alive; never twice."""
+        if self.at_work:
+            return
+        self._thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
+        self._stop.clear()
+        self._busy(True)
+        self._thread.start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do the work; whatever goes wrong is said in the status line."""
+        try:
+            with warnings.catch_warnings(record=True) as self._notes:
+                warnings.simplefilter("always")
+                work()
+        except (Cancelled, KeyboardInterrupt):
+            self._fail("idle", self._cancelled())
+        except MinikontextError as error:
+            self._fail("error", str(error))
+        except Exception as error:  # a widget must show what went wrong, whatever it was
+            self._fail("error", f"{type(error).__name__}: {error}")
+        finally:
+            self._busy(False)
+
+    def _cancelled(self) -> str:
+        return f"Cancelled after step {self.progress.value}."
+
+    def _fail(self, kind: str, text: str) -> None:
+        self._say(kind, text)
+
+    def _busy(self, busy: bool) -> None:
+        """Work begins or ends: enable and disable parts."""
 
     def _say(self, kind: str, text: str) -> None:
         """Show a line: kind is idle, busy, done, note or error."""
@@ -94,6 +151,28 @@ def html_part(css: str) -> W.HTML:
     part = W.HTML()
     part.add_class(css)
     return part
+
+
+def caption(text: str) -> W.HTML:
+    """A line below a picture."""
+    return W.HTML(f'<div class="mk-caption">{html.escape(text)}</div>')
+
+
+def captioned(boxes: Sequence[W.Widget], names: Sequence[str], wrap: bool = False) -> W.HBox:
+    """Pictures side by side, each above its name; without `wrap` they shrink where it is narrow."""
+    columns = [W.VBox([box, caption(name)]) for box, name in zip(boxes, names, strict=True)]
+    flow = "row wrap" if wrap else "row"
+    return W.HBox(columns, layout=W.Layout(
+        justify_content="space-between", align_items="flex-start", flex_flow=flow, grid_gap="8px"
+    ))  # fmt: skip
+
+
+def on_enter(field: W.Text, act: Callable[[], None]) -> None:
+    """Call `act` when Enter is pressed in a text field."""
+    with warnings.catch_warnings():
+        # The replacement ipywidgets advises also fires when the field only loses focus.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        field.on_submit(lambda _: act())
 
 
 def put(row: W.HBox, children: Sequence[W.Widget]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Sequence
 
@@ -109,9 +108,9 @@ def draw_curve(offset: int, size: int = SIDE, **settings: object) -> Image.Image
     ax.plot(times, logits, color=style.GREY, marker="o", markersize=3, linewidth=1)
     ax.plot(0, logits[0], "o", color=colour_of(1), markersize=6)
     ax.plot(offset, logits[offset], "o", color=colour_of(2), markersize=6)
-    ax.set_xlabel("virtual time", fontsize=7)
-    ax.set_ylabel("logit of the same place", fontsize=7)
-    ax.tick_params(labelsize=6)
+    ax.set_xlabel("virtual time", fontsize=8)
+    ax.set_ylabel("logit of the same place", fontsize=8)
+    ax.tick_params(labelsize=7)
     ax.set_xticks([0, 5, 10])
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -153,16 +152,12 @@ class RopeWidget(W.VBox):
         self.shares, self.status = W.HTML(), W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
-        names = ("target: click a token", "context", "the same place, at any time")
-        columns = [
-            W.VBox([box, W.HTML(f'<div class="mk-caption">{name}</div>')])
-            for box, name in zip((self.target, self.context, self.curve), names)
-        ]
-        wrapped = W.Layout(justify_content="space-between", flex_flow="row wrap", grid_gap="8px")
+        boxes = (self.target, self.context, self.curve)
+        names = ("target: click a token", "context", "the same place, by virtual time")
         return [
             W.HTML(parts.CSS + CSS, layout=W.Layout(display="none")),
             parts.row([self.offset, self.wish, self.head, self.content]),
-            W.HBox(columns, layout=wrapped),
+            parts.captioned(boxes, names, wrap=True),
             self.shares,
             self.status,
         ]
@@ -187,8 +182,7 @@ class RopeWidget(W.VBox):
         shares = [weights.sum().item() for weights in maps]
         self.shares.value = share_bar(("target", "context"), shares, first=1)
         same = maps[1][query].item() / maps[0][query].item()
-        text = f"Its place in the context gets {same:.2g} times what its own place gets."
+        text = f"Its place in the context gets {same:.2g} × the attention of its own place."
         if offset == 0:
             text = "Virtual time 0 for both: every token has a twin with the same ids."
-        line = f'<div class="mk-status mk-idle" role="status">{html.escape(text)}</div>'
-        self.status.value = line
+        self.status.value = parts.status_line("idle", text)

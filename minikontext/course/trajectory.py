@@ -1,8 +1,7 @@
-"""The sampler's path, step by step: a widget to scrub through it, and the strip of its times."""
+"""The sampler's path, step by step: a widget to scrub through it, and its schedule drawn."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,27 +12,29 @@ from torch import Tensor
 
 from minikontext import images as image_io
 from minikontext import sampler
-from minikontext.course import plots, samples, style
+from minikontext.course import samples, style
 from minikontext.course.parts import (
     CSS,
-    REPR,
+    THIRD,
     TIGHT,
     Working,
     button,
+    captioned,
     chip,
     fade,
+    on_enter,
     picture_box,
     row,
     show,
     wide,
 )
-from minikontext.errors import Cancelled, MinikontextError
 from minikontext.flow import mu_for_tokens
 from minikontext.pipeline import KontextPipeline
 from minikontext.sampler import StepInfo
 from minikontext.velocity import PATCH, Velocity
 
-STRIP = (664, 58)  # pixels of the strip of times, as it is shown
+STRIP = (664, 28)  # pixels of the drawn schedule, as it is shown
+ENDS = "".join(f"<span>{text}</span>" for text in ("t = 1: noise", "t = 0.5", "t = 0: clean"))
 MEMORY = 256  # decoded frames that are kept
 PROMPTS = ("make the hat red", "make it night", "change the background to the beach", "")
 
@@ -94,12 +95,11 @@ def predictor(
 
 
 def strip(times: Sequence[float] | Tensor, current: int = 0) -> Image.Image:
-    """Draw the times on a line, noise at the left; step `current` (1 ...) in the accent colour."""
+    """Draw a schedule on a line, noise at the left; step `current` (1 ...) in the accent colour."""
     scale = 2  # drawn twice as large as shown, for sharp screens
-    (w, h), pad, y = STRIP, 14, 24
+    (w, h), pad, y = STRIP, 14, 14
     page = Image.new("RGB", (w * scale, h * scale), style.PAPER)
     draw = ImageDraw.Draw(page)
-    font = plots._font().font_variant(size=11 * scale)
 
     def at(t: float) -> float:
         return scale * (pad + (1 - float(t)) * (w - 2 * pad))
@@ -113,13 +113,6 @@ def strip(times: Sequence[float] | Tensor, current: int = 0) -> Image.Image:
         lit, r = i == current and current > 0, 4 * scale
         colour = style.ACCENT if lit else style.BLUE
         draw.ellipse((at(t) - r, y * scale - r, at(t) + r, y * scale + r), fill=colour)
-    for t, text, anchor in (
-        (1, "t = 1: noise", "la"),
-        (0.5, "0.5", "ma"),
-        (0, "clean: t = 0", "ra"),
-    ):
-        shift = {"la": -8, "ma": 0, "ra": 8}[anchor] * scale
-        draw.text((at(t) + shift, 36 * scale), text, style.INK, font=font, anchor=anchor)
     return page
 
 
@@ -139,16 +132,11 @@ class TrajectoryWidget(Working):
         self.pipe = pipe
         self.pictures = dict(pictures if pictures is not None else samples.pictures())
         self.path: Trajectory | None = None
-        self._stop, self._thread = threading.Event(), threading.Thread()
         self._frames: dict[tuple[int, str], Image.Image] = {}
         self._make_controls(prompts)
         super().__init__(self._arrange())
-        self.add_class("mk")
         self._connect()
         self._forget()
-
-    def __repr__(self) -> str:
-        return REPR
 
     # ---- parts
 
@@ -167,12 +155,12 @@ class TrajectoryWidget(Working):
         self.play = W.Play(value=1, min=1, max=1, interval=180, show_repeat=False)
         self.step = W.IntSlider(1, 1, 1, description="Step", style=TIGHT, layout=wide("480px"))
         self.line = W.Image(format="png", layout=W.Layout(width=f"{STRIP[0]}px"))
-        self.line.alt = "the times that the sampler visits, from noise to clean"
+        self.line.alt = "the schedule: the values of t that the sampler visits, from noise to clean"
         names = ("the picture to edit", "the latents after the step", "the estimate at the step")
         self.before, self.noisy, self.image = (picture_box(name) for name in names)
 
     def _make_dials(self) -> None:
-        same = {"style": TIGHT, "layout": wide("213px"), "continuous_update": True}
+        same = {"style": TIGHT, "layout": wide(THIRD), "continuous_update": True}
         side = self.pipe.noise([0], *self.size).shape
         own = round(mu_for_tokens(side[-1] * side[-2] // PATCH**2), 2)
         self.steps = W.IntSlider(
@@ -198,21 +186,17 @@ class TrajectoryWidget(Working):
         names = ("the picture", "z: what the sampler holds", "z − t v: what it expects")
         boxes = (self.before, self.noisy, self.image)
         for box in boxes:
-            box.layout.width = box.layout.height = "206px"
-        shown = [
-            W.VBox([box, W.HTML(f'<div class="mk-caption">{name}</div>')])
-            for box, name in zip(boxes, names)
-        ]
+            box.layout.width = "206px"
         self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
         self.scrub = row([self.play, self.step])
         return [
             W.HTML(CSS, layout=W.Layout(display="none")),
-            W.HBox([W.Label("Picture"), self.picture, self.seed]),
+            row([W.Label("Picture"), self.picture, self.seed]),
             W.HBox([self.prompt, self.run], layout=W.Layout(align_items="center")),
             self.presets,
             row([self.steps, self.shift, self.guidance]),
-            self.line,
-            W.HBox(shown, layout=W.Layout(justify_content="space-between")),
+            W.VBox([self.line, W.HTML(f'<div class="mk-ends">{ENDS}</div>')]),
+            captioned(boxes, names),
             self.scrub,
             self.working,
             self.status,
@@ -220,6 +204,7 @@ class TrajectoryWidget(Working):
 
     def _connect(self) -> None:
         self.run.on_click(lambda _: self._start())
+        on_enter(self.prompt, self._start)
         self.cancel.on_click(lambda _: self._stop.set())
         self.prompt.continuous_update = False
         for dial in (self.picture, self.prompt, self.steps, self.shift, self.guidance, self.seed):
@@ -240,7 +225,7 @@ class TrajectoryWidget(Working):
 
     def _forget(self) -> None:
         """A dial was turned: show the new times; the old path no longer fits."""
-        if self._thread.is_alive():
+        if self.at_work:
             return
         self.path = None
         self._frames.clear()
@@ -252,37 +237,22 @@ class TrajectoryWidget(Working):
         self.scrub.layout.display = self.working.layout.display = "none"
         times = sampler.schedule(self.steps.value, mu=self.shift.value)
         self.line.value = image_io.png_bytes(strip(times))
-        self._say("idle", "The dots are the times it will visit. Press Sample.")
+        reports = self.pipe.text_encoder.report(self.prompt.value)
+        text = " ".join(map(str, reports)) or "The dots are the values of t it will visit."
+        self._say("note" if reports else "idle", f"{text} Press Sample.")
 
     def _start(self) -> None:
-        """Run the sampler in a thread, so that the notebook and Cancel stay alive."""
-        if self._thread.is_alive():
-            return
-        self._forget()
-        self._stop.clear()
-        self._busy(True)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        if not self.at_work:
+            self._forget()
+            self._begin(self._work)
 
     # ---- the work
 
     def _work(self) -> None:
-        """The thread: sample, then show the last step or why there is none."""
-        try:
-            path = trajectory(
-                self.pipe, self.prompt.value, self.pictures[self.picture.value],
-                self.steps.value, self.shift.value, self.guidance.value, self.seed.value,
-                self._one,
-            )  # fmt: skip
-            self._done(path)
-        except Cancelled:
-            self._say("idle", f"Cancelled after step {self.progress.value}.")
-        except MinikontextError as error:
-            self._say("error", str(error))
-        except Exception as error:  # a widget must show what went wrong, whatever it was
-            self._say("error", f"{type(error).__name__}: {error}")
-        finally:
-            self._busy(False)
+        """Sample, then show the last step."""
+        picture = self.pictures[self.picture.value]
+        dials = (self.steps.value, self.shift.value, self.guidance.value, self.seed.value)
+        self._done(trajectory(self.pipe, self.prompt.value, picture, *dials, self._one))
 
     def _one(self, info: StepInfo) -> bool:
         self.progress.max, self.progress.value = info.steps, info.step
@@ -301,7 +271,7 @@ class TrajectoryWidget(Working):
     # ---- what the user sees
 
     def show(self) -> None:
-        """Show the chosen step: latents, estimate, and its place among the times."""
+        """Show the chosen step: latents, estimate, and its place in the schedule."""
         if self.path is None:
             return
         info = self.path.steps[self.step.value - 1]
@@ -309,9 +279,8 @@ class TrajectoryWidget(Working):
         show(self.image, self._frame(info, "clean"))
         self.line.value = image_io.png_bytes(strip(self.path.times, info.step))
         t_next = self.path.times[info.step].item()
-        self._say(
-            "done", f"Step {info.step} of {info.steps}: from t = {info.t:.3f} to {t_next:.3f}."
-        )
+        text = f"Step {info.step} of {info.steps}: from t = {info.t:.3f} to {t_next:.3f}."
+        self._say("done", text)
 
     def _frame(self, info: StepInfo, what: str) -> Image.Image:
         """A decoded picture; decoded once."""

@@ -143,6 +143,15 @@ def test_cancel_keeps_the_last_edit(demo):
     assert demo.edit is first and "Cancelled" in demo.status.value and not demo.run.disabled
 
 
+def test_unknown_words_are_said_before_and_after(demo):
+    demo.prompt.value = "the zzzz hat"
+    assert "zzzz" in demo.status.value and "mk-note" in demo.status.value
+    demo.prompt._handle_string_msg(demo.prompt, {"event": "submit"}, [])  # as the browser sends it
+    demo.wait()
+    assert demo.edit.output.provenance[0].prompt == "the zzzz hat"
+    assert "zzzz" in demo.status.value and "looks most at" in demo.status.value
+
+
 def test_errors_are_shown(demo):
     demo.pipe.transformer.forward = None
     demo.run.click()

@@ -169,9 +169,11 @@ def test_cancel_stops_and_changes_nothing(demo):
     while len(steps) < 2:
         time.sleep(0.01)
     assert demo.run.disabled and demo.working.layout.display == "flex"
+    begun = len(steps)
     demo.cancel.click()
     demo.wait()
-    assert "Cancelled" in demo.status.value and not demo.turns and len(steps) < 50
+    assert len(steps) <= begun + 1  # the running step ends, or one that had just begun
+    assert "Cancelled" in demo.status.value and not demo.turns
     assert shown(demo.image).tobytes() == PICTURES["grey"].tobytes()
 
 
@@ -256,7 +258,7 @@ def test_latents_can_be_pushed_and_reset(tiny_pipe):
     knobs = LatentWidget(tiny_pipe.autoencoder, PICTURES)
     plain = knobs.image.value
     knobs.channel.value, knobs.push.value = 2, 3.0
-    assert knobs.image.value != plain and "channel 2" in knobs.status.value
+    assert knobs.image.value != plain and "Channel 2" in knobs.status.value
     pushed = knobs.image.value
     knobs.noise.value = 1.0
     assert knobs.image.value != pushed
