@@ -379,8 +379,7 @@ class AttentionWidget(parts.Working):
         ]
 
     def _connect(self) -> None:
-        self.run.on_click(lambda _: self._start())
-        parts.on_enter(self.prompt, self._start)
+        parts.on_run(self.prompt, self.run, self._start)
         self.prompt.observe(lambda _: self._read_prompt(), "value")
         self.cancel.on_click(lambda _: self._stop.set())
         self.every.on_click(lambda _: self._choose_head(None))

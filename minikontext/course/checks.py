@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 Checks = Callable[["Report", Callable[..., Any]], None]
 REGISTRY: dict[str, Checks] = {}
 PASSED, FAILED = "[OK]  ", "[FAIL]"
+FEW = 18  # numbers that are shown in full
 
 
 def exercise(checks: Checks) -> Checks:
@@ -55,9 +56,8 @@ class Report:
         except Exception as error:
             return self.fail(case, _where(error, function))
         if not _same(got, expected, tolerance):
-            return self.fail(
-                case, f"expected {describe(expected)}\n       got      {describe(got)}"
-            )
+            lines = (f"expected {describe(expected)}", f"got      {describe(got)}")
+            return self.fail(case, "\n       ".join((*lines, *_advice(got, expected, tolerance))))
         if not all(_same(a, b, 0.0) for a, b in zip(given, arguments)):
             return self.fail(case, "your function changed its input; work on a copy")
         return self.ok(case)
@@ -108,9 +108,9 @@ def describe(value: Any) -> str:
         value = torch.from_numpy(value)
     if isinstance(value, Tensor):
         kind = f"tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-        numbers = [float(f"{x:.5g}") for x in value.detach().flatten()[:4].tolist()]
-        more = ", …" if value.numel() > 4 else ""
-        return f"{kind}: {', '.join(map(str, numbers))}{more}"
+        if value.numel() <= FEW:
+            return f"{kind}: {_rounded(value.detach().tolist())}"
+        return f"{kind}: {', '.join(str(_rounded(x)) for x in value.flatten()[:4].tolist())}, …"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
@@ -118,6 +118,29 @@ def describe(value: Any) -> str:
         return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
     text = repr(value)
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers, however deep in lists, with as many digits as one wants to read."""
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _advice(got: Any, expected: Any, tolerance: float) -> Iterator[str]:
+    """What helps where both values look alike, or where there is none."""
+    if got is None:
+        yield "does your function end with `return`?"
+    if not (isinstance(got, Tensor) and isinstance(expected, Tensor)):
+        return
+    if got.shape == expected.shape and got.numel() > FEW:
+        a, b = got.detach().cpu().double(), expected.double()
+        wrong = (~torch.isclose(a, b, tolerance, tolerance, equal_nan=True)).nonzero().tolist()
+        place = tuple(wrong[0])
+        yield (
+            f"{len(wrong)} of {got.numel()} numbers differ; the first is at {list(place)}: "
+            f"expected {_rounded(b[place].item())}, got {_rounded(a[place].item())}"
+        )
 
 
 def _same(got: Any, expected: Any, tolerance: float) -> bool:

@@ -27,7 +27,7 @@ from minikontext.course.parts import (
     fade,
     html_part,
     near,
-    on_enter,
+    on_run,
     picture_box,
     put,
     row,
@@ -95,7 +95,7 @@ class EditingWidget(Working):
         names = list(self.pictures)
         self.picture = W.Dropdown(options=[*names, NOTHING], layout=wide("150px"))
         self.random = button("Random", "A new random picture", "mk-quiet", "80px")
-        self.random.layout.display = "flex" if self.scene else "none"
+        self.random.layout.display = None if self.scene else "none"
         self.upload = W.FileUpload(accept="image/*", description="Your own", layout=wide("122px"))
         self.second = W.Dropdown(
             options=[NOTHING, *names], description="Second", style=TIGHT, layout=wide("190px")
@@ -164,12 +164,11 @@ class EditingWidget(Working):
         ]
 
     def _connect(self) -> None:
-        self.run.on_click(lambda _: self._start())
+        on_run(self.prompt, self.run, self._start)
         self.cancel.on_click(lambda _: self._stop.set())
         self.undo.on_click(lambda _: self._undo())
         self.again.on_click(lambda _: self._another_seed())
         self.random.on_click(lambda _: self._random())
-        on_enter(self.prompt, self._start)
         self.prompt.observe(lambda _: self._read_prompt(), "value")
         self.picture.observe(lambda change: self._open(self.pictures.get(change["new"])), "value")
         self.upload.observe(lambda change: self._open_upload(change["new"]), "value")

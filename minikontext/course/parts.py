@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import threading
 import warnings
@@ -60,6 +61,7 @@ CSS = f"""<style>
   text-decoration: none; }}
 .mk a.mk-save:hover {{ background: {style.BLUE}1c; }}
 </style>"""
+PAUSE = 0.3  # seconds
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
 REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
 TIGHT = {"description_width": "initial"}
@@ -167,12 +169,32 @@ def captioned(boxes: Sequence[W.Widget], names: Sequence[str], wrap: bool = Fals
     ))  # fmt: skip
 
 
-def on_enter(field: W.Text, act: Callable[[], None]) -> None:
-    """Call `act` when Enter is pressed in a text field."""
+def on_run(field: W.Text, run: W.Button, act: Callable[[], None]) -> None:
+    """Call `act` when Enter is pressed in a text field or its button is clicked.
+
+    The browser holds letters back until the kernel has answered for the earlier ones, but never an
+    Enter or a click: these arrive first. So `act` waits until no letter has come for `PAUSE`.
+    """
+    waiting: list[asyncio.TimerHandle] = []
+
+    def later() -> None:
+        for handle in waiting:
+            handle.cancel()
+        try:
+            waiting[:] = [asyncio.get_running_loop().call_later(PAUSE, now)]
+        except RuntimeError:  # a script: nothing is on its way
+            now()
+
+    def now() -> None:
+        waiting.clear()
+        act()
+
+    run.on_click(lambda _: later())
+    field.observe(lambda _: later() if waiting else None, "value")
     with warnings.catch_warnings():
         # The replacement ipywidgets advises also fires when the field only loses focus.
         warnings.simplefilter("ignore", DeprecationWarning)
-        field.on_submit(lambda _: act())
+        field.on_submit(lambda _: later())
 
 
 def put(row: W.HBox, children: Sequence[W.Widget]) -> None:

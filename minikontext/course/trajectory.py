@@ -22,7 +22,7 @@ from minikontext.course.parts import (
     captioned,
     chip,
     fade,
-    on_enter,
+    on_run,
     picture_box,
     row,
     show,
@@ -203,8 +203,7 @@ class TrajectoryWidget(Working):
         ]
 
     def _connect(self) -> None:
-        self.run.on_click(lambda _: self._start())
-        on_enter(self.prompt, self._start)
+        on_run(self.prompt, self.run, self._start)
         self.cancel.on_click(lambda _: self._stop.set())
         self.prompt.continuous_update = False
         for dial in (self.picture, self.prompt, self.steps, self.shift, self.guidance, self.seed):

@@ -1,5 +1,6 @@
 """Widgets without a browser: set traits, click buttons, look at the parts."""
 
+import asyncio
 import io
 import time
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
+from minikontext.course.parts import PAUSE
 from minikontext.course.samples import EXAMPLES, Example
 from minikontext.images import read_provenance
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -182,6 +184,23 @@ def test_a_second_click_while_running_starts_nothing(demo):
     demo.run.click()
     demo.wait()
     assert len(demo.turns) == 1
+
+
+@pytest.mark.parametrize("how", ["click", "enter"])
+def test_letters_that_come_after_the_click_or_enter_count(demo, how):
+    async def browser():
+        demo.prompt.value = "make the"
+        if how == "click":
+            demo.run.click()
+        else:
+            demo.prompt._handle_string_msg(demo.prompt, {"event": "submit"}, [])
+        await asyncio.sleep(0.1)
+        demo.prompt.value = "make the hat red"
+        await asyncio.sleep(PAUSE + 0.1)
+
+    asyncio.run(browser())
+    demo.wait()
+    assert [turn.prompt for turn in demo.turns] == ["make the hat red"]
 
 
 def test_unknown_words_are_shown_with_suggestions(demo):
