@@ -10,6 +10,7 @@ _MODULES = (
     "checks",
     "editing",
     "exercises",
+    "few_steps",
     "flow_pictures",
     "latents",
     "live",
@@ -44,6 +45,7 @@ _HOMES = {
     "FlowWidget": "flow_pictures",
     "LiveTraining": "live",
     "TrajectoryWidget": "trajectory",
+    "FewStepsWidget": "few_steps",
 }
 
 __all__ = [*_MODULES, *_HOMES]
