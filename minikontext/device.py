@@ -67,13 +67,19 @@ def has_bfloat16(device: torch.device) -> bool:
     return any("bf16" in name and has for name, has in known.items())
 
 
+def in_bfloat16(device: torch.device, wanted: bool = True) -> bool:
+    """Whether training computes in bfloat16: the hardware has it, or MINIKONTEXT_DTYPE insists."""
+    insisted = DTYPES.get(os.environ.get("MINIKONTEXT_DTYPE", "")) is torch.bfloat16
+    return wanted and (insisted or has_bfloat16(device))
+
+
 @contextmanager
 def mixed_precision(device: torch.device, wanted: bool = True) -> Iterator[torch.dtype]:
-    """Matrix products in bfloat16 if wanted and the hardware has it, else float32; yields which.
+    """Matrix products in bfloat16 if `in_bfloat16`, else in float32; yields which.
 
     With bfloat16 on a CPU, attention takes the plain kernel: the fused one has a slow backward.
     """
-    on = wanted and has_bfloat16(device)
+    on = in_bfloat16(device, wanted)
     plain = sdpa_kernel(SDPBackend.MATH) if on and device.type == "cpu" else nullcontext()
     with torch.autocast(device.type, torch.bfloat16, enabled=on), plain:
         yield torch.bfloat16 if on else torch.float32

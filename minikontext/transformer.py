@@ -12,6 +12,7 @@ from minikontext.layers import (
     DoubleStreamBlock,
     LastLayer,
     MLPEmbedder,
+    RMSNorm,
     SingleStreamBlock,
     timestep_embedding,
 )
@@ -158,17 +159,25 @@ class KontextTransformer(nn.Module):
         so that every block starts as the identity (adaLN-zero) and the first velocity is 0.
         """
         for name, module in self.named_modules():
-            if not isinstance(module, nn.Linear):
-                continue
-            if module.bias is not None:
-                module.bias.zero_()
-            if name.startswith("final_layer") or name.endswith(("_mod.lin", "modulation.lin")):
-                module.weight.zero_()
-            elif name.startswith(("time_in", "vector_in", "guidance_in")):
-                module.weight.normal_(std=0.02, generator=generator)
-            else:
-                nn.init.xavier_uniform_(module.weight, generator=generator)
+            init_module(name, module, generator)
         return self
+
+
+@torch.no_grad()
+def init_module(name: str, module: nn.Module, generator: torch.Generator | None) -> None:
+    """Set the weights that a module itself owns, as `init_weights` does for all."""
+    if isinstance(module, RMSNorm):
+        module.scale.fill_(1.0)
+    if not isinstance(module, nn.Linear):
+        return
+    if module.bias is not None:
+        module.bias.zero_()
+    if name.startswith("final_layer") or name.endswith(("_mod.lin", "modulation.lin")):
+        module.weight.zero_()
+    elif name.startswith(("time_in", "vector_in", "guidance_in")):
+        module.weight.normal_(std=0.02, generator=generator)
+    else:
+        nn.init.xavier_uniform_(module.weight, generator=generator)
 
 
 def _join_ids(txt_ids: Tensor, img_ids: Tensor) -> Tensor:

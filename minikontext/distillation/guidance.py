@@ -19,6 +19,7 @@ from minikontext.errors import ConfigError
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor, EditorTraining
 from minikontext.training.loop import LossFunction
+from minikontext.training.parallel import WHOLE, Part
 from minikontext.transformer import KontextTransformer
 
 
@@ -77,13 +78,14 @@ def guidance_loss(
     pairs = pairs.take((pairs.count > 0).nonzero().flatten())
     batches = Batches(pairs, config.batch, config.seed)
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
-        x, words, contexts = batches.inputs(step, draw, device)
-        noise = torch.randn(x.shape, generator=draw).to(device)
-        t = config.times(len(x), batches.patches, draw).to(device)
+        x, words, contexts = batches.inputs(step, draw)
+        noise = torch.randn(x.shape, generator=draw)
+        t = config.times(len(x), batches.patches, draw)
         w = config.low + (config.high - config.low) * torch.rand(len(x), generator=draw)
-        z, w = flow.interpolate(x, noise, t), w.to(device)
+        x, words, noise, t, w, *contexts = part.to(device, x, words, noise, t, w, *contexts)
+        z = flow.interpolate(x, noise, t)
         with mixed_precision(device, config.bf16):
             right = guided_velocity(teacher, z, t, words, null, contexts, w)
             v = student(z, t, words, contexts, guidance=w)

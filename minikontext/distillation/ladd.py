@@ -24,6 +24,7 @@ from minikontext.layers import timestep_embedding
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LossFunction
+from minikontext.training.parallel import WHOLE, Part
 from minikontext.transformer import KontextTransformer
 from minikontext.velocity import PATCH, Velocity
 
@@ -102,11 +103,19 @@ class Discriminator(nn.Module):
         condition = 256 + config.vec_in_dim
         self.heads = nn.ModuleList(Head(dim, condition) for _ in range(blocks))
 
-    def forward(self, seen: list[Tensor], rows: int, t: Tensor, pooled: Tensor) -> Tensor:
-        """Features (b, n, d) of every block, times (b,), pooled text -> logits (blocks, b, n)."""
+    def forward(
+        self, seen: list[Tensor], rows: int, t: Tensor, pooled: Tensor, learns: bool = True
+    ) -> Tensor:
+        """Features (b, n, d) of every block, times (b,), pooled text -> logits (blocks, b, n).
+
+        With learns=False no gradient reaches the heads' weights, only what they look at.
+        """
         condition = torch.cat((timestep_embedding(t), pooled.float()), dim=-1)
-        judged = zip(self.heads, seen, strict=True)
-        return torch.stack([head(x, rows, condition) for head, x in judged]).float()
+        logits = []
+        for head, x in zip(self.heads, seen, strict=True):
+            weights = {n: p if learns else p.detach() for n, p in head.named_parameters()}
+            logits.append(torch.func.functional_call(head, weights, (x, rows, condition)))
+        return torch.stack(logits).float()
 
 
 @contextmanager
@@ -162,34 +171,32 @@ def ladd_loss(
     """
     teacher.requires_grad_(False).eval()
     batches = Batches(pairs, config.batch, config.seed)
-
-    def judge(seen: list[Tensor], t: Tensor, pooled: Tensor, learns: bool) -> Tensor:
-        rows = pairs.target.shape[-2] // PATCH
-        weights = {n: p if learns else p.detach() for n, p in model.heads.named_parameters()}
-        return torch.func.functional_call(model.heads, weights, (seen, rows, t, pooled))
+    rows = pairs.target.shape[-2] // PATCH
 
     def look(z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]) -> list[Tensor]:
         if config.features:
             return teacher_features(teacher, z, t, words, contexts)
         return [tokens.pack(z, PATCH)]
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
-        x, words, contexts = batches.inputs(step, draw, device)
-        noise, again = (torch.randn(x.shape, generator=draw).to(device) for _ in range(2))
-        t = config.draw_times(len(x), step, draw).to(device)
+        x, words, contexts = batches.inputs(step, draw)
+        noise, again = (torch.randn(x.shape, generator=draw) for _ in range(2))
+        t = config.draw_times(len(x), step, draw)
         judged_at = flow.sample_timesteps(len(x), config.renoise_mu, config.renoise_sigma, draw)
-        judged_at = judged_at.to(device)
+        drawn = (x, words, noise, again, t, judged_at, *contexts)
+        x, words, noise, again, t, judged_at, *contexts = part.to(device, *drawn)
         with mixed_precision(device, config.bf16):
             z = flow.interpolate(x, noise, t)
-            made = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
             with torch.no_grad():
                 pooled = teacher.text(words).pooled
                 real = look(flow.interpolate(x, again, judged_at), judged_at, words, contexts)
-            fake = look(flow.interpolate(made, again, judged_at), judged_at, words, contexts)
-            fooled = judge(fake, judged_at, pooled, learns=False)
-            on_real = judge(real, judged_at, pooled, learns=True)
-            on_fake = judge([f.detach() for f in fake], judged_at, pooled, learns=True)
+            with torch.set_grad_enabled(step >= config.head_start):
+                made = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
+                fake = look(flow.interpolate(made, again, judged_at), judged_at, words, contexts)
+            fooled = model.heads(fake, rows, judged_at, pooled, learns=False)
+            on_real = model.heads(real, rows, judged_at, pooled)
+            on_fake = model.heads([f.detach() for f in fake], rows, judged_at, pooled)
         heads = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()  # hinge
         apart = F.mse_loss(made, x)
         student = config.mse * apart - config.adversarial * fooled.mean()

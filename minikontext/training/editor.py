@@ -14,6 +14,7 @@ from minikontext.errors import ConfigError
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
+from minikontext.training.parallel import WHOLE, Part
 from minikontext.transformer import KontextTransformer
 from minikontext.velocity import PATCH, Velocity
 
@@ -85,30 +86,31 @@ class Batches:
         group = self.groups[count]
         return group[torch.randint(len(group), (self.size,), generator=generator)], count
 
-    def inputs(
-        self, step: int, draw: torch.Generator, device: torch.device
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def inputs(self, step: int, draw: torch.Generator) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Clean latents (b, c, h, w), token ids (b, m) in one of their wordings, contexts."""
         rows, count = self.rows(step)
         wording = torch.randint(self.pairs.tokens.shape[1], (len(rows),), generator=draw)
         x, words = self.pairs.target[rows].float(), self.pairs.tokens[rows, wording]
-        contexts = [self.pairs.contexts[rows, i].float().to(device) for i in range(count)]
-        return x.to(device), words.to(device), contexts
+        return x, words, [self.pairs.contexts[rows, i].float() for i in range(count)]
 
 
 def editor_loss(
     model: nn.Module, pairs: Pairs, null: Tensor, config: EditorTraining, device: torch.device
 ) -> LossFunction:
-    """The loss of a step; `null` (m,) are the token ids of the empty prompt."""
+    """The loss of a step; `null` (m,) are the token ids of the empty prompt.
+
+    Every process draws the whole batch from the step and computes its own part of it.
+    """
     batches = Batches(pairs, config.batch, config.seed)
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
-        x, words, contexts = batches.inputs(step, draw, device)
-        noise = torch.randn(x.shape, generator=draw).to(device)
-        t = config.times(len(x), batches.patches, draw).to(device)
-        empty = torch.rand(len(x), 1, generator=draw).to(device) < config.empty_prompts
-        words = torch.where(empty, null.to(device), words)
+        x, words, contexts = batches.inputs(step, draw)
+        noise = torch.randn(x.shape, generator=draw)
+        t = config.times(len(x), batches.patches, draw)
+        empty = torch.rand(len(x), 1, generator=draw) < config.empty_prompts
+        words = torch.where(empty, null.to(words), words)
+        x, words, noise, t, *contexts = part.to(device, x, words, noise, t, *contexts)
         z = flow.interpolate(x, noise, t)
         with mixed_precision(device, config.bf16):
             v = model(z, t, words, contexts)

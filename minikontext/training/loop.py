@@ -1,12 +1,13 @@
 """The loop every training here shares: schedule, clipping, EMA, checkpoints, exact resume, log.
 
 A training is a function `loss(step) -> (scalar, metrics)`. Everything random in it derives from the
-step, so a run that was interrupted and resumed is the same run.
+step, so a run that was interrupted and resumed is the same run, on as many processes as you like.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -14,16 +15,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.errors import TrainingError
 from minikontext.training.optimizer import MuonAdamW, learning_rate
+from minikontext.training.parallel import ALONE, World, local, whole
+from minikontext.training.store import Store
 
-LossFunction = Callable[[int], tuple[Tensor, dict[str, float]]]
+# loss(step), or loss(step, part) for a Part of the step's batch -> the part's mean loss, metrics
+LossFunction = Callable[..., tuple[Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class LoopConfig:
     clip: float = 1.0
     ema: float = 0.999
     save_minutes: float = 4.0
+    save_every: int = 0  # > 0: save after so many steps as well
     log_every: int = 20
+    accumulate: int = 1  # parts of the batch computed one after the other: memory for time
+    spike: float = 0.0  # > 0: leave out steps with a gradient so many times the usual
     minutes: float = 0.0  # > 0: the schedule follows the clock as well; the run ends on time
     rates: dict[str, float] = field(default_factory=dict)  # of the learning rates, by part
 
@@ -47,75 +51,103 @@ class LoopConfig:
 class Loop:
     """Runs a `LossFunction` and keeps everything needed to go on after an interruption.
 
-    Files in `folder`: `checkpoint.safetensors` (weights, EMA, optimiser, step), `log.jsonl`.
+    Files in `folder`: the checkpoint (weights, EMA, optimiser, step; see `store`), `log.jsonl`.
+    With a world of many processes, all of them run the same loop, on a model that is `prepare`d.
     Raises TrainingError when the loss stops being finite, or a checkpoint is of another model.
     """
 
-    def __init__(self, model: nn.Module, config: LoopConfig, folder: str | Path) -> None:
-        self.model, self.config, self.folder = model, config, Path(folder)
+    def __init__(
+        self, model: nn.Module, config: LoopConfig, folder: str | Path, world: World = ALONE
+    ) -> None:
+        self.model, self.config, self.folder, self.world = model, config, Path(folder), world
         self.folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = MuonAdamW(
             model, config.lr, config.muon_lr, config.weight_decay, config.rates
         )
         self.ema = {n: p.detach().clone() for n, p in model.named_parameters()}
         self.step, self.seconds = 0, 0.0
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        self.usual, self.skipped = 0.0, 0  # the gradient's usual norm; steps left out in a row
+        self.store = Store(self.folder, world)
+        self._stopped = False
 
     def save(self) -> None:
-        """Write the checkpoint beside its place and rename it: never half a file."""
+        """Write a checkpoint; what was there stays until the new one is whole."""
         tensors = {f"model.{n}": p.detach().contiguous() for n, p in self.model.named_parameters()}
         tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
         tensors |= {f"optimizer.{n}": p for n, p in self.optimizer.tensors().items()}
-        facts = {"step": str(self.step), "seconds": str(self.seconds)}
+        facts = {"step": str(self.step), "seconds": str(self.seconds), "usual": str(self.usual)}
         facts["config"] = json.dumps(asdict(self.config))
-        with files.replacing(self.checkpoint) as temporary:
-            save_file(tensors, temporary, metadata=facts)
+        self.store.save(tensors, facts)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint if there is one; tells whether there was."""
-        if not self.checkpoint.exists():
+        """Go on from the newest checkpoint that is whole, if any; tells whether there was one.
+
+        How many processes wrote it does not matter.
+        """
+        found = self.store.newest()
+        if found is None:
             return False
-        with safe_open(self.checkpoint, "pt") as file:
-            facts = file.metadata()
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
+        place, facts = found
+        shapes = self.store.shapes(place)
         expected = {n: tuple(p.shape) for n, p in self.model.named_parameters()}
-        got = {k[6:]: tuple(v.shape) for k, v in tensors.items() if k.startswith("model.")}
+        got = {k[6:]: shape for k, shape in shapes.items() if k.startswith("model.")}
         if got != expected:
-            raise TrainingError(
-                f"{self.checkpoint} holds another model; remove it or train into another folder"
-            )
-        for name, parameter in self.model.named_parameters():
-            parameter.data.copy_(tensors[f"model.{name}"])
-            self.ema[name] = tensors[f"ema.{name}"].to(parameter.device)
-        state = {k[10:]: v for k, v in tensors.items() if k.startswith("optimizer.")}
+            raise TrainingError(f"{place} holds another model; remove it or train elsewhere")
+        tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
+        tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
+        state = self.optimizer.room(k[10:] for k in shapes if k.startswith("optimizer."))
+        self.store.load(place, tensors | {f"optimizer.{n}": p for n, p in state.items()})
         self.optimizer.load(state)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+        self.usual = float(facts.get("usual", 0))
         return True
 
     def run(self, loss: LossFunction, on_log: Callable[[dict], None] | None = None) -> None:
         """Train to the last step; Ctrl-C and SIGTERM save first, and a second call goes on."""
-        previous = signal.signal(signal.SIGTERM, _interrupt)
-        bar = tqdm(total=self.config.steps, initial=self.step, desc=self.folder.name)
-        saved, last = time.monotonic(), time.monotonic()
+        before = {s: signal.signal(s, self._interrupt) for s in self._signals()}
+        quiet = self.world.rank > 0
+        bar = tqdm(total=self.config.steps, initial=self.step, desc=self.folder.name, disable=quiet)
+        saved, last, together = time.monotonic(), time.monotonic(), self.world.size == 1
         try:
             while self.step < self.config.steps:
                 metrics = self._one(loss)
                 now = time.monotonic()
                 self.seconds, last = self.seconds + now - last, now
+                agreed = self._agree(now - saved)
                 bar.update()
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     self._log(metrics, bar, on_log)
-                if now - saved > 60 * self.config.save_minutes:
+                if agreed["due"]:
                     self.save()
                     saved = now
+                if agreed["stopped"]:
+                    together = True
+                    raise KeyboardInterrupt
+            together = True
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             bar.close()
-            self.save()
+            if together:  # a process that failed alone would wait for the others for ever
+                self.save()
+                self.store.finish()
+
+    def _agree(self, since: float) -> dict[str, float]:
+        """What all processes do next, and one clock for all of them."""
+        every = self.config.save_every
+        due = since > 60 * self.config.save_minutes or (every and self.step % every == 0)
+        agreed = self.world.mean(
+            {
+                "seconds": self.seconds,
+                "due": float(bool(due)),
+                "stopped": float(self._stopped),
+                "written": float(self.store.written()),
+            }
+        )
+        self.seconds = agreed["seconds"]
+        if agreed["written"] == 1:
+            self.store.finish()
+        return agreed
 
     def progress(self) -> float:
         """The schedule's position in steps; with `minutes`, the clock's if that is further."""
@@ -123,36 +155,67 @@ class Loop:
         return max(self.step, self.config.steps * self.seconds / limit) if limit else self.step
 
     def _one(self, loss: LossFunction) -> dict[str, float]:
-        value, metrics = loss(self.step)
-        if not torch.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value.item()} at step {self.step}; nothing was saved"
-            )
-        value.backward()
-        c = self.config
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+        metrics, c = self._gradients(loss), self.config
+        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)))
+        for name, value in (("loss", metrics["loss"]), ("gradient's norm", norm)):
+            if not math.isfinite(value) and not c.spike:
+                self.model.zero_grad()
+                raise TrainingError(f"the {name} is {value} at step {self.step}; it was not done")
+        if c.spike and self._is_spike(norm + 0 * metrics["loss"]):
+            self.model.zero_grad()
+            self.step += 1
+            return {**metrics, "norm": norm, "skipped": float(self.skipped)}
         self.optimizer.step(learning_rate(int(self.progress()), c.steps, c.warmup, c.decay))
         self.step += 1
         self._average()
         if c.minutes and self.seconds >= c.minutes * 60:
             self.step = c.steps
-        return {"loss": float(value.detach()), "norm": float(norm), **metrics}
+        return {**metrics, "norm": norm}
+
+    def _gradients(self, loss: LossFunction) -> dict[str, float]:
+        """Backward through this process's parts of the batch; loss and metrics over all parts."""
+        parts = self.world.parts(self.config.accumulate)
+        total: dict[str, float] = {}
+        for part in parts:
+            value, metrics = loss(self.step, part) if part.count > 1 else loss(self.step)
+            (value / len(parts)).backward()
+            for name, number in {"loss": float(value.detach()), **metrics}.items():
+                total[name] = total.get(name, 0.0) + number / len(parts)
+        return self.world.mean(total)
+
+    def _is_spike(self, norm: float) -> bool:
+        """Whether the gradient is beyond all measure; ten in a row raise TrainingError."""
+        if math.isfinite(norm) and (not self.usual or norm <= self.config.spike * self.usual):
+            self.usual = norm if not self.usual else 0.98 * self.usual + 0.02 * norm
+            self.skipped = 0
+            return False
+        self.skipped += 1
+        if self.skipped == 10:
+            raise TrainingError(f"ten wild gradients in a row at step {self.step}; lower the rate")
+        return True
 
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         names, live = zip(*self.model.named_parameters(), strict=True)
-        torch._foreach_lerp_([self.ema[n] for n in names], [p.data for p in live], 1 - decay)
+        mine = [local(self.ema[n]) for n in names]
+        torch._foreach_lerp_(mine, [local(p.data) for p in live], 1 - decay)
 
     def _log(self, metrics: dict[str, float], bar: tqdm, on_log: Callable | None) -> None:
         facts = {"step": self.step, "seconds": round(self.seconds, 1)}
         facts |= {key: round(value, 5) for key, value in metrics.items()}
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(facts) + "\n")
+        if self.world.rank == 0:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(facts) + "\n")
         bar.set_postfix({key: f"{value:.4f}" for key, value in metrics.items()})
         if on_log:
             on_log(facts)
 
+    def _signals(self) -> tuple[int, ...]:
+        """Ctrl-C stops one process at once; many must first agree on the step they stop at."""
+        return (signal.SIGTERM,) if self.world.size == 1 else (signal.SIGTERM, signal.SIGINT)
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    def _interrupt(self, *_: object) -> None:
+        if self.world.size == 1:
+            raise KeyboardInterrupt
+        self._stopped = True

@@ -8,13 +8,14 @@ this one is our choice, because it gets a small model further in the same minute
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from minikontext.device import has_bfloat16
 from minikontext.errors import ConfigError
+from minikontext.training.parallel import local, sliced, whole
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
@@ -72,10 +73,11 @@ class Muon(torch.optim.Optimizer):
                 state, momentum = self.state[weight], group["momentum"]
                 mean = state.setdefault("momentum_buffer", torch.zeros_like(weight.grad))
                 mean.lerp_(weight.grad, 1 - momentum)
-                update = orthogonalised(weight.grad.lerp(mean, momentum))
+                update = orthogonalised(whole(weight.grad.lerp(mean, momentum)))
                 size = 0.2 * math.sqrt(max(weight.shape))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update.to(weight.dtype), alpha=-group["lr"] * size)
+                update = sliced(update.to(weight.dtype), weight)
+                weight.add_(update, alpha=-group["lr"] * size)
 
 
 class MuonAdamW:
@@ -98,7 +100,7 @@ class MuonAdamW:
         matrix = [n for n, p in self.names.items() if muon_lr > 0 and is_matrix(n, p)]
         self.views = {n: nn.Parameter(self.names[n].data.flatten(1)) for n in matrix}
         for name, view in self.views.items():  # a copy would be trained in place of the weight
-            if view.data_ptr() != self.names[name].data_ptr():
+            if local(view).data_ptr() != local(self.names[name]).data_ptr():
                 raise ConfigError(f"{name} is not contiguous: keep weights in the default layout")
         rest = {n: p for n, p in self.names.items() if n not in self.views}
         adam = {"betas": (0.9, 0.99), "weight_decay": weight_decay}
@@ -143,9 +145,21 @@ class MuonAdamW:
         for name, part, parameter in self._slots():
             found = {k[: -len(name) - 1]: v for k, v in tensors.items() if k.endswith("." + name)}
             known = {"exp_avg", "exp_avg_sq", "step", "momentum_buffer"}
-            state = {key: value.clone() for key, value in found.items() if key in known}
+            state = {key: value for key, value in found.items() if key in known}
             if state:
-                part.state[parameter] = state
+                part.state[parameter] = {
+                    key: value.clone() if key == "step" else sliced(value, parameter).clone()
+                    for key, value in state.items()
+                }
+
+    def room(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Empty tensors, sharded as the parameters are, for what `tensors` called `names`."""
+        slots = {name: parameter.detach() for name, _, parameter in self._slots()}
+        split = ((name, *name.split(".", 1)) for name in names)
+        return {
+            name: torch.zeros(()) if key == "step" else torch.zeros_like(slots[parameter])
+            for name, key, parameter in split
+        }
 
 
 def _groups(named: dict[str, nn.Parameter], lr: float, rates: Mapping[str, float]) -> list[dict]:

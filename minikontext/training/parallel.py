@@ -1,0 +1,284 @@
+"""One training on many processes, by PyTorch's own engine: FSDP2, and nothing home-made.
+
+`torchrun --nproc-per-node 8 -m minikontext train config.toml` starts the same loop once a GPU. Each
+process holds a slice of every weight (fully sharded data parallelism, ZeRO-3): a block's weights
+are gathered just before it runs and dropped after it, its gradients are summed and sliced again.
+Optimiser and moving average live on the slices. Each process computes its own rows of the one
+global batch, so many processes do what one does; only the order of a sum differs.
+
+Paper, section 3: FSDP2, all-gather in bfloat16, reduce-scatter in float32, selective activation
+checkpointing, compilation of single blocks. Its HSDP layout and sizes are not published.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from minikontext.device import in_bfloat16, pick
+from minikontext.errors import ConfigError
+from minikontext.transformer import KontextTransformer
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+# FSDP2 and DTensor are imported where many processes need them: one process works without.
+
+LEVELS = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """The section [parallel] of a config; the same for flow training and both distillations.
+
+    replicate: copies of the sharded model (HSDP). Shards are exchanged among processes / replicate
+    neighbours, best those of one host; between the copies only gradients travel.
+    checkpointing: what is kept from forward to backward, see `kept_less`.
+    compile: `torch.compile` on each block. bf16: all-gather in bfloat16 where the device computes
+    in it; gradients are always summed in float32. background: write checkpoints while training.
+    """
+
+    replicate: int = 1
+    checkpointing: str = "none"
+    compile: bool = False
+    bf16: bool = True
+    background: bool = True
+
+    def __post_init__(self) -> None:
+        if self.checkpointing not in LEVELS:
+            raise ConfigError(f"checkpointing={self.checkpointing!r}: choose one of {LEVELS}")
+
+
+# ---------------------------------------------------------------------------------- who is there
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` of `count` equal parts of the global batch."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, x: Tensor) -> Tensor:
+        """This part's rows of x (b, ...) -> (b / count, ...). Raises ConfigError if uneven."""
+        if len(x) % self.count:
+            raise ConfigError(f"batch={len(x)} cannot be cut into {self.count} equal parts")
+        size = len(x) // self.count
+        return x[self.index * size : (self.index + 1) * size]
+
+    def to(self, device: torch.device, *tensors: Tensor) -> list[Tensor]:
+        """This part's rows of several tensors, on the device."""
+        return [self.of(x).to(device) for x in tensors]
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training: this one's rank and device, and how many there are.
+
+    Alone (size 1) there is no process group, and every method is an identity.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = None
+    config: ParallelConfig = ParallelConfig()
+
+    def parts(self, accumulate: int = 1) -> list[Part]:
+        """This process's parts of the batch, to be computed one after the other."""
+        count = self.size * accumulate
+        return [Part(self.rank * accumulate + i, count) for i in range(accumulate)]
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean of each value over all processes; they must agree on the names."""
+        if self.size == 1:
+            return dict(values)
+        numbers = torch.tensor(list(values.values()), dtype=torch.float64)
+        dist.all_reduce(numbers)  # on the CPU: gloo
+        return dict(zip(values, (numbers / self.size).tolist(), strict=True))
+
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        if self.size > 1:
+            self.mean({"here": 1.0})
+
+
+ALONE = World(torch.device("cpu"))
+
+
+def start(config: Mapping[str, Any]) -> World:
+    """Join the processes that torchrun started, or be alone; `config` is a whole training config.
+
+    Raises ConfigError for a number of processes that `replicate` does not divide.
+    """
+    try:
+        flags = ParallelConfig(**config.get("parallel", {}))
+    except TypeError as error:
+        raise ConfigError(f"[parallel]: {error}") from error
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    device, _ = pick(config.get("device"), None)
+    if size == 1:
+        return World(device, config=flags)
+    if size % flags.replicate:
+        raise ConfigError(f"replicate={flags.replicate} does not divide {size} processes")
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    return World(device, dist.get_rank(), size, _mesh(device, size, flags.replicate), flags)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _mesh(device: torch.device, size: int, replicate: int) -> DeviceMesh:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if replicate == 1:
+        return init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
+    shape = (replicate, size // replicate)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+# ------------------------------------------------------------------------------ tensors in slices
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a tensor, gathered from the processes if it is sharded: every one must ask."""
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def sliced(x: Tensor, like: Tensor) -> Tensor:
+    """This process's slice of x, sharded as `like` is; nothing is sent."""
+    if hasattr(x, "full_tensor") or not hasattr(like, "full_tensor"):
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    x = x.to(like.device)
+    return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def local(x: Tensor) -> Tensor:
+    """The numbers that lie in this process; they share memory with x."""
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+# ------------------------------------------------------------------------------ preparing a model
+
+Fill = Callable[[str, nn.Module], None]
+
+
+def prepare(
+    model: nn.Module, world: World, bf16: bool = False, fill: Fill | None = None
+) -> nn.Module:
+    """Set checkpointing and compilation, move the model to its device, shard it; returns it.
+
+    Parts that were made on the meta device get memory block by block, so that no process ever holds
+    more than one whole block: `fill(name, module)` then sets a module's own weights, with its name
+    within the transformer. bf16: whether the training computes in bfloat16.
+    """
+    flags = world.config
+    for part in _parts(model):
+        units = _blocks(part)
+        for block in units:
+            block.forward = kept_less(block.forward, flags.checkpointing)
+            if flags.compile:
+                block.forward = torch.compile(block.forward)
+        narrow = bool(units) and bf16 and flags.bf16 and in_bfloat16(world.device)
+        _place(part, "", {part, *units}, world, narrow, fill)
+    return model
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that run as a whole: each transformer, and what lies beside them."""
+    within = [m for m in model.modules() if isinstance(m, KontextTransformer)]
+    if model in within or not within:
+        yield model
+    else:
+        for child in model.children():
+            yield from _parts(child)
+
+
+def _blocks(part: nn.Module) -> list[nn.Module]:
+    is_net = isinstance(part, KontextTransformer)
+    return [*part.double_blocks, *part.single_blocks] if is_net else []
+
+
+def _place(
+    module: nn.Module, name: str, units: set[nn.Module], world: World, narrow: bool,
+    fill: Fill | None,
+) -> None:  # fmt: skip
+    """Depth first: give memory, fill, move, and shard a unit as soon as it is whole."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        _place(child, path, units, world, narrow, fill)
+    if fill and any(p.is_meta for p in module.parameters(recurse=False)):
+        module.to_empty(device="cpu", recurse=False)  # a seed means the same on every device
+        fill(name, module)
+    if module not in units:
+        return
+    if world.mesh is None:
+        module.to(world.device)
+    elif any(True for _ in module.parameters()):
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if narrow else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,  # times would be rounded to 8 bits; autocast knows better
+        )
+        # Resharding after the forward pass holds for the root as well: of the teacher, and of a
+        # student whose turn to learn has not come, no backward pass would ever do it.
+        fully_shard(module, mesh=world.mesh, mp_policy=policy, reshard_after_forward=True)
+
+
+# ------------------------------------------------------------------- activation checkpointing
+
+_ATEN = torch.ops.aten
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+_ATTENTION = (
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+)
+KEPT = {getattr(_ATEN, n).default for n in (*_PRODUCTS, *_ATTENTION) if hasattr(_ATEN, n)}
+
+
+def _policy(_: object, op: object, *args: object, **kwargs: object) -> CheckpointPolicy:
+    kept = op in KEPT
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def kept_less(forward: Callable, level: str) -> Callable:
+    """A block's forward pass that keeps less for its backward pass and computes it again.
+
+    "none" keeps everything; "full" keeps the block's inputs and costs one more forward pass;
+    "selective" keeps what is dear to compute, the outputs of attention and of matrix products, and
+    recomputes norms, modulations, activations and rotations: little time, about half the memory.
+    """
+    if level == "none":
+        return forward
+    again = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+    if level == "full":
+        return again
+    return partial(again, context_fn=partial(create_selective_checkpoint_contexts, _policy))

@@ -1,0 +1,174 @@
+"""A run's state on disk: never half written, never unpickled, readable by any number of processes.
+
+One process writes `checkpoint.safetensors`. Many write `checkpoints/step-…/` with a safetensors
+file each, by `torch.distributed.checkpoint` (DCP), and `facts.json`, which lists the files' sizes.
+DCP's usual format keeps its table of contents as a pickle; the one used here has safetensors'
+headers instead, so reading a store executes nothing. (What the processes of one run tell each other
+while they save is pickled by PyTorch, but it never touches the disk.)
+
+A store is written under a temporary name and renamed when every process is done, so a kill or a
+full disk leaves the one before; the last two are kept, and a damaged one is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minikontext import files
+from minikontext.errors import MissingPackageError, OutputError, TrainingError
+from minikontext.training.parallel import World, local, sliced
+
+Facts = dict[str, str]
+
+
+class Store:
+    """The checkpoints of one run in `folder`."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder, self.world = folder, world
+        self.file, self.stores = folder / "checkpoint.safetensors", folder / "checkpoints"
+        self._writing: tuple[Future | None, Path, Facts] | None = None
+        self._group: dist.ProcessGroup | None = None
+
+    # -------------------------------------------------------------------------------- writing
+
+    def save(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+        """Write a checkpoint of step `facts["step"]`; many processes call it together.
+
+        With [parallel] background, tensors are copied now and written while training goes on.
+        Raises OutputError if the disk is full or closed; the checkpoint before is then untouched.
+        """
+        if self.world.size == 1:
+            with files.replacing(self.file) as temporary:
+                save_file(tensors, temporary, metadata=facts)
+            shutil.rmtree(self.stores, ignore_errors=True)  # of more processes, or another run
+            return
+        self.finish()
+        place = self.stores / f".step-{int(facts['step']):08d}.tmp"
+        if self.world.rank == 0:
+            for left in self.stores.glob(".step-*.tmp"):  # of a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        self.world.wait()
+        self._writing = self._write(tensors, place), place, facts
+        if not self.world.config.background:
+            self.finish()
+
+    def _write(self, tensors: dict[str, Tensor], place: Path) -> Future | None:
+        import torch.distributed.checkpoint as dcp
+
+        writer = _dcp("HuggingFaceStorageWriter")(str(place), save_distributed=True)
+        try:
+            if not self.world.config.background:
+                dcp.save(tensors, storage_writer=writer)
+                return None
+            self._group = self._group or dist.new_group(backend="gloo")  # beside the training's
+            return dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
+        except (OSError, dcp.api.CheckpointException) as error:
+            raise _full(place, error) from error
+
+    def written(self) -> bool:
+        """Whether this process's share of a checkpoint waits to be published."""
+        return self._writing is not None and (not self._writing[0] or self._writing[0].done())
+
+    def finish(self) -> None:
+        """Wait until the checkpoint in the making is written, then publish it: all together."""
+        if self._writing is None:
+            return
+        future, place, facts = self._writing
+        self._writing = None
+        try:
+            if future is not None:
+                future.result()
+        except Exception as error:  # DCP wraps what went wrong on any process
+            raise _full(place, error) from error
+        self.world.wait()
+        if self.world.rank == 0:
+            self._publish(place, facts)
+        self.world.wait()
+
+    def _publish(self, place: Path, facts: Facts) -> None:
+        sizes = {file.name: file.stat().st_size for file in place.glob("*.safetensors")}
+        with open(place / "facts.json", "w", encoding="utf-8") as file:
+            json.dump({"facts": facts, "files": sizes}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        final = place.with_name(place.name[1:].removesuffix(".tmp"))
+        shutil.rmtree(final, ignore_errors=True)  # the same step, saved once more
+        os.replace(place, final)
+        self.file.unlink(missing_ok=True)  # of one process, or of another run
+        stores = sorted(self.stores.glob("step-*"))
+        now = stores.index(final)
+        for old in (*stores[: max(0, now - 1)], *stores[now + 1 :]):  # a run that started over
+            shutil.rmtree(old, ignore_errors=True)
+
+    # -------------------------------------------------------------------------------- reading
+
+    def newest(self) -> tuple[Path, Facts] | None:
+        """The checkpoint of the highest step that is whole, and its facts; None if there is none.
+
+        Raises TrainingError if there are checkpoints and none can be read.
+        """
+        places = [self.file] if self.file.exists() else []
+        places += sorted(self.stores.glob("step-*"))
+        found = [(place, facts) for place in places if (facts := _facts(place)) is not None]
+        if places and not found:
+            raise TrainingError(f"{places[-1]} is damaged; remove it to start anew")
+        return max(found, key=lambda one: int(one[1]["step"]), default=None)
+
+    def shapes(self, place: Path) -> dict[str, tuple[int, ...]]:
+        """Names and whole shapes of the tensors in a checkpoint."""
+        if place.is_file():
+            with safe_open(place, "pt") as file:
+                return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+        table = _dcp("HuggingFaceStorageReader")(str(place)).read_metadata().state_dict_metadata
+        return {name: tuple(entry.size) for name, entry in table.items()}
+
+    def load(self, place: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fill tensors, whole or sharded, from a checkpoint; returns them."""
+        if place.is_file():
+            with safe_open(place, "pt") as file:
+                for name, tensor in tensors.items():
+                    local(tensor).copy_(local(sliced(file.get_tensor(name), tensor)))
+            return tensors
+        import torch.distributed.checkpoint as dcp
+
+        reader = _dcp("HuggingFaceStorageReader")(str(place))
+        dcp.load(tensors, storage_reader=reader, no_dist=self.world.size == 1)
+        return tensors
+
+
+def _facts(place: Path) -> Facts | None:
+    """What a checkpoint says of itself, or None if it is not whole."""
+    try:
+        if place.is_file():
+            with safe_open(place, "pt") as file:
+                return file.metadata()
+        told = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+        whole = all((place / n).stat().st_size == size for n, size in told["files"].items())
+        return told["facts"] if whole else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+
+
+def _dcp(name: str) -> type:
+    import torch.distributed.checkpoint as dcp
+
+    if not hasattr(dcp, name):
+        raise MissingPackageError(
+            f"PyTorch {torch.__version__} has no {name}: checkpoints of many processes need 2.9"
+        )
+    return getattr(dcp, name)
+
+
+def _full(place: Path, error: Exception) -> OutputError:
+    return OutputError(f"Cannot write {place}: {error}. Make room; the checkpoint before is kept.")
