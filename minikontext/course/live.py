@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -29,6 +30,8 @@ from minikontext.training.editor import TIMESTEPS, Editor, EditorTraining, edito
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.velocity import Velocity
+
+COLUMN = 132  # pixels of a picture in the sheet of attempts
 
 
 def small() -> TransformerConfig:
@@ -113,7 +116,7 @@ class LiveTraining(Working):
         pairs: Pairs,
         autoencoder: AutoEncoder,
         examples: Sequence[Case],
-        batch: int = 64,
+        batch: int = 32,
         every: float = 3.0,
     ) -> None:
         self.model, self.pairs, self.autoencoder = model, pairs, autoencoder
@@ -143,7 +146,7 @@ class LiveTraining(Working):
         self.cancel = button("Stop", "Stop and keep what was learned", "mk-quiet", "90px")
         self.progress = W.IntProgress(0, min=0, max=1, layout=W.Layout(flex="1 1 auto"))
         self.progress.add_class("mk-bar")
-        self.curve, self.edits = W.Image(format="png"), W.Image(format="png")
+        self.curve, self.edits = (W.Image(format="png", layout=wide("664px")) for _ in range(2))
         self.curve.alt, self.edits.alt = "the loss so far", "held-out edits so far"
         self.seen = W.VBox([self.curve, self.edits], layout=W.Layout(display="none"))
         self.seen.add_class("mk-wide")
@@ -240,12 +243,15 @@ class LiveTraining(Working):
         ax.plot(self.losses, color=style.PALE, linewidth=0.8)
         ax.plot(averaged(torch.tensor(self.losses)), color=style.BLUE)
         ax.set(xlabel=f"steps of {self.batch} samples", ylabel="loss", yscale="log")
+        ax.yaxis.set_major_formatter(LogFormatter())
+        ax.yaxis.set_minor_formatter(LogFormatter())
 
     def _draw(self) -> None:
         figure = Figure(figsize=(6.64, 2.4), layout="constrained")
         self._curve(figure.subplots())
         self.curve.value = png(figure)
         self.edits.value = image_io.png_bytes(self.sheet())
+        self.edits.layout.width = f"{COLUMN * (1 + len(self.snapshots))}px"
         self.seen.layout.display = "flex"
 
     def _busy(self, busy: bool) -> None:

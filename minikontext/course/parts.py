@@ -28,7 +28,7 @@ CSS = f"""<style>
 .mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
   max-width: 256px; white-space: normal; line-height: 1.3; overflow-wrap: anywhere; }}
 .mk .mk-wide {{ overflow-x: auto; }}
-.mk .mk-wide img {{ width: 664px; min-width: 560px; }}
+.mk .mk-wide img {{ flex: none; max-width: none; }}
 .mk .mk-ends {{ display: flex; justify-content: space-between; font-size: 12px; line-height: 1.2;
   color: var(--jp-ui-font-color2, #5b6674); }}
 .mk .mk-label {{ height: 24px; line-height: 22px; padding: 0 4px; font-size: 12px; border: none;

@@ -184,8 +184,9 @@ def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
     for slider in (0, 1):
         widget.locator(".noUi-handle").nth(slider).press("End")
     widget.locator(".mk-run").click()
+    status(widget, "Step")
     widget.locator("button", has_text="Cancel").click()
-    status(widget, "Cancelled")
+    status(widget, "Cancelled after step")
     until(lambda: picture(widget) == night)
     assert widget.locator(".mk-thumb").count() == 3
 
@@ -212,6 +213,9 @@ def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     status(widget, "Done")
+    widget.locator(
+        ".mk-caption", has_text="“make the cat striped”"
+    ).wait_for()  # to the last letter
     assert settled(widget) not in (start, red, night)
     assert widget.locator(".mk-thumb").count() == 4
 
@@ -223,6 +227,17 @@ def test_the_attention_widget_answers_a_click(page, lab):
     before = widget.locator(".mk-status").inner_text()
     widget.locator(".mk-stack").nth(0).locator(".mk-patch").nth(6).click()  # row 2, column 3
     status(widget, "row 2, column 3 looks")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    status(widget, "row 2, column 4 looks")
     assert widget.locator(".mk-status").inner_text() != before
     widget.locator(".mk-stack").nth(-1).locator(".mk-patch").nth(20).click()
     status(widget, "block 6, head 1")
+
+    # Words that are not known are named before and after; Enter takes the last letter, too.
+    widget.locator(".mk-prompt input").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("make the haat red")
+    page.keyboard.press("Enter")
+    widget.locator(".mk-words", has_text="<unk>").wait_for()
+    status(widget, "Unknown word 'haat'")

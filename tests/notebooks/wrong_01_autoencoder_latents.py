@@ -16,20 +16,23 @@ def compression__upside_down(channels, factor):
 
 
 def psnr__peak_of_one(a, b):
-    return 10 * torch.log10(1 / (a - b).square().mean())
+    return 10 * torch.log10(1 / (a - b).square().flatten(1).mean(1))
 
 
 def psnr__natural_logarithm(a, b):
-    return 10 * torch.log(4 / (a - b).square().mean())
+    return 10 * torch.log(4 / (a - b).square().flatten(1).mean(1))
 
 
-def psnr__without_squares(a, b):
-    return 20 * torch.log10(2 / (a - b).abs().mean().clamp_min(1e-9)) / 2
+def psnr__mean_before_the_squares(a, b):
+    return 10 * torch.log10(4 / (a - b).flatten(1).mean(1).square())
 
 
-def psnr__mean_of_each_picture(a, b):
-    error = (a - b).square().flatten(1).mean(1).clamp_min(1e-10)
-    return (10 * torch.log10(4 / error)).mean()
+def psnr__one_for_the_whole_batch(a, b):
+    return 10 * torch.log10(4 / (a - b).square().mean())
+
+
+def psnr__one_for_each_colour(a, b):
+    return 10 * torch.log10(4 / (a - b).square().mean(dim=(2, 3)))
 
 
 def measure_normalisation__std_not_inverted(latents):

@@ -20,16 +20,18 @@ def compression(report: Report, answer: Callable[..., Any]) -> None:
 
 @exercise
 def psnr(report: Report, answer: Callable[..., Any]) -> None:
-    """Peak signal-to-noise ratio of pixels in [-1, 1], in dB."""
+    """Peak signal-to-noise ratio of each picture of a batch, pixels in [-1, 1], in dB."""
     grey = torch.zeros(1, 3, 8, 8)
     noise = torch.tensor([0.1, -0.1]).repeat(96).view(1, 3, 8, 8)
-    report.equal("off by 0.2 everywhere", answer, (grey, grey + 0.2), 20.0, tolerance=1e-4)
-    report.equal("off by plus and minus 0.1", answer, (grey, noise), 10 * math.log10(400),
+    report.equal("off by 0.2 everywhere", answer, (grey, grey + 0.2), torch.tensor([20.0]),
                  tolerance=1e-4)  # fmt: skip
-    report.equal("black against white", answer, (grey - 1, grey + 1), 0.0, tolerance=1e-4)
-    half = torch.cat([grey, grey + 0.2])
-    report.equal("a batch: the mean error over all pixels", answer, (torch.zeros(2, 3, 8, 8), half),
-                 10 * math.log10(200), tolerance=1e-4)  # fmt: skip
+    report.equal("off by plus and minus 0.1", answer, (grey, noise),
+                 torch.tensor([10 * math.log10(400)]), tolerance=1e-4)  # fmt: skip
+    report.equal("black against white", answer, (grey - 1, grey + 1), torch.tensor([0.0]),
+                 tolerance=1e-4)  # fmt: skip
+    batch = torch.cat([grey + 0.2, grey - 0.02, grey + 2])
+    report.equal("three pictures: each has its own", answer, (torch.zeros(3, 3, 8, 8), batch),
+                 torch.tensor([20.0, 40.0, 0.0]), tolerance=1e-4)  # fmt: skip
 
 
 @exercise

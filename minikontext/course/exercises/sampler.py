@@ -27,7 +27,7 @@ def guide(report: Report, answer: Callable[..., Any]) -> None:
     given, nothing = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 2.0]])
     report.equal("scale 1: the prompt's velocity", answer, (given, nothing, 1.0), given)
     report.equal("scale 0: the empty prompt's", answer, (given, nothing, 0.0), nothing)
-    report.equal("scale 4: three times further", answer, (given, nothing, 4.0),
+    report.equal("scale 4: far beyond the prompt's", answer, (given, nothing, 4.0),
                  torch.tensor([[4.0, 6.0]]))  # fmt: skip
     report.equal("both agree: nothing to push", answer, (given, given, 7.0), given)
 
@@ -59,15 +59,15 @@ def heun(report: Report, answer: Callable[..., Any]) -> None:
 
 @exercise
 def start_half_way(report: Report, answer: Callable[..., Any]) -> None:
-    """Begin with a picture under some noise: the latents and the times that are left."""
+    """Begin with a picture under some noise: the latents and the rest of the schedule."""
     x, noise = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -2.0]])
     times = torch.linspace(1, 0, 5)
-    report.equal("strength 1: pure noise, all times", answer, (x, noise, times, 1.0),
+    report.equal("strength 1: pure noise, the whole schedule", answer, (x, noise, times, 1.0),
                  (noise, times))  # fmt: skip
     report.equal("strength 0.5: half of the steps", answer, (x, noise, times, 0.5),
                  (torch.tensor([[0.5, 0.0]]), times[2:]))  # fmt: skip
     moved = torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0])
-    report.equal("a shifted schedule: the time decides how much noise", answer,
+    report.equal("a shifted schedule: its t decides how much noise", answer,
                  (x, noise, moved, 0.5), (torch.tensor([[0.75, -1.0]]), moved[2:]))  # fmt: skip
     report.equal("strength 0: the picture, nothing to do", answer, (x, noise, times, 0.0),
                  (x, times[4:]))  # fmt: skip

@@ -46,7 +46,7 @@ def number_tokens(report: Report, answer: Callable[..., Any]) -> None:
 
 @exercise
 def attention_share(report: Report, answer: Callable[..., Any]) -> None:
-    """Attention's share of a block's operations: n / (n + 6 d)."""
+    """Attention's share of a block's operations: s / (s + 6 d)."""
     report.equal("6 d tokens: half and half", answer, (1152, 192), 0.5, tolerance=1e-6)
     report.equal("the toy with one context", answer, (52, 192), 52 / 1204, tolerance=1e-6)
     report.equal("FLUX with one context", answer, (8704, 3072), 8704 / 27136, tolerance=1e-6)
