@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import files, images, sampler, weights
+from minikontext import checkpoints, files, images, sampler, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.device import pick
 from minikontext.errors import (
@@ -123,12 +123,14 @@ class KontextPipeline:
         defaults: Defaults | None = None,
         name: str = "untitled",
         folder: Path | None = None,
+        weight_files: Sequence[Path] = (),
     ) -> None:
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
         self.text_encoder = text_encoder.eval()
         self.defaults = defaults or Defaults()
         self.name, self.folder = name, folder
+        self.weight_files = list(weight_files)
 
     @classmethod
     def from_pretrained(
@@ -137,38 +139,64 @@ class KontextPipeline:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> KontextPipeline:
-        """Load shipped weights by name ("toy") or any weights folder; never touches the network.
+        """Load shipped weights by name ("toy"), or any weights folder; never touches the network.
 
+        Published FLUX weights, too: a folder in diffusers' layout, a folder with official single
+        files and the encoders' folders, or the path of one official file in such a folder.
         Raises WeightsError if there is no such folder or a file in it does not fit.
         """
+        if not (Path(name) / "config.json").is_file() and (found := checkpoints.find(name)):
+            return cls._from_checkpoint(found, device, dtype)
         folder = find_weights(name)
         config = read_config(folder)
         where, number = pick(device, dtype)
-        parts = {
-            part: weights.load_into(module, folder / f"{part}.safetensors", where, number)
-            for part, module in build_parts(config).items()
-        }
+        stored = [folder / f"{part}.safetensors" for part in PARTS]
+        modules = build_parts(config)
+        parts = {p: weights.load_into(modules[p], f, where, number) for p, f in zip(PARTS, stored)}
         defaults = from_dict(Defaults, config.get("defaults", {}))
-        return cls(**parts, defaults=defaults, name=config.get("name", folder.name), folder=folder)
+        name = config.get("name", folder.name)
+        return cls(**parts, defaults=defaults, name=name, folder=folder, weight_files=stored)
+
+    @classmethod
+    def _from_checkpoint(
+        cls,
+        found: checkpoints.Checkpoint,
+        device: str | torch.device | None,
+        dtype: str | torch.dtype | None,
+    ) -> KontextPipeline:
+        parts = checkpoints.load(found, *pick(device, dtype))
+        defaults = Defaults(**checkpoints.defaults(found))
+        folder, stored = found.encoders, found.files
+        return cls(**parts, defaults=defaults, name=found.name, folder=folder, weight_files=stored)
 
     def save_pretrained(
         self,
         folder: str | Path,
         name: str | None = None,
-        dtype: torch.dtype | None = torch.bfloat16,
+        dtype: torch.dtype = torch.bfloat16,
+        layout: str | None = None,
     ) -> Path:
-        """Write config.json and one safetensors file a part; bfloat16 unless told otherwise.
+        """Write a folder that `from_pretrained` reads; bfloat16 unless told otherwise.
 
-        `from_pretrained(folder)` reads it. Raises OutputError if the place cannot be written.
+        layout: "minikontext" is config.json and one safetensors file a part; "diffusers" is a
+        folder that diffusers' FluxKontextPipeline opens, too, and the default for FLUX's text
+        encoders. Raises ConfigError for a layout that these parts do not have, and OutputError if
+        the place cannot be written.
         """
         folder, modules = Path(folder), {part: getattr(self, part) for part in PARTS}
+        toy = isinstance(self.text_encoder, ToyTextEncoder)
+        layout = layout or ("minikontext" if toy else "diffusers")
+        if layout == "diffusers":
+            checkpoints.save(modules, folder, dtype, edits=self.defaults.max_contexts > 0)
+            return folder
+        if layout != "minikontext" or not toy:
+            raise ConfigError(f"Got layout={layout!r}; these weights go into 'diffusers'.")
         for part, module in modules.items():
             weights.save(module.state_dict(), folder / f"{part}.safetensors", dtype)
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name or self.name}
         config |= {part: asdict(module.config) for part, module in modules.items()}
         config["defaults"] = asdict(self.defaults)
-        with files.replacing(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(config, indent=1) + "\n")
+        checkpoints.write_json(folder / "config.json", config)
         return folder
 
     @property
@@ -183,10 +211,11 @@ class KontextPipeline:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Hash of the weights' files; empty for a pipeline that was not loaded from a folder."""
-        if self.folder is None:
-            return ""
-        return files.sha256(self.folder / f"{part}.safetensors" for part in PARTS)
+        """Hash of the weights' files; empty for a pipeline that was not loaded from a folder.
+
+        Of files above a gigabyte it sees a sample, so that a first picture need not wait.
+        """
+        return files.sha256(self.weight_files) if self.weight_files else ""
 
     def to(self, device: str | torch.device) -> KontextPipeline:
         """Move all parts to a device, and return self."""

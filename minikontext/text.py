@@ -263,6 +263,9 @@ def too_long(count: int, limit: int, dropped: Sequence[str]) -> str:
 # --------------------------------------------------------------------------- FLUX encoder
 
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+
 class FluxTextEncoder(nn.Module):
     """T5 token features and CLIP's pooled output, as FLUX.1 uses them.
 
@@ -312,16 +315,18 @@ class FluxTextEncoder(nn.Module):
         hf = import_transformers()
         return cls(
             load_encoder(hf.CLIPTextModel, folder / "text_encoder", device, dtype),
-            read_local(hf.CLIPTokenizer, folder / "tokenizer"),
+            load_tokenizer(hf.CLIPTokenizer, folder / "tokenizer"),
             load_encoder(hf.T5EncoderModel, folder / "text_encoder_2", device, dtype),
-            read_local(hf.T5TokenizerFast, folder / "tokenizer_2"),
+            load_tokenizer(hf.T5TokenizerFast, folder / "tokenizer_2"),
             max_length,
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write what `from_folder` reads, through transformers."""
         for module, name in ((self.clip, "text_encoder"), (self.t5, "text_encoder_2")):
-            module.save_pretrained(Path(folder) / name)
+            state = {key: value.to("cpu", dtype) for key, value in module.state_dict().items()}
+            state.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
+            module.save_pretrained(Path(folder) / name, state_dict=state)
         self.clip_tokenizer.save_pretrained(Path(folder) / "tokenizer")
         self.t5_tokenizer.save_pretrained(Path(folder) / "tokenizer_2")
 
@@ -376,7 +381,7 @@ class FluxTextEncoder(nn.Module):
 
 
 def read_local(kind: Any, folder: Path) -> Any:
-    """A tokenizer or config of transformers from a folder, never from the network."""
+    """A tokenizer or configuration of transformers from a folder, never from the network."""
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -384,6 +389,16 @@ def read_local(kind: Any, folder: Path) -> Any:
         raise WeightsError(
             f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
         ) from error
+
+
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """A tokenizer from a folder; transformers would make up an empty one."""
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise WeightsError(
+            f"{folder} holds no vocabulary, none of {', '.join(VOCABULARIES)}. Complete the "
+            "download."
+        )
+    return read_local(kind, folder)
 
 
 def load_encoder(

@@ -86,15 +86,21 @@ def load_into(
     Raises WeightsError.
     """
     reader = Reader(path)
-    _refuse_lora(reader.header, path)
-    _require_floats(reader.header, path)
-    _require_one_dtype(reader.header, path)
     sketch = reader.sketch()
     plan = (rules or official_rules)(sketch)
-    built = {r.official: to_official([sketch[n] for n in r.diffusers], r.how) for r in plan}
-    _require_fit(built, module, path)
+    _require_fit(_join(sketch, plan), module, path)
     module.load_state_dict(_read(reader, plan, device, dtype, prepare), assign=True)
     return module
+
+
+def official_sketch(path: str | Path) -> StateDict:
+    """A file's tensors under official names, without their numbers. Raises WeightsError."""
+    sketch = Reader(path).sketch()
+    return _join(sketch, official_rules(sketch))
+
+
+def _join(state: StateDict, rules: Iterable[Rule]) -> StateDict:
+    return {r.official: to_official([state[n] for n in r.diffusers], r.how) for r in rules}
 
 
 def _read(
@@ -131,6 +137,43 @@ def save(
         except SafetensorError as error:
             raise OutputError(f"Cannot write {path}: {error}. Make room on the disk.") from error
     return path
+
+
+def save_shards(
+    state_dict: Mapping[str, Tensor],
+    stem: str | Path,
+    dtype: torch.dtype | None = None,
+    limit: int = 5_000_000_000,
+) -> list[Path]:
+    """Write `stem.safetensors`, or shards of at most `limit` bytes and their index.
+
+    No more than one shard is copied to the host at a time. Raises OutputError.
+    """
+    groups = _grouped(state_dict, dtype, limit)
+    stem, total = Path(stem), len(groups)
+    if total == 1:
+        return [save(state_dict, stem.with_name(stem.name + ".safetensors"), dtype)]
+    names = [f"{stem.name}-{i:05}-of-{total:05}.safetensors" for i in range(1, total + 1)]
+    for name, group in zip(names, groups):
+        save({key: state_dict[key] for key in group}, stem.with_name(name), dtype)
+    homes = {key: name for name, group in zip(names, groups) for key in group}
+    with replacing(stem.with_name(stem.name + ".safetensors.index.json")) as temporary:
+        temporary.write_text(json.dumps({"metadata": {}, "weight_map": homes}, indent=1))
+    return [stem.with_name(name) for name in names]
+
+
+def _grouped(state: Mapping[str, Tensor], dtype: torch.dtype | None, limit: int) -> list[list[str]]:
+    """Names in order, cut where the next tensor would exceed the limit of bytes."""
+    groups: list[list[str]] = [[]]
+    room = limit
+    for name, tensor in state.items():
+        size = tensor.numel() * (dtype or tensor.dtype).itemsize
+        if size > room and groups[-1]:
+            groups.append([])
+            room = limit
+        groups[-1].append(name)
+        room -= size
+    return groups
 
 
 def fingerprint(path: str | Path) -> str:
@@ -192,10 +235,8 @@ class Reader:
     """The tensors of a file or of a folder of shards by bare name, one shard mapped at a time."""
 
     def __init__(self, path: str | Path) -> None:
-        self.header: dict[str, TensorInfo] = {}
+        self.path, self.header = path, {_bare(k): info for k, info in inspect(path).items()}
         self._homes: dict[str, tuple[Path, str]] = {}
-        for name, info in inspect(path).items():
-            self.header[_bare(name)] = info
         for file in files(path):
             self._homes |= {_bare(name): (file, name) for name in _header(file)}
         self._open: tuple[Path | None, safe_open | None] = (None, None)
@@ -208,9 +249,15 @@ class Reader:
         return self._open[1].get_tensor(stored)
 
     def sketch(self) -> StateDict:
-        """The same tensors without their numbers, on the meta device."""
+        """The same tensors without their numbers, on the meta device.
+
+        Raises WeightsError for a LoRA and for dtypes that no whole model of floats has.
+        """
+        _refuse_lora(self.header, self.path)
+        _require_floats(self.header, self.path)
+        _require_one_dtype(self.header, self.path)
         return {
-            name: torch.empty(info.shape, dtype=DTYPES.get(info.dtype), device="meta")
+            name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
             for name, info in self.header.items()
         }
 
@@ -345,8 +392,7 @@ def from_diffusers(state_dict: Mapping[str, Tensor]) -> StateDict:
     """
     if not is_diffusers(state_dict):
         _require_empty(state_dict, "diffusers")
-    rules = official_rules(state_dict)
-    return {r.official: to_official([state_dict[n] for n in r.diffusers], r.how) for r in rules}
+    return _join(state_dict, official_rules(state_dict))
 
 
 def to_diffusers(state_dict: Mapping[str, Tensor]) -> StateDict:
@@ -435,7 +481,7 @@ def _rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
     return _autoencoder_rules(state) if autoencoder else _transformer_rules(state)
 
 
-def _count(state: Mapping[str, Tensor], *stems: str) -> int:
+def count(state: Iterable[str], *stems: str) -> int:
     """How many numbered children follow a stem, whichever naming is used."""
     heads = [
         name.removeprefix(s).split(".")[0] for name in state for s in stems if name.startswith(s)
@@ -456,9 +502,9 @@ def _transformer_rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
         for layer, number in (("in", 1), ("out", 2)):
             embedder = f"time_text_embed.{theirs}_embedder.linear_{number}"
             yield from _both(f"{ours}_in.{layer}_layer", embedder)
-    for i in range(_count(state, "double_blocks.", "transformer_blocks.")):
+    for i in range(count(state, "double_blocks.", "transformer_blocks.")):
         yield from _double_rules(f"double_blocks.{i}.", f"transformer_blocks.{i}.")
-    for i in range(_count(state, "single_blocks.", "single_transformer_blocks.")):
+    for i in range(count(state, "single_blocks.", "single_transformer_blocks.")):
         yield from _single_rules(f"single_blocks.{i}.", f"single_transformer_blocks.{i}.")
     yield from _both("final_layer.linear", "proj_out")
     yield from _both("final_layer.adaLN_modulation.1", "norm_out.linear", how="swap")
@@ -494,8 +540,8 @@ def _norm_rules(ours: str, theirs: str) -> Iterator[Rule]:
 
 
 def _autoencoder_rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
-    levels = _count(state, "encoder.down.", "encoder.down_blocks.")
-    levels = levels or _count(state, "decoder.up.", "decoder.up_blocks.")
+    levels = count(state, "encoder.down.", "encoder.down_blocks.")
+    levels = levels or count(state, "decoder.up.", "decoder.up_blocks.")
     for i in range(levels):
         yield from _level_rules(state, f"encoder.down.{i}.", f"encoder.down_blocks.{i}.", "down")
         # diffusers counts the decoder's levels from the coarsest on.
@@ -511,7 +557,7 @@ def _autoencoder_rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
 def _level_rules(
     state: Mapping[str, Tensor], ours: str, theirs: str, direction: str
 ) -> Iterator[Rule]:
-    for j in range(_count(state, f"{ours}block.", f"{theirs}resnets.")):
+    for j in range(count(state, f"{ours}block.", f"{theirs}resnets.")):
         yield from _resnet_rules(f"{ours}block.{j}.", f"{theirs}resnets.{j}.")
     yield from _both(f"{ours}{direction}sample.conv", f"{theirs}{direction}samplers.0.conv")
 

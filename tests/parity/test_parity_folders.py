@@ -1,0 +1,258 @@
+"""Whole folders against diffusers: theirs in ours, ours in theirs, and the official files."""
+
+import dataclasses
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxKontextPipeline, FluxPipeline
+from folders import CONFIG, build
+from PIL import Image
+
+from minikontext import checkpoints, weights
+from minikontext.errors import ConfigError, ImageError, PromptWarning, WeightsError
+from minikontext.pipeline import KontextPipeline
+
+STEPS, SEED, GUIDANCE = 2, 11, 3.0
+SIZES = [(96, 64), (64, 64), (48, 112)]
+PROMPT = "make the hat red, and write OPEN on the door"
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def folder(theirs, tmp_path_factory):
+    """As diffusers writes it, the transformer in shards."""
+    place = tmp_path_factory.mktemp("diffusers")
+    theirs[0].save_pretrained(place)
+    shutil.rmtree(place / "transformer")
+    theirs[0].transformer.save_pretrained(place / "transformer", max_shard_size="400KB")
+    return place
+
+
+@pytest.fixture(scope="module")
+def official(theirs, folder, tmp_path_factory):
+    """Official single files beside the encoders' folders."""
+    place = tmp_path_factory.mktemp("official")
+    for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        (place / name).symlink_to(folder / name)
+    weights.save(theirs[1].state_dict(), place / "flux1-kontext-dev.safetensors")
+    weights.save(theirs[2].state_dict(), place / "ae.safetensors")
+    return place
+
+
+def load(place):
+    return KontextPipeline.from_pretrained(place, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
+    return load(folder)
+
+
+def picture(size):
+    noise = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def ask_theirs(theirs, size, image=None, **changes):
+    if isinstance(theirs, FluxKontextPipeline):  # it changes the size unless told not to
+        changes |= {"image": image, "max_area": size[0] * size[1], "_auto_resize": False}
+    return theirs(
+        prompt=PROMPT,
+        width=size[0],
+        height=size[1],
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(SEED),
+        **{"guidance_scale": GUIDANCE, **changes},
+    ).images[0]
+
+
+def ask_ours(ours, size, image=None, **changes):
+    settings = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
+    settings |= {"width": size[0], "height": size[1], "resize": "none", "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptWarning)
+        return ours(PROMPT, image, **{**settings, **changes}).images[0]
+
+
+def difference(a, b):
+    return np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max()
+
+
+# ---- the same picture
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_edits_agree(theirs, ours, size):
+    expected = ask_theirs(theirs[0], size, picture(size))
+    assert expected.size == size and np.asarray(expected).std() > 20
+    assert difference(ask_ours(ours, size, picture(size)), expected) <= 1
+
+
+def test_text_to_image_agrees(theirs, ours):
+    expected = ask_theirs(theirs[0], SIZES[0])
+    assert difference(ask_ours(ours, SIZES[0]), expected) <= 1
+    assert difference(ask_ours(ours, SIZES[0], picture(SIZES[0])), expected) > 1
+
+
+def test_a_folder_that_we_saved_opens_in_diffusers(ours, tmp_path):
+    ours.save_pretrained(tmp_path, layout="diffusers", dtype=torch.float32)
+    back = FluxKontextPipeline.from_pretrained(tmp_path)
+    back.set_progress_bar_config(disable=True)
+    expected = ask_ours(ours, SIZES[0], picture(SIZES[0]))
+    assert difference(ask_theirs(back, SIZES[0], picture(SIZES[0])), expected) <= 1
+    assert difference(ask_ours(load(tmp_path), SIZES[0], picture(SIZES[0])), expected) <= 1
+
+
+def test_official_files_give_the_same_picture(ours, official):
+    got = load(official)
+    assert (got.name, got.defaults) == ("flux1-kontext-dev", ours.defaults)
+    expected = ask_ours(ours, SIZES[0], picture(SIZES[0]))
+    assert difference(ask_ours(got, SIZES[0], picture(SIZES[0])), expected) <= 1
+    assert load(official / "flux1-kontext-dev.safetensors").name == got.name
+
+
+@pytest.mark.parametrize("how", ["prefix", "float8"])
+def test_other_people_s_single_files_load(theirs, official, tmp_path, how):
+    shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
+    prefix, dtype = (weights.PREFIX, None) if how == "prefix" else ("", torch.float8_e4m3fn)
+    state = {prefix + name: tensor for name, tensor in theirs[1].state_dict().items()}
+    weights.save(state, tmp_path / "flux1-kontext-dev.safetensors", dtype)
+    stored = dtype or torch.float32
+    for name, tensor in load(tmp_path).transformer.state_dict().items():
+        assert torch.equal(tensor, state[prefix + name].to(stored).float())
+
+
+def test_schnell_has_no_guidance_no_shift_and_takes_no_picture(tmp_path):
+    config = dataclasses.replace(CONFIG, guidance_embed=False)
+    their, *_ = build(config, FluxPipeline, shifted=False)
+    their.save_pretrained(tmp_path)
+    ours = load(tmp_path)
+    assert ours.defaults.num_inference_steps == 4 and ours.text_encoder.max_length == 256
+    expected = ask_theirs(their, SIZES[0], max_sequence_length=256)
+    assert difference(ask_ours(ours, SIZES[0], guidance_scale=None), expected) <= 1
+    with pytest.raises(ImageError, match="at most 0"):
+        ask_ours(ours, SIZES[0], picture(SIZES[0]), guidance_scale=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "contexts"), [("flux1-dev", 0), ("flux1-krea-dev", 0), ("my-kontext", 2)]
+)
+def test_the_name_of_a_single_file_says_whether_it_edits(official, tmp_path, name, contexts):
+    shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
+    (tmp_path / "flux1-kontext-dev.safetensors").rename(tmp_path / f"{name}.safetensors")
+    assert checkpoints.defaults(checkpoints.find(tmp_path))["max_contexts"] == contexts
+
+
+def test_full_size_shapes_give_the_full_size_configs():
+    from minikontext import AutoEncoder, AutoEncoderConfig, KontextTransformer, TransformerConfig
+
+    for config in (TransformerConfig.flux_dev(), TransformerConfig.flux_schnell()):
+        with torch.device("meta"):
+            state = KontextTransformer(config).state_dict()
+        assert checkpoints.transformer_from_shapes(state) == config
+        again = weights.from_diffusers(weights.to_diffusers(state))
+        assert again.keys() == state.keys()
+    with torch.device("meta"):
+        state = AutoEncoder(AutoEncoderConfig.flux()).state_dict()
+    assert checkpoints.autoencoder_from_shapes(state) == AutoEncoderConfig.flux()
+
+
+# ---- refused
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A copy of the folder in which one thing may be broken."""
+    shutil.copytree(folder, tmp_path / "flux")
+    return tmp_path / "flux"
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+BREAKS = {
+    "no transformer": (lambda f: shutil.rmtree(f / "transformer"), "lacks the folder transformer"),
+    "no vae": (lambda f: shutil.rmtree(f / "vae"), "neither the folder vae nor"),
+    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer_2"), "lacks the folders tokenizer_2"),
+    "empty tokenizer": (
+        lambda f: [x.unlink() for x in (f / "tokenizer").iterdir()],
+        "tokenizer holds no vocabulary",
+    ),
+    "no config": (lambda f: (f / "vae/config.json").unlink(), "should hold a AutoencoderKL"),
+    "another model": (
+        lambda f: edit_json(f / "transformer/config.json", _class_name="SD3Transformer2DModel"),
+        "says 'SD3Transformer2DModel'",
+    ),
+    "more layers": (
+        lambda f: edit_json(f / "transformer/config.json", num_layers=3),
+        r"missing double_blocks\.2",
+    ),
+    "missing shard": (
+        lambda f: sorted((f / "transformer").glob("*-00002-*"))[0].unlink(),
+        "lacks diffusion_pytorch_model-00002-of",
+    ),
+    "cut shard": (
+        lambda f: cut(sorted((f / "transformer").glob("*-00002-*"))[0]),
+        r"its header promises [\d,]+ bytes",
+    ),
+    "cut encoder": (lambda f: cut(f / "text_encoder_2/model.safetensors"), "header promises"),
+    "lora": (
+        lambda f: weights.save(
+            {"transformer.x_embedder.lora_A.weight": torch.zeros(4, 64)},
+            f / "vae/diffusion_pytorch_model.safetensors",
+        ),
+        "holds a LoRA",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_broken_folders_are_refused_and_say_why(broken, how):
+    breaks, match = BREAKS[how]
+    breaks(broken)
+    with pytest.raises(WeightsError, match=match):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "foreign", "match"),
+    [
+        ("final_layer.adaLN_modulation.1.weight", "norm_out.linear.weight", "unknown norm_out"),
+        ("img_in.weight", "surprise.weight", r"'img_in\.weight' is missing or odd"),
+    ],
+)
+def test_official_files_with_foreign_names_are_refused(official, tmp_path, name, foreign, match):
+    shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
+    path = tmp_path / "flux1-kontext-dev.safetensors"
+    state = weights.load(path)
+    state[foreign] = state.pop(name)
+    weights.save(state, path)
+    with pytest.raises(WeightsError, match=match):
+        load(tmp_path)
+
+
+def test_two_single_files_need_a_choice(official, tmp_path):
+    shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
+    path = tmp_path / "flux1-kontext-dev.safetensors"
+    shutil.copy(path, tmp_path / "flux1-dev.safetensors")
+    with pytest.raises(WeightsError, match="several models"):
+        load(tmp_path)
+    assert load(path).name == "flux1-kontext-dev"
+
+
+def test_toy_parts_have_no_place_in_diffusers(tiny_pipe, tmp_path):
+    with pytest.raises(ConfigError, match="ToyTextEncoder"):
+        tiny_pipe.save_pretrained(tmp_path, layout="diffusers")
