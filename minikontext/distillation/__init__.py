@@ -15,9 +15,12 @@ def main(kind: str, path: str | Path, resume: bool = True) -> Path:
     Raises ConfigError for a config of another kind, TrainingError when training goes wrong.
     """
     from minikontext.distillation import recipes
-    from minikontext.training import read_config
+    from minikontext.training import parallel, read_config
 
     config = read_config(path, KINDS)
     if config["kind"] != kind:
         raise ConfigError(f"{path} describes {config['kind']}; run distill {config['kind']}")
-    return getattr(recipes, f"distill_{kind}")(config, resume=resume)
+    try:
+        return getattr(recipes, f"distill_{kind}")(config, resume=resume)
+    finally:
+        parallel.stop()

@@ -16,6 +16,7 @@ from minikontext.errors import TrainingError
 from minikontext.text import TextFeatures
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor
+from minikontext.training.parallel import ALONE, World
 from minikontext.velocity import PATCH, Velocity
 
 
@@ -42,32 +43,39 @@ def answers(
 
 def answer_all(
     teacher: Editor, pairs: Pairs, null: Tensor, folder: Path, steps: int, scale: float,
-    mark: str, batch: int = 128, bf16: bool = False,
+    mark: str, batch: int = 128, bf16: bool = False, world: World = ALONE,
 ) -> Pairs:  # fmt: skip
     """Replace every target by the teacher's answer to its first wording.
 
-    Answers are kept in `folder`, so an interrupted run goes on. `mark` names the teacher; raises
+    Answers are kept in `folder`, so an interrupted run goes on; many processes share the work, each
+    with a whole teacher. `mark` names the teacher; raises
     TrainingError if the folder holds another one's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     label, facts = folder / "teacher.txt", f"{mark} {steps} {scale}"
-    if label.exists() and label.read_text() != facts:
+    if world.rank == 0 and not label.exists():
+        label.write_text(facts)
+    world.wait()
+    if label.read_text() != facts:
         raise TrainingError(f"{folder} holds answers of {label.read_text()}; remove it first")
-    label.write_text(facts)
     target = pairs.target.float().clone()
     groups = [(pairs.count == k).nonzero().flatten().split(batch) for k in range(3)]
     rows = [part for group in groups for part in group if len(part)]
     device = next(teacher.parameters()).device
-    for number, part in enumerate(tqdm(rows, desc="the teacher answers")):
-        path = folder / f"answers-{number:06d}.safetensors"
+    paths = [folder / f"answers-{number:06d}.safetensors" for number in range(len(rows))]
+    todo = list(zip(paths, rows, strict=True))
+    for path, part in tqdm(todo[world.rank :: world.size], desc="the teacher answers"):
+        if path.exists():
+            continue
         some = pairs.take(part)
-        if not path.exists():
-            with mixed_precision(device, bf16):
-                made = answers(teacher, some, null, steps, scale)
-            with files.replacing(path) as temporary:
-                save_file({"target": made.cpu().bfloat16(), "index": some.index}, temporary)
+        with mixed_precision(device, bf16):
+            made = answers(teacher, some, null, steps, scale)
+        with files.replacing(path) as temporary:
+            save_file({"target": made.cpu().bfloat16(), "index": some.index}, temporary)
+    world.wait()
+    for path, part in todo:
         stored = load_file(path)
-        if not torch.equal(stored["index"], some.index):
+        if not torch.equal(stored["index"], pairs.index[part]):
             raise TrainingError(f"{path} answers other pairs; remove {folder} first")
         target[part] = stored["target"].float()
     return replace(pairs, target=target, tokens=pairs.tokens[:, :1])

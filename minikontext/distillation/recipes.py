@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from minikontext import files
-from minikontext.device import pick
 from minikontext.distillation.guidance import GuidanceTraining, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
 from minikontext.distillation.latents import answer_all
@@ -19,6 +18,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs, build_cache, load_cache
 from minikontext.training.editor import Editor
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.parallel import World, prepare, start
 from minikontext.training.recipes import averaged, export, read
 
 
@@ -26,56 +26,66 @@ def distill_guidance(
     config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
 ) -> Path:
     """Distil guidance into one pass; writes a weights folder whose model takes the scale."""
-    pipe, teacher, device = load_teacher(config)
+    world = start(config)
+    pipe, teacher = load_teacher(config, world)
     dials = read(GuidanceTraining, config.get("training", {}))
-    pairs = load_pairs(config, pipe, dials.bf16)
+    pairs = load_pairs(config, pipe, dials.bf16, world)
     torch.manual_seed(int(config.get("seed", 0)))
-    student = student_of(teacher)
-    teacher.requires_grad_(False)
-    loop = Loop(student, read(LoopConfig, config["loop"]), config["run"])
+    student = student_of(_waiting(teacher, world))
+    for model in (student, teacher.requires_grad_(False)):
+        prepare(model, world, dials.bf16)
+    loop = Loop(student, read(LoopConfig, config["loop"]), config["run"], world)
     if resume:
         loop.resume()
     null = teacher.text.tokenize([""])[0]
-    loop.run(guidance_loss(student, teacher, pairs, null, dials, device), on_log)
-    return export(averaged(loop, student), pipe.autoencoder, config)
+    loop.run(guidance_loss(student, teacher, pairs, null, dials, world.device), on_log)
+    return export(averaged(loop, student), pipe.autoencoder, config, world)
 
 
 def distill_ladd(
     config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
 ) -> Path:
     """Distil the sampler into few steps; writes the student's weights folder."""
-    pipe, teacher, device = load_teacher(config)
+    world = start(config)
+    pipe, teacher = load_teacher(config, world)
     dials = read(LaddTraining, config.get("training", {}))
-    pairs = load_pairs(config, pipe, dials.bf16)
+    pairs = load_pairs(config, pipe, dials.bf16, world)
     given = config.get("answers", {})
     null = teacher.text.tokenize([""])[0]
     real = answer_all(
         teacher, pairs, null, Path(config["run"]) / "answers", given.get("steps", 28),
-        given.get("scale", 1.0), pipe.weights_sha256[:12], bf16=dials.bf16,
+        given.get("scale", 1.0), pipe.weights_sha256[:12], bf16=dials.bf16, world=world,
     )  # fmt: skip
     torch.manual_seed(int(config.get("seed", 0)))
-    model = Ladd(copy.deepcopy(teacher), Discriminator(teacher, dials.features)).to(device)
-    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"])
+    heads = Discriminator(teacher, dials.features)
+    model = Ladd(copy.deepcopy(_waiting(teacher, world)), heads)
+    for net in (model, teacher.requires_grad_(False)):
+        prepare(net, world, dials.bf16)
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
     if resume:
         loop.resume()
-    loop.run(ladd_loss(model, teacher, real, dials, device), on_log)
-    return export(averaged(loop, model).student, pipe.autoencoder, config)
+    loop.run(ladd_loss(model, teacher, real, dials, world.device), on_log)
+    return export(averaged(loop, model).student, pipe.autoencoder, config, world)
 
 
-def load_teacher(config: dict[str, Any]) -> tuple[KontextPipeline, Editor, torch.device]:
+def load_teacher(config: dict[str, Any], world: World) -> tuple[KontextPipeline, Editor]:
     """The pipeline that `teacher` names, and its text encoder and transformer as an Editor."""
     if "teacher" not in config:
         raise ConfigError("a distillation needs teacher = a weights folder or a shipped name")
-    device, _ = pick(config.get("device"), None)
-    pipe = KontextPipeline.from_pretrained(config["teacher"], device=device, dtype="float32")
-    return pipe, Editor(pipe.transformer, pipe.text_encoder), device
+    pipe = KontextPipeline.from_pretrained(config["teacher"], device=world.device, dtype="float32")
+    return pipe, Editor(pipe.transformer, pipe.text_encoder)
 
 
-def load_pairs(config: dict[str, Any], pipe: KontextPipeline, bf16: bool) -> Pairs:
+def _waiting(teacher: Editor, world: World) -> Editor:
+    """Many processes shard teacher and student from the host: two whole nets fill a device."""
+    return teacher.cpu() if world.size > 1 else teacher
+
+
+def load_pairs(config: dict[str, Any], pipe: KontextPipeline, bf16: bool, world: World) -> Pairs:
     """The training pairs of the config's level, encoded with the teacher's autoencoder."""
     data = config["data"]
     folder = Path(data.get("folder", Path(config["run"]) / "pairs"))
     mark = files.sha256([pipe.folder / "autoencoder.safetensors"])[:12]
-    world = (data["level"], data["count"], data.get("seed", 0))
-    build_cache(folder, *world, pipe.autoencoder, mark, bf16=bf16)
+    level = (data["level"], data["count"], data.get("seed", 0))
+    build_cache(folder, *level, pipe.autoencoder, mark, bf16=bf16, world=world)
     return load_cache(folder, pipe.text_encoder, data["count"])

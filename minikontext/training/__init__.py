@@ -34,9 +34,14 @@ def read_config(path: str | Path, kinds: Sequence[str] = KINDS) -> dict[str, Any
 def main(path: str | Path, resume: bool = True) -> Path:
     """Run the training that a config describes; returns the weights folder it wrote.
 
+    Under torchrun, each of its processes calls this.
+
     Raises ConfigError for a config that does not fit, TrainingError when training goes wrong.
     """
-    from minikontext.training import recipes
+    from minikontext.training import parallel, recipes
 
     config = read_config(path)
-    return getattr(recipes, f"train_{config['kind']}")(config, resume=resume)
+    try:
+        return getattr(recipes, f"train_{config['kind']}")(config, resume=resume)
+    finally:
+        parallel.stop()

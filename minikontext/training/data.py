@@ -22,6 +22,7 @@ from minikontext.device import mixed_precision
 from minikontext.errors import TrainingError
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, render, sample_edit
+from minikontext.training.parallel import ALONE, World
 
 MAX_CONTEXTS = 2
 WORDINGS = 8  # ways in which each edit is asked for: words cost nothing, latents do
@@ -90,20 +91,24 @@ def build_cache(
     mark: str,
     shard: int = 2000,
     bf16: bool = False,
+    world: World = ALONE,
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
-    `mark` identifies the autoencoder. Raises TrainingError if the folder was made with another one
-    or from another world.
+    Many processes share the files out among them. `mark` identifies the autoencoder. Raises
+    TrainingError if the folder was made with another one or from another world.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
     facts["world"] = world_mark(level, seed)
     label = folder / "cache.txt"
-    if label.exists() and label.read_text() != str(facts):
+    if world.rank == 0 and not label.exists():
+        label.write_text(str(facts))
+    world.wait()
+    if label.read_text() != str(facts):
         raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
-    label.write_text(str(facts))
-    for first in tqdm(range(0, count, shard), desc=f"encoding level {level}"):
+    mine = range(world.rank * shard, count, world.size * shard)
+    for first in tqdm(mine, desc=f"encoding level {level}", disable=world.rank > 0):
         path = folder / f"pairs-{first:08d}.safetensors"
         if path.exists():
             continue
@@ -112,6 +117,7 @@ def build_cache(
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
             save_file(encode(cases, autoencoder, first, bf16), temporary, metadata=facts)
+    world.wait()
 
 
 def world_mark(level: int, seed: int) -> str:

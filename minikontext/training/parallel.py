@@ -236,9 +236,8 @@ def _place(
         fill(name, module)
     if module not in units:
         return
-    if world.mesh is None:
-        module.to(world.device)
-    elif any(True for _ in module.parameters()):
+    module.to(world.device, torch.float32)  # stored weights leave their file here
+    if world.mesh is not None and any(True for _ in module.parameters()):
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         policy = MixedPrecisionPolicy(

@@ -13,7 +13,6 @@ from torch import nn
 
 from minikontext import files, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
-from minikontext.device import pick
 from minikontext.errors import ConfigError
 from minikontext.pipeline import Defaults, KontextPipeline
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -22,7 +21,8 @@ from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_lo
 from minikontext.training.data import build_cache, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.transformer import KontextTransformer, TransformerConfig
+from minikontext.training.parallel import World, local, prepare, start, whole
+from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
 
 
 def read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
@@ -40,7 +40,7 @@ def _generator(config: dict[str, Any]) -> torch.Generator:
 def averaged(loop: Loop, model: nn.Module) -> nn.Module:
     """Put the moving average of the weights into the model: that is what gets shipped."""
     for name, parameter in model.named_parameters():
-        parameter.data.copy_(loop.ema[name])
+        local(parameter.data).copy_(local(loop.ema[name]))
     return model.eval()
 
 
@@ -48,7 +48,10 @@ def train_autoencoder(
     config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
 ) -> Path:
     """Train an autoencoder; writes `autoencoder.safetensors` and its `config.json`."""
-    device, _ = pick(config.get("device"), None)
+    world = start(config)
+    if world.size > 1:
+        raise ConfigError("an autoencoder is small: train it in one process, without torchrun")
+    device = world.device
     torch.manual_seed(int(config.get("seed", 0)))
     sizes = read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
     model = AutoEncoder(sizes).to(device)
@@ -82,24 +85,24 @@ def train_editor(
     config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
 ) -> Path:
     """Train text encoder and transformer on a level of the toy world; writes a weights folder."""
-    device, _ = pick(config.get("device"), None)
+    world = start(config)
     source = find_autoencoder(config)
-    autoencoder = load_autoencoder(source, device)
-    model = new_editor(config).to(device)
+    autoencoder = load_autoencoder(source, world.device)
+    model = new_editor(config)
     data = config["data"]
     cache = Path(config["run"]) / "pairs"
     mark = files.sha256([source / "autoencoder.safetensors"])[:12]
     dials = read(EditorTraining, config.get("training", {}))
-    world = (data["level"], data["count"], data.get("seed", 0))
-    build_cache(cache, *world, autoencoder, mark, bf16=dials.bf16)
+    level = (data["level"], data["count"], data.get("seed", 0))
+    build_cache(cache, *level, autoencoder, mark, bf16=dials.bf16, world=world)
     pairs = load_cache(cache, model.text, data["count"])
-    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"])
-    if not (resume and loop.resume()) and "start" in config:
-        start_from(model, Path(config["start"]))
-        loop = Loop(model, loop.config, config["run"])
+    prepare(model, world, dials.bf16, first_weights(config))
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
+    if resume:
+        loop.resume()
     null = model.text.tokenize([""])[0]
-    loop.run(editor_loss(model, pairs, null, dials, device), on_log)
-    return export(averaged(loop, model), autoencoder, config)
+    loop.run(editor_loss(model, pairs, null, dials, world.device), on_log)
+    return export(averaged(loop, model), autoencoder, config, world)
 
 
 def find_autoencoder(config: dict[str, Any]) -> Path:
@@ -113,27 +116,55 @@ def find_autoencoder(config: dict[str, Any]) -> Path:
 
 
 def new_editor(config: dict[str, Any]) -> Editor:
-    """An untrained editor of the config's sizes."""
-    generator = _generator(config)
+    """An editor of the config's sizes: the weights of `start`, a folder, or none yet (meta).
+
+    Stored weights stay in their file until `prepare` moves them, block by block.
+    """
     torch.manual_seed(int(config.get("seed", 0)))
     sizes = read(TransformerConfig, config.get("transformer", {}), TransformerConfig.toy())
     words = ToyTextConfig(
         vocabulary=vocabulary(), width=sizes.context_in_dim, pooled=sizes.vec_in_dim
     )
     text = ToyTextEncoder(read(ToyTextConfig, config.get("text", {}), words))
-    return Editor(KontextTransformer(sizes).init_weights(generator), text)
+    with torch.device("meta"):
+        model = Editor(KontextTransformer(sizes), text)
+    if "start" in config:
+        for part, module in (("transformer", model.transformer), ("text_encoder", model.text)):
+            weights.load_into(module, Path(config["start"]) / f"{part}.safetensors")
+    return model
 
 
-def start_from(model: Editor, folder: Path) -> None:
-    """Go on from the weights of a folder (an earlier level, say) with a fresh optimiser."""
-    device = next(model.parameters()).device
-    for part, module in (("transformer", model.transformer), ("text_encoder", model.text)):
-        weights.load_into(module, folder / f"{part}.safetensors", device, torch.float32)
+def first_weights(config: dict[str, Any]) -> Callable[[str, nn.Module], None]:
+    """What sets the weights of a transformer that starts from nothing, module by module."""
+    generator = _generator(config)
+    return lambda name, module: init_module(name, module, generator)
 
 
-def export(model: Editor, autoencoder: AutoEncoder, config: dict[str, Any]) -> Path:
+def gathered(model: Editor, world: World) -> Editor | None:
+    """A whole copy of a sharded editor for the first process; all must ask, the others get None."""
+    if world.size == 1:
+        return model
+    with torch.device("meta"):
+        copy = Editor(
+            KontextTransformer(model.transformer.config), type(model.text)(model.text.config)
+        )
+    state = {}
+    for name, tensor in model.state_dict().items():
+        one = whole(tensor)
+        if world.rank == 0:
+            state[name] = one.cpu()
+    if world.rank > 0:
+        return None
+    copy.load_state_dict(state, assign=True)
+    return copy.eval()
+
+
+def export(model: Editor, autoencoder: AutoEncoder, config: dict[str, Any], world: World) -> Path:
     """Write the trained parts as a weights folder that `from_pretrained` opens."""
     defaults = Defaults(**config.get("defaults", {}))
     name = config.get("name", "toy")
-    pipe = KontextPipeline(model.transformer, autoencoder, model.text, defaults, name)
-    return pipe.save_pretrained(config["output"])
+    if one := gathered(model, world):
+        pipe = KontextPipeline(one.transformer, autoencoder, one.text, defaults, name)
+        pipe.save_pretrained(config["output"])
+    world.wait()
+    return Path(config["output"])
