@@ -1,0 +1,38 @@
+"""LADD on the plane: students are independent, and the judges really teach them."""
+
+import torch
+
+from minikontext.bench import plane_ladd
+from minikontext.course.flow_pictures import answers
+
+
+def test_students_start_as_the_teacher_and_do_not_share_weights():
+    teacher = plane_ladd.flow_teacher(answers("two", 100), steps=3)
+    copies = plane_ladd.students(teacher, 2)
+    z, t = torch.randn(2, 5, 2), torch.rand(2, 5)
+    torch.testing.assert_close(copies(z, t), teacher(z, t))
+    copies(z, t)[0].sum().backward()
+    gradient = copies.layers[0].weight.grad
+    assert gradient[0].abs().sum() > 0 and gradient[1].abs().sum() == 0
+
+
+def test_ladd_improves_one_step_answers_and_squared_error_does_not():
+    x = answers("two", 200)
+    teacher = plane_ladd.flow_teacher(x, steps=400)
+    real = plane_ladd.sample(teacher, 16, 500)
+    before = plane_ladd.good(plane_ladd.sample(teacher, 1), x, within=0.6)
+    dials = {"steps": 250, "seeds": 2, "batch": 96, "mu": 0.0}
+    shares = [
+        plane_ladd.good(plane_ladd.sample(plane_ladd.ladd(teacher, real, mse=mse, **dials), 1,
+                                          seeds=2), x, within=0.6)
+        for mse in (False, True)
+    ]  # fmt: skip
+    assert shares[0].min() > before + 30 and shares[1].max() < before + 10
+
+
+def test_results_are_stored_with_every_seed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plane_ladd, "VARIANTS", {"batch of 2": {"batch": 2}})
+    plane_ladd.main(["--seeds", "2", "--steps", "2", "--json", str(tmp_path / "p.json")])
+    teacher, two = plane_ladd.load(tmp_path / "p.json")
+    assert list(teacher.good) == ["1", "2", "4", "28"] and len(two.good["1"]) == 2
+    assert "| batch of 2 | 2 |" in capsys.readouterr().out
