@@ -198,13 +198,13 @@ def prepare(
     """
     flags = world.config
     for part in _parts(model):
-        units = _blocks(part)
-        for block in units:
+        blocks = _blocks(part)
+        for block in blocks:
             block.forward = kept_less(block.forward, flags.checkpointing)
             if flags.compile:
                 block.forward = torch.compile(block.forward)
-        narrow = bool(units) and bf16 and flags.bf16 and in_bfloat16(world.device)
-        _place(part, "", {part, *units}, world, narrow, fill)
+        narrow = bool(blocks) and bf16 and flags.bf16 and in_bfloat16(world.device)
+        _place(part, "", part, blocks, world, narrow, fill)
     return model
 
 
@@ -224,17 +224,17 @@ def _blocks(part: nn.Module) -> list[nn.Module]:
 
 
 def _place(
-    module: nn.Module, name: str, units: set[nn.Module], world: World, narrow: bool,
-    fill: Fill | None,
+    module: nn.Module, name: str, root: nn.Module, blocks: list[nn.Module], world: World,
+    narrow: bool, fill: Fill | None,
 ) -> None:  # fmt: skip
     """Depth first: give memory, fill, move, and shard a unit as soon as it is whole."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
-        _place(child, path, units, world, narrow, fill)
+        _place(child, path, root, blocks, world, narrow, fill)
     if fill and any(p.is_meta for p in module.parameters(recurse=False)):
         module.to_empty(device="cpu", recurse=False)  # a seed means the same on every device
         fill(name, module)
-    if module not in units:
+    if module is not root and module not in blocks:
         return
     module.to(world.device, torch.float32)  # stored weights leave their file here
     if world.mesh is not None and any(True for _ in module.parameters()):
@@ -245,9 +245,12 @@ def _place(
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,  # times would be rounded to 8 bits; autocast knows better
         )
-        # Resharding after the forward pass holds for the root as well: of the teacher, and of a
-        # student whose turn to learn has not come, no backward pass would ever do it.
-        fully_shard(module, mesh=world.mesh, mp_policy=policy, reshard_after_forward=True)
+        # What learns drops its whole weights after every forward pass: a student whose turn has not
+        # come runs no backward pass that would. The root of a frozen net keeps them: LADD's loss
+        # hangs on the blocks, so no backward pass would gather the root's again.
+        learns = any(p.requires_grad for p in module.parameters())
+        drop = learns or module in blocks
+        fully_shard(module, mesh=world.mesh, mp_policy=policy, reshard_after_forward=drop)
 
 
 # ------------------------------------------------------------------- activation checkpointing
