@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.velocity import Velocity
 
+TICKS = (0.1, 0.2, 0.5, 1, 2)  # of the loss
 COLUMN = 132  # pixels of a picture in the sheet of attempts
 
 
@@ -136,7 +136,7 @@ class LiveTraining(Working):
 
     def _make_controls(self) -> None:
         same = {"style": TIGHT, "layout": wide(THIRD)}
-        self.steps = W.IntSlider(200, min=20, max=1000, step=20, description="Steps", **same)
+        self.steps = W.IntSlider(240, min=20, max=1000, step=20, description="Steps", **same)
         self.timesteps = W.Dropdown(options=TIMESTEPS, description="Draw t", **same)
         self.rate = W.FloatLogSlider(
             2e-3, base=10, min=-4, max=-1.5, step=0.1, description="Rate", readout_format=".4f",
@@ -243,8 +243,8 @@ class LiveTraining(Working):
         ax.plot(self.losses, color=style.PALE, linewidth=0.8)
         ax.plot(averaged(torch.tensor(self.losses)), color=style.BLUE)
         ax.set(xlabel=f"steps of {self.batch} samples", ylabel="loss", yscale="log")
-        ax.yaxis.set_major_formatter(LogFormatter())
-        ax.yaxis.set_minor_formatter(LogFormatter())
+        ax.minorticks_off()
+        ax.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
 
     def _draw(self) -> None:
         figure = Figure(figsize=(6.64, 2.4), layout="constrained")
