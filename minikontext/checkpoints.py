@@ -6,6 +6,8 @@ Sizes come from config.json where there is one and from the tensors' shapes wher
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minikontext import files, weights
+from minikontext import files, memory, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.images import KONTEXT_SIZES
@@ -71,20 +73,64 @@ def find(place: str | Path) -> Checkpoint | None:
     )
 
 
-def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> dict[str, nn.Module]:
-    """The three parts of a pipeline, each tensor read straight to the device.
+def load(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, offload: str = "auto"
+) -> dict[str, nn.Module]:
+    """The three parts of a pipeline, each tensor read straight to where the plan wants it.
 
-    Raises WeightsError before anything is read if a file does not fit.
+    The plan is chosen and printed before anything is read: see `memory.PLANS`. Raises
+    WeightsError if a file does not fit the model, NotEnoughMemoryError if no plan fits the device.
     """
     with torch.device("meta"):
         transformer = KontextTransformer(transformer_config(checkpoint.transformer))
         autoencoder = AutoEncoder(autoencoder_config(checkpoint.autoencoder))
-    length = text_length(checkpoint)
+    plans = memory.predict(transformer, autoencoder, encoder_sizes(checkpoint, dtype), dtype)
+    available = memory.available_bytes(device)
+    plan = memory.choose(plans, available, offload)
+    print(f"memory: {available / memory.GB:.1f} GB on {device}; plan {plan}")
     return {
-        "text_encoder": FluxTextEncoder.from_folder(checkpoint.encoders, dtype, length, device),
+        "text_encoder": _load_text(checkpoint, device, dtype, plan),
         "autoencoder": weights.load_into(autoencoder, checkpoint.autoencoder, device, dtype),
-        "transformer": weights.load_into(transformer, checkpoint.transformer, device, dtype),
+        "transformer": _load_transformer(transformer, checkpoint, device, dtype, plan),
     }
+
+
+def _load_text(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, plan: memory.Plan
+) -> FluxTextEncoder:
+    folder, length = checkpoint.encoders, text_length(checkpoint)
+    if plan.stream_encoders:  # as stored: memory-mapped, and so no load on the host
+        return FluxTextEncoder.from_folder(folder, None, length, "cpu").stream(device, dtype)
+    return FluxTextEncoder.from_folder(folder, dtype, length, device)
+
+
+def _load_transformer(
+    transformer: KontextTransformer,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: memory.Plan,
+) -> KontextTransformer:
+    path = checkpoint.transformer
+    if not plan.stream_blocks:
+        prepare = memory.quantiser(plan.bits)
+        return weights.load_into(transformer, path, device, dtype, prepare=prepare)
+    weights.load_into(transformer, path, "cpu", None)
+    memory.stream(memory.transformer_blocks(transformer), device, dtype)
+    for name, part in transformer.named_children():
+        if not name.endswith("_blocks"):
+            part.to(device, dtype)
+    return transformer
+
+
+def encoder_sizes(checkpoint: Checkpoint, dtype: torch.dtype) -> memory.Encoders:
+    """Bytes of the text encoders in dtype, read off the headers: CLIP, and T5 layer by layer."""
+    pieces: Counter[str] = Counter()
+    for folder, depth in (("text_encoder", 0), ("text_encoder_2", 3)):
+        for name, info in weights.inspect(checkpoint.encoders / folder).items():
+            piece = ".".join([folder, *name.split(".")[:depth]])  # "encoder.block.7" of T5
+            pieces[piece] += math.prod(info.shape) * dtype.itemsize
+    return memory.Encoders(pieces.total(), max(pieces.values()))
 
 
 def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits: bool) -> None:

@@ -56,7 +56,7 @@ def check_python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Chec
 
 
 def check_packages(requirements: list[str] | None = None) -> Iterator[Check]:
-    """Every package of the core, which must be there and import, and those of the extra `flux`."""
+    """Every package of the core, which must be there and import, and those for full weights."""
     try:
         lines = metadata.requires("minikontext") if requirements is None else requirements
     except metadata.PackageNotFoundError:
@@ -65,7 +65,7 @@ def check_packages(requirements: list[str] | None = None) -> Iterator[Check]:
     seen: set[str] = set()
     for line in lines or []:
         requirement = _parse(line)
-        wanted = requirement.needed and requirement.extra in ("", "flux")
+        wanted = requirement.needed and requirement.extra in ("", "flux", "quant")
         if wanted and requirement.name not in seen:
             seen.add(requirement.name)
             yield check_package(requirement)

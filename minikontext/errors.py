@@ -45,6 +45,10 @@ class MissingPackageError(MinikontextError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
+class NotEnoughMemoryError(MinikontextError, MemoryError):
+    """A model does not fit into the memory of the device; the message has the arithmetic."""
+
+
 class Cancelled(MinikontextError, RuntimeError):
     """The user stopped the work; raise it in a step callback to stop sampling."""
 

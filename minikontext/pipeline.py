@@ -35,11 +35,15 @@ from minikontext.errors import (
 from minikontext.images import Provenance, ResizePlan
 from minikontext.sampler import StepInfo
 from minikontext.text import TextFeatures, ToyTextConfig, ToyTextEncoder, check_prompts
+from minikontext.tiling import tiled
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.velocity import PATCH, Velocity, grid_ids
 
 FORMAT, FORMAT_VERSION = "minikontext", 1
 PARTS = ("transformer", "autoencoder", "text_encoder")
+
+# Pixels: above this area, which no trained size has, the autoencoder works in tiles.
+UNTILED, TILE, OVERLAP = 1_150_000, 1024, 256
 
 Picture = Image.Image | str | Path | np.ndarray | bytes
 
@@ -138,15 +142,19 @@ class KontextPipeline:
         name: str | Path = "toy",
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        offload: str = "auto",
     ) -> KontextPipeline:
         """Load shipped weights by name ("toy"), or any weights folder; never touches the network.
 
         Published FLUX weights, too: a folder in diffusers' layout, a folder with official single
-        files and the encoders' folders, or the path of one official file in such a folder.
-        Raises WeightsError if there is no such folder or a file in it does not fit.
+        files and the encoders' folders, or the path of one official file in such a folder. For
+        these, `offload` says what does not stay on the device, see `memory.PLANS`; "auto" takes
+        the first plan that fits and prints it.
+        Raises WeightsError if there is no such folder or a file in it does not fit, and
+        NotEnoughMemoryError if the device is too small.
         """
         if not (Path(name) / "config.json").is_file() and (found := checkpoints.find(name)):
-            return cls._from_checkpoint(found, device, dtype)
+            return cls._from_checkpoint(found, device, dtype, offload)
         folder = find_weights(name)
         config = read_config(folder)
         where, number = pick(device, dtype)
@@ -163,8 +171,9 @@ class KontextPipeline:
         found: checkpoints.Checkpoint,
         device: str | torch.device | None,
         dtype: str | torch.dtype | None,
+        offload: str,
     ) -> KontextPipeline:
-        parts = checkpoints.load(found, *pick(device, dtype))
+        parts = checkpoints.load(found, *pick(device, dtype), offload)
         defaults = Defaults(**checkpoints.defaults(found))
         folder, stored = found.encoders, found.files
         return cls(**parts, defaults=defaults, name=found.name, folder=folder, weight_files=stored)
@@ -275,7 +284,8 @@ class KontextPipeline:
     def encode(self, pictures: Image.Image | list[Image.Image]) -> Tensor:
         """RGB images of one size, divisible by `defaults.multiple`, to latents (b, c, h, w)."""
         pixels = images.to_tensor(pictures).to(self.device, self._pixel_dtype)
-        return torch.cat([self.autoencoder.encode(x) for x in split_by_area(pixels)]).float()
+        encode = self.autoencoder.encode
+        return torch.cat([self._tiled(encode, x, 1) for x in split_by_area(pixels)]).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -287,8 +297,18 @@ class KontextPipeline:
         return [
             picture
             for part in split_by_area(latents, area)
-            for picture in images.to_pil(self.autoencoder.decode(part))
+            for picture in images.to_pil(self._tiled(self.autoencoder.decode, part))
         ]
+
+    def _tiled(
+        self, function: Callable[[Tensor], Tensor], x: Tensor, scale: int | None = None
+    ) -> Tensor:
+        """Run the autoencoder on pixels (scale 1) or latents; very large ones in tiles."""
+        factor = self.autoencoder.config.downsample
+        scale = scale or factor
+        if x.shape[-1] * x.shape[-2] * scale**2 <= UNTILED:
+            return function(x)
+        return tiled(function, x, TILE // scale, OVERLAP // scale, factor // scale)
 
     def noise(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
         """Draw noise (b, c, h, w) for a result of width × height pixels, one generator an image.

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minikontext import weights
+from minikontext import memory, weights
 from minikontext.errors import MissingPackageError, PromptError, PromptWarning, WeightsError
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
@@ -288,13 +288,14 @@ class FluxTextEncoder(nn.Module):
         self.clip, self.t5 = clip.eval(), t5.eval()
         self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
         self.max_length = max_length
+        self.device = next(self.parameters()).device
         self._cache: OrderedDict[str, TextFeatures] = OrderedDict()
 
     @classmethod
     def from_folder(
         cls,
         folder: str | Path,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = torch.bfloat16,
         max_length: int = 512,
         device: str | torch.device = "cpu",
     ) -> FluxTextEncoder:
@@ -329,6 +330,14 @@ class FluxTextEncoder(nn.Module):
             module.save_pretrained(Path(folder) / name, state_dict=state)
         self.clip_tokenizer.save_pretrained(Path(folder) / "tokenizer")
         self.t5_tokenizer.save_pretrained(Path(folder) / "tokenizer_2")
+
+    def stream(self, device: torch.device, dtype: torch.dtype) -> FluxTextEncoder:
+        """Keep the weights on the host; each layer visits the device while it works."""
+        t5 = self.t5
+        layers = (self.clip, t5.shared, *t5.encoder.block, t5.encoder.final_layer_norm)
+        memory.stream(layers, device, dtype)
+        self.device = torch.device(device)
+        return self
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextFeatures:
@@ -377,7 +386,7 @@ class FluxTextEncoder(nn.Module):
         batch = tokenizer(
             prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
         )
-        return batch["input_ids"].to(next(self.parameters()).device)
+        return batch["input_ids"].to(self.device)
 
 
 def read_local(kind: Any, folder: Path) -> Any:
@@ -402,7 +411,7 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
 
 
 def load_encoder(
-    kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype
+    kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype | None
 ) -> nn.Module:
     """Fill a text encoder of transformers, made on the meta device, one tensor at a time."""
     config = read_local(kind.config_class, folder)

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from minikontext.errors import (
     SizeError,
     WeightsError,
 )
-from minikontext.images import read_provenance
+from minikontext.images import KONTEXT_SIZES, read_provenance
 from minikontext.pipeline import KontextPipeline
 
 
@@ -187,6 +188,18 @@ def test_contexts_may_differ_in_size_from_the_target_and_each_other(pipe, pictur
 
 def test_one_side_alone_takes_the_other_from_the_context(pipe, picture):
     assert run(pipe, "the hat", image=picture, width=32).images[0].size == (32, 64)
+
+
+@pytest.mark.parametrize("size", KONTEXT_SIZES)
+def test_all_trained_sizes_of_the_full_model_are_used_as_they_are(tiny, size):
+    pipe = tiny().to("meta")
+    pipe.defaults = replace(pipe.defaults, sizes=KONTEXT_SIZES)
+    for original in (size, (2 * size[0] + 3, 2 * size[1] - 1)):
+        context = pipe._encode_one(Image.new("RGB", original), "kontext")
+        plan = pipe._target_plan(None, None, [context])
+        assert plan.working == size and plan.changed == (original != size)
+        assert pipe.noise([0], *plan.working).shape == context.latents.shape
+        assert plan.undo(Image.new("RGB", size)).size == original
 
 
 # ---- chaining

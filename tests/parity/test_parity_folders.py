@@ -12,8 +12,14 @@ from diffusers import FluxKontextPipeline, FluxPipeline
 from folders import CONFIG, build
 from PIL import Image
 
-from minikontext import checkpoints, weights
-from minikontext.errors import ConfigError, ImageError, PromptWarning, WeightsError
+from minikontext import checkpoints, memory, weights
+from minikontext.errors import (
+    ConfigError,
+    ImageError,
+    NotEnoughMemoryError,
+    PromptWarning,
+    WeightsError,
+)
 from minikontext.pipeline import KontextPipeline
 
 STEPS, SEED, GUIDANCE = 2, 11, 3.0
@@ -47,8 +53,8 @@ def official(theirs, folder, tmp_path_factory):
     return place
 
 
-def load(place):
-    return KontextPipeline.from_pretrained(place, device="cpu", dtype="float32")
+def load(place, **how):
+    return KontextPipeline.from_pretrained(place, device="cpu", dtype="float32", **how)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +169,46 @@ def test_full_size_shapes_give_the_full_size_configs():
     with torch.device("meta"):
         state = AutoEncoder(AutoEncoderConfig.flux()).state_dict()
     assert checkpoints.autoencoder_from_shapes(state) == AutoEncoderConfig.flux()
+
+
+# ---- memory plans
+
+
+def test_streaming_gives_the_same_picture_from_mapped_weights(ours, official, capsys):
+    streamed = load(official, offload="stream")
+    assert "plan stream:" in capsys.readouterr().out
+    got = ask_ours(streamed, SIZES[0], picture(SIZES[0]))
+    assert difference(got, ask_ours(ours, SIZES[0], picture(SIZES[0]))) <= 1
+
+
+@pytest.mark.parametrize(("offload", "most"), [("8-bit", 12), ("4-bit", 60)])
+def test_quantised_pictures_are_close(ours, folder, offload, most):
+    pytest.importorskip("torchao")
+    got = ask_ours(load(folder, offload=offload), SIZES[1], picture(SIZES[1]))
+    expected = np.asarray(ask_ours(ours, SIZES[1], picture(SIZES[1])), dtype=float)
+    assert 0 < np.abs(np.asarray(got) - expected).mean() < most
+
+
+def test_a_device_that_is_too_small_is_refused_before_anything_is_read(folder, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 0.5 * memory.GB)
+    monkeypatch.setattr(weights, "load_into", None)
+    with pytest.raises(NotEnoughMemoryError, match=r"0\.5 GB are free"):
+        load(folder)
+
+
+# ---- text
+
+
+def test_a_prompt_is_encoded_once_and_what_is_cut_off_is_reported(folder, monkeypatch):
+    pipe = load(folder)
+    long = "make the hat red " * 60
+    with pytest.warns(PromptWarning) as caught:
+        first = pipe.text_encoder.encode([long])
+    said = " ".join(str(warning.message) for warning in caught)
+    assert "T5" in said and "only 512 fit" in said
+    assert "CLIP" in said and "only 77 fit" in said
+    monkeypatch.setattr(pipe.text_encoder, "_encode", None)
+    assert torch.equal(pipe.text_encoder.encode([long]).tokens, first.tokens)
 
 
 # ---- refused

@@ -1,0 +1,152 @@
+"""Memory plans: full size predicted on the meta device, and tiny models that really do it."""
+
+import pytest
+import torch
+
+from minikontext import memory
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.errors import ConfigError, NotEnoughMemoryError
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+GB = memory.GB
+
+
+@pytest.fixture(scope="module")
+def plans():
+    """FLUX.1 Kontext at 1024 × 1024 with one context; the encoders' bytes are those of T5-XXL."""
+    with torch.device("meta"):
+        transformer = KontextTransformer(TransformerConfig.flux_dev())
+        autoencoder = AutoEncoder(AutoEncoderConfig.flux())
+    encoders = memory.Encoders(total=9_770_000_000, largest=263_000_000)
+    return memory.predict(transformer, autoencoder, encoders, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("free", "name"), [(40, "resident"), (28, "encoders"), (18, "8-bit"), (12, "4-bit")]
+)
+def test_a_gpu_of_this_size_gets_this_plan(plans, free, name, monkeypatch):
+    monkeypatch.setattr(memory, "import_torchao", lambda: None)
+    assert memory.choose(plans, free * GB).name == name
+    assert memory.choose(plans, 6 * GB).name == "stream"
+
+
+def test_without_torchao_streaming_takes_the_place_of_quantising(plans, monkeypatch):
+    monkeypatch.setattr(memory, "has_torchao", lambda: False)
+    assert memory.choose(plans, 12 * GB).name == "stream"
+
+
+def test_what_cannot_fit_is_refused_with_the_arithmetic(plans):
+    with pytest.raises(NotEnoughMemoryError, match=r"3\.0 GB are free[^$]*transformer 23\.8 \+"):
+        memory.choose(plans, 3 * GB)
+    with pytest.raises(NotEnoughMemoryError, match="resident: 3"):
+        memory.choose(plans, 30 * GB, "resident")
+    with pytest.raises(ConfigError, match="Use one of auto, resident"):
+        memory.choose(plans, 80 * GB, "half")
+
+
+def test_the_parts_of_a_plan_are_counted(plans):
+    resident, *_, four, stream = plans
+    assert resident.transformer == 2 * 11_901_408_320
+    assert resident.autoencoder == 2 * 83_819_683
+    block = 2 * 339_831_296
+    assert block < stream.transformer < block + 2 * 70_000_000
+    assert 6.0e9 < four.transformer < 6.7e9
+
+
+def test_activations_are_the_most_that_is_alive_at_once():
+    def run():
+        a = torch.empty(1000, device="meta")  # 4000 bytes
+        b = a + 1  # 8000 alive
+        del a
+        c = b * 2
+        d = c.view(10, 100)  # a view costs nothing
+        del b, c
+        return torch.cat((d, d)).sum()  # 4000 + 8000 + 4 alive
+
+    weight = torch.empty(10**6, device="meta")
+    assert memory.peak_bytes(run) == 12_004
+    assert memory.peak_bytes(lambda: weight.view(-1)[:5] + 1) == 20
+
+
+def test_activations_grow_with_the_picture_and_not_with_the_depth(plans):
+    del plans
+    config = TransformerConfig.toy()
+    with torch.device("meta"):
+        model = KontextTransformer(config)
+    small, large = (memory.velocity_bytes(model, torch.float32, (n, n)) for n in (512, 1024))
+    assert 3 < large / small < 5
+
+
+# ---- tiny models that do it
+
+TINY = TransformerConfig(16, 16, 12, 20, 64, 4.0, 2, 2, 2, (8, 12, 12), 10_000, True, False)
+
+
+def model():
+    torch.manual_seed(0)
+    return KontextTransformer(TINY).eval()
+
+
+@torch.no_grad()
+def velocity(model):
+    draw = torch.Generator().manual_seed(1)
+    img, txt, pooled = (torch.randn(1, *s, generator=draw) for s in ((6, 16), (3, 20), (12,)))
+    ids = torch.zeros(6, 3), torch.zeros(3, 3)
+    return model(img, ids[0], txt, ids[1], torch.tensor([0.5]), pooled)
+
+
+def test_streamed_blocks_give_the_same_numbers_and_go_home():
+    expected, streamed = velocity(model()), model()
+    blocks = memory.transformer_blocks(streamed)
+    homes = [p.data_ptr() for block in blocks for p in block.parameters()]
+    memory.stream(blocks, "cpu", torch.float32)
+    assert torch.equal(velocity(streamed), expected)
+    assert homes == [p.data_ptr() for block in blocks for p in block.parameters()]
+
+
+def test_streamed_blocks_work_in_another_dtype_than_they_are_stored_in():
+    rounded, streamed = model(), model()
+    blocks = memory.transformer_blocks(streamed)
+    for block in (*blocks, *memory.transformer_blocks(rounded)):
+        block.bfloat16()
+    memory.stream(blocks, "cpu", torch.float32)
+    assert torch.equal(velocity(streamed), velocity(rounded.float()))
+    assert {p.dtype for p in blocks[0].parameters()} == {torch.bfloat16}
+
+
+def test_a_streamed_block_visits_alone():
+    streamed, guests = model(), []
+    blocks = memory.transformer_blocks(streamed)
+
+    def count(module, inputs):
+        dtypes = [next(block.parameters()).dtype for block in blocks]
+        guests.append(dtypes.count(torch.float32))
+
+    for block in blocks:
+        block.bfloat16()
+    memory.stream(blocks, "cpu", torch.float32)
+    for block in blocks:
+        block.register_forward_pre_hook(count)
+    velocity(streamed)
+    assert guests == [1] * len(blocks)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 0.02), (4, 0.2)])
+def test_quantised_blocks_are_close_and_as_small_as_predicted(bits, most):
+    pytest.importorskip("torchao")
+    expected, quantised = velocity(model()), model()
+    prepare = memory.quantiser(bits)
+    state = {name: prepare(name, p) for name, p in quantised.state_dict().items()}
+    quantised.load_state_dict(state, assign=True)
+    error = (velocity(quantised) - expected).norm() / expected.norm()
+    assert 1e-5 < error < most
+    real = sum(stored_bytes(p) for p in quantised.parameters())
+    assert real == pytest.approx(memory.weight_bytes(model(), torch.float32, bits), rel=0.02)
+
+
+def stored_bytes(tensor):
+    """Bytes of a tensor, or of the tensors that a quantised one is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(getattr(tensor, name).nbytes for name in names)
