@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from minikontext import files, memory, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.images import KONTEXT_SIZES
-from minikontext.text import FluxTextEncoder
+from minikontext.text import FluxTextEncoder, check_encoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.weights import StateDict
 
@@ -155,6 +155,24 @@ def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits
     write_json(folder / "model_index.json", _model_index(edits))
 
 
+def convert(source: Path, target: Path, dtype: torch.dtype | None = None) -> list[Path]:
+    """Rewrite one part: into an official file if target ends in .safetensors, else for diffusers.
+
+    Raises WeightsError for what is neither a transformer nor an autoencoder, and OutputError.
+    """
+    kind = kind_of(weights.inspect(source))
+    if kind == "transformer":
+        config, describe = transformer_config(source), transformer_to_json
+    elif kind == "autoencoder":
+        config, describe = autoencoder_config(source), autoencoder_to_json
+    else:
+        raise WeightsError(f"{source} holds a {kind}; expected a transformer or an autoencoder.")
+    written = weights.convert(source, target, dtype)
+    if target.suffix != ".safetensors":
+        write_json(target / "config.json", describe(config))
+    return written
+
+
 def _schedule(shifted: bool) -> dict[str, Any]:
     """FLUX's line of mu over the tokens, in diffusers' words; [schnell] has none."""
     line = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256}
@@ -220,6 +238,87 @@ def _autoencoder_place(folder: Path) -> Path:
         if place.exists():
             return place
     raise WeightsError(f"{folder} has neither the folder vae nor {AUTOENCODER}: download one.")
+
+
+# ---- what the command shows -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the headers of one part say; nothing else is read."""
+
+    place: Path
+    kind: str
+    names: str
+    tensors: int
+    parameters: int
+    size: int
+    dtypes: dict[str, int]
+
+    def __str__(self) -> str:
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
+        return (
+            f"{self.place}\n  {self.kind}, {self.names} names\n  {self.tensors:,} tensors "
+            f"({dtypes}), {self.parameters:,} parameters, {self.size / memory.GB:.3f} GB"
+        )
+
+
+def parts(place: str | Path) -> list[Path]:
+    """The parts of a published model, or the place itself if it is one part."""
+    found = None if weights.is_part(place) else find(place)
+    if found is None:
+        return [Path(place)]
+    encoders = (found.encoders / name for name in ("text_encoder", "text_encoder_2"))
+    return [found.transformer, found.autoencoder, *(x for x in encoders if x.is_dir())]
+
+
+def summarise(place: Path) -> Summary:
+    """Read the headers of one part. Raises WeightsError."""
+    header = weights.Reader(place).header
+    return Summary(
+        place=place,
+        kind=kind_of(header),
+        names="diffusers" if weights.is_diffusers(header) else "official",
+        tensors=len(header),
+        parameters=sum(math.prod(info.shape) for info in header.values()),
+        size=sum(file.stat().st_size for file in weights.files(place)),
+        dtypes=dict(Counter(info.dtype for info in header.values())),
+    )
+
+
+def kind_of(names: Iterable[str]) -> str:
+    """What a part is, told by names that nothing else has."""
+    names = list(names)
+    return next((kind for mark, kind in _MARKS.items() if any(mark in n for n in names)), "unknown")
+
+
+_MARKS = {
+    "lora_": "LoRA",
+    "single_blocks.": "transformer",
+    "single_transformer_blocks.": "transformer",
+    "encoder.block.": "T5",
+    "token_embedding": "CLIP",
+    "decoder.conv_in": "autoencoder",
+}
+
+
+def verify(place: Path) -> int:
+    """Check one part: header against file size, every tensor accounted for. -> how many tensors.
+
+    Raises WeightsError that says what is wrong.
+    """
+    reader = weights.Reader(place)
+    kind = kind_of(reader.header)
+    if kind in ("T5", "CLIP"):
+        check_encoder(place, reader)
+        return len(reader.header)
+    with torch.device("meta"):
+        if kind == "autoencoder":
+            module = AutoEncoder(autoencoder_config(place))
+        else:
+            module = KontextTransformer(transformer_config(place))
+    weights.check(module, reader)
+    return len(reader.header)
 
 
 # ---- sizes ----------------------------------------------------------------------------------

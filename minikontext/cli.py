@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
   minikontext train configs/toy.toml
   minikontext distill ladd configs/toy_pro.toml
+  minikontext weights verify FLUX.1-Kontext-dev
   minikontext doctor
   minikontext lab
 """
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _add_edit(commands)
     _add_train(commands)
     _add_distill(commands)
+    _add_weights(commands)
     doctor = commands.add_parser("doctor", help="check packages, device, weights and notebooks")
     doctor.set_defaults(run=_doctor)
     lab = commands.add_parser("lab", help="open the course in JupyterLab")
@@ -129,6 +131,12 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--weights", default="toy", help="a shipped name or a folder (default: toy)")
+    group.add_argument(
+        "--offload",
+        default="auto",
+        metavar="PLAN",
+        help="for full-size weights: resident, encoders, 8-bit, 4-bit, stream (default: what fits)",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
     group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")
 
@@ -141,7 +149,10 @@ def _edit(options: argparse.Namespace) -> int:
     pictures = [images.read(source) for source in sources]
     with _hushed(options.quiet):
         pipe = pipeline.KontextPipeline.from_pretrained(
-            options.weights, device=options.device, dtype=options.dtype
+            options.weights,
+            device=options.device,
+            dtype=options.dtype,
+            offload=options.offload,
         )
         result = pipe(options.prompt, image=pictures, **_sampling(options))
     if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
@@ -249,6 +260,54 @@ def _distill(options: argparse.Namespace) -> int:
     from minikontext import distillation
 
     distillation.main(options.kind, path, resume=not options.restart)
+    return 0
+
+
+def _add_weights(commands: argparse._SubParsersAction) -> None:
+    top = commands.add_parser("weights", help="look into weights, check them, rewrite them")
+    kinds = top.add_subparsers(title="what to do", required=True, metavar="WHAT")
+    inspect = kinds.add_parser("inspect", help="sizes, dtypes, names; reads headers only")
+    verify = kinds.add_parser("verify", help="is every byte and every tensor there?")
+    for what, run in ((inspect, _weights_inspect), (verify, _weights_verify)):
+        what.add_argument("place", help="a weights folder, a part of it, or a .safetensors file")
+        what.set_defaults(run=run)
+    convert = kinds.add_parser("convert", help="official file to diffusers folder, or back")
+    convert.add_argument("source", help="a transformer or autoencoder: a file or a folder")
+    convert.add_argument("target", help="NAME.safetensors for official names; else a new folder")
+    convert.add_argument("--dtype", help="float32 or bfloat16 (default: as it is stored)")
+    convert.set_defaults(run=_weights_convert)
+
+
+def _weights_inspect(options: argparse.Namespace) -> int:
+    from minikontext import checkpoints
+
+    for part in checkpoints.parts(options.place):
+        print(checkpoints.summarise(part))
+    return 0
+
+
+def _weights_verify(options: argparse.Namespace) -> int:
+    from minikontext import checkpoints
+
+    failed = 0
+    for part in checkpoints.parts(options.place):
+        try:
+            print(f"[OK]   {part}: all {checkpoints.verify(part)} tensors")
+        except MinikontextError as error:
+            print(f"[FAIL] {error}")
+            failed = 1
+    return failed
+
+
+def _weights_convert(options: argparse.Namespace) -> int:
+    target = Path(options.target)
+    if target.exists():
+        raise OutputError(f"{target} is there already. Choose another name for the result.")
+    from minikontext import checkpoints, device
+
+    dtype = device.explain(dtype=options.dtype).dtype if options.dtype else None
+    for path in checkpoints.convert(Path(options.source), target, dtype):
+        print(path)
     return 0
 
 

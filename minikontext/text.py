@@ -414,9 +414,7 @@ def load_encoder(
     kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype | None
 ) -> nn.Module:
     """Fill a text encoder of transformers, made on the meta device, one tensor at a time."""
-    config = read_local(kind.config_class, folder)
-    with torch.device("meta"):
-        module = kind(config)
+    module = _sketch_encoder(kind, folder)
     weights.load_into(module, folder, device, dtype, rules=partial(_encoder_rules, module))
     for name, buffer in module.named_buffers():
         if buffer.is_meta and name.endswith("position_ids"):  # counted, not learned
@@ -425,6 +423,20 @@ def load_encoder(
     if hasattr(module, "shared"):
         module.set_input_embeddings(module.shared)  # one tensor in two places
     return module
+
+
+def check_encoder(folder: Path, reader: weights.Reader) -> None:
+    """Check that a folder holds every tensor of its CLIP or T5. Raises WeightsError."""
+    hf = import_transformers()
+    clip = any("token_embedding" in name for name in reader.header)
+    module = _sketch_encoder(hf.CLIPTextModel if clip else hf.T5EncoderModel, folder)
+    weights.check(module, reader, partial(_encoder_rules, module))
+
+
+def _sketch_encoder(kind: Any, folder: Path) -> nn.Module:
+    config = read_local(kind.config_class, folder)
+    with torch.device("meta"):
+        return kind(config)
 
 
 def _encoder_rules(module: nn.Module, state: dict[str, Tensor]) -> list[weights.Rule]:

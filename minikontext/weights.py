@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,11 +87,22 @@ def load_into(
     Raises WeightsError.
     """
     reader = Reader(path)
+    state: StateDict = {}
+    for rule in check(module, reader, rules):
+        tensor = _build(reader, rule, device, dtype)
+        state[rule.official] = prepare(rule.official, tensor) if prepare else tensor
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+def check(
+    module: nn.Module, reader: Reader, rules: Callable[[StateDict], list[Rule]] | None = None
+) -> list[Rule]:
+    """How a file fills a module, every name and shape accounted for. Raises WeightsError."""
     sketch = reader.sketch()
     plan = (rules or official_rules)(sketch)
-    _require_fit(_join(sketch, plan), module, path)
-    module.load_state_dict(_read(reader, plan, device, dtype, prepare), assign=True)
-    return module
+    _require_fit(_join(sketch, plan), module, reader.path)
+    return plan
 
 
 def official_sketch(path: str | Path) -> StateDict:
@@ -103,20 +115,12 @@ def _join(state: StateDict, rules: Iterable[Rule]) -> StateDict:
     return {r.official: to_official([state[n] for n in r.diffusers], r.how) for r in rules}
 
 
-def _read(
-    reader: Reader,
-    plan: Iterable[Rule],
-    device: str | torch.device,
-    dtype: torch.dtype | None,
-    prepare: Callable[[str, Tensor], Tensor] | None = None,
-) -> StateDict:
-    """Join the stored tensors on the device, so that the host only reads."""
-    state: StateDict = {}
-    for rule in plan:
-        parts = [reader[name].to(device, dtype) for name in rule.diffusers]
-        tensor = to_official(parts, rule.how)
-        state[rule.official] = prepare(rule.official, tensor) if prepare else tensor
-    return state
+def _build(
+    reader: Reader, rule: Rule, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Tensor:
+    """Read one official tensor; parts are joined on the device, so that the host only reads."""
+    parts = [reader[name].to(device, dtype) for name in rule.diffusers]
+    return to_official(parts, rule.how)
 
 
 def save(
@@ -162,6 +166,57 @@ def save_shards(
     return [stem.with_name(name) for name in names]
 
 
+def write(
+    path: str | Path,
+    tensors: Mapping[str, Callable[[], Tensor]],
+    sketch: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a safetensors file with no more than one tensor in memory; sketch has their shapes.
+
+    The format: the header's length in 8 bytes, the header in JSON, and the numbers without gaps.
+    Raises OutputError.
+    """
+    plain = {name: tensor.to(dtype) for name, tensor in sketch.items()} if dtype else dict(sketch)
+    order = sorted(plain, key=lambda name: -plain[name].itemsize)  # keeps all aligned
+    text = json.dumps(_new_header({name: plain[name] for name in order})).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            content = tensors[name]().detach().to("cpu", plain[name].dtype).contiguous()
+            file.write(content.flatten().view(torch.uint8).numpy())
+    return Path(path)
+
+
+def _new_header(sketch: StateDict) -> dict[str, object]:
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in sketch.items():
+        start, end = end, end + tensor.nbytes
+        place = {"shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": codes[tensor.dtype], **place}
+    return header
+
+
+def convert(source: str | Path, target: str | Path, dtype: torch.dtype | None = None) -> list[Path]:
+    """Rewrite one transformer or autoencoder for others; memory for one shard is enough.
+
+    A target that ends in .safetensors becomes one official file, any other one a folder of shards
+    with diffusers' names, without its config.json. Raises WeightsError and OutputError.
+    """
+    reader, target = Reader(source), Path(target)
+    sketch = reader.sketch()
+    rules = official_rules(sketch)
+    if target.suffix == ".safetensors":
+        built = {rule.official: partial(_build, reader, rule) for rule in rules}
+        return [write(target, built, _join(sketch, rules), dtype)]
+    state = load(source)  # memory-mapped, and so are the parts that it is cut into
+    state = state if is_diffusers(state) else to_diffusers(state)
+    return save_shards(state, target / "diffusion_pytorch_model", dtype)
+
+
 def _grouped(state: Mapping[str, Tensor], dtype: torch.dtype | None, limit: int) -> list[list[str]]:
     """Names in order, cut where the next tensor would exceed the limit of bytes."""
     groups: list[list[str]] = [[]]
@@ -179,6 +234,12 @@ def _grouped(state: Mapping[str, Tensor], dtype: torch.dtype | None, limit: int)
 def fingerprint(path: str | Path) -> str:
     """The SHA-256 of a weights file or folder, in hexadecimal: which weights made a picture."""
     return sha256(files(path))
+
+
+def is_part(path: str | Path) -> bool:
+    """Whether a place is weights of one part: a file, or a folder with them beside a config."""
+    path = Path(path)
+    return path.is_file() or ((path / "config.json").is_file() and any(path.glob("*.safetensors")))
 
 
 def files(path: str | Path) -> list[Path]:

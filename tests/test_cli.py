@@ -16,7 +16,7 @@ from minikontext import cli, images
 
 ROOT = Path(__file__).resolve().parent.parent
 
-COMMANDS = ("edit", "train", "distill", "doctor", "lab")
+COMMANDS = ("edit", "train", "distill", "weights", "doctor", "lab")
 
 
 @pytest.fixture(scope="session")

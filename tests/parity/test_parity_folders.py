@@ -12,7 +12,7 @@ from diffusers import FluxKontextPipeline, FluxPipeline
 from folders import CONFIG, build
 from PIL import Image
 
-from minikontext import checkpoints, memory, weights
+from minikontext import checkpoints, cli, memory, weights
 from minikontext.errors import (
     ConfigError,
     ImageError,
@@ -302,3 +302,64 @@ def test_two_single_files_need_a_choice(official, tmp_path):
 def test_toy_parts_have_no_place_in_diffusers(tiny_pipe, tmp_path):
     with pytest.raises(ConfigError, match="ToyTextEncoder"):
         tiny_pipe.save_pretrained(tmp_path, layout="diffusers")
+
+
+# ---- the command
+
+
+def command(*words):
+    return cli.main([str(word) for word in words])
+
+
+@pytest.mark.parametrize("place", ["folder", "official"])
+def test_inspect_and_verify_look_at_every_part(place, request, capsys):
+    place = request.getfixturevalue(place)
+    assert command("weights", "inspect", place) == 0
+    shown = capsys.readouterr().out
+    for kind in ("transformer", "autoencoder", "CLIP", "T5"):
+        assert f"  {kind}, " in shown
+    count = sum(p.numel() for p in load(place).transformer.parameters())
+    assert f"{count:,} parameters" in shown
+    capsys.readouterr()
+    assert command("weights", "verify", place) == 0
+    assert capsys.readouterr().out.count("[OK]") == 4
+
+
+def test_verify_names_what_is_wrong(broken, capsys):
+    cut(broken / "text_encoder_2/model.safetensors")
+    edit_json(broken / "transformer/config.json", num_layers=3)
+    assert command("weights", "verify", broken) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("[OK]") == 2 and "promises" in shown and "missing double_blocks.2" in shown
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_convert_there_and_back_changes_nothing(folder, tmp_path, part):
+    single, back = tmp_path / f"{part}.safetensors", tmp_path / part
+    assert command("weights", "convert", folder / part, single) == 0
+    assert command("weights", "convert", single, back) == 0
+    first, last = weights.load(folder / part), weights.load(back)
+    assert first.keys() == last.keys()
+    assert all(torch.equal(first[name], last[name]) for name in first)
+    theirs, ours = (json.loads((x / part / "config.json").read_text()) for x in (folder, tmp_path))
+    same = theirs.keys() & ours.keys() - {"sample_size"}
+    assert {k: theirs[k] for k in same} == {k: ours[k] for k in same} and len(same) > 8
+
+
+def test_convert_refuses_what_it_cannot_do(folder, tmp_path, capsys):
+    assert command("weights", "convert", folder / "text_encoder_2", tmp_path / "x") == 2
+    assert "holds a T5" in capsys.readouterr().err
+    assert command("weights", "convert", folder / "vae", tmp_path) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_edit_works_with_a_folder_of_published_weights(official, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "KONTEXT_SIZES", ((64, 64),))
+    picture((50, 50)).save("fox.png")
+    words = ("make the hat red", "--weights", official, "--steps", 1, "--device", "cpu")
+    assert command("edit", "fox.png", *words, "--offload", "encoders") == 0
+    said = capsys.readouterr()
+    assert said.out == "fox_edited.png\n" and "plan encoders:" in said.err
+    assert "50×50 resized to 64×64, and back to 50×50" in said.err
+    assert Image.open("fox_edited.png").size == (50, 50)
