@@ -77,7 +77,7 @@ def test_every_error_is_also_a_builtin_one():
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     ours = [kind for kind in kinds if issubclass(kind, errors.MinikontextError)]
-    builtin = (ValueError, OSError, ArithmeticError, RuntimeError, ImportError)
+    builtin = (ValueError, OSError, ArithmeticError, RuntimeError, ImportError, MemoryError)
     assert len(ours) > 5
     assert all(issubclass(kind, builtin) for kind in ours if kind is not errors.MinikontextError)
 

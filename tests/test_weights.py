@@ -3,6 +3,8 @@
 import json
 import pickle
 import struct
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +125,31 @@ def test_a_missing_or_cut_shard_is_named(shards):
 )
 def test_a_wrong_index_is_refused(shards, changes, match):
     refused(shards(changes), match)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what is mapped")
+def test_no_more_than_one_shard_is_in_memory(tmp_path):
+    wide = replace(SIZES, hidden_size=256, depth=4, num_heads=16)
+    with torch.device("meta"):
+        model = KontextTransformer(wide)
+    zeros = {name: torch.zeros(p.shape) for name, p in model.state_dict().items()}
+    limit = 4_000_000
+    files = weights.save_shards(zeros, tmp_path / "model", torch.bfloat16, limit)
+    assert len(files) > 4 and all(file.stat().st_size < limit + 10_000 for file in files)
+    before, seen = mapped_bytes(), []
+
+    def watch(name, tensor):
+        seen.append(mapped_bytes() - before)
+        return tensor
+
+    weights.load_into(model, tmp_path, dtype=torch.float32, prepare=watch)
+    assert limit / 2 < max(seen) < 1.5 * limit
+
+
+def mapped_bytes():
+    """How much of this process's memory are pages of files."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssFile:")[1].split()[0])
 
 
 def test_two_files_with_the_same_tensors_are_refused(file):
