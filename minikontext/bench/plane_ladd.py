@@ -21,6 +21,15 @@ from minikontext.course.flow_pictures import answers
 STORED = Path(__file__).parents[2] / "data" / "bench" / "plane_ladd.json"
 TIMES, SHARES = (1.0, 0.75, 0.5, 0.25), (0.7, 0.1, 0.1, 0.1)
 STEPS = (1, 2, 4)
+SHORT = {  # for the labels of a plot
+    "judged at t = 0.73 in the median, as LADD": "LADD's time",
+    "judged at t = 0.5": "t = 0.5",
+    "judged at t = 0.05, nearly clean": "t = 0.05",
+    "judges see points, not features": "no features",
+    "batch of 2": "batch of 2",
+    "no judges: squared error": "squared error",
+    "the teacher": "teacher",
+}
 VARIANTS: dict[str, dict[str, float | bool]] = {
     "judged at t = 0.73 in the median, as LADD": {},
     "judged at t = 0.5": {"mu": 0.0},
@@ -134,12 +143,12 @@ def ladd(
         z = _mix(x, t)
         made = z - t[..., None] * net(z, t)
         if mse:
-            _step(slow, F.mse_loss(made, x))
+            update(slow, F.mse_loss(made, x))
             continue
         at = torch.sigmoid(mu + torch.randn(many))
         on_real, on_fake = judges(_mix(other, at), at), judges(_mix(made.detach(), at), at)
-        _step(fast, F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean())
-        _step(slow, -judges(_mix(made, at), at).mean())
+        update(fast, F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean())
+        update(slow, -judges(_mix(made, at), at).mean())
     return net.requires_grad_(False)
 
 
@@ -147,12 +156,14 @@ def _mix(x: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(x, torch.randn_like(x), t[..., None])
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step of an optimiser down the gradient of a loss."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
 
 
+@torch.no_grad()
 def sample(net: Net, steps: int, count: int = 600, seeds: int = 0) -> Tensor:
     """Points after some Euler steps, (count, 2), or (seeds, count, 2) of students."""
     shape = (seeds, count, 2) if seeds else (count, 2)

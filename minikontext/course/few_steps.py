@@ -26,7 +26,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.sampler import StepInfo
 
 STEPS = (1, 2, 4, 8, 28)
-PROMPTS = ("make it night", "make the hat red", "a character like this at the beach")
+PROMPTS = ("make it night", "make the hat red", "bring this cat to the beach at sunset")
 SIDE = "112px"
 
 
