@@ -18,6 +18,7 @@ from torch import nn
 
 from minikontext import files, memory, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.device import use_flash_attention_3
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.images import KONTEXT_SIZES
 from minikontext.text import FluxTextEncoder, check_encoder
@@ -88,6 +89,8 @@ def load(
     available = memory.available_bytes(device)
     plan = memory.choose(plans, available, offload)
     print(f"memory: {available / memory.GB:.1f} GB on {device}; plan {plan}")
+    if use_flash_attention_3(device):
+        print("attention: FlashAttention 3")
     return {
         "text_encoder": _load_text(checkpoint, device, dtype, plan),
         "autoencoder": weights.load_into(autoencoder, checkpoint.autoencoder, device, dtype),

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -83,6 +84,20 @@ def mixed_precision(device: torch.device, wanted: bool = True) -> Iterator[torch
     plain = sdpa_kernel(SDPBackend.MATH) if on and device.type == "cpu" else nullcontext()
     with torch.autocast(device.type, torch.bfloat16, enabled=on), plain:
         yield torch.bfloat16 if on else torch.float32
+
+
+def use_flash_attention_3(device: torch.device) -> bool:
+    """Route attention to FlashAttention 3 if `flash_attn_interface` is installed; says whether.
+
+    It needs a Hopper GPU and 16-bit numbers, and a torch that can register it. Everything else
+    keeps the best kernel that torch brings.
+    """
+    activate = getattr(torch.nn.attention, "activate_flash_attention_impl", None)
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    if not (activate and hopper and find_spec("flash_attn_interface")):
+        return False
+    activate("FA3")
+    return True
 
 
 def _pick_device(asked: str | torch.device | None) -> tuple[torch.device, str]:

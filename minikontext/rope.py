@@ -27,6 +27,14 @@ def rotate(x: Tensor, rotations: Tensor) -> Tensor:
 
     x (b, heads, n, d), rotations (n, d/2, 2) or (b, n, d/2, 2) -> (b, heads, n, d), float32.
     """
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, not complex numbers
+        return _rotate_real(x, rotations)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (b, heads, n, d/2)
     turns = torch.view_as_complex(rotations).unsqueeze(-3)  # the same for all heads
     return torch.view_as_real(pairs * turns).flatten(-2)
+
+
+def _rotate_real(x: Tensor, rotations: Tensor) -> Tensor:
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rotations.unsqueeze(-4).unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)

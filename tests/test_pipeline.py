@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from minikontext import memory
 from minikontext import pipeline as module
 from minikontext.errors import (
     Cancelled,
@@ -200,6 +201,31 @@ def test_all_trained_sizes_of_the_full_model_are_used_as_they_are(tiny, size):
         assert plan.working == size and plan.changed == (original != size)
         assert pipe.noise([0], *plan.working).shape == context.latents.shape
         assert plan.undo(Image.new("RGB", size)).size == original
+
+
+def test_compiled_blocks_give_the_same_and_new_sizes_cost_nothing(tiny):
+    pipe, made = tiny(), []
+    sizes = [(64, 64), (96, 48), (48, 96), (80, 64), (32, 128)]
+    expected = [run(pipe, "the hat", width=w, height=h).latents for w, h in sizes]
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    pipe.compile(backend=backend, fullgraph=True)
+    counts = []
+    for (w, h), latents in zip(sizes, expected):
+        got = run(pipe, "the hat", width=w, height=h).latents
+        torch.testing.assert_close(got, latents, atol=1e-4, rtol=1e-4)
+        counts.append(len(made))
+    assert counts[0] > 0 and counts[-1] == counts[1] <= 6
+
+
+def test_streamed_blocks_are_not_compiled(tiny):
+    pipe = tiny()
+    memory.stream(memory.transformer_blocks(pipe.transformer), "cpu")
+    with pytest.raises(ConfigError, match="Streamed blocks"):
+        pipe.compile()
 
 
 # ---- chaining
