@@ -454,8 +454,7 @@ class AttentionWidget(parts.Working):
         shares = [part.sum().item() for part in look]
         self.shares.value = share_bar(self.edit.names, shares)
         self.words.value = _chips(self.edit.words, look[0].tolist())
-        notes = " ".join(str(note.message) for note in self._notes)
-        self._say("note" if notes else "idle", f"{notes} {self._sentence(look)}".strip())
+        self._say_with_notes("idle", self._sentence(look))
 
     def _sentence(self, look: Sequence[Tensor]) -> str:
         """Say in words what the picture shows."""

@@ -132,6 +132,11 @@ class Working(W.VBox):
         """Show a line: kind is idle, busy, done, note or error."""
         self.status.value = status_line(kind, text)
 
+    def _say_with_notes(self, kind: str, text: str) -> None:
+        """Show a line behind what the work warned of, such as words that are not known."""
+        notes = dict.fromkeys(str(note.message) for note in self._notes)
+        self._say("note" if notes else kind, " ".join([*notes, text]))
+
 
 def status_line(kind: str, text: str) -> str:
     """A line of text, escaped, in the look of its kind."""

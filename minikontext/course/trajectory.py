@@ -279,7 +279,7 @@ class TrajectoryWidget(Working):
         self.line.value = image_io.png_bytes(strip(self.path.times, info.step))
         t_next = self.path.times[info.step].item()
         text = f"Step {info.step} of {info.steps}: from t = {info.t:.3f} to {t_next:.3f}."
-        self._say("done", text)
+        self._say_with_notes("done", text)
 
     def _frame(self, info: StepInfo, what: str) -> Image.Image:
         """A decoded picture; decoded once."""
