@@ -267,15 +267,19 @@ def load(path: Path = STORED) -> list[Run]:
     return [Run(**values) for values in json.loads(path.read_text())["runs"]]
 
 
+def values(runs: list[Run], name: str, variant: str, what: str = "success") -> list[float]:
+    """A number of a variant, one for each seed: success, followed, psnr_untouched or loss."""
+    mine = [run for run in runs if (run.study, run.variant) == (name, variant)]
+    return [run.curve[-1][1] if what == "loss" else getattr(run, what) for run in mine]
+
+
 def table(runs: list[Run], name: str) -> str:
     """Mean and spread (lowest to highest) over the seeds, as a Markdown table."""
     lines = ["| variant | seeds | success % | spread | last loss |", "|---|---|---|---|---|"]
     for label in STUDIES[name]:
-        mine = [run for run in runs if (run.study, run.variant) == (name, label)]
-        values = [run.success for run in mine]
-        last = sum(run.curve[-1][1] for run in mine) / max(1, len(mine))
-        mean = sum(values) / max(1, len(values))
-        spread = f"{min(values):.1f} to {max(values):.1f}" if values else ""
+        mine, losses = (values(runs, name, label, what) for what in ("success", "loss"))
+        mean, last = (sum(v) / max(1, len(v)) for v in (mine, losses))
+        spread = f"{min(mine):.1f} to {max(mine):.1f}" if mine else ""
         lines.append(f"| {label} | {len(mine)} | {mean:.1f} | {spread} | {last:.4f} |")
     return "\n".join(lines)
 

@@ -88,3 +88,5 @@ def test_table_and_plot_show_every_seed():
     runs[0] = Run("context", "sequence", 0, 83.0, 90.0, 30.0, [(64, 1.0), (128, 0.5)])
     assert "| sequence | 3 | 81.0 | 80.0 to 83.0 | 0.5000 |" in ablations.table(runs, "context")
     assert len(ablations.plot(runs, "context").axes[0].lines) == 6
+    assert ablations.values(runs, "context", "sequence") == [83.0, 80.0, 80.0]
+    assert ablations.values(runs, "context", "channel", "loss") == [0.5] * 3
