@@ -10,13 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from minikontext.toyworld.edits import Case
 from minikontext.toyworld.render import UNITS, render
 from minikontext.toyworld.scene import (
+    ATTRIBUTES,
     CHOICES,
     COLOURED,
     COLOURLESS,
@@ -43,6 +45,8 @@ MIN_PSNR_UNTOUCHED = 20.0  # dB, where nothing should have changed
 MIN_PSNR_CHANGED = 14.0  # dB, against the picture the edit should have made
 MIN_UNTOUCHED = 0.05  # of the picture: what a new style leaves alone by chance is no measure
 NEARER = 0.5  # the right picture must be nearer than the best wrong one by this factor
+SUSPICIOUS = 24.0  # dB in the worst window: below, something that nobody asked for may have changed
+WINDOW, SHIFTS, BLUR = 8, 3, 2  # pixels: a window's side, and what spoiled pictures are tried
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,7 @@ def _shown(scene: Scene) -> np.ndarray:
 
 
 def _distance(picture: np.ndarray, scene: Scene) -> float:
-    size = picture.shape[:2]
-    shown = _shown(scene) if size == (UNITS, UNITS) else render(scene, *size)
-    return float(np.square(picture - shown).sum())
+    return float(np.square(picture - _picture(scene, picture)).sum())
 
 
 def _candidates(scene: Scene, block: Sequence[str]) -> Iterable[Scene]:
@@ -149,47 +151,140 @@ def score(picture: Image.Image | np.ndarray, case: Case) -> Score:
     """Score an edited picture against its case; any picture of any size is accepted.
 
     Followed: every claimed attribute reads as in the target, and where the target differs from the
-    context the picture is nearer to the target by a clear factor. Preserved: the rest is unchanged.
-    Identity: the character's species, colour, pattern and eyes read as they should, the colour only
-    in styles that show it.
+    context the picture is nearer to the target by a clear factor. Preserved: the rest is unchanged,
+    both in PSNR and in that no scene with something else changed, and no shifted, blurred or
+    tinted picture, explains the picture clearly better. Identity: the character's species, colour,
+    pattern and eyes read as they should, the colour only in styles that show it.
     """
     array = as_array(picture)
     identity = [n for n in IDENTITY if n != "colour" or case.target.style not in COLOURLESS]
     attributes = (*case.claims, *case.free, *identity)
     found = read(array, case.target, attributes)
     wanted = case.target.change(**{name: getattr(found, name) for name in case.free})
-    right = render(wanted, *array.shape[:2]).astype(np.float32)
+    pixels = _compare(array, wanted, case)
+    followed = all(getattr(found, name) == getattr(wanted, name) for name in case.claims)
+    return Score(
+        followed=followed and pixels.edited,
+        preserved=pixels.preserved and _nothing_else(array, found, wanted, attributes),
+        identity=all(getattr(found, n) == getattr(wanted, n) for n in identity),
+        psnr=pixels.psnr,
+        psnr_untouched=pixels.psnr_untouched,
+        untouched_share=pixels.untouched_share,
+        read=found,
+    )
+
+
+def succeeds(picture: Image.Image | np.ndarray, case: Case) -> bool:
+    """`score(picture, case).success`, but nothing is read where the pixels alone rule it out."""
+    array = as_array(picture)
+    if not case.free:
+        pixels = _compare(array, case.target, case)
+        if not (pixels.edited and pixels.preserved):
+            return False
+    return score(array, case).success
+
+
+class _Pixels(NamedTuple):
+    """What is known without reading: whether the change happened, and whether the rest stayed."""
+
+    edited: bool
+    preserved: bool
+    psnr: float
+    psnr_untouched: float
+    untouched_share: float
+
+
+def _compare(array: np.ndarray, wanted: Scene, case: Case) -> _Pixels:
+    right = _picture(wanted, array)
     changed = _changed(case, right)
     outside = ~changed if case.contexts and not case.free else np.ones_like(changed)
     inside = changed if case.contexts else np.ones_like(changed)
-    followed = all(getattr(found, name) == getattr(wanted, name) for name in case.claims)
     close = psnr(array, right, inside) >= MIN_PSNR_CHANGED if inside.any() else True
     enough = outside.mean() >= MIN_UNTOUCHED
     untouched = psnr(array, right, outside) if enough else float("nan")
     within = np.abs(array - right).max(-1) <= 24
-    return Score(
-        followed=followed and close and _nearer(array, right, case, changed),
+    return _Pixels(
+        edited=close and _nearer(array, right, case, changed),
         preserved=not untouched < MIN_PSNR_UNTOUCHED,
-        identity=all(getattr(found, n) == getattr(wanted, n) for n in identity),
         psnr=psnr(array, right),
         psnr_untouched=untouched,
         untouched_share=float(within[outside].mean()) if enough else float("nan"),
-        read=found,
     )
+
+
+def _picture(scene: Scene, array: np.ndarray) -> np.ndarray:
+    """A scene in the size of a picture, float32 (h, w, 3)."""
+    size = array.shape[:2]
+    shown = _shown(scene) if size == (UNITS, UNITS) else render(scene, *size)
+    return shown.astype(np.float32)
 
 
 def _changed(case: Case, right: np.ndarray) -> np.ndarray:
     """Where the right answer differs from the first context, (h, w)."""
     if not case.contexts:
         return np.ones(right.shape[:2], dtype=bool)
-    before = render(case.contexts[0], *right.shape[:2]).astype(np.float32)
-    return np.abs(before - right).max(-1) > 4
+    return np.abs(_picture(case.contexts[0], right) - right).max(-1) > 4
 
 
 def _nearer(array: np.ndarray, right: np.ndarray, case: Case, changed: np.ndarray) -> bool:
     """Whether the change happened: there, the answer is clearly nearer than the input."""
     if not case.contexts or not changed.any():
         return True
-    before = render(case.contexts[0], *right.shape[:2]).astype(np.float32)
-    to_right, to_input = (np.square(array - other)[changed].sum() for other in (right, before))
-    return bool(to_right < NEARER * to_input)
+    before = _picture(case.contexts[0], right)
+    return _better(array[changed], right[changed], before[changed])
+
+
+def _nothing_else(array: np.ndarray, found: Scene, wanted: Scene, known: Sequence[str]) -> bool:
+    """Whether no other change, of what has not been read yet, explains the picture better.
+
+    Most pictures are so near everywhere that nothing can be hidden in them, and need no reading.
+    """
+    if found != wanted or _worst_window(array, _picture(wanted, array)) >= SUSPICIOUS:
+        return True  # what was read has its own verdicts
+    right = _picture(wanted, array)
+    if any(_better(array, spoiled, right) for spoiled in _spoiled(array, right)):
+        return False
+    others = _with_another(array, wanted, set(ATTRIBUTES) - set(IDENTITY) - set(known))
+    return not any(_explains(array, other, right) for other in others)
+
+
+def _with_another(array: np.ndarray, wanted: Scene, rest: set[str]) -> Iterable[Scene]:
+    """The nearest scene for each block of attributes, small things first: they change unseen."""
+    if "sign" in rest:
+        yield _read_sign(array, wanted)
+    for block in reversed(BLOCKS):
+        if names := [name for name in block if name in rest]:
+            yield _read_block(array, wanted, names)
+
+
+def _spoiled(array: np.ndarray, right: np.ndarray) -> Iterable[np.ndarray]:
+    """The right picture shifted, blurred, and with the contrast and cast of the scored one."""
+    steps = range(-SHIFTS, SHIFTS + 1)
+    yield from (np.roll(right, step, axis=(0, 1)) for step in product(steps, steps) if any(step))
+    blur = ImageFilter.GaussianBlur(BLUR)
+    yield np.asarray(Image.fromarray(right.astype(np.uint8)).filter(blur)).astype(np.float32)
+    mean, other = right.mean((0, 1)), array.mean((0, 1))
+    gain = ((right - mean) * (array - other)).mean((0, 1)) / (right.var((0, 1)) + 1e-6)
+    yield other + gain * (right - mean)
+
+
+def _explains(array: np.ndarray, other: Scene, right: np.ndarray) -> bool:
+    """Whether another scene is clearly nearer, where it differs from the right picture."""
+    picture = _picture(other, array)
+    where = np.abs(picture - right).max(-1) > 4
+    return _better(array[where], picture[where], right[where])
+
+
+def _better(array: np.ndarray, one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a picture is nearer than another one by a clear factor, in squared error."""
+    to_one, to_other = (np.square(array - picture).sum() for picture in (one, other))
+    return bool(to_one < NEARER * to_other)
+
+
+def _worst_window(array: np.ndarray, right: np.ndarray) -> float:
+    """PSNR in dB of the square window with the largest error."""
+    error = np.square(array - right).mean(-1).astype(np.float64)
+    sums = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    n = min(WINDOW, *error.shape)
+    windows = sums[n:, n:] - sums[:-n, n:] - sums[n:, :-n] + sums[:-n, :-n]
+    return float(10 * np.log10(255**2 / max(windows.max() / n**2, 1e-9)))
