@@ -1,6 +1,7 @@
 """What the benchmarks share: the same net twice, ours and diffusers', timed turn by turn."""
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minikontext import tokens
+from minikontext.checkpoints import transformer_to_json
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.weights import to_diffusers
 
@@ -37,25 +39,22 @@ def parser(description: str, **defaults: object) -> argparse.ArgumentParser:
 
 def nets(config: TransformerConfig, args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     """Our transformer and diffusers' with the same random weights."""
+    ours = KontextTransformer(config).to(args.device)
+    both = ours, diffusers_net(copy.deepcopy(ours))  # each trains its own weights
+    return tuple(map(torch.compile, both)) if args.compile else both
+
+
+def diffusers_net(ours: KontextTransformer) -> nn.Module:
+    """diffusers' transformer with the weights of ours: the same memory, seen in its parts."""
     from diffusers import FluxTransformer2DModel
 
-    ours = KontextTransformer(config)
-    theirs = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        num_layers=config.depth,
-        num_single_layers=config.depth_single_blocks,
-        attention_head_dim=config.hidden_size // config.num_heads,
-        num_attention_heads=config.num_heads,
-        joint_attention_dim=config.context_in_dim,
-        pooled_projection_dim=config.vec_in_dim,
-        guidance_embeds=config.guidance_embed,
-        axes_dims_rope=config.axes_dim,
-    )
-    theirs.load_state_dict(to_diffusers(ours.state_dict()))
-    both = ours.to(args.device), theirs.to(args.device)
-    return tuple(map(torch.compile, both)) if args.compile else both
+    config = transformer_to_json(ours.config)
+    del config["_class_name"]
+    with torch.device("meta"):
+        theirs = FluxTransformer2DModel(**config).eval()
+    theirs.load_state_dict(to_diffusers(ours.state_dict()), assign=True)
+    theirs.pos_embed = type(theirs.pos_embed)(ours.config.theta, list(ours.config.axes_dim))
+    return theirs
 
 
 def batch(config: TransformerConfig, args: argparse.Namespace) -> dict[str, Tensor]:
@@ -86,6 +85,7 @@ def call_theirs(net: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         timestep=inputs["timesteps"],
         img_ids=inputs["img_ids"],
         txt_ids=inputs["txt_ids"],
+        guidance=inputs.get("guidance"),
         return_dict=False,
     )[0]
 
