@@ -325,6 +325,12 @@ def test_inspect_and_verify_look_at_every_part(place, request, capsys):
     assert capsys.readouterr().out.count("[OK]") == 4
 
 
+def test_our_own_folders_can_be_verified_too(tiny_pipe, tmp_path, capsys):
+    tiny_pipe.save_pretrained(tmp_path)
+    assert command("weights", "verify", tmp_path) == 0
+    assert capsys.readouterr().out.count("[OK]") == 3
+
+
 def test_verify_names_what_is_wrong(broken, capsys):
     cut(broken / "text_encoder_2/model.safetensors")
     edit_json(broken / "transformer/config.json", num_layers=3)
