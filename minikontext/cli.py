@@ -1,4 +1,4 @@
-"""The `minikontext` command: edit a picture, train, open the course, check the installation.
+"""The `minikontext` command: edit a picture, train, measure, open the course, check the set-up.
 
 Nothing heavy is imported before it is known that the command makes sense, so help and mistakes
 answer at once.
@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
   minikontext train configs/toy.toml
   minikontext distill ladd configs/toy_pro.toml
+  minikontext bench mini --weights toy --steps 10
   minikontext weights verify FLUX.1-Kontext-dev
   minikontext doctor
   minikontext lab
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _add_edit(commands)
     _add_train(commands)
     _add_distill(commands)
+    _add_bench(commands)
     _add_weights(commands)
     doctor = commands.add_parser("doctor", help="check packages, device, weights and notebooks")
     doctor.set_defaults(run=_doctor)
@@ -308,6 +310,37 @@ def _weights_convert(options: argparse.Namespace) -> int:
     dtype = device.explain(dtype=options.dtype).dtype if options.dtype else None
     for path in checkpoints.convert(Path(options.source), target, dtype):
         print(path)
+    return 0
+
+
+# What `bench` measures: a module in minikontext.bench, and one line of help.
+BENCHES = {
+    "mini": ("results", "1026 held-out edits of the toy world and 300 more, scored exactly"),
+    "multiturn": ("multiturn", "chains of eight edits, handed on as pixels or as latents"),
+    "diversity": ("diversity", "how much the answers to one open prompt differ by seed"),
+    "kontext": ("kontext", "a local copy of KontextBench's folder, edited by any weights"),
+    "autoencoder": ("autoencoder_bench", "what a round trip through the autoencoder loses"),
+}
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    lines = "\n".join(f"  {name:12} {text}" for name, (_, text) in BENCHES.items())
+    bench = commands.add_parser(
+        "bench",
+        help="measure weights: JSON, a Markdown table and PNG figures",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"what is measured:\n{lines}\n\nminikontext bench NAME --help says more.",
+    )
+    bench.add_argument("name", choices=BENCHES, metavar="NAME", help=", ".join(BENCHES))
+    bench.add_argument("options", nargs=argparse.REMAINDER, help="passed on to it")
+    bench.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    module = import_module(f"minikontext.bench.{BENCHES[options.name][0]}")
+    module.main(options.options, prog=f"minikontext bench {options.name}")
     return 0
 
 

@@ -1,10 +1,11 @@
 """KontextBench proper: a local copy of the published folder, edited by any pipeline.
 
-`python -m minikontext.bench.kontext FOLDER --weights NAME --output RESULTS`
+`minikontext bench kontext FOLDER --weights NAME --output RESULTS`, on many GPUs
+`torchrun --nproc-per-node 8 -m minikontext.bench.kontext FOLDER ...`
 
 The folder holds pictures and `metadata.jsonl` with file_name, key, category and instruction.
 Results that exist are kept, so a run can be interrupted. Under torchrun, each process edits its
-share. Nothing is downloaded.
+share on its own GPU, and the last to finish writes the pages. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tqdm.auto import tqdm
 
 from minikontext import files, images
+from minikontext.bench.similarity import Clip, Faces
 from minikontext.errors import ImageError
 from minikontext.pipeline import KontextPipeline
 
@@ -122,6 +127,59 @@ def share() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def own_device() -> str | None:
+    """This process's GPU under torchrun; None leaves the choice to the pipeline."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if local is not None and torch.cuda.is_available() else None
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measure(
+    items: list[Item], output: str | Path, clip: Clip | None = None, faces: Faces | None = None
+) -> dict[str, dict[str, float]]:
+    """Mean cosines by category of the results that are there, and how many those are.
+
+    clip_words: result and instruction; clip_input: result and first picture; face: the same by a
+    face embedding. None of them is a score of the edit: a copy of the input is nearest to it.
+    """
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in categories(items)}
+    for item in tqdm(items, "similarity"):
+        path = Path(output) / f"{item.key}.png"
+        if path.exists():
+            rows[item.category].append(_cosines(item, images.read(path), clip, faces))
+    return {name: {"results": len(found)} | _means(found) for name, found in rows.items()}
+
+
+def _cosines(
+    item: Item, result: Image.Image, clip: Clip | None, faces: Faces | None
+) -> dict[str, float]:
+    given, found = [images.read(path) for path in item.pictures[:1]], {}
+    if clip:
+        found["clip_words"] = float(
+            (clip.pictures([result]) * clip.words([item.instruction])).sum()
+        )
+    for name, model in (("clip_input", clip), ("face", faces)):
+        if model and given:
+            found[name] = float(model.pictures([result, *given]).prod(0).sum())
+    return found
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {n: round(float(np.mean([r[n] for r in rows if n in r])), 4) for n in names}
+
+
+def table(found: dict[str, dict[str, float]]) -> str:
+    """Categories and their means as a Markdown table."""
+    names = list(dict.fromkeys(name for row in found.values() for name in row))
+    lines = ["| category | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for category, row in found.items():
+        lines.append(f"| {category} | " + " | ".join(str(row.get(n, "")) for n in names) + " |")
+    return "\n".join(lines)
+
+
 # ---------------------------------------------------------------- looking
 
 
@@ -132,8 +190,7 @@ def contact_sheet(items: list[Item], output: str | Path, category: str, side: in
     """
     output = Path(output)
     rows = "\n".join(_row(item, output, side) for item in items if item.category == category)
-    name = re.sub(r"\W+", "-", category.lower()).strip("-")
-    path = output / f"{name}.html"
+    path = output / f"{_slug(category)}.html"
     title = html.escape(category)
     with files.replacing(path) as temporary:
         temporary.write_text(
@@ -144,6 +201,30 @@ def contact_sheet(items: list[Item], output: str | Path, category: str, side: in
             encoding="utf-8",
         )
     return path
+
+
+def contact_picture(items: list[Item], output: str | Path, category: str, most: int = 12) -> Path:
+    """Write the first results of a category beside their pictures as one PNG."""
+    output = Path(output)
+    mine = [item for item in items if item.category == category]
+    shown = [item for item in mine if (output / f"{item.key}.png").exists()][:most]
+    columns = 1 + max((len(item.pictures) for item in shown), default=0)
+    figure = Figure(figsize=(1.9 * columns, 2.1 * max(1, len(shown))), layout="constrained")
+    grid = figure.subplots(max(1, len(shown)), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for item, line in zip(shown, grid):
+        for path, axes in zip((*item.pictures, output / f"{item.key}.png"), line):
+            axes.imshow(images.read(path))
+        line[0].set_title(item.instruction, fontsize=7, loc="left", wrap=True, parse_math=False)
+    path = output / f"{_slug(category)}-sheet.png"
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)
+    return path
+
+
+def _slug(category: str) -> str:
+    return re.sub(r"\W+", "-", category.lower()).strip("-") or "category"
 
 
 def _row(item: Item, output: Path, side: int) -> str:
@@ -165,21 +246,41 @@ def categories(items: list[Item]) -> Iterator[str]:
     yield from dict.fromkeys(item.category for item in items)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line: edit the whole folder and write a page for each category."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.kontext")
+def write_pages(
+    items: list[Item], output: Path, clip: Clip | None = None, faces: Faces | None = None
+) -> list[Path]:
+    """Write kontext.json, kontext.md and a page and a picture for each category."""
+    found = measure(items, output, clip, faces)
+    paths = [output / "kontext.json", output / "kontext.md"]
+    for path, text in zip(paths, (json.dumps(found, indent=1), table(found))):
+        with files.replacing(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    for category in categories(items):
+        paths.append(contact_sheet(items, output, category))
+        paths.append(contact_picture(items, output, category))
+    return paths
+
+
+def main(
+    arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.kontext"
+) -> None:
+    """Command line: edit the whole folder, measure, and write a page for each category."""
+    parser = argparse.ArgumentParser(prog=prog, description="KontextBench from a local folder.")
     parser.add_argument("folder", type=Path, help="a copy of KontextBench's folder")
     parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
     parser.add_argument("--output", type=Path, required=True, help="where the results go")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clip", type=Path, metavar="FOLDER", help="a local CLIP to compare by")
+    parser.add_argument("--faces", type=Path, metavar="ONNX", help="a local face embedding")
     options = parser.parse_args(arguments)
     items, (rank, world) = load(options.folder), share()
-    pipe = KontextPipeline.from_pretrained(options.weights)
+    clip = Clip(options.clip) if options.clip else None
+    faces = Faces(options.faces) if options.faces else None
+    pipe = KontextPipeline.from_pretrained(options.weights, device=own_device())
     run(pipe, items, options.output, options.seed, rank, world, num_inference_steps=options.steps)
-    if rank == 0:
-        for category in categories(items):
-            print(contact_sheet(items, options.output, category))
+    if all((options.output / f"{item.key}.png").exists() for item in items):
+        print(*write_pages(items, options.output, clip, faces), sep="\n")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from minikontext.bench import kontext, mini
-from minikontext.errors import ImageError
+from minikontext.bench.similarity import Clip, Faces
+from minikontext.errors import ImageError, WeightsError
 from minikontext.images import read_provenance
 
 
@@ -55,6 +57,65 @@ def test_a_contact_sheet_shows_pictures_and_escapes_words(folder, tmp_path):
     page = kontext.contact_sheet([*items, evil], tmp_path, items[0].category).read_text()
     assert page.count("<img ") == 4 and items[1].instruction in page
     assert "<script>" not in page
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A tiny random CLIP in transformers' layout, with the alphabet as its words."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"{x}</w>" for x in "abcdefghijklmnopqrstuvwxyz")]
+    words = {word: i for i, word in enumerate(["<|startoftext|>", "<|endoftext|>", *letters])}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")
+                               ).save_pretrained(folder)  # fmt: skip
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    size |= {"num_attention_heads": 2, "projection_dim": 8}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "vocab_size": len(words)}
+    config = transformers.CLIPConfig(
+        text_config={**size, **ends, "max_position_embeddings": 24},
+        vision_config={**size, "image_size": 32, "patch_size": 8}, projection_dim=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_clip_from_a_folder_compares_results_with_words_and_pictures(folder, tmp_path, clip_folder):
+    items = kontext.load(folder)[:3]
+    copy, other = items[0], items[1]
+    Image.open(copy.pictures[0]).save(tmp_path / f"{copy.key}.png")
+    clip = Clip(clip_folder)
+    found = kontext.measure(items, tmp_path, clip)
+    assert found[copy.category]["results"] == 1 and found["Two Images"] == {"results": 0}
+    assert found[copy.category]["clip_input"] == pytest.approx(1, abs=1e-4)
+    assert -1 <= found[copy.category]["clip_words"] < 0.999
+    a, b = clip.words(["make the hat red " * 20, "b"])
+    assert a.norm() == pytest.approx(1) and not torch.allclose(a, b)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / f"{other.key}.png")
+    assert kontext.measure(items, tmp_path, clip)[copy.category]["clip_input"] < 1 - 1e-4
+    paths = kontext.write_pages(items, tmp_path, clip)
+    assert all(path.stat().st_size > 0 for path in paths) and len(paths) == 6
+    assert "| Instruction Editing - Local | 2 |" in (tmp_path / "kontext.md").read_text()
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        Clip(tmp_path)
+    with pytest.raises(WeightsError, match="ONNX"):
+        Faces(tmp_path / "none.onnx")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_last_process_to_finish_writes_the_pages(folder, tiny_pipe, tmp_path, monkeypatch):
+    weights = tiny_pipe.save_pretrained(tmp_path / "weights", name="tiny")
+    command = [folder, "--weights", weights, "--output", tmp_path / "out", "--steps", 1]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, pages in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        kontext.main([str(part) for part in command])
+        assert (tmp_path / "out" / "kontext.json").exists() == pages
 
 
 def test_torchrun_says_whose_share(monkeypatch):

@@ -1,0 +1,158 @@
+"""The results page, chains of edits, variety, and the autoencoders' table, each in small."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minikontext import cli
+from minikontext.bench import autoencoder_bench, diversity, multiturn, results
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import render
+from minikontext.toyworld.scene import IDENTITY
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatch):
+    command = ["bench", "mini", "--weights", "toy", "--steps", "1", "--every", "650"]
+    for folder in ("a", "b"):
+        assert cli.main([*command, "--output", str(tmp_path / folder)]) == 0
+    kept = (tmp_path / "a" / "results.json").read_bytes()
+    assert kept == (tmp_path / "b" / "results.json").read_bytes()
+    assert b"0.0" in kept and json.loads((tmp_path / "a" / "latency.json").read_text())
+    rows = results.load(tmp_path / "a" / "results.json")
+    assert list(rows) == [results.COPY, "toy, 1 steps"] and rows[results.COPY].report.success == 0
+    for name in ("radar.png", "latency.png"):
+        assert Image.open(tmp_path / "a" / name).width <= 800
+    assert "| toy, 1 steps | 3 |" in (tmp_path / "a" / "README.md").read_text()
+    monkeypatch.setattr(results, "measure", None)  # nothing is left to measure
+    assert cli.main([*command, "--output", str(tmp_path / "a")]) == 0
+    assert (tmp_path / "a" / "results.json").read_bytes() == kept
+    with pytest.raises(TypeError):  # other cases are measured anew
+        cli.main([*command[:-1], "640", "--output", str(tmp_path / "a")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["mini", "--steps", "0"], "from 1"), (["mini", "--weights", "none"], "No weights called")],
+)
+def test_mistakes_are_told(tmp_path, capsys, arguments, words):
+    assert cli.main(["bench", *arguments, "--every", "900", "--output", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.BENCHES)
+def test_every_bench_has_help(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: minikontext bench {name}" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- chains
+
+
+def test_chains_join_and_keep_the_character():
+    for number in range(6):
+        cases = multiturn.chain(number)
+        assert len(cases) == 8 and cases == multiturn.chain(number)
+        for before, after in pairwise(cases):
+            assert after.contexts == (before.target,)
+        assert len({case.target.identity for case in cases}) == 1
+        assert not {"species", "colour"} & {name for case in cases for name in case.claims}
+    assert multiturn.chain(0) != multiturn.chain(1) and len(IDENTITY) == 4
+
+
+def test_paste_back_keeps_what_was_not_touched():
+    case = next(c for c in multiturn.chain(3) if c.task == "local")
+    before, target = case.context_images()[0], case.target_image()
+    noise = np.random.default_rng(0).normal(0, 3, (64, 64, 3))
+    worse = Image.fromarray((np.asarray(target) + noise).clip(0, 255).astype(np.uint8))
+    pasted = np.asarray(multiturn.paste_back(before, worse))
+    same = (np.asarray(before) == pasted).all(-1)
+    changed = np.abs(np.asarray(before).astype(int) - np.asarray(target)).max(-1) > 60
+    assert same.mean() > 0.5
+    assert np.abs(pasted.astype(int) - np.asarray(target))[changed].mean() < 6
+
+
+def test_drift_is_measured_in_every_way(toy, tmp_path):
+    chains = [multiturn.chain(i, 2) for i in range(2)]
+    shown = {w: multiturn.run(toy, chains, w, num_inference_steps=2) for w in multiturn.WAYS}
+    first = [np.asarray(turns[0][0]) for way, turns in shown.items() if way != "paste-back"]
+    assert np.array_equal(*first), "the first edit starts from the same picture in every way"
+    assert not np.array_equal(*(np.asarray(shown[w][1][0]) for w in ("pixels", "latents")))
+    right = [[chain[turn].target_image() for chain in chains] for turn in range(2)]
+    drift = multiturn.measure(toy, chains, right)
+    assert drift.identity == drift.followed == [100, 100] and drift.psnr == [60, 60]
+    assert drift.cosine == drift.right_cosine and all(0 < c < 1 for c in drift.cosine)
+    drifts = {way: multiturn.measure(toy, chains, turns) for way, turns in shown.items()}
+    multiturn.save(drifts, {"weights": "toy"}, tmp_path)
+    assert multiturn.load(tmp_path / "multiturn.json") == drifts
+    assert len(multiturn.plot(drifts).axes[2].lines) == 4
+
+
+# ---------------------------------------------------------------- variety
+
+
+class OneAnswer:
+    """Draws one right answer whatever the seed, or as many as there are seeds."""
+
+    def __init__(self, scenes):
+        self.scenes = scenes
+
+    def __call__(self, prompts, image, seed, **_):
+        out = type("Out", (), {})()
+        out.images = [Image.fromarray(render(self.scenes[s % len(self.scenes)])) for s in seed]
+        return out
+
+
+def test_variety_is_counted_among_right_answers_only():
+    case = next(c for c in diversity.open_prompts(6) if not c.contexts and "eyes" in c.free)
+    scenes = [case.target.change(eyes=e) for e in ("round", "big", "sleepy", "single")]
+    one = diversity.diversity(OneAnswer(scenes[:1]), [case], range(4), batch=3)
+    four = diversity.diversity(OneAnswer(scenes), [case], range(4), batch=3)
+    assert (one.right, one.distinct, one.bits["eyes"], one.spread) == (100, 1, 0, 0)
+    assert (four.right, four.distinct, four.bits["eyes"]) == (100, 4, 2) and four.spread > 0
+    wrong = case.target.change(species="cat" if case.target.species != "cat" else "bear")
+    half = diversity.diversity(OneAnswer([scenes[0], wrong]), [case], range(4))
+    assert (half.right, half.distinct) == (50, 1)
+    assert "| distinct answers | 1.0 of 4 seeds |" in diversity.table({"one": one})
+    closed = multiturn.chain(0)[0]
+    with pytest.raises(ValueError, match="free"):
+        diversity.diversity(OneAnswer(scenes), [closed], range(2))
+
+
+# ---------------------------------------------------------------- autoencoders
+
+
+def test_distances_know_equal_and_worse():
+    right = render(multiturn.chain(0)[0].target)
+    noise = np.random.default_rng(0).normal(0, 1, right.shape)
+    little, much = (np.clip(right + s * noise, 0, 255).astype(np.uint8) for s in (5, 40))
+    assert autoencoder_bench.ssim(right, right) == pytest.approx(1)
+    assert autoencoder_bench.perceptual(right, right) == 0
+    assert autoencoder_bench.ssim(right, little) > autoencoder_bench.ssim(right, much)
+    assert autoencoder_bench.perceptual(right, little) < autoencoder_bench.perceptual(right, much)
+
+
+def test_equal_budgets_are_trained_measured_and_written(tmp_path, capsys):
+    command = ["bench", "autoencoder", "--channels", "4", "16", "--steps", "2", "--scenes", "4"]
+    command += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path)]
+    assert cli.main(command) == 0
+    found = json.loads((tmp_path / "autoencoder.json").read_text())
+    assert list(found) == ["4 channels, 2 steps", "16 channels, 2 steps"]
+    assert all(row["psnr"] > 5 and 0 <= row["ssim"] <= 1 for row in found.values())
+    assert (tmp_path / "autoencoder.png").exists() and "SSIM" in capsys.readouterr().out
+    for channels in (4, 16):
+        model = autoencoder_bench.train(channels, 2, tmp_path / "runs")  # is there already
+        assert model.encode(torch.zeros(1, 3, 64, 64)).shape == (1, channels, 8, 8)
