@@ -147,17 +147,21 @@ def small(channels: bool = False) -> TransformerConfig:
 def train(
     variant: Variant, seed: int, setting: Setting, pairs: Pairs, test: Pairs, folder: Path
 ) -> tuple[VariantEditor, list[tuple[int, float]]]:
-    """Train a variant from nothing; also returns its curve on the held-out pairs."""
+    """Train a variant, or go on where its folder stands; also returns its held-out curve."""
     model, device = VariantEditor(variant, seed), torch.device("cpu")
     dials = LoopConfig(setting.steps, setting.lr, setting.muon_lr, warmup=50, ema=0.995)
     loop = Loop(model, replace(dials, log_every=max(1, setting.steps // 12)), folder)
     how = EditorTraining(setting.batch, seed, timesteps=variant.timesteps, empty_prompts=0.0)
-    curve: list[tuple[int, float]] = []
+    notes = folder / "curve.json"
+    before = json.loads(notes.read_text()) if loop.resume() and notes.exists() else []
+    curve = [(seen, value) for seen, value in before if seen <= loop.step * setting.batch]
 
     def note(facts: dict) -> None:
         curve.append((facts["step"] * setting.batch, round(held_out_loss(model, test), 5)))
+        notes.write_text(json.dumps(curve))
 
-    loop.run(editor_loss(model, pairs, model.text.tokenize([""])[0], how, device), note)
+    if loop.step < setting.steps:
+        loop.run(editor_loss(model, pairs, model.text.tokenize([""])[0], how, device), note)
     return averaged(loop, model), curve
 
 
@@ -202,6 +206,8 @@ def study(
 ) -> list[Run]:
     """Train every variant of some studies with several seeds; runs already in `out` are kept.
 
+    Trainings in `folder` are kept, too: without `out`, they are only scored again.
+
     `jobs` trainings run side by side. A variant that belongs to several studies is trained once.
     """
     runs = load(out) if out.exists() else []
@@ -243,7 +249,8 @@ def _named(known: dict[tuple[Variant, int], Run]) -> list[Run]:
 def train_and_score(variant: Variant, seed: int, setting: Setting, folder: Path) -> Run:
     """One training, and what the oracle says of its edits of held-out cases."""
     autoencoder, pairs, test, cases = prepare(setting, folder)
-    place = folder / "-".join(map(str, (*astuple(variant), seed)))
+    facts = (setting.level, setting.pairs, setting.steps, setting.batch, *astuple(variant), seed)
+    place = folder / "-".join(map(str, facts))
     model, curve = train(variant, seed, setting, pairs, test, place)
     pictures = edit(model, autoencoder, cases, test, setting.sampling_steps)
     rows = [(c, score(p.numpy(), c)) for c, p in zip(cases, pictures, strict=True)]

@@ -16,6 +16,7 @@ _MODULES = (
     "live",
     "map",
     "parts",
+    "plane_ladd",
     "plots",
     "positions",
     "samples",

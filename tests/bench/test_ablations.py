@@ -90,3 +90,9 @@ def test_table_and_plot_show_every_seed():
     assert len(ablations.plot(runs, "context").axes[0].lines) == 6
     assert ablations.values(runs, "context", "sequence") == [83.0, 80.0, 80.0]
     assert ablations.values(runs, "context", "channel", "loss") == [0.5] * 3
+
+
+def test_a_finished_training_is_scored_again_and_not_trained_again(tmp_path, monkeypatch):
+    first = ablations.train_and_score(Variant(), 0, TINY, tmp_path)
+    monkeypatch.setattr(ablations.Loop, "run", None)
+    assert ablations.train_and_score(Variant(), 0, TINY, tmp_path) == first

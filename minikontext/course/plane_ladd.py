@@ -1,6 +1,6 @@
 """LADD on points in the plane, with several seeds side by side: what notebook 06 breaks.
 
-`python -m minikontext.bench.plane_ladd --json data/bench/plane_ladd.json`
+`python -m minikontext.course.plane_ladd --json data/bench/plane_ladd.json`
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def table(results: list[Result]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: train all variants and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.plane_ladd")
+    parser = argparse.ArgumentParser(prog="python -m minikontext.course.plane_ladd")
     parser.add_argument("--seeds", type=int, default=3, help="students of each (default: 3)")
     parser.add_argument("--steps", type=int, default=1200, help="training steps of each")
     parser.add_argument("--json", type=Path, default=STORED, help="where the results go")

@@ -2,7 +2,7 @@
 
 import torch
 
-from minikontext.bench import plane_ladd
+from minikontext.course import plane_ladd
 from minikontext.course.flow_pictures import answers
 
 
