@@ -297,6 +297,11 @@ def stream(
         module.register_forward_hook(_leave(home))
 
 
+def is_streamed(module: nn.Module) -> bool:
+    """Whether any part of a module is only a visitor on its device."""
+    return any(part._forward_pre_hooks for part in module.modules())
+
+
 def _visit(home: dict[str, Tensor], device: Any, dtype: torch.dtype | None) -> Callable[..., None]:
     def visit(module: nn.Module, inputs: Any) -> None:
         _place(module, {name: p.detach().to(device, dtype) for name, p in home.items()})

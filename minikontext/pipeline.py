@@ -227,9 +227,12 @@ class KontextPipeline:
         return files.sha256(self.weight_files) if self.weight_files else ""
 
     def to(self, device: str | torch.device) -> KontextPipeline:
-        """Move all parts to a device, and return self."""
-        for part in PARTS:
-            getattr(self, part).to(device)
+        """Move all parts to a device, and return self. Raises ConfigError for streamed weights."""
+        parts = [getattr(self, part) for part in PARTS]
+        if any(map(memory.is_streamed, parts)):
+            raise ConfigError("Streamed weights stay where they are. Load again for that device.")
+        for part in parts:
+            part.to(device)
         return self
 
     def compile(self, **options: Any) -> KontextPipeline:
@@ -238,10 +241,9 @@ class KontextPipeline:
         Seconds instead of minutes, and from the third size on nothing is compiled again. `options`
         go to torch.compile. Raises ConfigError where blocks are streamed: they change at each step.
         """
-        blocks = memory.transformer_blocks(self.transformer)
-        if any(block._forward_pre_hooks for block in blocks):
+        if memory.is_streamed(self.transformer):
             raise ConfigError("Streamed blocks cannot be compiled. Load with another plan.")
-        for block in blocks:
+        for block in memory.transformer_blocks(self.transformer):
             block.compile(**options)
         return self
 

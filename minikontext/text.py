@@ -288,7 +288,7 @@ class FluxTextEncoder(nn.Module):
         self.clip, self.t5 = clip.eval(), t5.eval()
         self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
         self.max_length = max_length
-        self.device = next(self.parameters()).device
+        self.streamed_to: torch.device | None = None
         self._cache: OrderedDict[str, TextFeatures] = OrderedDict()
 
     @classmethod
@@ -336,7 +336,7 @@ class FluxTextEncoder(nn.Module):
         t5 = self.t5
         layers = (self.clip, t5.shared, *t5.encoder.block, t5.encoder.final_layer_norm)
         memory.stream(layers, device, dtype)
-        self.device = torch.device(device)
+        self.streamed_to = torch.device(device)
         return self
 
     @torch.no_grad()
@@ -386,7 +386,7 @@ class FluxTextEncoder(nn.Module):
         batch = tokenizer(
             prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
         )
-        return batch["input_ids"].to(self.device)
+        return batch["input_ids"].to(self.streamed_to or next(self.parameters()).device)
 
 
 def read_local(kind: Any, folder: Path) -> Any:

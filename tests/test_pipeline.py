@@ -221,11 +221,13 @@ def test_compiled_blocks_give_the_same_and_new_sizes_cost_nothing(tiny):
     assert counts[0] > 0 and counts[-1] == counts[1] <= 6
 
 
-def test_streamed_blocks_are_not_compiled(tiny):
+def test_streamed_blocks_are_neither_compiled_nor_moved(tiny):
     pipe = tiny()
     memory.stream(memory.transformer_blocks(pipe.transformer), "cpu")
     with pytest.raises(ConfigError, match="Streamed blocks"):
         pipe.compile()
+    with pytest.raises(ConfigError, match="stay where they are"):
+        pipe.to("meta")
 
 
 # ---- chaining

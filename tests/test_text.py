@@ -140,6 +140,11 @@ def test_flux_reports_what_does_not_fit(flux):
         assert flux.encode([long]).tokens.shape == (1, 24, 16)
 
 
+def test_flux_words_go_where_the_encoder_is(flux_folder):
+    moved = FluxTextEncoder.from_folder(flux_folder, dtype=torch.float32, max_length=24)
+    assert moved.to("meta")._ids(moved.clip_tokenizer, "a hat", 8).is_meta
+
+
 def test_a_folder_without_text_encoders_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="tokenizer, text_encoder"):
         FluxTextEncoder.from_folder(tmp_path)
