@@ -83,3 +83,7 @@ def test_mixed_precision_is_bfloat16_only_if_wanted_and_there(monkeypatch, wante
     with device.mixed_precision(torch.device("cpu"), wanted) as number:
         assert (a @ a).dtype == number
     assert number == (torch.bfloat16 if wanted and known["avx512_bf16"] else torch.float32)
+
+
+def test_flash_attention_3_is_not_used_where_it_is_not():
+    assert not device.use_flash_attention_3(torch.device("cpu"))
