@@ -152,9 +152,9 @@ def score(picture: Image.Image | np.ndarray, case: Case) -> Score:
 
     Followed: every claimed attribute reads as in the target, and where the target differs from the
     context the picture is nearer to the target by a clear factor. Preserved: the rest is unchanged,
-    both in PSNR and in that no scene with something else changed, and no shifted, blurred or
-    tinted picture, explains the picture clearly better. Identity: the character's species, colour,
-    pattern and eyes read as they should, the colour only in styles that show it.
+    both in PSNR and in that no scene with something else changed, and no mirrored, shifted,
+    blurred or tinted one, explains the picture clearly better. Identity: the character's species,
+    colour, pattern and eyes read as they should, the colour only in styles that show it.
     """
     array = as_array(picture)
     identity = [n for n in IDENTITY if n != "colour" or case.target.style not in COLOURLESS]
@@ -258,7 +258,8 @@ def _with_another(array: np.ndarray, wanted: Scene, rest: set[str]) -> Iterable[
 
 
 def _spoiled(array: np.ndarray, right: np.ndarray) -> Iterable[np.ndarray]:
-    """The right picture shifted, blurred, and with the contrast and cast of the scored one."""
+    """The right picture mirrored, shifted, blurred, and in the scored one's contrast and cast."""
+    yield right[:, ::-1]
     steps = range(-SHIFTS, SHIFTS + 1)
     yield from (np.roll(right, step, axis=(0, 1)) for step in product(steps, steps) if any(step))
     blur = ImageFilter.GaussianBlur(BLUR)

@@ -57,3 +57,10 @@ def test_something_else_that_changed_is_not_preserved(change):
     assert found.followed and found.identity and not found.preserved
     assert found.psnr_untouched > 20 and not succeeds(answer, case)
     assert score(case.target_image(), case).success
+
+
+def test_a_mirrored_answer_is_not_preserved_though_everything_reads_right():
+    before = Scene(background="meadow", time="sunset")
+    case = Case("local", "change_eyes", "", (before,), before.change(eyes="big"), ("eyes",))
+    found = score(render(case.target)[:, ::-1], case)
+    assert found.followed and found.identity and not found.preserved
