@@ -58,7 +58,7 @@ def find(place: str | Path) -> Checkpoint | None:
     """
     place = Path(place)
     folder = place if place.is_dir() else place.parent
-    transformer = _transformer_place(place)
+    transformer = None if _own_config(folder) else _transformer_place(place)
     if transformer is None:
         return None
     kind = _read_json(folder / "model_index.json").get("_class_name", "")
@@ -82,12 +82,9 @@ def load(
     The plan is chosen and printed before anything is read: see `memory.PLANS`. Raises
     WeightsError if a file does not fit the model, NotEnoughMemoryError if no plan fits the device.
     """
-    with torch.device("meta"):
-        transformer = KontextTransformer(transformer_config(checkpoint.transformer))
-        autoencoder = AutoEncoder(autoencoder_config(checkpoint.autoencoder))
-    plans = memory.predict(transformer, autoencoder, encoder_sizes(checkpoint, dtype), dtype)
+    transformer, autoencoder = _sketches(checkpoint)
     available = memory.available_bytes(device)
-    plan = memory.choose(plans, available, offload)
+    plan = memory.choose(plans(checkpoint, dtype), available, offload)
     print(f"memory: {available / memory.GB:.1f} GB on {device}; plan {plan}")
     if use_flash_attention_3(device):
         print("attention: FlashAttention 3")
@@ -96,6 +93,17 @@ def load(
         "autoencoder": weights.load_into(autoencoder, checkpoint.autoencoder, device, dtype),
         "transformer": _load_transformer(transformer, checkpoint, device, dtype, plan),
     }
+
+
+def plans(checkpoint: Checkpoint, dtype: torch.dtype) -> list[memory.Plan]:
+    """What each memory plan would take for these weights at 1024 × 1024 with one context."""
+    return memory.predict(*_sketches(checkpoint), encoder_sizes(checkpoint, dtype), dtype)
+
+
+def _sketches(checkpoint: Checkpoint) -> tuple[KontextTransformer, AutoEncoder]:
+    with torch.device("meta"):
+        transformer = KontextTransformer(transformer_config(checkpoint.transformer))
+        return transformer, AutoEncoder(autoencoder_config(checkpoint.autoencoder))
 
 
 def _load_text(

@@ -281,10 +281,15 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
 
 
 def _weights_inspect(options: argparse.Namespace) -> int:
-    from minikontext import checkpoints
+    from minikontext import checkpoints, device
 
-    for part in checkpoints.parts(options.place):
+    parts = checkpoints.parts(options.place)
+    for part in parts:
         print(checkpoints.summarise(part))
+    if len(parts) > 1 and (found := checkpoints.find(options.place)):
+        print("memory plans in bfloat16, for 1024×1024 with one context:")
+        for plan in checkpoints.plans(found, device.DTYPES["bfloat16"]):
+            print(f"  {plan}")
     return 0
 
 

@@ -8,11 +8,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxKontextPipeline, FluxPipeline
+from diffusers import AutoencoderKL, FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 from folders import CONFIG, build
 from PIL import Image
 
 from minikontext import checkpoints, cli, memory, weights
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import (
     ConfigError,
     ImageError,
@@ -21,7 +22,18 @@ from minikontext.errors import (
     WeightsError,
 )
 from minikontext.pipeline import KontextPipeline
+from minikontext.transformer import KontextTransformer, TransformerConfig
 
+TRANSFORMER = (
+    FluxTransformer2DModel,
+    checkpoints.transformer_to_json,
+    checkpoints.transformer_from_shapes,
+)
+AUTOENCODER = (
+    AutoencoderKL,
+    checkpoints.autoencoder_to_json,
+    checkpoints.autoencoder_from_shapes,
+)
 STEPS, SEED, GUIDANCE = 2, 11, 3.0
 SIZES = [(96, 64), (64, 64), (48, 112)]
 PROMPT = "make the hat red, and write OPEN on the door"
@@ -157,18 +169,25 @@ def test_the_name_of_a_single_file_says_whether_it_edits(official, tmp_path, nam
     assert checkpoints.defaults(checkpoints.find(tmp_path))["max_contexts"] == contexts
 
 
-def test_full_size_shapes_give_the_full_size_configs():
-    from minikontext import AutoEncoder, AutoEncoderConfig, KontextTransformer, TransformerConfig
-
-    for config in (TransformerConfig.flux_dev(), TransformerConfig.flux_schnell()):
-        with torch.device("meta"):
-            state = KontextTransformer(config).state_dict()
-        assert checkpoints.transformer_from_shapes(state) == config
-        again = weights.from_diffusers(weights.to_diffusers(state))
-        assert again.keys() == state.keys()
+@pytest.mark.parametrize(
+    ("build", "config", "kind", "to_json", "from_shapes"),
+    [
+        (KontextTransformer, TransformerConfig.flux_dev(), *TRANSFORMER),
+        (KontextTransformer, TransformerConfig.flux_schnell(), *TRANSFORMER),
+        (AutoEncoder, AutoEncoderConfig.flux(), *AUTOENCODER),
+    ],
+)
+def test_full_size_has_every_tensor_of_both_layouts(build, config, kind, to_json, from_shapes):
+    words = {k: v for k, v in to_json(config).items() if k != "_class_name"}
     with torch.device("meta"):
-        state = AutoEncoder(AutoEncoderConfig.flux()).state_dict()
-    assert checkpoints.autoencoder_from_shapes(state) == AutoEncoderConfig.flux()
+        ours, theirs = build(config).state_dict(), kind(**words).state_dict()
+    assert shapes(weights.to_diffusers(ours)) == shapes(theirs)
+    assert shapes(weights.from_diffusers(theirs)) == shapes(ours)
+    assert from_shapes(ours) == config
+
+
+def shapes(state):
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 # ---- memory plans
@@ -319,7 +338,7 @@ def test_inspect_and_verify_look_at_every_part(place, request, capsys):
     for kind in ("transformer", "autoencoder", "CLIP", "T5"):
         assert f"  {kind}, " in shown
     count = sum(p.numel() for p in load(place).transformer.parameters())
-    assert f"{count:,} parameters" in shown
+    assert f"{count:,} parameters" in shown and "\n  stream: 1." in shown
     capsys.readouterr()
     assert command("weights", "verify", place) == 0
     assert capsys.readouterr().out.count("[OK]") == 4
@@ -327,7 +346,7 @@ def test_inspect_and_verify_look_at_every_part(place, request, capsys):
 
 def test_our_own_folders_can_be_verified_too(tiny_pipe, tmp_path, capsys):
     tiny_pipe.save_pretrained(tmp_path)
-    assert command("weights", "verify", tmp_path) == 0
+    assert command("weights", "verify", tmp_path) == command("weights", "inspect", tmp_path) == 0
     assert capsys.readouterr().out.count("[OK]") == 3
 
 
