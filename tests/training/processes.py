@@ -1,0 +1,112 @@
+"""What test_parallel.py starts under torchrun: tiny trainings whose losses every process notes.
+
+python -m torch.distributed.run --nproc-per-node 2 tests/training/processes.py FOLDER
+"""
+
+import copy
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import build_tiny_pipeline
+
+from minikontext.distillation.guidance import GuidanceTraining, guidance_loss, student_of
+from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
+from minikontext.training import parallel
+from minikontext.training.data import Pairs
+from minikontext.training.editor import Editor, EditorTraining, editor_loss
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.recipes import averaged, gathered
+
+STEPS = 20
+
+
+class Noted(Loop):
+    """The loop, with the loss and the gradient's norm of every step unrounded."""
+
+    def _one(self, loss):
+        metrics = super()._one(loss)
+        self.noted = [*getattr(self, "noted", []), (metrics["loss"], metrics["norm"])]
+        return metrics
+
+
+def teacher():
+    pipe = build_tiny_pipeline()
+    return Editor(pipe.transformer, pipe.text_encoder).eval()
+
+
+def pairs(model):
+    """Twelve random pairs, four of each number of contexts."""
+    draw = torch.Generator().manual_seed(3)
+    words = model.text.tokenize(["make the hat red", "a sign"] * 6)[:, None]
+    target = torch.randn(12, 4, 8, 8, generator=draw)
+    contexts = torch.randn(12, 2, 4, 8, 8, generator=draw)
+    return Pairs(target, contexts, torch.arange(12) // 4, words, torch.arange(12))
+
+
+def parts(kind, world, bf16=False):
+    """Model and loss of one of the three trainings, sharded if the world is large."""
+    model = teacher()
+    data, null = pairs(model), model.text.tokenize([""])[0]
+    how = {"batch": 8, "bf16": bf16}
+    if kind == "flow":
+        parallel.prepare(model, world, bf16)
+        return model, editor_loss(model, data, null, EditorTraining(**how), world.device)
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    torch.manual_seed(0)
+    model = student_of(model) if kind == "guidance" else Ladd(model, Discriminator(model))
+    for net in (model, frozen):
+        parallel.prepare(net, world, bf16)
+    if kind == "guidance":
+        dials = GuidanceTraining(**how)
+        return model, guidance_loss(model, frozen, data, null, dials, world.device)
+    dials = LaddTraining(**how, head_start=4, switch=8)
+    return model, ladd_loss(model, frozen, data, dials, world.device)
+
+
+def train(kind, world, folder, until=STEPS, bf16=False, **dials):
+    """The losses of a run up to a step; it goes on where the folder's last run ended."""
+    model, loss = parts(kind, world, bf16)
+    config = LoopConfig(steps=until, warmup=2, decay=0.0, **dials)
+    loop = Noted(model, config, folder, world)
+    loop.resume()
+    loop.run(loss)
+    return loop.noted, averaged(loop, model)
+
+
+def case(kind, folder, until=STEPS, bf16=False, **dials):
+    """A training in this process and its neighbours; the flags of [parallel] go by their names."""
+    flags = {k: dials.pop(k) for k in ("checkpointing", "replicate", "background") if k in dials}
+    world = parallel.start({"device": "cpu", "parallel": flags})
+    return *train(kind, world, folder, until, bf16, **dials), world
+
+
+def main(folder):
+    """Every case that needs many processes, in two launches: of four, then of two."""
+    found = {}
+    size = parallel.start({"device": "cpu"}).size
+    if size == 4:
+        four = {"replicate": 2, "checkpointing": "full", "save_every": 10}
+        found["flow"], *_ = case("flow", folder / "moved", **four)
+    else:
+        two = {"checkpointing": "selective", "accumulate": 2}
+        found["flow"], *_ = case("flow", folder / "flow", **two)
+        found["guidance"], *_ = case("guidance", folder / "guidance", checkpointing="full")
+        found["ladd"], *_ = case("ladd", folder / "ladd", muon_lr=0.0, checkpointing="selective")
+        found["moved"], model, world = case("flow", folder / "moved", 15, background=False)
+        if one := gathered(model, world):
+            save_file(one.state_dict(), folder / "gathered.safetensors")
+        os.environ["MINIKONTEXT_DTYPE"] = "bfloat16"  # emulated here
+        found["bf16"], *_ = case("flow", folder / "bf16", 3, bf16=True)
+    if torch.distributed.get_rank() == 0:
+        (folder / f"{size}.json").write_text(json.dumps(found))
+    parallel.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
