@@ -85,7 +85,7 @@ def test_a_run_goes_on_with_fewer_processes(found, program, tmp_path):
     assert len(two["moved"]) == 5  # 4 -> 2, from step 10: step 20 is damaged
     assert apart(two["moved"], four["flow"][10:15]) < 1e-6
     place = shutil.copytree(folder / "moved", tmp_path / "moved")
-    one, model = program.train("flow", parallel.ALONE, place)  # 2 -> 1
+    one, _ = program.train("flow", parallel.ALONE, place)  # 2 -> 1
     assert apart(one, four["flow"][15:]) < 1e-6
     assert (place / "checkpoint.safetensors").exists() and not (place / "checkpoints").exists()
 
