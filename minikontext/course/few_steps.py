@@ -85,9 +85,9 @@ class FewStepsWidget(Working):
         for name in self.pipes:
             cells.append(W.HTML(f'<div class="mk-caption"><b>{name}</b></div>'))
             for n in self.counts:
-                self.boxes[name, n].layout.width = SIDE
+                self.boxes[name, n].layout.width = "100%"
                 cells.append(W.VBox([self.boxes[name, n], self.clocks[name, n]]))
-        columns = f"64px repeat({len(self.counts)}, minmax(60px, {SIDE}))"
+        columns = f"56px repeat({len(self.counts)}, minmax(0, {SIDE}))"
         grid = W.Layout(grid_template_columns=columns, grid_gap="6px", align_items="center")
         return [
             W.HTML(CSS, layout=W.Layout(display="none")),
