@@ -68,7 +68,8 @@ def lab(tmp_path_factory):
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(value))
     server = start_server(home, port := free_port())
-    yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token=secret".format
+    # Reset: JupyterLab would open the notebooks of the last visit again, and run one of those.
+    yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token=secret&reset".format
     server.terminate()
     server.wait(30)
 
