@@ -34,9 +34,10 @@ class LaddTraining:
     """The dials of LADD.
 
     times: at which the student learns, with the probabilities `first` until step `switch` and
-    `then` after it. renoise_mu, renoise_sigma: the logit-normal of the time at which latents are
-    judged. head_start: steps in which only the heads learn. adversarial, mse: weights of the two
-    losses. features: False judges the latents themselves instead of the teacher's features.
+    `then` after it. head_start: steps in which only the heads learn, on times drawn as `then`, so
+    that they know every kind of fake. renoise_mu, renoise_sigma: the logit-normal of the time at
+    which latents are judged. adversarial, mse: weights of the two losses. features: False judges
+    the latents themselves instead of the teacher's features.
     """
 
     batch: int = 64
@@ -63,7 +64,8 @@ class LaddTraining:
 
     def draw_times(self, count: int, step: int, generator: torch.Generator) -> Tensor:
         """The student's times of a step, (count,)."""
-        shares = torch.tensor(self.first if step < self.switch else self.then)
+        early = self.head_start <= step < self.switch
+        shares = torch.tensor(self.first if early else self.then)
         chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
         return torch.tensor(self.times)[chosen]
 
