@@ -6,7 +6,9 @@ another one's prompt. A cache that was interrupted goes on with the first missin
 
 from __future__ import annotations
 
+import itertools
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +94,7 @@ def build_cache(
     shard: int = 2000,
     bf16: bool = False,
     world: World = ALONE,
+    practise: Collection[str] = (),
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
@@ -100,6 +103,8 @@ def build_cache(
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
+    if practise:
+        facts["practise"] = ", ".join(practise)
     facts["world"] = world_mark(level, seed)
     label = folder / "cache.txt"
     if world.rank == 0 and not label.exists():
@@ -113,11 +118,19 @@ def build_cache(
         if path.exists():
             continue
         indices = range(first, min(first + shard, count))
-        cases = [sample_edit(i, level, seed=seed) for i in indices]
+        cases = [training_case(i, level, seed, practise) for i in indices]
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
             save_file(encode(cases, autoencoder, first, bf16), temporary, metadata=facts)
     world.wait()
+
+
+def training_case(index: int, level: int, seed: int = 0, practise: Collection[str] = ()) -> Case:
+    """Case number `index` of the world; with operations to `practise`, every second is of these."""
+    if not practise or index % 2 == 0:
+        return sample_edit(index, level, seed=seed)
+    tries = (sample_edit(index, level, seed=seed + 1000 * k) for k in itertools.count(1))
+    return next(case for case in tries if case.operation in practise)
 
 
 def world_mark(level: int, seed: int) -> str:

@@ -16,7 +16,7 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError
 from minikontext.pipeline import Defaults, KontextPipeline
 from minikontext.text import ToyTextConfig, ToyTextEncoder
-from minikontext.toyworld import vocabulary
+from minikontext.toyworld import OPERATIONS, vocabulary
 from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_loss, normalised
 from minikontext.training.data import build_cache, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss
@@ -94,7 +94,8 @@ def train_editor(
     mark = files.sha256([source / "autoencoder.safetensors"])[:12]
     dials = read(EditorTraining, config.get("training", {}))
     level = (data["level"], data["count"], data.get("seed", 0))
-    build_cache(cache, *level, autoencoder, mark, bf16=dials.bf16, world=world)
+    practise = practised(data)
+    build_cache(cache, *level, autoencoder, mark, bf16=dials.bf16, world=world, practise=practise)
     pairs = load_cache(cache, model.text, data["count"])
     prepare(model, world, dials.bf16, first_weights(config))
     loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
@@ -103,6 +104,14 @@ def train_editor(
     null = model.text.tokenize([""])[0]
     loop.run(editor_loss(model, pairs, null, dials, world.device), on_log)
     return export(averaged(loop, model), autoencoder, config, world)
+
+
+def practised(data: dict[str, Any]) -> list[str]:
+    """The operations that a config's data asks for more often than the world does."""
+    practise = list(data.get("practise", []))
+    if unknown := sorted(set(practise) - set(OPERATIONS)):
+        raise ConfigError(f"practise: no such operation {unknown}; choose from {[*OPERATIONS]}")
+    return practise
 
 
 def find_autoencoder(config: dict[str, Any]) -> Path:

@@ -107,7 +107,7 @@ def test_heads_learn_first_and_then_both(teacher, pairs):
 def test_the_students_loss_leaves_the_heads_alone(teacher, pairs):
     one, first = game(teacher, pairs, head_start=0)
     torch.manual_seed(0)
-    two, second = game(teacher, pairs, head_start=100)
+    two, second = game(teacher, pairs, head_start=0, adversarial=0.0, mse=1.0)
     two.heads.load_state_dict(one.heads.state_dict())
     first(0)[0].backward()
     second(0)[0].backward()
@@ -121,10 +121,11 @@ def test_latents_themselves_can_be_judged_for_comparison(teacher, pairs):
 
 
 def test_the_students_times_come_in_two_phases():
-    dials = LaddTraining(switch=10)
+    dials = LaddTraining(head_start=5, switch=10)
     draw = torch.Generator().manual_seed(0)
-    early, late = dials.draw_times(4000, 0, draw), dials.draw_times(4000, 10, draw)
+    early, late = dials.draw_times(4000, 5, draw), dials.draw_times(4000, 10, draw)
     assert set(early.tolist()) == {0.5, 0.25}
+    assert 1.0 in dials.draw_times(4000, 0, draw).tolist()  # the heads alone see every time
     assert (late == 1.0).float().mean().item() == pytest.approx(0.7, abs=0.03)
     with pytest.raises(ConfigError, match="batch=1"):
         LaddTraining(batch=1)

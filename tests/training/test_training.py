@@ -13,7 +13,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import language, render, sample_edit
 from minikontext.training import recipes
 from minikontext.training.autoencoder import sample_picture
-from minikontext.training.data import build_cache, load_cache, wordings
+from minikontext.training.data import build_cache, load_cache, training_case, wordings
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
 
@@ -195,6 +195,16 @@ def test_cached_pairs_are_keyed_by_sample_and_survive_an_interruption(tmp_path, 
         assert int(pairs.count[i]) == len(case.contexts)
     with pytest.raises(TrainingError, match="remove it"):
         build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "another", shard=4)
+
+
+def test_every_second_pair_is_of_what_is_practised():
+    drawn = [training_case(i, 4, seed=3, practise=["change_style"]) for i in range(40)]
+    assert drawn[::2] == [sample_edit(i, 4, seed=3) for i in range(0, 40, 2)]
+    assert {case.operation for case in drawn[1::2]} == {"change_style"}
+    assert len({str(case.contexts) for case in drawn}) == 40
+    assert recipes.practised({}) == []
+    with pytest.raises(ConfigError, match="fly_away"):
+        recipes.practised({"practise": ["fly_away"]})
 
 
 def test_a_cache_of_another_world_is_refused(tmp_path, autoencoder_folder, monkeypatch):
