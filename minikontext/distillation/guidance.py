@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minikontext import flow
 from minikontext.device import mixed_precision
 from minikontext.errors import ConfigError
+from minikontext.layers import timestep_embedding
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor, EditorTraining
 from minikontext.training.loop import LossFunction
@@ -47,6 +48,23 @@ def student_of(teacher: Editor) -> Editor:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return student.to(next(teacher.parameters()).device)
+
+
+@torch.no_grad()
+def fixed_at(student: Editor, w: float) -> Editor:
+    """The student with its dial held at w: an editor without that input, and the same answers.
+
+    What w adds to the modulation is then a constant, so it moves into the bias of the time's part.
+    """
+    old = student.transformer
+    sizes = replace(old.config, guidance_embed=False)
+    held = Editor(KontextTransformer(sizes), type(student.text)(student.text.config))
+    weights = student.state_dict()
+    held.load_state_dict({k: v for k, v in weights.items() if ".guidance_in." not in k})
+    scale = torch.tensor([w], device=next(old.parameters()).device)
+    constant = old.guidance_in(timestep_embedding(scale))[0]
+    held.transformer.time_in.out_layer.bias.add_(constant.cpu())
+    return held.to(scale.device)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from minikontext import files
-from minikontext.distillation.guidance import GuidanceTraining, guidance_loss, student_of
+from minikontext.distillation.guidance import GuidanceTraining, fixed_at, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
 from minikontext.distillation.latents import answer_all
 from minikontext.errors import ConfigError
@@ -58,7 +58,7 @@ def distill_ladd(
     )  # fmt: skip
     torch.manual_seed(int(config.get("seed", 0)))
     heads = Discriminator(teacher, dials.features)
-    model = Ladd(copy.deepcopy(_waiting(teacher, world)), heads)
+    model = Ladd(_waiting(first_student(config, teacher), world), heads)
     for net in (model, teacher.requires_grad_(False)):
         prepare(net, world, dials.bf16)
     loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
@@ -74,6 +74,21 @@ def load_teacher(config: dict[str, Any], world: World) -> tuple[KontextPipeline,
         raise ConfigError("a distillation needs teacher = a weights folder or a shipped name")
     pipe = KontextPipeline.from_pretrained(config["teacher"], device=world.device, dtype="float32")
     return pipe, Editor(pipe.transformer, pipe.text_encoder)
+
+
+def first_student(config: dict[str, Any], teacher: Editor) -> Editor:
+    """What LADD starts from: a copy of the teacher, or the weights that `[start]` names.
+
+    `[start]` has `weights`, a guidance-distilled folder or name, and the `scale` to hold it at:
+    so the student needs no second pass for guidance from its first step on.
+    """
+    if "start" not in config:
+        return copy.deepcopy(teacher)
+    given = config["start"]
+    device = next(teacher.parameters()).device
+    pipe = KontextPipeline.from_pretrained(given["weights"], device=device, dtype="float32")
+    student = Editor(pipe.transformer, pipe.text_encoder)
+    return fixed_at(student, given["scale"])
 
 
 def _waiting(teacher: Editor, world: World) -> Editor:

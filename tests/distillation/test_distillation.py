@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from minikontext.distillation import main, recipes
-from minikontext.distillation.guidance import GuidanceTraining, guided_velocity, student_of
+from minikontext.distillation.guidance import (
+    GuidanceTraining,
+    fixed_at,
+    guided_velocity,
+    student_of,
+)
 from minikontext.distillation.ladd import (
     Discriminator,
     Ladd,
@@ -54,6 +59,16 @@ def test_a_new_student_says_what_its_teacher_says_whatever_the_scale(teacher, pa
         )
     with pytest.raises(ConfigError, match="guidance"):
         student(*some(pairs))
+
+
+@torch.no_grad()
+def test_a_student_held_at_a_scale_gives_the_same_answers(teacher, pairs):
+    student = student_of(teacher).eval()
+    torch.nn.init.normal_(student.transformer.guidance_in.out_layer.weight)
+    held = fixed_at(student, 2.0).eval()
+    there = student(*some(pairs), guidance=torch.full((2,), 2.0))
+    torch.testing.assert_close(held(*some(pairs)), there)
+    assert not torch.allclose(student(*some(pairs), guidance=torch.full((2,), 3.0)), there)
 
 
 @torch.no_grad()
