@@ -25,6 +25,7 @@ from versus import call_theirs, diffusers_net
 
 from minikontext import device as devices
 from minikontext import memory, tokens
+from minikontext.training.plan import forward_flops
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 TINY = TransformerConfig(16, 16, 12, 20, 64, 4.0, 2, 2, 2, (8, 12, 12), 10_000, True, True)
@@ -42,7 +43,7 @@ def main() -> None:
     for name, variant in variants(args):
         with variant(ours, theirs) as runs:
             for contexts, given in enumerate(inputs):
-                flops = velocity_flops(config, given["img"].shape[1], text)
+                flops = forward_flops(config, given["img"].shape[1], text)
                 for who, row in measure(runs, given, args).items():
                     row["tflops"] = flops / row["seconds"] / 1e12
                     row["share_of_rate"] = row["tflops"] / report["rate_tflops"]
@@ -110,15 +111,6 @@ def relative_error(ours: nn.Module, theirs: nn.Module, given: dict[str, Tensor])
     """Length of the difference of both velocities over the length of one."""
     a, b = ours(**given).double(), call_theirs(theirs, given).double()
     return ((a - b).norm() / b.norm()).item()
-
-
-def velocity_flops(config: TransformerConfig, image_tokens: int, text_tokens: int) -> float:
-    """Multiplications and additions of one velocity: matrix products and attention."""
-    n, d, mlp = image_tokens + text_tokens, config.hidden_size, config.mlp_ratio
-    linear = 2 * n * d**2 * (4 + 2 * mlp)  # queries, keys, values, projection, MLP
-    attention = 4 * n**2 * d
-    ends = 2 * d * (2 * image_tokens * config.in_channels + text_tokens * config.context_in_dim)
-    return (config.depth + config.depth_single_blocks) * (linear + attention) + ends
 
 
 def predicted_bytes(net: nn.Module, given: dict[str, Tensor]) -> int:

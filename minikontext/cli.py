@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "make it night" -o night.png --seed 7 --steps 10
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
   minikontext train configs/toy.toml
+  minikontext train configs/flux_dev_finetune.toml --plan --gpus 8 --memory 80
   minikontext distill ladd configs/toy_pro.toml
   minikontext bench mini --weights toy --steps 10
   minikontext weights verify FLUX.1-Kontext-dev
@@ -229,13 +230,36 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument(
         "--restart", action="store_true", help="start over, though the run has a checkpoint"
     )
+    plan = train.add_argument_group("--plan: does it fit, how long does it take? nothing is run")
+    plan.add_argument("--plan", action="store_true", help="print memory and time, and stop")
+    for name, (kind, what) in MACHINE.items():
+        plan.add_argument(f"--{name}", type=kind, metavar="N", help=what)
     train.set_defaults(run=_train)
+
+
+# Of the GPUs that a plan is for: what they are called in training.plan.Machine.
+MACHINE = {
+    "gpus": (int, "how many (default: 8)"),
+    "memory": (float, "GiB of each (default: 80)"),
+    "peak": (float, "TFLOP/s of each in bfloat16 (default: 989, an H100)"),
+    "share": (float, "of the peak that training reaches (default: 0.4, an assumption)"),
+    "link": (float, "GB/s that each receives inside a host (default: 450)"),
+    "network": (float, "GB/s that each receives from other hosts (default: 50)"),
+    "host": (int, "GPUs of one host (default: 8)"),
+}
 
 
 def _train(options: argparse.Namespace) -> int:
     path = _config_file(options.config)
     from minikontext import training
 
+    if options.plan:
+        from minikontext.training import plan
+
+        given = {name: getattr(options, name) for name in MACHINE}
+        machine = plan.Machine(**{k: v for k, v in given.items() if v is not None})
+        print(plan.make(plan.read_job(training.read_config(path)), machine))
+        return 0
     training.main(path, resume=not options.restart)
     return 0
 

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 
-KINDS = ("autoencoder", "editor")
+KINDS = ("autoencoder", "editor", "folder")
 
 
 def read_config(path: str | Path, kinds: Sequence[str] = KINDS) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class LoopConfig:
     warmup: int = 100
     decay: float = 0.5
     clip: float = 1.0
-    ema: float = 0.999
+    ema: float = 0.999  # 0: no moving average is kept
+    half_momentum: bool = False  # Muon's momentum in bfloat16
     save_minutes: float = 4.0
     save_every: int = 0  # > 0: save after so many steps as well
     log_every: int = 20
@@ -62,9 +63,11 @@ class Loop:
         self.model, self.config, self.folder, self.world = model, config, Path(folder), world
         self.folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = MuonAdamW(
-            model, config.lr, config.muon_lr, config.weight_decay, config.rates
-        )
-        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()}
+            model, config.lr, config.muon_lr, config.weight_decay, config.rates,
+            config.half_momentum,
+        )  # fmt: skip
+        averaged = model.named_parameters() if config.ema else ()
+        self.ema = {n: p.detach().clone() for n, p in averaged}
         self.step, self.seconds = 0, 0.0
         self.usual, self.skipped = 0.0, 0  # the gradient's usual norm; steps left out in a row
         self.store = Store(self.folder, world)
@@ -196,6 +199,8 @@ class Loop:
 
     @torch.no_grad()
     def _average(self) -> None:
+        if not self.ema:
+            return
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         names, live = zip(*self.model.named_parameters(), strict=True)
         mine = [local(self.ema[n]) for n in names]

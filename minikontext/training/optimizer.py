@@ -62,8 +62,10 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
+        half: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.half = half  # the momentum in bfloat16
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -71,9 +73,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in (p for p in group["params"] if p.grad is not None):
                 state, momentum = self.state[weight], group["momentum"]
-                mean = state.setdefault("momentum_buffer", torch.zeros_like(weight.grad))
-                mean.lerp_(weight.grad, 1 - momentum)
-                update = orthogonalised(whole(weight.grad.lerp(mean, momentum)))
+                dtype = torch.bfloat16 if self.half else weight.grad.dtype
+                zero = torch.zeros_like(weight.grad, dtype=dtype)
+                mean = state.setdefault("momentum_buffer", zero)
+                mean.lerp_(weight.grad.to(dtype), 1 - momentum)
+                ahead = weight.grad.lerp(mean.to(weight.grad.dtype), momentum)
+                update = orthogonalised(whole(ahead))
                 size = 0.2 * math.sqrt(max(weight.shape))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 update = sliced(update.to(weight.dtype), weight)
@@ -86,6 +91,8 @@ class MuonAdamW:
     Convolution kernels (o, i, 3, 3) are seen by Muon as (o, 9 i) matrices that share their memory.
     `rate` scales both learning rates, so one schedule drives the two. `rates` scales them for the
     parts of the model that it names: {"heads": 10} for parameters named "heads.…".
+    `half` keeps Muon's momentum in bfloat16: it is averaged and made orthogonal, so digits matter
+    little. AdamW's memory stays in float32: its squares span too many powers of ten.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class MuonAdamW:
         muon_lr: float,
         weight_decay: float = 0.0,
         rates: Mapping[str, float] | None = None,
+        half: bool = False,
     ) -> None:
         self.names: dict[str, nn.Parameter] = dict(model.named_parameters())
         matrix = [n for n, p in self.names.items() if muon_lr > 0 and is_matrix(n, p)]
@@ -107,9 +115,8 @@ class MuonAdamW:
         self.adamw = torch.optim.AdamW(_groups(rest, lr, rates or {}), **adam)
         self.parts: list[torch.optim.Optimizer] = [self.adamw]
         if self.views:
-            self.parts.append(
-                Muon(_groups(self.views, muon_lr, rates or {}), muon_lr, weight_decay)
-            )
+            groups = _groups(self.views, muon_lr, rates or {})
+            self.parts.append(Muon(groups, muon_lr, weight_decay, half=half))
         self.base = [group["lr"] for part in self.parts for group in part.param_groups]
 
     def step(self, rate: float) -> None:
@@ -146,6 +153,8 @@ class MuonAdamW:
             found = {k[: -len(name) - 1]: v for k, v in tensors.items() if k.endswith("." + name)}
             known = {"exp_avg", "exp_avg_sq", "step", "momentum_buffer"}
             state = {key: value for key, value in found.items() if key in known}
+            if "momentum_buffer" in state and part.half:
+                state["momentum_buffer"] = state["momentum_buffer"].bfloat16()
             if state:
                 part.state[parameter] = {
                     key: value.clone() if key == "step" else sliced(value, parameter).clone()

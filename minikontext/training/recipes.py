@@ -1,4 +1,4 @@
-"""The two trainings of the toy model, from a config file to a weights folder."""
+"""The trainings, from a config file to a weights folder."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from minikontext import files, weights
+from minikontext import checkpoints, files, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError
-from minikontext.pipeline import Defaults, KontextPipeline
+from minikontext.pipeline import Defaults, KontextPipeline, find_weights
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, vocabulary
 from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_loss, normalised
 from minikontext.training.data import build_cache, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss
+from minikontext.training.folders import Encoded, FolderTraining, encode_folder, folder_loss
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.parallel import World, local, prepare, start, whole
+from minikontext.training.parallel import ParallelConfig, World, local, prepare, start, whole
+from minikontext.training.plan import Job
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
+from minikontext.velocity import PATCH
 
 
 def read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
@@ -38,8 +41,8 @@ def _generator(config: dict[str, Any]) -> torch.Generator:
 
 
 def averaged(loop: Loop, model: nn.Module) -> nn.Module:
-    """Put the moving average of the weights into the model: that is what gets shipped."""
-    for name, parameter in model.named_parameters():
+    """Put the moving average of the weights, if any, into the model: that is what gets shipped."""
+    for name, parameter in model.named_parameters() if loop.ema else ():
         local(parameter.data).copy_(local(loop.ema[name]))
     return model.eval()
 
@@ -130,7 +133,7 @@ def new_editor(config: dict[str, Any]) -> Editor:
     Stored weights stay in their file until `prepare` moves them, block by block.
     """
     torch.manual_seed(int(config.get("seed", 0)))
-    sizes = read(TransformerConfig, config.get("transformer", {}), TransformerConfig.toy())
+    sizes = transformer_sizes(config)
     words = ToyTextConfig(
         vocabulary=vocabulary(), width=sizes.context_in_dim, pooled=sizes.vec_in_dim
     )
@@ -143,20 +146,93 @@ def new_editor(config: dict[str, Any]) -> Editor:
     return model
 
 
+def transformer_sizes(config: dict[str, Any]) -> TransformerConfig:
+    """The sizes of a config's [transformer], on top of its `preset`: "toy" unless it says so."""
+    values = dict(config.get("transformer", {}))
+    preset = values.pop("preset", "toy")
+    if preset not in (known := ("toy", "flux_dev", "flux_schnell")):
+        raise ConfigError(f"preset={preset!r}: choose one of {known}")
+    return read(TransformerConfig, values, getattr(TransformerConfig, preset)())
+
+
 def first_weights(config: dict[str, Any]) -> Callable[[str, nn.Module], None]:
     """What sets the weights of a transformer that starts from nothing, module by module."""
     generator = _generator(config)
     return lambda name, module: init_module(name, module, generator)
 
 
-def gathered(model: Editor, world: World) -> Editor | None:
-    """A whole copy of a sharded editor for the first process; all must ask, the others get None."""
+def train_folder(
+    config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
+) -> Path:
+    """Train a transformer on a folder of triplets; writes a weights folder.
+
+    `parts` names the weights whose autoencoder and text encoders are used, and stay as they are;
+    `start` those that the transformer starts from, or it starts from nothing.
+    """
+    world = start(config)
+    dials = read(FolderTraining, config.get("training", {}))
+    data, cache = config["data"], Path(config["run"]) / "encoded"
+    pipe = KontextPipeline.from_pretrained(config["parts"], world.device)
+    encode_folder(data["source"], cache, pipe, data.get("side", 1024), world=world)
+    samples = Encoded(cache)
+    if world.rank == 0:
+        print(samples.report())
+    del pipe  # makes room for the training
+    model = new_transformer(config)
+    prepare(model, world, dials.bf16, first_weights(config))
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
+    if resume:
+        loop.resume()
+    loop.run(folder_loss(model, samples, dials, world.device), on_log)
+    if one := gathered(averaged(loop, model), world):
+        pipe = KontextPipeline.from_pretrained(config["parts"], "cpu")
+        pipe.transformer, pipe.name = one.cpu(), config.get("name", pipe.name)
+        pipe.save_pretrained(config["output"])
+    world.wait()
+    return Path(config["output"])
+
+
+def new_transformer(config: dict[str, Any]) -> KontextTransformer:
+    """A transformer of the config's sizes: the weights of `start`, or none yet (meta)."""
+    with torch.device("meta"):
+        model = KontextTransformer(transformer_sizes(config))
+    if "start" in config:
+        found = checkpoints.find(config["start"])
+        own = find_weights(config["start"]) / "transformer.safetensors" if not found else None
+        weights.load_into(model, own or found.transformer)
+    return model
+
+
+def job(config: dict[str, Any]) -> Job:
+    """What of a config decides memory and time; see `plan`."""
+    sizes, data = transformer_sizes(config), config["data"]
+    kind = FolderTraining if config["kind"] == "folder" else EditorTraining
+    dials = read(kind, config.get("training", {}))
+    side = data.get("side", 1024) if config["kind"] == "folder" else 64
+    text, beside = data.get("text_tokens", 512), 0
+    if config["kind"] == "editor":
+        encoder = new_editor({k: v for k, v in config.items() if k != "start"}).text
+        text, beside = encoder.max_length, sum(p.numel() for p in encoder.parameters())
+    target = (side // (8 * PATCH)) ** 2
+    return Job(
+        sizes, read(LoopConfig, config["loop"]), read(ParallelConfig, config.get("parallel", {})),
+        dials.batch, target, data.get("contexts", 1) * target, text, beside, dials.bf16,
+    )  # fmt: skip
+
+
+def gathered(model: nn.Module, world: World) -> nn.Module | None:
+    """A whole copy of a sharded editor or transformer for the first process.
+
+    All processes must ask; the others get None.
+    """
     if world.size == 1:
         return model
     with torch.device("meta"):
-        copy = Editor(
-            KontextTransformer(model.transformer.config), type(model.text)(model.text.config)
-        )
+        if isinstance(model, Editor):
+            net, text = KontextTransformer(model.transformer.config), model.text
+            copy = Editor(net, type(text)(text.config))
+        else:
+            copy = KontextTransformer(model.config)
     state = {}
     for name, tensor in model.state_dict().items():
         one = whole(tensor)

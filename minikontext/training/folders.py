@@ -1,0 +1,402 @@
+"""Your own pictures: triplets of context(s), picture and prompt, encoded once, batched by size.
+
+A source is a folder with a `metadata.jsonl`, a line for each triplet:
+
+    {"file_name": "after/1.png", "contexts": ["before/1.png"], "prompt": "make the hat red"}
+
+or a folder of `.tar` shards, read in order, with the files of a triplet one after the other under
+one name: `1.image.png`, `1.context1.png`, `1.txt` (the prompt). No contexts: text-to-image.
+
+What is stored is keyed by sample: latents and text features lie under the sample's own name in one
+file, so no shuffling can pair a picture with another one's prompt. Whatever cannot be used is left
+out, counted, and listed with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from minikontext import files, flow, images
+from minikontext.device import mixed_precision
+from minikontext.errors import ConfigError, ImageError, TrainingError
+from minikontext.pipeline import KontextPipeline
+from minikontext.text import TextFeatures
+from minikontext.training.editor import EditorTraining
+from minikontext.training.loop import LossFunction
+from minikontext.training.parallel import ALONE, WHOLE, Part, World
+from minikontext.transformer import KontextTransformer
+from minikontext.velocity import PATCH, Velocity
+
+Picture = Path | bytes
+NULL = "null"  # the file with the features of the empty prompt
+
+
+# ---------------------------------------------------------------------------------- the source
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One sample as it came: its name, prompt, picture, and what the picture was made from."""
+
+    key: str
+    prompt: str
+    image: Picture
+    contexts: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that cannot be used, and why."""
+
+    key: str
+    why: str
+
+
+def triplets(source: str | Path) -> Iterator[Triplet | Bad]:
+    """All samples of a source, in order; a name that occurs again is a Bad one.
+
+    Raises ConfigError for a folder that is no source.
+    """
+    source, seen = Path(source), set()
+    if (source / "metadata.jsonl").is_file():
+        found = _from_lines(source)
+    elif shards := sorted(source.glob("*.tar")):
+        found = itertools.chain.from_iterable(map(_from_tar, shards))
+    else:
+        raise ConfigError(f"{source} holds neither metadata.jsonl nor .tar files")
+    for sample in found:
+        again = isinstance(sample, Triplet) and sample.key in seen
+        seen.add(sample.key)
+        yield Bad(sample.key, "its name occurred before") if again else sample
+
+
+def _from_lines(folder: Path) -> Iterator[Triplet | Bad]:
+    with open(folder / "metadata.jsonl", encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                told = json.loads(line)
+                name, contexts = told["file_name"], told.get("contexts", [])
+                paths = tuple(folder / context for context in contexts)
+                yield Triplet(name, str(told["prompt"]), folder / name, paths)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                yield Bad(f"line {number}", f"no triplet: {type(error).__name__} {error}")
+
+
+def _from_tar(path: Path) -> Iterator[Triplet | Bad]:
+    try:
+        with tarfile.open(path, "r|") as tar:  # a stream: never goes back
+            members = ((m.name, tar.extractfile(m).read()) for m in tar if m.isfile())
+            for key, group in itertools.groupby(members, key=lambda member: _stem(member[0])):
+                yield _from_files(key, {name[len(key) + 1 :]: data for name, data in group})
+    except (tarfile.TarError, OSError) as error:
+        yield Bad(path.name, f"the shard ends early: {error}")
+
+
+def _stem(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.split('.')[0]}" if folder else file.split(".")[0]
+
+
+def _from_files(key: str, parts: dict[str, bytes]) -> Triplet | Bad:
+    pictures = {name.split(".")[0]: data for name, data in parts.items() if name != "txt"}
+    if "image" not in pictures or "txt" not in parts:
+        return Bad(key, f"needs an image and a txt, has {', '.join(sorted(parts))}")
+    contexts = tuple(data for name, data in sorted(pictures.items()) if name != "image")
+    return Triplet(
+        key, parts["txt"].decode("utf-8", "replace").strip(), pictures["image"], contexts
+    )
+
+
+# -------------------------------------------------------------------------------- encoding once
+
+
+def buckets(side: int, multiple: int = 16) -> tuple[images.Size, ...]:
+    """The sizes that pictures are brought to: about side × side pixels, of all aspect ratios."""
+    return images.KONTEXT_SIZES if side == 1024 else images.sizes_near(side, side, multiple)
+
+
+def encode_folder(
+    source: str | Path, cache: Path, pipe: KontextPipeline, side: int, shard: int = 256,
+    world: World = ALONE, bf16: bool = False,
+) -> None:  # fmt: skip
+    """Encode a source into safetensors shards of so many samples; whole ones are kept.
+
+    Many processes share the shards out among them. Raises TrainingError if the folder was made
+    with other weights or another size.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    facts = {"weights": pipe.weights_sha256[:12], "side": side, "shard": shard}
+    label = cache / "cache.json"
+    if world.rank == 0 and not label.exists():
+        label.write_text(json.dumps(facts))
+    world.wait()
+    if json.loads(label.read_text()) != facts:
+        raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
+    if world.rank == 0:
+        save_file(_text(pipe, ""), cache / f"{NULL}.safetensors")
+    bar = iter(tqdm(triplets(source), desc="encoding", disable=world.rank > 0))
+    for number, chunk in enumerate(iter(lambda: list(itertools.islice(bar, shard)), [])):
+        place = cache / f"triplets-{number:06d}.safetensors"
+        if number % world.size == world.rank and not _is_whole(place, chunk):
+            _encode_shard(chunk, place, pipe, side, bf16)
+    world.wait()
+
+
+def _is_whole(place: Path, chunk: list[Triplet | Bad]) -> bool:
+    try:
+        told = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+        return told["asked"] == _asked(chunk) and told["bytes"] == place.stat().st_size
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _asked(chunk: list[Triplet | Bad]) -> str:
+    """What a shard is made of: it is made again when names, prompts or their order change."""
+    told = [(one.key, getattr(one, "prompt", None)) for one in chunk]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _encode_shard(
+    chunk: list[Triplet | Bad], place: Path, pipe: KontextPipeline, side: int, bf16: bool
+) -> None:
+    tensors: dict[str, Tensor] = {}
+    samples, skipped = [], []
+    for one in chunk:
+        made = one if isinstance(one, Bad) else _encode(one, pipe, side, bf16)
+        if isinstance(made, Bad):
+            skipped.append(vars(made))
+            continue
+        tensors |= {f"{one.key}//{name}": tensor for name, tensor in made.items()}
+        pictures = sorted(name for name in made if name.isdigit())
+        shapes = [list(made[name].shape) for name in pictures]
+        samples.append({"key": one.key, "prompt": one.prompt, "shapes": shapes})
+    with files.replacing(place) as temporary:
+        save_file(tensors, temporary)
+        told = {"asked": _asked(chunk), "bytes": temporary.stat().st_size}
+        told |= {"sha256": _sha256(temporary), "samples": samples, "skipped": skipped}
+    with files.replacing(place.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(told, indent=0), encoding="utf-8")
+
+
+def _encode(one: Triplet, pipe: KontextPipeline, side: int, bf16: bool) -> dict[str, Tensor] | Bad:
+    """Latents "0" (the picture), "1" … (its contexts), and the features of its prompt."""
+    try:
+        pictures = [images.read(picture) for picture in (one.image, *one.contexts)]
+    except ImageError as error:
+        return Bad(one.key, str(error))
+    made = {}
+    with mixed_precision(pipe.device, bf16):
+        for i, picture in enumerate(pictures):
+            sized = images.plan(picture.size, sizes=buckets(side)).apply(picture)
+            made[str(i)] = pipe.encode(sized)[0].bfloat16().cpu().contiguous()
+    broken = any(not latents.isfinite().all() for latents in made.values())
+    return Bad(one.key, "its latents are not finite") if broken else made | _text(pipe, one.prompt)
+
+
+def _text(pipe: KontextPipeline, prompt: str) -> dict[str, Tensor]:
+    features = pipe.text_encoder.encode([prompt])
+    named = {"tokens": features.tokens[0], "pooled": features.pooled[0]}
+    return {name: x.detach().bfloat16().cpu().contiguous() for name, x in named.items()}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# --------------------------------------------------------------------------------- reading again
+
+
+class Encoded:
+    """The samples of a cache, by number; `skipped` says what was left out, and why.
+
+    keys, prompts and shapes (the picture's first) of all samples are known without reading them.
+    Raises TrainingError if there is nothing to train on.
+    """
+
+    def __init__(self, cache: str | Path) -> None:
+        self.cache = Path(cache)
+        self.places: list[tuple[str, Path]] = []
+        self.prompts: list[str] = []
+        self.shapes: list[tuple[tuple[int, ...], ...]] = []
+        self.skipped: list[Bad] = []
+        self._sums: dict[Path, str] = {}
+        self._open: dict[Path, safe_open] = {}
+        for told in sorted(self.cache.glob("triplets-*.json")):
+            self._add(told.with_suffix(".safetensors"), json.loads(told.read_text("utf-8")))
+        if not self.places:
+            raise TrainingError(f"{self.cache} holds no samples. {self.report()}")
+
+    def _add(self, place: Path, told: dict) -> None:
+        self._sums[place] = told["sha256"]
+        self.skipped += [Bad(**one) for one in told["skipped"]]
+        for one in told["samples"]:
+            self.places.append((one["key"], place))
+            self.prompts.append(one["prompt"])
+            self.shapes.append(tuple(map(tuple, one["shapes"])))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def report(self) -> str:
+        """How many samples there are, and the reasons for which others were left out."""
+        reasons = Counter(bad.why.split(":")[0].split(" /")[0] for bad in self.skipped)
+        lines = [f"{len(self)} samples, {len(self.skipped)} left out"]
+        return "\n".join([*lines, *(f"  {n} × {why}" for why, n in reasons.most_common(5))])
+
+    def sample(self, number: int) -> dict[str, Tensor]:
+        """Its tensors: "0" the picture's latents, "1" … the contexts', "tokens", "pooled".
+
+        Each file is checked against its checksum once; raises TrainingError if it is damaged.
+        """
+        key, place = self.places[number]
+        file = self._file(place)
+        names = [*map(str, range(len(self.shapes[number]))), "tokens", "pooled"]
+        return {name: file.get_tensor(f"{key}//{name}") for name in names}
+
+    def null(self) -> dict[str, Tensor]:
+        """The features of the empty prompt."""
+        with safe_open(self.cache / f"{NULL}.safetensors", "pt") as file:
+            return {name: file.get_tensor(name) for name in ("tokens", "pooled")}
+
+    def _file(self, place: Path) -> safe_open:
+        if place not in self._open:
+            if _sha256(place) != self._sums[place]:
+                raise TrainingError(f"{place} is damaged; remove it, and it is made again")
+            self._open[place] = safe_open(place, "pt")
+        return self._open[place]
+
+
+class Order:
+    """Which samples make up a step: of one shape each time, each sample once an epoch.
+
+    A function of the step alone, so a run can go on anywhere, with any number of workers and
+    processes. The last batch of a shape is filled up with samples from its beginning.
+    """
+
+    def __init__(self, samples: Encoded, batch: int, seed: int) -> None:
+        self.batch, self.seed = batch, seed
+        self.groups: dict[tuple, list[int]] = {}
+        for number, shapes in enumerate(samples.shapes):
+            self.groups.setdefault(shapes, []).append(number)
+        self.length = sum(-(-len(group) // batch) for group in self.groups.values())
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def rows(self, step: int) -> list[int]:
+        """The samples of a step."""
+        epoch, place = divmod(step, self.length)
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, self._shuffled(epoch)
+        return self._epoch[1][place]
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        batches = []
+        for group in self.groups.values():
+            mixed = [group[i] for i in torch.randperm(len(group), generator=draw)]
+            full = itertools.islice(
+                itertools.cycle(mixed), -(-len(mixed) // self.batch) * self.batch
+            )
+            batches += [
+                list(itertools.islice(full, self.batch)) for _ in range(0, len(mixed), self.batch)
+            ]
+        return [batches[i] for i in torch.randperm(len(batches), generator=draw)]
+
+
+class Ahead:
+    """Calls `make(step)` on other threads a few steps before it is asked for."""
+
+    def __init__(self, make: Callable[[int], object], workers: int = 2, steps: int = 4) -> None:
+        self.make, self.steps = make, steps
+        self._pool = ThreadPoolExecutor(workers)
+        self._coming: dict[int, Future] = {}
+
+    def __call__(self, step: int) -> object:
+        """What `make(step)` returns, or raises."""
+        wanted = range(step, step + self.steps)
+        for late in self._coming.keys() - set(wanted):
+            self._coming.pop(late).cancel()
+        for s in wanted:
+            if s not in self._coming:
+                self._coming[s] = self._pool.submit(self.make, s)
+        return self._coming.pop(step).result()
+
+
+# -------------------------------------------------------------------------------------- the loss
+
+
+@dataclass(frozen=True)
+class FolderTraining(EditorTraining):
+    """The dials of `EditorTraining`, for a transformer alone: its text encoders stay as they are.
+
+    guidance: what a model that takes guidance as an input is told. workers: threads that read.
+    """
+
+    guidance: float = 1.0
+    workers: int = 2
+
+
+def folder_loss(
+    model: KontextTransformer, samples: Encoded, config: FolderTraining, device: torch.device
+) -> LossFunction:
+    """The loss of a step: the paper's flow loss on one bucket of an encoded folder."""
+    order, null = Order(samples, config.batch, config.seed), samples.null()
+    ahead: dict[Part, Ahead] = {}
+
+    def read(step: int, part: Part) -> dict[str, Tensor]:
+        each = [samples.sample(row) for row in part.of(order.rows(step))]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
+        if part not in ahead:
+            ahead[part] = Ahead(lambda s: read(s, part), config.workers)
+        some = {name: x.to(device, torch.float32) for name, x in ahead[part](step).items()}
+        x, contexts = some["0"], [some[str(i)] for i in range(1, len(some) - 2)]
+        draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
+        patches = x.shape[-2] * x.shape[-1] // PATCH**2
+        t = config.times(config.batch, patches, draw)
+        empty = torch.rand(config.batch, generator=draw) < config.empty_prompts
+        t, empty = part.to(device, t, empty)
+        noise = _noise(config.seed, step, part, x).to(device)
+        text = TextFeatures(
+            *(
+                torch.where(empty.view(-1, *[1] * null[name].ndim), null[name].to(x), some[name])
+                for name in ("tokens", "pooled")
+            )
+        )
+        guidance = config.guidance if model.config.guidance_embed else None
+        with mixed_precision(device, config.bf16):
+            v = Velocity(model, text, contexts, guidance_scale=guidance)(
+                flow.interpolate(x, noise, t), t
+            )
+        each = flow.loss_per_sample(v, x, noise)
+        return each.mean(), {}
+
+    return loss
+
+
+def _noise(seed: int, step: int, part: Part, like: Tensor) -> Tensor:
+    """Each row has its own noise, so that a process draws only that of its own rows."""
+    first = part.index * len(like)
+    seeds = ((seed * 1_000_003 + step) * 100_003 + first + row for row in range(len(like)))
+    draws = (torch.Generator().manual_seed(s) for s in seeds)
+    return torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])

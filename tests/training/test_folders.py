@@ -1,0 +1,200 @@
+"""A folder of triplets: nothing is mis-paired, lost in silence, or changed by who reads it."""
+
+import io
+import json
+import tarfile
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from minikontext import images, training
+from minikontext.errors import ConfigError, TrainingError
+from minikontext.pipeline import KontextPipeline
+from minikontext.training import recipes
+from minikontext.training.folders import (
+    Ahead,
+    Bad,
+    Encoded,
+    FolderTraining,
+    Order,
+    buckets,
+    encode_folder,
+    folder_loss,
+    triplets,
+)
+from minikontext.training.parallel import WHOLE, Part
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+SIZES = ((64, 64), (96, 48), (64, 64), (48, 96), (64, 64))
+COUNT = 14
+
+
+def picture(i, back=0):
+    """A picture whose colour is its number."""
+    return Image.new("RGB", SIZES[i % 5], (10 * i, 250 - 10 * i, 40 + 60 * back))
+
+
+def prompt(i):
+    return f"make the hat {('red', 'blue', 'green')[i % 3]}"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Fourteen good triplets, every fourth without a context, and four bad ones."""
+    folder = tmp_path_factory.mktemp("source")
+    lines = []
+    for i in range(COUNT):
+        picture(i).save(folder / f"{i}.png")
+        picture(i, back=1).save(folder / f"{i}-before.png")
+        contexts = [f"{i}-before.png"] if i % 4 else []
+        lines.append({"file_name": f"{i}.png", "contexts": contexts, "prompt": prompt(i)})
+    (folder / "broken.png").write_bytes(b"no picture")
+    lines.insert(3, {"file_name": "broken.png", "prompt": "x"})
+    lines.insert(5, {"file_name": "missing.png", "prompt": "x"})
+    lines.insert(7, {"file_name": "1.png", "prompt": "the same name again"})
+    text = [json.dumps(line) for line in lines]
+    (folder / "metadata.jsonl").write_text("\n".join([*text[:9], "{no json", *text[9:]]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def cache(source, pipe, tmp_path_factory):
+    place = tmp_path_factory.mktemp("cache")
+    encode_folder(source, place, pipe, side=64, shard=4)
+    return place
+
+
+def test_every_sample_is_its_own_in_any_order(cache, source, pipe):
+    samples = Encoded(cache)
+    order = Order(samples, batch=3, seed=1)
+    seen = [row for step in range(2 * order.length) for row in order.rows(step)]
+    assert set(seen) == set(range(COUNT)) == set(range(len(samples)))
+    for row in dict.fromkeys(seen):
+        key, made = samples.places[row][0], samples.sample(row)
+        i = int(key.removesuffix(".png"))
+        assert samples.prompts[row] == prompt(i)
+        words = pipe.text_encoder.encode([prompt(i)])
+        assert torch.equal(made["tokens"], words.tokens[0].bfloat16())
+        for name, back in (("0", 0), ("1", 1))[: 1 + bool(i % 4)]:
+            sized = images.plan(SIZES[i % 5], sizes=buckets(64)).apply(picture(i, back))
+            assert torch.equal(made[name], pipe.encode(sized)[0].bfloat16())
+            assert samples.shapes[row][int(name)] == made[name].shape
+        assert len(samples.shapes[row]) == (2 if i % 4 else 1)
+
+
+def test_batches_are_of_one_shape_and_a_function_of_the_step(cache):
+    samples = Encoded(cache)
+    order = Order(samples, batch=3, seed=1)
+    epoch = [order.rows(step) for step in range(order.length)]
+    assert all(len({samples.shapes[row] for row in rows}) == 1 for rows in epoch)
+    assert [Order(samples, 3, 1).rows(s) for s in (4, 0)] == [epoch[4], epoch[0]]  # from anywhere
+    assert [order.rows(s + order.length) for s in range(order.length)] != epoch
+
+
+def test_the_order_does_not_depend_on_the_number_of_workers(cache):
+    samples = Encoded(cache)
+    order = Order(samples, batch=3, seed=1)
+
+    def slow_at_first(step):
+        time.sleep(0.02 * (step % 3 == 0))
+        return order.rows(step)
+
+    runs = [[Ahead(slow_at_first, n)(step) for step in range(8)] for n in (1, 2, 5)]
+    ahead = Ahead(slow_at_first, 3)
+    assert runs[0] == runs[1] == runs[2] == [ahead(step) for step in range(8)]
+    assert ahead(2) == runs[0][2]  # and back again
+
+
+def test_what_is_bad_is_left_out_counted_and_reported(cache):
+    samples = Encoded(cache)
+    why = {bad.key: bad.why for bad in samples.skipped}
+    assert why.keys() == {"broken.png", "missing.png", "1.png", "line 10"}
+    assert "damaged" in why["broken.png"] and "before" in why["1.png"]
+    assert f"{COUNT} samples, 4 left out" in samples.report()
+
+
+def test_encoding_goes_on_and_damage_is_found(cache, source, pipe, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in cache.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    whole = sorted(copy.glob("*.safetensors"))
+    shard, other = copy / "triplets-000001.safetensors", copy / "triplets-000002.safetensors"
+    before, kept = shard.read_bytes(), other.stat().st_mtime_ns
+    shard.unlink()
+    encode_folder(source, copy, pipe, side=64, shard=4)
+    assert sorted(copy.glob("*.safetensors")) == whole and shard.read_bytes() == before
+    assert other.stat().st_mtime_ns == kept
+    shard.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(TrainingError, match="damaged"):
+        [Encoded(copy).sample(row) for row in range(COUNT)]
+    with pytest.raises(TrainingError, match="remove it"):
+        encode_folder(source, copy, pipe, side=128, shard=4)
+
+
+def test_tar_shards_hold_the_same(source, tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for i in range(4 * number, 4 * number + 4):
+                files = {"image.png": f"{i}.png", "context1.png": f"{i}-before.png"}
+                parts = {end: (source / name).read_bytes() for end, name in files.items()}
+                parts = parts if i != 2 else {"image.png": b"alone"}
+                for end, data in (parts | ({"txt": prompt(i).encode()} if i != 2 else {})).items():
+                    info = tarfile.TarInfo(f"{i:03d}.{end}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    found = list(triplets(tmp_path))
+    assert [one.key for one in found] == [f"{i:03d}" for i in range(8)]
+    assert isinstance(found[2], Bad) and "txt" in found[2].why
+    assert found[5].prompt == prompt(5) and found[5].image == (source / "5.png").read_bytes()
+    (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:1500])
+    cut = list(triplets(tmp_path))
+    assert isinstance(cut[-1], Bad) and [one.key for one in cut[:4]] == ["000", "001", "002", "003"]
+    with pytest.raises(ConfigError, match="neither"):
+        list(triplets(tmp_path / "none"))
+
+
+def test_parts_of_a_batch_make_up_its_loss(cache):
+    samples = Encoded(cache)
+    torch.manual_seed(0)
+    model = KontextTransformer(TransformerConfig.toy())
+    dials = FolderTraining(batch=4, bf16=False, empty_prompts=0.5)
+    loss = folder_loss(model, samples, dials, torch.device("cpu"))
+    for step in range(3):
+        one = loss(step, WHOLE)[0]
+        two = sum(loss(step, Part(i, 2))[0] for i in range(2)) / 2
+        assert torch.allclose(one, two, atol=1e-5)
+    assert torch.equal(loss(1)[0], loss(1)[0]) and not torch.equal(loss(1)[0], loss(2)[0])
+
+
+def test_the_toy_is_fine_tuned_on_a_folder(source, tmp_path):
+    text = f"""
+        kind = "folder"
+        name = "mine"
+        parts = "toy"
+        start = "toy"
+        run = '{tmp_path / "run"}'
+        output = '{tmp_path / "weights"}'
+        data = {{ source = '{source}', side = 64 }}
+        training = {{ batch = 3, bf16 = false }}
+        loop = {{ steps = 4, warmup = 1, ema = 0.0, lr = 1e-3, muon_lr = 1e-3, log_every = 1 }}
+    """
+    (tmp_path / "mine.toml").write_text(text)
+    training.main(tmp_path / "mine.toml")
+    before, after = (
+        KontextPipeline.from_pretrained(name, device="cpu")
+        for name in ("toy", tmp_path / "weights")
+    )
+    assert after.name == "mine"
+    moved = (before.transformer.img_in.weight - after.transformer.img_in.weight).abs().max()
+    assert moved > 1e-4
+    assert torch.equal(before.text_encoder.position, after.text_encoder.position)
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 4
+    assert recipes.job(training.read_config(tmp_path / "mine.toml")).target == 16
