@@ -20,6 +20,7 @@ _MODULES = (
     "plots",
     "positions",
     "samples",
+    "scale",
     "sequence",
     "start",
     "style",
@@ -47,6 +48,8 @@ _HOMES = {
     "LiveTraining": "live",
     "TrajectoryWidget": "trajectory",
     "FewStepsWidget": "few_steps",
+    "PlanWidget": "scale",
+    "run_processes": "scale",
 }
 
 __all__ = [*_MODULES, *_HOMES]

@@ -1,0 +1,174 @@
+"""The widget of notebook 07: what a training takes, from the toy to 12 B; and real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import ipywidgets as W
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from minikontext.course import style
+from minikontext.course.flow_pictures import png
+from minikontext.course.parts import CSS, REPR, THIRD, TIGHT, picture_box, row, status_line, wide
+from minikontext.errors import TrainingError
+from minikontext.training import plan
+from minikontext.training.loop import LoopConfig
+from minikontext.training.parallel import LEVELS, ParallelConfig
+from minikontext.transformer import TransformerConfig
+
+FULL = TransformerConfig.flux_dev()
+
+
+def _sizes(width: int, depth: int, single: int) -> TransformerConfig:
+    return replace(
+        FULL, hidden_size=width, num_heads=width // 128, depth=depth, depth_single_blocks=single
+    )
+
+
+NETS = {
+    "toy, 5 M": TransformerConfig.toy(),
+    "0.3 B": _sizes(1024, 4, 10),
+    "1 B": _sizes(1536, 7, 14),
+    "3 B": _sizes(2048, 12, 24),
+    "12 B": FULL,
+}
+GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+PARTS = {
+    "weights": style.BLUE,
+    "gradients": style.ACCENT,
+    "optimiser": style.GREEN,
+    "moving average": style.VIOLET,
+    "activations": style.GOLD,
+    "block at work": style.GREY,
+    "whole blocks": style.INK,
+}
+
+
+def job(net: str, batch: int, side: int = 512, bf16: bool = True, level: str = "selective",
+        ema: float = 0.999) -> plan.Job:  # fmt: skip
+    """A training of one of NETS with a global batch and one context of side × side pixels."""
+    tokens = (side // 16) ** 2
+    loop = LoopConfig(steps=100_000, muon_lr=0.0, ema=ema)
+    flags = ParallelConfig(checkpointing=level)
+    return plan.Job(NETS[net], loop, flags, batch, tokens, tokens, 512, bf16=bf16)
+
+
+def show_memory(plans: dict[str, plan.Plan], title: str) -> None:
+    """Show what each GPU holds under several plans, as bars."""
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(style.WIDEST, 0.9 + 0.36 * len(plans)))
+    _bars(ax, plans)
+    ax.set_title(title)
+    plt.show()
+
+
+def _bars(ax: Axes, plans: dict[str, plan.Plan]) -> None:
+    """Stacked bars of what is held, and the line of what there is."""
+    lefts = [0.0] * len(plans)
+    for name, colour in PARTS.items():
+        sizes = [one.held[name] / plan.GIB for one in plans.values()]
+        ax.barh(list(plans), sizes, left=lefts, color=colour, label=name, height=0.6)
+        lefts = [left + size for left, size in zip(lefts, sizes)]
+    limit = next(iter(plans.values())).machine.memory
+    ax.axvline(limit, color=style.INK, linestyle="--", linewidth=1)
+    ax.set_xlim(0, max(1.25 * limit, 1.05 * max(lefts)))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(f"GiB on each GPU; the line is its memory, {limit:g} GiB")
+    ax.legend(
+        ncols=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.42 / len(plans) - 0.2)
+    )
+
+
+class PlanWidget(W.VBox):
+    """Turn size, GPUs, batch and precision, and read memory and time of a step: no training runs.
+
+    Parts: net, gpus, batch, side, level, precision, average, image, status; `plan` is what they
+    give.
+    """
+
+    def __init__(self, machine: plan.Machine | None = None) -> None:
+        self.machine = machine or plan.Machine()
+        same = {"style": TIGHT, "layout": wide(THIRD)}
+        slider = W.SelectionSlider
+        self.net = slider(options=list(NETS), value="12 B", description="Parameters", **same)
+        self.gpus = slider(options=GPUS, value=8, description="GPUs", **same)
+        self.batch = slider(options=(1, 2, 4, 8, 16, 32, 64), description="Batch a GPU", **same)
+        self.side = slider(options=(64, 256, 512, 1024), value=512, description="Pixels", **same)
+        self.level = W.Dropdown(options=LEVELS, value="full", description="Checkpointing", **same)
+        self.precision = W.Dropdown(
+            options={"bfloat16 products": True, "float32 only": False},
+            description="Numbers",
+            **same,
+        )
+        self.average = W.Checkbox(True, description="Keep an average of the weights", indent=False)
+        self.image, self.status = picture_box("what each GPU holds"), W.HTML()
+        self.image.layout = wide("664px")
+        dials = (self.net, self.gpus, self.batch, self.side, self.level, self.precision)
+        hidden = W.HTML(CSS, layout=W.Layout(display="none"))
+        super().__init__(
+            [hidden, row(dials[:3]), row(dials[3:]), self.average, self.image, self.status]
+        )
+        self.add_class("mk")
+        for dial in (*dials, self.average):
+            dial.observe(lambda _: self.show(), "value")
+        self.show()
+
+    def __repr__(self) -> str:
+        return REPR
+
+    def show(self) -> None:
+        """Make the plan that the dials ask for, and show it."""
+        gpus = self.gpus.value
+        asked = job(
+            self.net.value, self.batch.value * gpus, self.side.value, self.precision.value,
+            self.level.value, 0.999 * self.average.value,
+        )  # fmt: skip
+        # Products in float32 run on the same units as TF32, at half the rate.
+        peak = self.machine.peak / (1 if self.precision.value else 2)
+        self.plan = plan.make(asked, replace(self.machine, gpus=gpus, peak=peak))
+        figure = Figure(figsize=(6.64, 1.9), layout="constrained")
+        _bars(figure.subplots(), {"": self.plan})
+        self.image.value = png(figure)
+        self.status.value = status_line(*self._told())
+
+    def _told(self) -> tuple[str, str]:
+        made = self.plan
+        need = (made.held["peak"] + plan.RESERVE) / plan.GIB
+        fits = f"{need:,.1f} of {self.machine.memory:g} GiB"
+        slow = "the network" if made.exchange > made.compute else "the products"
+        rate = made.job.batch / made.seconds
+        text = (
+            f"{'Fits' if made.fits else 'Does not fit'}: {fits}. A step takes "
+            f"{made.seconds:,.3g} s (as long as {slow}), {rate:,.3g} samples a second."
+        )
+        return ("done" if made.fits else "error"), text
+
+
+def run_processes(program: str, count: int = 2, arguments: Sequence[str] = ()) -> str:
+    """Run a Python program as so many processes under torchrun; returns what they printed.
+
+    `program` is source code, or `-m module`. Raises TrainingError that says what went wrong.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        what = program.split() if program.startswith("-m ") else [str(Path(folder) / "program.py")]
+        if not program.startswith("-m "):
+            Path(what[0]).write_text(program, encoding="utf-8")
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MINIKONTEXT_DEVICE": "cpu"}
+        done = subprocess.run(
+            [*launch, "--nproc-per-node", str(count), *what, *arguments],
+            capture_output=True, text=True, env={**os.environ, **quiet}, timeout=300,
+        )  # fmt: skip
+    if done.returncode:
+        why = [line for line in done.stderr.splitlines() if "Error" in line]
+        raise TrainingError(f"{count} processes failed: {why[0] if why else done.stderr[-1500:]}")
+    return done.stdout

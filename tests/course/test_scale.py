@@ -1,0 +1,43 @@
+"""The plan's widget: dials in, memory and time out; nothing is trained."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from minikontext.course.scale import GPUS, NETS, PlanWidget, run_processes
+from minikontext.errors import TrainingError
+
+
+def test_dials_change_memory_and_time():
+    demo = PlanWidget()
+    assert "Fits" in demo.status.value or "Does not fit" in demo.status.value
+    eight, drawn = demo.plan, demo.image.value
+    demo.gpus.value = 64
+    assert demo.plan.held["weights"] == eight.held["weights"] / 8 and demo.image.value != drawn
+    demo.gpus.value = 1
+    assert not demo.plan.fits and "mk-error" in demo.status.value
+    demo.net.value = "toy, 5 M"
+    assert demo.plan.fits and "mk-done" in demo.status.value
+    assert (
+        Image.open(io.BytesIO(demo.image.value)).width == 1460
+    )  # for sharp screens; shown at half of it
+
+
+def test_every_position_of_the_dials_has_a_plan():
+    demo = PlanWidget()
+    for net in NETS:
+        for gpus in GPUS:
+            demo.net.value, demo.gpus.value = net, gpus
+            assert demo.plan.machine.gpus == gpus and demo.plan.seconds > 0
+    before = demo.plan.held["activations"]
+    demo.level.value = "none"
+    assert demo.plan.held["activations"] > 5 * before
+    before = demo.plan.compute
+    demo.precision.value = False
+    assert demo.plan.compute == 2 * before
+
+
+def test_a_program_that_fails_says_why():
+    with pytest.raises(TrainingError, match="nonsense"):
+        run_processes("raise ValueError('nonsense')", 1)
