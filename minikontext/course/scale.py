@@ -83,9 +83,7 @@ def _bars(ax: Axes, plans: dict[str, plan.Plan]) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"GiB on each GPU; the line is its memory, {limit:g} GiB")
-    ax.legend(
-        ncols=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.42 / len(plans) - 0.2)
-    )
+    ax.figure.legend(ncols=4, fontsize=7, loc="outside lower center")
 
 
 class PlanWidget(W.VBox):
@@ -156,19 +154,25 @@ class PlanWidget(W.VBox):
 def run_processes(program: str, count: int = 2, arguments: Sequence[str] = ()) -> str:
     """Run a Python program as so many processes under torchrun; returns what they printed.
 
-    `program` is source code, or `-m module`. Raises TrainingError that says what went wrong.
+    One rank's lines come after another's. `program` is source code, or `-m module`.
+    Raises TrainingError that says what went wrong.
     """
     with tempfile.TemporaryDirectory() as folder:
         what = program.split() if program.startswith("-m ") else [str(Path(folder) / "program.py")]
         if not program.startswith("-m "):
             Path(what[0]).write_text(program, encoding="utf-8")
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launch += ["--redirects", "1", "--log-dir", folder]  # or their lines would mix
         quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MINIKONTEXT_DEVICE": "cpu"}
         done = subprocess.run(
             [*launch, "--nproc-per-node", str(count), *what, *arguments],
             capture_output=True, text=True, env={**os.environ, **quiet}, timeout=300,
         )  # fmt: skip
+        logs = sorted(
+            Path(folder).glob("*/attempt_0/*/stdout.log"), key=lambda p: int(p.parent.name)
+        )
+        told = "".join(log.read_text(encoding="utf-8") for log in logs)
     if done.returncode:
         why = [line for line in done.stderr.splitlines() if "Error" in line]
         raise TrainingError(f"{count} processes failed: {why[0] if why else done.stderr[-1500:]}")
-    return done.stdout
+    return told

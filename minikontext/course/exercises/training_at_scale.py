@@ -1,0 +1,39 @@
+"""Exercises of notebook 07."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from minikontext.course.checks import Report, exercise
+
+
+@exercise
+def my_slice(report: Report, answer: Callable[..., Any]) -> None:
+    """The rows of a matrix that one process keeps, as FSDP2 cuts them."""
+    w = torch.arange(12.0).reshape(6, 2)
+    report.equal("6 rows, 2 processes, the first", answer, (w, 0, 2), w[:3])
+    report.equal("6 rows, 3 processes, the last", answer, (w, 2, 3), w[4:])
+    report.equal("6 rows, 4 processes: 2, 2, 2 and none", answer, (w, 1, 4), w[2:4])
+    report.equal("… and the fourth has nothing", answer, (w, 3, 4), w[6:])
+    report.equal("7 rows, 2 processes: 4 and 3", answer, (torch.arange(7.0)[:, None], 1, 2),
+                 torch.tensor([[4.0], [5.0], [6.0]]))  # fmt: skip
+
+
+@exercise
+def gib_each(report: Report, answer: Callable[..., Any]) -> None:
+    """What each GPU keeps between two steps of AdamW, and while gradients are there."""
+    gib = 2**30
+    report.equal("a parameter for each byte of a GiB, one GPU", answer, (gib, 1, False), 16.0)
+    report.equal("with an average of the weights", answer, (gib, 1, True), 20.0)
+    report.equal("12 B on 8 GPUs", answer, (11_901_408_320, 8, True), 27.710126)
+    report.equal("12 B on 64 GPUs, no average", answer, (11_901_408_320, 64, False), 2.7710126)
+
+
+@exercise
+def step_seconds(report: Report, answer: Callable[..., Any]) -> None:
+    """Products and exchange at the same time: the longer one decides."""
+    report.equal("all products: 400 TFLOP at 400 TFLOP/s", answer, (400e12, 0.0, 400e12, 50e9), 1.0)
+    report.equal("all exchange: 100 GB at 50 GB/s", answer, (0.0, 100e9, 400e12, 50e9), 2.0)
+    report.equal("both: not their sum", answer, (400e12, 25e9, 400e12, 50e9), 1.0)
+    report.equal("a slow network", answer, (400e12, 100e9, 400e12, 12.5e9), 8.0)
