@@ -49,6 +49,8 @@ class Store:
         Raises OutputError if the disk is full or closed; the checkpoint before is then untouched.
         """
         if self.world.size == 1:
+            for left in self.folder.glob(f".{self.file.name}.*.tmp"):  # of a run that was killed
+                left.unlink(missing_ok=True)
             with files.replacing(self.file) as temporary:
                 save_file(tensors, temporary, metadata=facts)
             shutil.rmtree(self.stores, ignore_errors=True)  # of more processes, or another run

@@ -1,0 +1,175 @@
+"""Kill a training again and again, and see whether it always goes on: a proof by trying.
+
+python -m minikontext.training.kills --count 50                  # one process
+python -m minikontext.training.kills --count 50 --processes 2    # sharded, two processes
+
+A tiny training runs in processes of its own and writes a checkpoint every few steps. It is killed
+(SIGKILL: nothing can be tidied up) at a random moment, every second time while it is saving, and
+started again. At the end its weights are compared with those of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EVERY = 5  # steps between two checkpoints
+CONFIG = {
+    "device": "cpu",
+    "transformer": {
+        "hidden_size": 64, "num_heads": 2, "axes_dim": [8, 12, 12], "depth": 1,
+        "depth_single_blocks": 1, "in_channels": 16, "out_channels": 16,
+    },
+    "text": {"depth": 1, "heads": 2},
+    "parallel": {"background": True},
+}  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What happened: for each kill, the last step that was done and the one it went on from."""
+
+    steps: list[tuple[int, int]] = field(default_factory=list)
+    saving: int = 0
+    failures: list[str] = field(default_factory=list)
+    equal: bool = False
+
+    @property
+    def lost(self) -> float:
+        """The most that one kill cost, in intervals between checkpoints."""
+        return max(((done - resumed) / EVERY for done, resumed in self.steps), default=0.0)
+
+    def __str__(self) -> str:
+        count = len(self.steps) + len(self.failures)
+        mean = sum(done - resumed for done, resumed in self.steps) / max(1, len(self.steps))
+        return (
+            f"{count} kills, {self.saving} of them while saving: {len(self.steps)} of {count} "
+            f"resumed\nlost: {mean:.1f} steps in the mean, {self.lost:.1f} intervals of {EVERY} "
+            f"steps at most\nin the end the weights of an undisturbed run, bit for bit: "
+            f"{self.equal}" + "".join(f"\n{why}" for why in self.failures)
+        )
+
+
+def run(count: int, folder: Path, processes: int = 1, seed: int = 0) -> Report:
+    """Kill a training in `folder` so many times; then let it end, and a second one undisturbed."""
+    draw, report, done = random.Random(seed), Report(), 0
+    for number in range(count + 1):
+        left = _unfinished(folder / "killed")  # of kills before
+        child = _start(folder / "killed", processes, 10**6)
+        resumed = _resumed(child)
+        if resumed is None:
+            report.failures.append(f"kill {number}: {child.stderr.read()[-300:]}")
+            break
+        if number:
+            report.steps.append((done, resumed))
+        if number < count:
+            report.saving += _wait(folder / "killed", left, draw, saving=bool(number % 2))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        done = _last_step(folder / "killed")
+    for name in ("killed", "undisturbed"):
+        _start(folder / name, processes, done + EVERY).communicate()
+    ends = [folder / name / "end.safetensors" for name in ("killed", "undisturbed")]
+    report.equal = all(end.exists() for end in ends) and len({e.read_bytes() for e in ends}) == 1
+    return report
+
+
+def _start(folder: Path, processes: int, until: int) -> subprocess.Popen:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launch if processes > 1 else []), "-m", __spec__.name]
+    quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    return subprocess.Popen(
+        [*command, "--train", str(folder), "--until", str(until)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **quiet},
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def _resumed(child: subprocess.Popen) -> int | None:
+    """The step that a training goes on from; None if it does not."""
+    for line in child.stdout:
+        if line.startswith("resumed at "):
+            return int(line.split()[-1])
+    return None
+
+
+def _wait(folder: Path, left: set[Path], draw: random.Random, saving: bool) -> bool:
+    """Wait for a moment to kill; says whether a checkpoint was being written in it."""
+    time.sleep(draw.uniform(0, 1.0))
+    end = time.monotonic() + 10
+    while saving and time.monotonic() < end and not _unfinished(folder) - left:
+        time.sleep(0.0002)
+    return bool(_unfinished(folder) - left)
+
+
+def _unfinished(folder: Path) -> set[Path]:
+    return {*folder.glob(".checkpoint.*.tmp"), *folder.glob("checkpoints/.step-*.tmp")}
+
+
+def _last_step(folder: Path) -> int:
+    log = folder / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
+def train(folder: Path, until: int) -> None:
+    """The training that is killed: a tiny editor on random pairs, up to a step."""
+    import torch
+    from safetensors.torch import save_file
+
+    from minikontext.training import parallel, recipes
+    from minikontext.training.data import Pairs
+    from minikontext.training.editor import EditorTraining, editor_loss
+    from minikontext.training.loop import Loop, LoopConfig
+
+    world = parallel.start(CONFIG)
+    model = recipes.new_editor(CONFIG)
+    draw = torch.Generator().manual_seed(1)
+    words = model.text.tokenize(["make the hat red", "make it night"] * 8)[:, None]
+    target, contexts = (torch.randn(16, *n, 4, 8, 8, generator=draw) for n in ((), (2,)))
+    pairs = Pairs(target, contexts, torch.arange(16) % 3, words, torch.arange(16))
+    parallel.prepare(model, world, fill=recipes.first_weights(CONFIG))
+    loop = Loop(
+        model, LoopConfig(until, warmup=2, decay=0.0, save_every=EVERY, log_every=1), folder, world
+    )
+    loop.resume()
+    if world.rank == 0:
+        print(f"resumed at {loop.step}", flush=True)
+    null = model.text.tokenize([""])[0]
+    loop.run(editor_loss(model, pairs, null, EditorTraining(8, bf16=False), world.device))
+    state = {name: parallel.whole(p).detach() for name, p in model.named_parameters()}
+    if world.rank == 0:
+        save_file(state, folder / "end.safetensors")
+    parallel.stop()
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.train:
+        return train(options.train, options.until)
+    with tempfile.TemporaryDirectory() as folder:
+        report = run(options.count, Path(folder), options.processes, options.seed)
+    print(report)
+    sys.exit(not report.equal or bool(report.failures) or report.lost > 1)
+
+
+if __name__ == "__main__":
+    main()
