@@ -133,6 +133,15 @@ def training_case(index: int, level: int, seed: int = 0, practise: Collection[st
     return next(case for case in tries if case.operation in practise)
 
 
+def held_out(
+    level: int, count: int, autoencoder: AutoEncoder, text: ToyTextEncoder, bf16: bool = False
+) -> Pairs:
+    """Encoded cases that no training ever sees, each in its first wording."""
+    cases = [sample_edit(i, level, split="test") for i in range(count)]
+    tokens = text.tokenize([case.prompt for case in cases])[:, None]
+    return Pairs(tokens=tokens, **encode(cases, autoencoder, 0, bf16))
+
+
 def world_mark(level: int, seed: int) -> str:
     """A checksum of a level's first cases: it changes when the world or its language does."""
     cases = (sample_edit(i, level, seed=seed) for i in range(64))

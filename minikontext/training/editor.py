@@ -15,6 +15,7 @@ from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Part
+from minikontext.training.watch import Metrics, losses_at_fixed_times, told
 from minikontext.transformer import KontextTransformer
 from minikontext.velocity import PATCH, Velocity
 
@@ -118,3 +119,21 @@ def editor_loss(
         return each.mean(), {f"loss_{len(contexts)}": float(each.detach().mean())}
 
     return loss
+
+
+def validate_editor(model: nn.Module, pairs: Pairs, bf16: bool, device: torch.device) -> Metrics:
+    """The loss on held-out pairs at fixed times and noise; each process computes all of it."""
+    found = []
+    for count in range(3):
+        some = pairs.take((pairs.count == count).nonzero().flatten())
+        if not len(some):
+            continue
+        words = some.tokens[:, 0].to(device)
+        contexts = [some.contexts[:, i].float().to(device) for i in range(count)]
+        x = some.target.float().to(device)
+        found.append(
+            losses_at_fixed_times(
+                model, lambda z, t, w=words, c=contexts: model(z, t, w, c), x, bf16, seed=count
+            )
+        )
+    return told(torch.cat(found))

@@ -38,6 +38,7 @@ from minikontext.text import TextFeatures
 from minikontext.training.editor import EditorTraining
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import ALONE, WHOLE, Part, World
+from minikontext.training.watch import Metrics, losses_at_fixed_times, told
 from minikontext.transformer import KontextTransformer
 from minikontext.velocity import PATCH, Velocity
 
@@ -241,8 +242,8 @@ class Encoded:
         self.skipped: list[Bad] = []
         self._sums: dict[Path, str] = {}
         self._open: dict[Path, safe_open] = {}
-        for told in sorted(self.cache.glob("triplets-*.json")):
-            self._add(told.with_suffix(".safetensors"), json.loads(told.read_text("utf-8")))
+        for place in sorted(self.cache.glob("triplets-*.json")):
+            self._add(place.with_suffix(".safetensors"), json.loads(place.read_text("utf-8")))
         if not self.places:
             raise TrainingError(f"{self.cache} holds no samples. {self.report()}")
 
@@ -400,3 +401,18 @@ def _noise(seed: int, step: int, part: Part, like: Tensor) -> Tensor:
     seeds = ((seed * 1_000_003 + step) * 100_003 + first + row for row in range(len(like)))
     draws = (torch.Generator().manual_seed(s) for s in seeds)
     return torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])
+
+
+def validate_folder(
+    model: KontextTransformer, samples: Encoded, config: FolderTraining, device: torch.device
+) -> Metrics:
+    """The loss on all samples of a folder at fixed times and noise, one after the other."""
+    found = []
+    guidance = config.guidance if model.config.guidance_embed else None
+    for number in range(len(samples)):
+        one = {k: x[None].to(device, torch.float32) for k, x in samples.sample(number).items()}
+        contexts = [one[str(i)] for i in range(1, len(one) - 2)]
+        text = TextFeatures(one["tokens"], one["pooled"])
+        predict = Velocity(model, text, contexts, guidance_scale=guidance)
+        found.append(losses_at_fixed_times(model, predict, one["0"], config.bf16, number))
+    return told(torch.cat(found))

@@ -22,6 +22,7 @@ from minikontext.errors import TrainingError
 from minikontext.training.optimizer import MuonAdamW, learning_rate
 from minikontext.training.parallel import ALONE, World, local, whole
 from minikontext.training.store import Store
+from minikontext.training.watch import Board, Watch
 
 # loss(step), or loss(step, part) for a Part of the step's batch -> the part's mean loss, metrics
 LossFunction = Callable[..., tuple[Tensor, dict[str, float]]]
@@ -45,6 +46,8 @@ class LoopConfig:
     log_every: int = 20
     accumulate: int = 1  # parts of the batch computed one after the other: memory for time
     spike: float = 0.0  # > 0: leave out steps with a gradient so many times the usual
+    validate_every: int = 0  # > 0: validate after so many steps
+    tensorboard: bool = False  # write what is logged for TensorBoard as well
     minutes: float = 0.0  # > 0: the schedule follows the clock as well; the run ends on time
     rates: dict[str, float] = field(default_factory=dict)  # of the learning rates, by part
 
@@ -58,9 +61,11 @@ class Loop:
     """
 
     def __init__(
-        self, model: nn.Module, config: LoopConfig, folder: str | Path, world: World = ALONE
-    ) -> None:
+        self, model: nn.Module, config: LoopConfig, folder: str | Path, world: World = ALONE,
+        watch: Watch | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.config, self.folder, self.world = model, config, Path(folder), world
+        self.watch, self._logged = watch, (0, 0.0)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = MuonAdamW(
             model, config.lr, config.muon_lr, config.weight_decay, config.rates,
@@ -71,6 +76,7 @@ class Loop:
         self.step, self.seconds = 0, 0.0
         self.usual, self.skipped = 0.0, 0  # the gradient's usual norm; steps left out in a row
         self.store = Store(self.folder, world)
+        self.board = Board(self.folder) if config.tensorboard and world.rank == 0 else None
         self._stopped = False
 
     def save(self) -> None:
@@ -110,6 +116,7 @@ class Loop:
         before = {s: signal.signal(s, self._interrupt) for s in self._signals()}
         quiet = self.world.rank > 0
         bar = tqdm(total=self.config.steps, initial=self.step, desc=self.folder.name, disable=quiet)
+        self._logged = self.step, self.seconds
         saved, last, together = time.monotonic(), time.monotonic(), self.world.size == 1
         try:
             while self.step < self.config.steps:
@@ -118,8 +125,10 @@ class Loop:
                 self.seconds, last = self.seconds + now - last, now
                 agreed = self._agree(now - saved)
                 bar.update()
-                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                    self._log(metrics, bar, on_log)
+                checked = self._validate()
+                last_one = self.step == self.config.steps
+                if checked or self.step % self.config.log_every == 0 or last_one:
+                    self._log({**metrics, **checked}, bar, on_log)
                 if agreed["due"]:
                     self.save()
                     saved = now
@@ -206,13 +215,29 @@ class Loop:
         mine = [local(self.ema[n]) for n in names]
         torch._foreach_lerp_(mine, [local(p.data) for p in live], 1 - decay)
 
+    def _validate(self) -> dict[str, float]:
+        """Metrics on held-out samples, if it is time; all processes run it together."""
+        every, check = self.config.validate_every, self.watch and self.watch.validate
+        return check() if every and check and self.step % every == 0 else {}
+
+    def _rates(self) -> dict[str, float]:
+        """The speed since the last line of the log."""
+        (step, seconds), self._logged = self._logged, (self.step, self.seconds)
+        if self.watch is None:
+            return {}
+        return self.watch.rates(self.step - step, self.seconds - seconds, self.world.size)
+
     def _log(self, metrics: dict[str, float], bar: tqdm, on_log: Callable | None) -> None:
         facts = {"step": self.step, "seconds": round(self.seconds, 1)}
+        metrics = metrics | self._rates()
         facts |= {key: round(value, 5) for key, value in metrics.items()}
         if self.world.rank == 0:
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
-        bar.set_postfix({key: f"{value:.4f}" for key, value in metrics.items()})
+        if self.board:
+            self.board.add(self.step, metrics)
+        shown = {k: f"{v:.4g}" for k, v in metrics.items() if not k.startswith("validation_")}
+        bar.set_postfix(shown)
         if on_log:
             on_log(facts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ from minikontext.pipeline import Defaults, KontextPipeline, find_weights
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, vocabulary
 from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_loss, normalised
-from minikontext.training.data import build_cache, load_cache
-from minikontext.training.editor import Editor, EditorTraining, editor_loss
-from minikontext.training.folders import Encoded, FolderTraining, encode_folder, folder_loss
+from minikontext.training.data import build_cache, held_out, load_cache
+from minikontext.training.editor import Editor, EditorTraining, editor_loss, validate_editor
+from minikontext.training.folders import (
+    Encoded,
+    FolderTraining,
+    encode_folder,
+    folder_loss,
+    validate_folder,
+)
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.parallel import ParallelConfig, World, local, prepare, start, whole
-from minikontext.training.plan import Job
+from minikontext.training.plan import Job, step_flops
+from minikontext.training.watch import Metrics, Watch
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
 from minikontext.velocity import PATCH
 
@@ -100,8 +108,13 @@ def train_editor(
     practise = practised(data)
     build_cache(cache, *level, autoencoder, mark, bf16=dials.bf16, world=world, practise=practise)
     pairs = load_cache(cache, model.text, data["count"])
+    how, check = read(LoopConfig, config["loop"]), None
+    if how.validate_every:
+        count = data.get("validation", 64)
+        unseen = held_out(data["level"], count, autoencoder, model.text, dials.bf16)
+        check = partial(validate_editor, model, unseen, dials.bf16, world.device)
     prepare(model, world, dials.bf16, first_weights(config))
-    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
+    loop = Loop(model, how, config["run"], world, watched(config, check))
     if resume:
         loop.resume()
     null = model.text.tokenize([""])[0]
@@ -174,13 +187,19 @@ def train_folder(
     data, cache = config["data"], Path(config["run"]) / "encoded"
     pipe = KontextPipeline.from_pretrained(config["parts"], world.device)
     encode_folder(data["source"], cache, pipe, data.get("side", 1024), world=world)
-    samples = Encoded(cache)
+    samples, unseen = Encoded(cache), None
+    if "validation" in data:
+        place = Path(config["run"]) / "validation"
+        encode_folder(data["validation"], place, pipe, data.get("side", 1024), world=world)
+        unseen = Encoded(place)
     if world.rank == 0:
         print(samples.report())
     del pipe  # makes room for the training
     model = new_transformer(config)
     prepare(model, world, dials.bf16, first_weights(config))
-    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
+    check = partial(validate_folder, model, unseen, dials, world.device) if unseen else None
+    watch = watched(config, check)
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world, watch)
     if resume:
         loop.resume()
     loop.run(folder_loss(model, samples, dials, world.device), on_log)
@@ -201,6 +220,12 @@ def new_transformer(config: dict[str, Any]) -> KontextTransformer:
         own = find_weights(config["start"]) / "transformer.safetensors" if not found else None
         weights.load_into(model, own or found.transformer)
     return model
+
+
+def watched(config: dict[str, Any], validate: Callable[[], Metrics] | None = None) -> Watch:
+    """What the log needs to tell the speed of a config's steps; `peak` in TFLOP/s is optional."""
+    asked = job(config)
+    return Watch(asked.batch, step_flops(asked), validate, config.get("peak", 0.0))
 
 
 def job(config: dict[str, Any]) -> Job:

@@ -1,0 +1,80 @@
+"""What is watched: the speed, and a loss that can be compared."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from minikontext.errors import MissingPackageError
+from minikontext.training.editor import Editor, EditorTraining, editor_loss, validate_editor
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.watch import TIMES, Watch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def parts(tiny):
+    """An editor, and six random pairs of nought to two contexts."""
+    from minikontext.training.data import Pairs
+
+    pipe, draw = tiny(), torch.Generator().manual_seed(0)
+    model = Editor(pipe.transformer, pipe.text_encoder)
+    words = model.text.tokenize(["make the hat red", "a sign"] * 3)[:, None]
+    latents = [torch.randn(6, *n, 4, 8, 8, generator=draw) for n in ((), (2,))]
+    return model, Pairs(*latents, torch.arange(6) % 3, words, torch.arange(6))
+
+
+def test_validation_is_the_same_every_time_and_falls_with_training(parts, tmp_path):
+    model, pairs = parts
+    first = validate_editor(model, pairs, False, CPU)
+    torch.manual_seed(99)
+    assert validate_editor(model.train(), pairs, False, CPU) == first and model.training
+    assert len(first) == 9 and {f"validation_{t:g}" for t in TIMES} < first.keys()
+    mean = sum(value for name, value in first.items() if "_" in name) / 8
+    assert first["validation"] == pytest.approx(mean, rel=1e-5)
+    null = model.text.tokenize([""])[0]
+    loss = editor_loss(model, pairs, null, EditorTraining(6, bf16=False), CPU)
+    watch = Watch(6, 1e9, lambda: validate_editor(model, pairs, False, CPU), peak=2.0)
+    dials = LoopConfig(40, lr=3e-3, muon_lr=1e-2, warmup=2, log_every=15, validate_every=20)
+    Loop(model, dials, tmp_path, watch=watch).run(loss)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [15, 20, 30, 40]
+    assert ["validation" in line for line in lines] == [False, True, False, True]
+    assert lines[3]["validation"] < 0.9 * first["validation"]
+    assert all(line["samples_per_second"] > 0 for line in lines)
+
+
+def test_rates_are_those_of_the_clock():
+    told = Watch(samples=16, flops=3e12, peak=4.0).rates(steps=10, seconds=5.0, processes=2)
+    assert told == {"samples_per_second": 32.0, "tflops": 3.0, "share": 0.75}
+    assert Watch(16, 3e12).rates(10, 0.0) == {}
+
+
+def test_tensorboard_is_written_or_asked_for(tmp_path):
+    model, dials = torch.nn.Linear(1, 1), LoopConfig(1, tensorboard=True)
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(MissingPackageError, match="pip install tensorboard"):
+            Loop(model, dials, tmp_path)
+        return
+    Loop(model, dials, tmp_path).run(lambda step: (model.weight.square().sum(), {}))
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_wild_steps_are_left_out_and_ten_in_a_row_stop_the_run(tmp_path):
+    from minikontext.errors import TrainingError
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    loop = Loop(model, LoopConfig(60, spike=5.0, warmup=1, decay=0.0, muon_lr=0.0), tmp_path)
+    seen = []
+
+    def loss(step):
+        seen.append(float(model.weight.detach()))
+        factor = float("nan") if step == 20 or step > 40 else 1000.0 if step == 30 else 1.0
+        return factor * model.weight.sum(), {}
+
+    with pytest.raises(TrainingError, match="ten wild gradients"):
+        loop.run(loss)
+    assert seen[21] == seen[20] and seen[31] == seen[30] and seen[32] != seen[31]
+    assert all(torch.isfinite(p).all() for p in model.parameters()) and len(seen) == 51
