@@ -204,8 +204,10 @@ def train_folder(
         loop.resume()
     loop.run(folder_loss(model, samples, dials, world.device), on_log)
     if one := gathered(averaged(loop, model), world):
-        pipe = KontextPipeline.from_pretrained(config["parts"], "cpu")
+        pipe = KontextPipeline.from_pretrained(config["parts"], "cpu", "bfloat16")
         pipe.transformer, pipe.name = one.cpu(), config.get("name", pipe.name)
+        most = max(len(shapes) - 1 for shapes in samples.shapes)  # a painter has become an editor
+        pipe.defaults = replace(pipe.defaults, max_contexts=max(most, pipe.defaults.max_contexts))
         pipe.save_pretrained(config["output"])
     world.wait()
     return Path(config["output"])

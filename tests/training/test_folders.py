@@ -182,9 +182,14 @@ def test_the_toy_is_fine_tuned_on_a_folder(source, tmp_path):
         start = "toy"
         run = '{tmp_path / "run"}'
         output = '{tmp_path / "weights"}'
-        data = {{ source = '{source}', side = 64 }}
+        data = {{ source = '{source}', side = 64, validation = '{source}' }}
         training = {{ batch = 3, bf16 = false }}
-        loop = {{ steps = 4, warmup = 1, ema = 0.0, lr = 1e-3, muon_lr = 1e-3, log_every = 1 }}
+        [loop]
+        steps = 4
+        warmup = 1
+        ema = 0.0
+        log_every = 1
+        validate_every = 2
     """
     (tmp_path / "mine.toml").write_text(text)
     training.main(tmp_path / "mine.toml")
@@ -196,5 +201,6 @@ def test_the_toy_is_fine_tuned_on_a_folder(source, tmp_path):
     moved = (before.transformer.img_in.weight - after.transformer.img_in.weight).abs().max()
     assert moved > 1e-4
     assert torch.equal(before.text_encoder.position, after.text_encoder.position)
-    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 4
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert ["validation" in line for line in lines] == [False, True, False, True]
     assert recipes.job(training.read_config(tmp_path / "mine.toml")).target == 16
