@@ -218,7 +218,7 @@ class Loop:
     def _validate(self) -> dict[str, float]:
         """Metrics on held-out samples, if it is time; all processes run it together."""
         every, check = self.config.validate_every, self.watch and self.watch.validate
-        return check() if every and check and self.step % every == 0 else {}
+        return check(self.step) if every and check and self.step % every == 0 else {}
 
     def _rates(self) -> dict[str, float]:
         """The speed since the last line of the log."""

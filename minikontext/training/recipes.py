@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from minikontext import checkpoints, files, weights
@@ -17,7 +18,7 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError
 from minikontext.pipeline import Defaults, KontextPipeline, find_weights
 from minikontext.text import ToyTextConfig, ToyTextEncoder
-from minikontext.toyworld import OPERATIONS, vocabulary
+from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
 from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_loss, normalised
 from minikontext.training.data import build_cache, held_out, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss, validate_editor
@@ -110,9 +111,7 @@ def train_editor(
     pairs = load_cache(cache, model.text, data["count"])
     how, check = read(LoopConfig, config["loop"]), None
     if how.validate_every:
-        count = data.get("validation", 64)
-        unseen = held_out(data["level"], count, autoencoder, model.text, dials.bf16)
-        check = partial(validate_editor, model, unseen, dials.bf16, world.device)
+        check = held_out_check(model, autoencoder, config, dials.bf16, world)
     prepare(model, world, dials.bf16, first_weights(config))
     loop = Loop(model, how, config["run"], world, watched(config, check))
     if resume:
@@ -120,6 +119,55 @@ def train_editor(
     null = model.text.tokenize([""])[0]
     loop.run(editor_loss(model, pairs, null, dials, world.device), on_log)
     return export(averaged(loop, model), autoencoder, config, world)
+
+
+def held_out_check(
+    model: Editor, autoencoder: AutoEncoder, config: dict[str, Any], bf16: bool, world: World
+) -> Callable[[int], Metrics]:
+    """What to measure on cases that no training sees: `validation` of them for the loss, `tries` to
+    be edited, shown as a sheet in the run's folder and scored by the oracle."""
+    data, folder = config["data"], Path(config["run"]) / "samples"
+    unseen = held_out(data["level"], data.get("validation", 64), autoencoder, model.text, bf16)
+    stream = (sample_edit(i, data["level"], split="test") for i in itertools.count())
+    cases = list(
+        itertools.islice((c for c in stream if len(c.contexts) == 1), data.get("tries", 0))
+    )
+
+    def check(step: int) -> Metrics:
+        found = validate_editor(model, unseen, bf16, world.device)
+        if not cases:
+            return found
+        made = try_edits(model, autoencoder, cases)
+        if world.rank == 0:
+            rows = [(c.context_images()[0], c.target_image(), one) for c, one in zip(cases, made)]
+            folder.mkdir(exist_ok=True)
+            sheet([image for row in rows for image in row]).save(folder / f"step-{step:08d}.png")
+        good = sum(score(one, case).success for one, case in zip(made, cases))
+        return found | {"success": good / len(cases)}
+
+    return check
+
+
+def try_edits(model: Editor, autoencoder: AutoEncoder, cases: list[Case]) -> list[Image.Image]:
+    """Edit cases of one context each with the weights as they are; all processes must call it."""
+    before = model.training
+    pipe = KontextPipeline(model.transformer, autoencoder, model.text)
+    given = [case.context_images() for case in cases]
+    out = pipe(
+        [case.prompt for case in cases], image=given, seed=list(range(len(cases))),
+        num_inference_steps=8, progress=False,
+    )  # fmt: skip
+    model.train(before)
+    return out.images
+
+
+def sheet(images: list[Image.Image], columns: int = 3) -> Image.Image:
+    """Pictures of one size side by side: before, the right answer, what came out."""
+    width, height = images[0].size
+    page = Image.new("RGB", (columns * width, len(images) // columns * height))
+    for i, image in enumerate(images):
+        page.paste(image, (i % columns * width, i // columns * height))
+    return page
 
 
 def practised(data: dict[str, Any]) -> list[str]:
@@ -197,8 +245,9 @@ def train_folder(
     del pipe  # makes room for the training
     model = new_transformer(config)
     prepare(model, world, dials.bf16, first_weights(config))
-    check = partial(validate_folder, model, unseen, dials, world.device) if unseen else None
-    watch = watched(config, check)
+    watch = watched(
+        config, (lambda _: validate_folder(model, unseen, dials, world.device)) if unseen else None
+    )
     loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world, watch)
     if resume:
         loop.resume()

@@ -26,12 +26,13 @@ Metrics = dict[str, float]
 class Watch:
     """What a step is made of, so that its speed can be told, and how to validate.
 
-    samples, flops: of the whole batch. peak: TFLOP/s of one device, if it is known.
+    samples, flops: of the whole batch. validate: gets the step, gives metrics. peak: TFLOP/s of one
+    device, if it is known.
     """
 
     samples: int
     flops: float
-    validate: Callable[[], Metrics] | None = None
+    validate: Callable[[int], Metrics] | None = None
     peak: float = 0.0
 
     def rates(self, steps: int, seconds: float, processes: int = 1) -> Metrics:

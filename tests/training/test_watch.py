@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_validation_is_the_same_every_time_and_falls_with_training(parts, tmp_pa
     assert first["validation"] == pytest.approx(mean, rel=1e-5)
     null = model.text.tokenize([""])[0]
     loss = editor_loss(model, pairs, null, EditorTraining(6, bf16=False), CPU)
-    watch = Watch(6, 1e9, lambda: validate_editor(model, pairs, False, CPU), peak=2.0)
+    watch = Watch(6, 1e9, lambda step: validate_editor(model, pairs, False, CPU), peak=2.0)
     dials = LoopConfig(40, lr=3e-3, muon_lr=1e-2, warmup=2, log_every=15, validate_every=20)
     Loop(model, dials, tmp_path, watch=watch).run(loss)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -78,3 +79,24 @@ def test_wild_steps_are_left_out_and_ten_in_a_row_stop_the_run(tmp_path):
         loop.run(loss)
     assert seen[21] == seen[20] and seen[31] == seen[30] and seen[32] != seen[31]
     assert all(torch.isfinite(p).all() for p in model.parameters()) and len(seen) == 51
+
+
+def test_edits_are_tried_and_scored_while_training(tmp_path):
+    from PIL import Image
+
+    from minikontext.training import recipes
+    from minikontext.training.parallel import ALONE
+
+    config = {"run": str(tmp_path)}
+    config |= {"data": {"level": 4, "validation": 6, "tries": 4}, "transformer": {}}
+    root = Path(__file__).parents[2]
+    config["start"] = str(root / "data" / "weights" / "toy")
+    model = recipes.new_editor(config).float()
+    autoencoder = recipes.load_autoencoder(Path(config["start"]), CPU)
+    check = recipes.held_out_check(model, autoencoder, config, False, ALONE)
+    found = check(7)
+    assert found["success"] >= 0.5 and found["validation"] < 1  # the shipped weights
+    assert Image.open(tmp_path / "samples" / "step-00000007.png").size == (3 * 64, 4 * 64)
+    for p in model.parameters():
+        p.data.mul_(0.5)
+    assert check(8)["success"] == 0
