@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,8 +74,7 @@ def run(count: int, folder: Path, processes: int = 1, seed: int = 0) -> Report:
             report.steps.append((done, resumed))
         if number < count:
             report.saving += _wait(folder / "killed", left, draw, saving=bool(number % 2))
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
+        _kill(child, folder / "killed")
         done = _last_step(folder / "killed")
     for name in ("killed", "undisturbed"):
         _start(folder / name, processes, done + EVERY).communicate()
@@ -90,8 +90,17 @@ def _start(folder: Path, processes: int, until: int) -> subprocess.Popen:
     return subprocess.Popen(
         [*command, "--train", str(folder), "--until", str(until)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **quiet},
-        start_new_session=True,
     )  # fmt: skip
+
+
+def _kill(child: subprocess.Popen, folder: Path) -> None:
+    """Kill torchrun, if there is one, and then the processes that train."""
+    child.kill()
+    for note in folder.glob("pid-*"):
+        with suppress(ProcessLookupError):
+            os.kill(int(note.read_text()), signal.SIGKILL)
+        note.unlink()
+    child.communicate()
 
 
 def _resumed(child: subprocess.Popen) -> int | None:
@@ -142,6 +151,8 @@ def train(folder: Path, until: int) -> None:
         model, LoopConfig(until, warmup=2, decay=0.0, save_every=EVERY, log_every=1), folder, world
     )
     loop.resume()
+    (folder / f"pid-{world.rank}").write_text(str(os.getpid()))
+    world.wait()
     if world.rank == 0:
         print(f"resumed at {loop.step}", flush=True)
     null = model.text.tokenize([""])[0]
