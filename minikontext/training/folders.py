@@ -152,10 +152,14 @@ def encode_folder(
     if world.rank == 0:
         save_file(_text(pipe, ""), cache / f"{NULL}.safetensors")
     bar = iter(tqdm(triplets(source), desc="encoding", disable=world.rank > 0))
+    number = -1
     for number, chunk in enumerate(iter(lambda: list(itertools.islice(bar, shard)), [])):
         place = cache / f"triplets-{number:06d}.safetensors"
         if number % world.size == world.rank and not _is_whole(place, chunk):
             _encode_shard(chunk, place, pipe, side, bf16)
+    for old in cache.glob("triplets-*"):  # of a source that was longer
+        if world.rank == 0 and int(old.stem.split("-")[1]) > number:
+            old.unlink()
     world.wait()
 
 
@@ -169,7 +173,12 @@ def _is_whole(place: Path, chunk: list[Triplet | Bad]) -> bool:
 
 def _asked(chunk: list[Triplet | Bad]) -> str:
     """What a shard is made of: it is made again when names, prompts or their order change."""
-    told = [(one.key, getattr(one, "prompt", None)) for one in chunk]
+    told = [
+        (one.key, one.prompt, [p.name if isinstance(p, Path) else len(p) for p in one.contexts])
+        if isinstance(one, Triplet)
+        else (one.key, one.why)
+        for one in chunk
+    ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -243,6 +243,8 @@ def train_folder(
     if world.rank == 0:
         print(samples.report())
     del pipe  # makes room for the training
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()
     model = new_transformer(config)
     prepare(model, world, dials.bf16, first_weights(config))
     watch = watched(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 import time
 
@@ -132,6 +133,15 @@ def test_encoding_goes_on_and_damage_is_found(cache, source, pipe, tmp_path):
     encode_folder(source, copy, pipe, side=64, shard=4)
     assert sorted(copy.glob("*.safetensors")) == whole and shard.read_bytes() == before
     assert other.stat().st_mtime_ns == kept
+    shorter = tmp_path / "shorter"
+    shorter.mkdir()
+    lines = (source / "metadata.jsonl").read_text().splitlines()[:6]
+    (shorter / "metadata.jsonl").write_text("\n".join(lines))
+    shutil.copy(source / "0.png", shorter)
+    encode_folder(shorter, tmp_path / "short", pipe, side=64, shard=4)
+    encode_folder(source, tmp_path / "short", pipe, side=64, shard=4)
+    encode_folder(shorter, tmp_path / "short", pipe, side=64, shard=4)
+    assert len(list((tmp_path / "short").glob("triplets-*.json"))) == 2  # nothing of the longer one
     shard.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     with pytest.raises(TrainingError, match="damaged"):
         [Encoded(copy).sample(row) for row in range(COUNT)]
