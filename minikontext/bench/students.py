@@ -84,7 +84,7 @@ def few_steps(student: str, teacher: str = "toy", cfg: float = 1.5) -> list[Way]
 
 
 def one_pass(
-    student: str, teacher: str = "toy", steps: int = 10, scales: Iterable[float] = (1.5, 2.0, 3.0)
+    student: str, teacher: str = "toy", steps: int = 10, scales: Iterable[float] = (1.25, 1.5, 2.0)
 ) -> list[Way]:
     """Two passes of the teacher and one of the student, for several guidance scales."""
     pairs = [
