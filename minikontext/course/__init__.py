@@ -10,6 +10,7 @@ _MODULES = (
     "checks",
     "editing",
     "exercises",
+    "failures",
     "few_steps",
     "flow_pictures",
     "latents",
@@ -49,6 +50,7 @@ _HOMES = {
     "TrajectoryWidget": "trajectory",
     "FewStepsWidget": "few_steps",
     "PlanWidget": "scale",
+    "FailuresWidget": "failures",
     "run_processes": "scale",
 }
 
