@@ -135,6 +135,13 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--weights", default="toy", help="a shipped name or a folder (default: toy)")
     group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="a LoRA on top of the weights; may be given again (default scale: 1)",
+    )
+    group.add_argument(
         "--offload",
         default="auto",
         metavar="PLAN",
@@ -157,12 +164,23 @@ def _edit(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             offload=options.offload,
         )
+        for path, scale in map(_lora, options.lora):
+            pipe.load_lora(path, scale)
         result = pipe(options.prompt, image=pictures, **_sampling(options))
     if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
         print(f"picture: {result.plan}", file=sys.stderr)
     for image, path, provenance in zip(result.images, paths, result.provenance, strict=True):
         print(images.save_png(image, path, provenance))
     return 0
+
+
+def _lora(given: str) -> tuple[str, float]:
+    """FILE or FILE:SCALE, where a colon inside the name is none of ours."""
+    path, _, scale = given.rpartition(":")
+    try:
+        return (path, float(scale)) if path else (given, 1.0)
+    except ValueError:
+        return given, 1.0
 
 
 def output_paths(sources: list[str], output: str | None, count: int) -> list[Path]:

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import checkpoints, files, images, memory, sampler, weights
+from minikontext import checkpoints, files, images, lora, memory, sampler, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.device import pick
 from minikontext.errors import (
@@ -33,6 +33,7 @@ from minikontext.errors import (
     WeightsError,
 )
 from minikontext.images import Provenance, ResizePlan
+from minikontext.lora import Lora
 from minikontext.sampler import StepInfo
 from minikontext.text import TextFeatures, ToyTextConfig, ToyTextEncoder, check_prompts
 from minikontext.tiling import tiled
@@ -135,6 +136,7 @@ class KontextPipeline:
         self.defaults = defaults or Defaults()
         self.name, self.folder = name, folder
         self.weight_files = list(weight_files)
+        self.loras: list[Lora] = []
 
     @classmethod
     def from_pretrained(
@@ -231,8 +233,33 @@ class KontextPipeline:
         parts = [getattr(self, part) for part in PARTS]
         if any(map(memory.is_streamed, parts)):
             raise ConfigError("Streamed weights stay where they are. Load again for that device.")
-        for part in parts:
+        for part in (*parts, *self.loras):
             part.to(device)
+        return self
+
+    def load_lora(
+        self, path: str | Path, scale: float = 1.0, merge: bool = False
+    ) -> KontextPipeline:
+        """Add a LoRA file of any naming (see `lora`) to the transformer, and return self.
+
+        Several add up; turn one by `pipe.loras[i].scale`. merge: into the weights for good, which
+        costs nothing in a step; else `unload_lora` gives the old model back exactly.
+        Raises WeightsError, with the keys' names, for a file that does not fit.
+        """
+        one = lora.load(path, self.transformer, scale)
+        if merge:
+            one.merge(self.transformer)
+            self.name = f"{self.name} + {one.name} {scale:g}"
+        else:
+            self.loras.append(one.attach(self.transformer))
+        return self
+
+    def unload_lora(self, name: str | None = None) -> KontextPipeline:
+        """Take away the LoRA of a name (its file's stem), or all that are not merged."""
+        if name is not None and name not in (known := [one.name for one in self.loras]):
+            raise ConfigError(f"no LoRA is called {name!r}; loaded are {known}")
+        for one in [one for one in self.loras if name in (None, one.name)]:
+            self.loras.remove(one.detach())
         return self
 
     def compile(self, **options: Any) -> KontextPipeline:
@@ -465,7 +492,7 @@ class KontextPipeline:
         shared = {
             "steps": str(settings.num_inference_steps),
             "guidance": ", ".join(f"{k} {v:g}" for k, v in scales.items() if v is not None),
-            "weights": self.name,
+            "weights": " + ".join([self.name, *(f"{x.name} {x.scale:g}" for x in self.loras)]),
             "weights_sha256": self.weights_sha256,
         }
         away = match_prompts(negative, prompts)

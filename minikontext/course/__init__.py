@@ -15,6 +15,7 @@ _MODULES = (
     "flow_pictures",
     "latents",
     "live",
+    "live_ladd",
     "map",
     "parts",
     "plane_ladd",

@@ -1,0 +1,95 @@
+"""LADD on tokens, small enough to watch: one step, one kind of open request, under two minutes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count as numbers
+from itertools import islice
+
+import torch
+from PIL import Image
+
+from minikontext.bench.oracle_bench import edit_all
+from minikontext.course.live import LiveLoop
+from minikontext.distillation import ladd, latents
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import Case, sample_edit, score
+from minikontext.training.data import Pairs, encode
+from minikontext.training.editor import Editor
+from minikontext.training.loop import LoopConfig
+
+TASK = "character reference"  # one context, and the place of the character is open
+# Only whole jumps from noise are learned; the judges get a head start.
+DIALS = ladd.LaddTraining(
+    batch=16, times=(1.0,), first=(1.0,), then=(1.0,), head_start=20, renoise_mu=0.0, bf16=False
+)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What was seen at one moment of the game: its step, the logits, and one-step pictures."""
+
+    step: int
+    on_real: float
+    on_fake: float
+    spread: float
+    pictures: list[Image.Image]
+    passed: float
+
+
+def requests(count: int, split: str = "train") -> list[Case]:
+    """The first `count` open requests of a split: the context's character somewhere else."""
+    cases = (sample_edit(i, 4, split=split) for i in numbers())
+    return list(islice((c for c in cases if c.task == TASK and len(c.contexts) == 1), count))
+
+
+@torch.no_grad()
+def answered(
+    pipe: KontextPipeline, teacher: Editor, cases: Sequence[Case], steps: int = 8,
+    scale: float = 1.5, batch: int = 64,
+) -> Pairs:  # fmt: skip
+    """Encoded requests, each with one answer of the guided teacher as its target."""
+    words = teacher.text.tokenize([case.prompt for case in cases])[:, None]
+    pairs = Pairs(tokens=words, **encode(list(cases), pipe.autoencoder, 0))
+    null = teacher.text.tokenize([""])[0]
+    parts = [pairs.take(rows) for rows in torch.arange(len(cases)).split(batch)]
+    made = torch.cat([latents.answers(teacher, part, null, steps, scale) for part in parts])
+    return replace(pairs, target=made)
+
+
+def one_step(pipe: KontextPipeline, student: Editor, cases: list[Case]) -> list[Image.Image]:
+    """What a student makes of cases in one step, each with its own noise."""
+    mine = KontextPipeline(
+        student.transformer, pipe.autoencoder, student.text, pipe.defaults, "student"
+    )
+    return edit_all(mine, cases, quiet=True, num_inference_steps=1, true_cfg_scale=1.0)
+
+
+def play(
+    pipe: KontextPipeline, model: ladd.Ladd, teacher: Editor, pairs: Pairs, held: list[Case],
+    steps: int = 80, dials: ladd.LaddTraining = DIALS, lr: float = 3e-5,
+    seen: Callable[[Lesson], None] = lambda lesson: None,
+) -> list[Lesson]:  # fmt: skip
+    """Play LADD's game; looks at held-out requests every 20 steps. Returns what was seen."""
+    loss, lessons = ladd.ladd_loss(model, teacher, pairs, dials, torch.device("cpu")), []
+
+    def look(step: int, logs: dict[str, float]) -> None:
+        made = one_step(pipe, model.student, held)
+        passed = sum(score(p, c).success for p, c in zip(made, held, strict=True)) / len(held)
+        numbers = (logs.get(name, float("nan")) for name in ("on_real", "on_fake", "spread"))
+        lessons.append(Lesson(step, *numbers, made, passed))
+        seen(lessons[-1])
+
+    def on_step(logs: dict[str, float]) -> bool:
+        if loop.step % 20 == 0 and loop.step > dials.head_start:
+            look(loop.step, logs)
+        return True
+
+    how = LoopConfig(steps, lr, 0.0, warmup=5, decay=0.4, ema=0.0, rates={"heads": 100.0})
+    with tempfile.TemporaryDirectory() as folder:
+        loop = LiveLoop(model, how, folder)
+        look(0, {})
+        loop.run_until(loss, on_step)
+    return lessons

@@ -1,0 +1,283 @@
+"""LoRA: small updates of large matrices (Hu and others, arXiv 2106.09685), from and to files.
+
+A linear layer `W x` becomes `W x + scale · up (down x)`; `down` (rank, in) and `up` (out, rank) are
+thin. Files come in three namings: peft and diffusers (`transformer.….lora_A.weight`), kohya
+(`lora_unet_….lora_down.weight`, `.alpha`) and official names with `.lora_A.weight`. All become one
+thing here: a thin pair for each official layer.
+
+    pipe.load_lora("style.safetensors", scale=0.8)
+    pipe.unload_lora()
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from minikontext import weights
+from minikontext.errors import ConfigError, WeightsError
+from minikontext.transformer import KontextTransformer
+
+# What a LoRA is usually given: all projections inside of the blocks.
+BLOCKS = r"(double|single)_blocks\..*(qkv|proj|mlp\.[02]|linear[12])$"
+KOHYA = "lora_unet_"
+_LEAF = re.compile(
+    r"(?P<layer>.+?)\.(?P<leaf>lora_A|lora_B|lora_down|lora_up|alpha|dora_scale)"
+    r"(\.default)?(?P<kind>\.weight|\.bias)?$"
+)
+_LEAVES = {"lora_down": "lora_A", "lora_up": "lora_B"}
+
+
+class Thin(nn.Module):
+    """The update of one layer: x (…, in) -> up (down x), (…, out)."""
+
+    def __init__(self, down: Tensor, up: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out), in the layer's number format."""
+        down, up = self.down.to(x.dtype), self.up.to(x.dtype)
+        return F.linear(F.linear(x, down), up, None if self.bias is None else self.bias.to(x.dtype))
+
+    @property
+    def delta(self) -> Tensor:
+        """What is added to the layer's weight at scale 1, (out, in), float32."""
+        return self.up.float() @ self.down.float()
+
+
+class Lora(nn.Module):
+    """Updates of some layers of one transformer, by official name; `scale` turns all of them."""
+
+    def __init__(self, layers: Mapping[str, Thin], name: str = "lora", scale: float = 1.0) -> None:
+        super().__init__()
+        self.names, self.thin = tuple(layers), nn.ModuleList(layers.values())
+        self.name, self.scale = name, scale
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def layers(self) -> dict[str, Thin]:
+        """The updates by the layer's official name."""
+        return dict(zip(self.names, self.thin, strict=True))
+
+    def attach(self, model: KontextTransformer) -> Lora:
+        """Let the model's layers add these updates from now on; several LoRAs add up.
+
+        No weight of the model changes, so it works with quantised and streamed weights, and
+        `detach` gives the very model back. Raises WeightsError if a layer has another shape.
+        """
+        self.detach()
+        _require_shapes(self, model)
+        device = next(model.parameters()).device
+        for name, thin in self.to(device).layers.items():
+            layer = model.get_submodule(name)
+            self._handles.append(layer.register_forward_hook(self._adder(thin)))
+        return self
+
+    def _adder(self, thin: Thin):  # noqa: ANN202
+        return lambda layer, given, out: out + self.scale * thin(given[0])
+
+    def detach(self) -> Lora:
+        """Undo `attach`."""
+        while self._handles:
+            self._handles.pop().remove()
+        return self
+
+    @torch.no_grad()
+    def merge(self, model: KontextTransformer, sign: float = 1.0) -> Lora:
+        """Add the updates into the model's own weights: nothing is computed twice any more.
+
+        `merge(model, -1)` takes them out again, up to rounding. Raises WeightsError for another
+        model's shapes and ConfigError for quantised weights, which take no sums.
+        """
+        self.detach()
+        _require_shapes(self, model)
+        for name, thin in self.layers.items():
+            layer = model.get_submodule(name)
+            if type(layer.weight.data) is not Tensor or not layer.weight.is_floating_point():
+                raise ConfigError(f"{name} is quantised. Use attach() instead of merge().")
+            add = sign * self.scale * thin.delta.to(layer.weight.device)
+            layer.weight.copy_(layer.weight.float() + add)
+            if thin.bias is not None:
+                layer.bias.copy_(layer.bias.float() + sign * self.scale * thin.bias)
+        return self
+
+
+def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: int = 0) -> Lora:
+    """A LoRA to train: random `down`, zero `up`, so that at first it changes nothing.
+
+    layers: a regular expression over official layer names. Raises ConfigError if none matches.
+    """
+    draw, made = torch.Generator().manual_seed(seed), {}
+    for name, layer in _linears(model):
+        if re.search(layers, name):
+            down = torch.empty(rank, layer.in_features)
+            nn.init.kaiming_uniform_(down, math.sqrt(5), generator=draw)
+            made[name] = Thin(down, torch.zeros(layer.out_features, rank))
+    if not made:
+        raise ConfigError(f"layers={layers!r} matches no linear layer of the transformer")
+    return Lora(made)
+
+
+# ---------------------------------------------------------------------------------- files
+
+
+def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lora:
+    """Read a LoRA file of any of the three namings for a model (which is not changed).
+
+    alpha / rank is multiplied into `up`. Raises WeightsError, with their names, for keys that
+    are unknown, that have no partner, or whose layer the model does not have.
+    """
+    path = Path(path)
+    groups, alphas = _grouped(weights.load(path), path), _adapter_alpha(path)
+    places, parts = _places(model), defaultdict(list)
+    if unknown := [layer for layer in groups if _bare(layer) not in places]:
+        raise WeightsError(
+            f"{path}: this transformer has no layer {weights._some(unknown)}. Expected a LoRA of "
+            "the same model, for its transformer only, under peft, kohya or official names."
+        )
+    for layer, tensors in groups.items():
+        official, rows, how = places[_bare(layer)]
+        parts[official].append((rows, how, _pair(layer, tensors, alphas, path)))
+    layers = {name: _joined(model, name, parts[name]) for name in parts}
+    lora = Lora(layers, path.stem, scale)
+    _require_shapes(lora, model)
+    return lora.requires_grad_(False)
+
+
+def save(lora: Lora, model: KontextTransformer, path: str | Path) -> Path:
+    """Write a LoRA under diffusers' names: `load_lora_weights` and peft open it, and so do we.
+
+    Its scale is left out: that is the user's to choose. Raises OutputError.
+    """
+    state = {}
+    for theirs, (official, rows, how) in _places(model, kohya=False).items():
+        thin = lora.layers.get(official)
+        if thin is None or theirs in lora.layers:
+            continue
+        if thin.bias is not None:
+            raise ConfigError(f"{official} has a bias, which diffusers' naming cannot hold")
+        up = weights._swap_halves(thin.up) if how == "swap" else thin.up[rows]
+        state[f"transformer.{theirs}.lora_A.weight"] = thin.down.detach().cpu().clone()
+        state[f"transformer.{theirs}.lora_B.weight"] = up.detach().cpu().contiguous()
+    weights.save(state, path)
+    return Path(path)
+
+
+Tensors = dict[str, Tensor]
+Place = tuple[str, slice, str]  # official layer, its rows, and whether halves are swapped
+
+
+def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
+    """Tensors by layer and leaf: lora_A, lora_B, alpha, bias."""
+    groups, strange = defaultdict(dict), []
+    for name, tensor in state.items():
+        found = _LEAF.match(name)
+        leaf = _LEAVES.get(found["leaf"], found["leaf"]) if found else ""
+        if not found or leaf == "dora_scale" or (found["kind"] == ".bias" and leaf != "lora_B"):
+            strange.append(name)
+            continue
+        groups[found["layer"]]["bias" if found["kind"] == ".bias" else leaf] = tensor
+    if strange or not groups:
+        raise WeightsError(
+            f"{path} holds what is no part of a LoRA: {weights._some(strange) or 'nothing'}. "
+            "Expected lora_A and lora_B, or lora_down, lora_up and alpha, for each layer."
+        )
+    return groups
+
+
+def _pair(layer: str, tensors: Tensors, alphas: float | None, path: Path) -> Thin:
+    """One thin pair as stored, with alpha / rank in `up`."""
+    if missing := sorted({"lora_A", "lora_B"} - tensors.keys()):
+        raise WeightsError(f"{path}: {layer} has no {missing[0]}. The file is not complete.")
+    down, up = (tensors[k].float().flatten(1) for k in ("lora_A", "lora_B"))
+    if down.shape[0] != up.shape[1] or not len(down):
+        raise WeightsError(f"{path}: {layer} has ranks {down.shape[0]} and {up.shape[1]}")
+    alpha = float(tensors["alpha"]) if "alpha" in tensors else alphas or len(down)
+    bias = tensors["bias"].float() if "bias" in tensors else None
+    return Thin(down, up * (alpha / len(down)), bias)
+
+
+def _adapter_alpha(path: Path) -> float | None:
+    """peft's lora_alpha, where diffusers has put it into the file's metadata."""
+    with weights._opened(path) as file:
+        stored = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
+    try:
+        facts = json.loads(stored)
+        alpha = facts.get("transformer.lora_alpha", facts.get("lora_alpha"))
+        return None if alpha is None else float(alpha)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{path}: its lora_adapter_metadata is no JSON object") from error
+
+
+def _joined(model: KontextTransformer, name: str, parts: Sequence[tuple[slice, str, Thin]]) -> Thin:
+    """One pair for an official layer from those of its parts (q, k, v …): ranks add up."""
+    out = model.get_submodule(name).weight.shape[0]
+    rank, first = sum(len(thin.down) for *_, thin in parts), 0
+    up, bias = torch.zeros(out, rank), None
+    for rows, how, thin in parts:
+        mine = weights._swap_halves(thin.up) if how == "swap" else thin.up
+        height = len(range(*rows.indices(out)))
+        if len(mine) != height:
+            raise WeightsError(f"{name}: expected {height} rows, got {len(mine)}: another model")
+        up[rows, first : first + len(thin.down)] = mine.detach()
+        first += len(thin.down)
+        if thin.bias is not None:
+            bias = torch.zeros(out) if bias is None else bias
+            bias[rows] += thin.bias.detach()
+    return Thin(torch.cat([thin.down.detach() for *_, thin in parts]), up, bias)
+
+
+def _require_shapes(lora: Lora, model: KontextTransformer) -> None:
+    known = {name: tuple(layer.weight.shape) for name, layer in _linears(model)}
+    for name, thin in lora.layers.items():
+        got = (len(thin.up), thin.down.shape[1])
+        if known.get(name) != got:
+            raise WeightsError(
+                f"LoRA {lora.name!r} is of another model: {name} is {known.get(name)} here and "
+                f"{got} in the LoRA"
+            )
+
+
+# ---------------------------------------------------------------------------------- names
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
+
+
+def _bare(layer: str) -> str:
+    for prefix in ("base_model.model.", "transformer.", weights.PREFIX, "diffusion_model."):
+        layer = layer.removeprefix(prefix)
+    return layer
+
+
+def _places(model: KontextTransformer, kohya: bool = True) -> dict[str, Place]:
+    """Where an update goes, by every name that a layer has: official, diffusers and kohya."""
+    sizes = {name: layer.weight.shape[0] for name, layer in _linears(model)}
+    places: dict[str, Place] = {name: (name, slice(0, n), "join") for name, n in sizes.items()}
+    for rule in weights._transformer_rules(model.state_dict()):
+        official = rule.official.removesuffix(".weight")
+        if official in sizes and rule.official.endswith(".weight"):
+            names = [name.removesuffix(".weight") for name in rule.diffusers]
+            rows = _rows(sizes[official], len(names), model.config.hidden_size)
+            places |= {n: (official, r, rule.how) for n, r in zip(names, rows, strict=True)}
+    if not kohya:
+        return places
+    return places | {KOHYA + name.replace(".", "_"): place for name, place in places.items()}
+
+
+def _rows(total: int, parts: int, dim: int) -> Iterable[slice]:
+    """The rows of a joined layer's parts: q, k and v, then what is left."""
+    ends = [dim * (i + 1) for i in range(parts - 1)] + [total]
+    return [slice(a, b) for a, b in zip([0, *ends], ends)]

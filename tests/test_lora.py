@@ -1,0 +1,122 @@
+"""LoRA files of three namings are one update; attaching and merging agree; nothing is lost."""
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from minikontext import lora
+from minikontext.errors import ConfigError, WeightsError
+
+
+def random_lora(model, rank=3, seed=0):
+    made = lora.new(model, rank, layers=".", seed=seed)
+    torch.manual_seed(seed)
+    for thin in made.thin:
+        torch.nn.init.normal_(thin.up, std=0.1)
+    return made.requires_grad_(False)
+
+
+def inputs(model, seed=1):
+    draw = torch.Generator().manual_seed(seed)
+    c = model.config
+    sizes = {
+        "img": (2, 6, c.in_channels),
+        "txt": (2, 4, c.context_in_dim),
+        "pooled": (2, c.vec_in_dim),
+    }
+    made = {name: torch.randn(size, generator=draw) for name, size in sizes.items()}
+    ids = {"img_ids": torch.rand(6, 3, generator=draw).round(), "txt_ids": torch.zeros(4, 3)}
+    return made | ids | {"timesteps": torch.tensor([0.2, 0.9])}
+
+
+@pytest.fixture
+def model(tiny):
+    return tiny().transformer
+
+
+@torch.no_grad()
+def test_attached_and_merged_agree_and_both_can_be_undone(model):
+    made, given = random_lora(model), inputs(model)
+    before = model(**given)
+    made.scale = 0.7
+    attached = made.attach(model) and model(**given)
+    assert (attached - before).abs().max() > 0.01
+    assert torch.equal(made.detach() and model(**given), before)
+    assert torch.allclose(made.merge(model) and model(**given), attached, atol=1e-4)
+    assert torch.allclose(made.merge(model, -1) and model(**given), before, atol=1e-4)
+
+
+@torch.no_grad()
+def test_two_loras_add_up(model):
+    one, two, given = random_lora(model, seed=1), random_lora(model, 5, seed=2), inputs(model)
+    one.attach(model), two.attach(model)
+    together = model(**given)
+    one.detach(), two.detach()
+    one.merge(model), two.merge(model)
+    assert torch.allclose(model(**given), together, atol=1e-4)
+
+
+def test_three_namings_are_one_update(model, tmp_path):
+    made = random_lora(model)
+    official = {f"{n}.lora_A.weight": t.down for n, t in made.layers.items()}
+    official |= {f"{n}.lora_B.weight": t.up for n, t in made.layers.items()}
+    kohya = {}
+    for n, t in made.layers.items():
+        stem = "lora_unet_" + n.replace(".", "_")
+        kohya |= {f"{stem}.lora_down.weight": t.down, f"{stem}.lora_up.weight": 0.5 * t.up}
+        kohya[f"{stem}.alpha"] = torch.tensor(6.0)  # twice the rank
+    save_file(official, tmp_path / "official.safetensors")
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    lora.save(made, model, tmp_path / "diffusers.safetensors")
+    for name in ("official", "kohya", "diffusers"):
+        read = lora.load(tmp_path / f"{name}.safetensors", model)
+        assert read.names and set(read.names) == set(made.names)
+        for layer, thin in made.layers.items():
+            assert torch.allclose(read.layers[layer].delta, thin.delta, atol=1e-6), (name, layer)
+
+
+def test_unknown_incomplete_and_foreign_keys_are_named(model, tmp_path):
+    made, path = random_lora(model), tmp_path / "x.safetensors"
+
+    def refuse(state, why, error=WeightsError):
+        save_file(state, path)
+        with pytest.raises(error, match=why):
+            lora.load(path, model)
+
+    good = {"img_in.lora_A.weight": made.layers["img_in"].down}
+    up = {"img_in.lora_B.weight": made.layers["img_in"].up}
+    refuse(good, "img_in has no lora_B")
+    refuse(good | up | {"lora_te1_layer.lora_A.weight": torch.zeros(1, 1)}, "lora_te1_layer")
+    refuse(good | up | {"img_in.dora_scale": torch.zeros(1)}, "dora_scale")
+    refuse(good | up | {"img_in.weight": torch.zeros(1)}, "img_in.weight")
+    refuse(
+        good | {"img_in.lora_B.weight": up["img_in.lora_B.weight"][:, :1].clone()}, "ranks 3 and 1"
+    )
+    refuse(
+        good | {"img_in.lora_B.weight": up["img_in.lora_B.weight"][:-1].clone()}, "another model"
+    )
+    refuse({"img_in.lora_A.weight": torch.zeros(3, 5)} | up, "another model")
+    with pytest.raises(ConfigError, match="no linear layer"):
+        lora.new(model, layers="nothing")
+
+
+def test_a_pipeline_takes_and_gives_back_loras(tiny, tmp_path):
+    pipe, picture = tiny(), Image.new("RGB", (64, 64), "orange")
+
+    def paint():
+        return pipe("make the hat red", image=picture, seed=0, progress=False)
+
+    before, made = paint(), random_lora(pipe.transformer)
+    path = lora.save(made, pipe.transformer, tmp_path / "style.safetensors")
+    pipe.load_lora(path, 0.5)
+    with_it = paint()
+    assert not torch.equal(with_it.latents, before.latents)
+    assert with_it.provenance[0].weights == "tiny + style 0.5"
+    pipe.loras[0].scale = 0.0
+    assert torch.equal(paint().latents, before.latents)
+    with pytest.raises(ConfigError, match="'other'"):
+        pipe.unload_lora("other")
+    assert torch.equal(pipe.unload_lora("style") and paint().latents, before.latents)
+    pipe.load_lora(path, 0.5, merge=True)
+    assert torch.allclose(paint().latents, with_it.latents, atol=1e-3)
