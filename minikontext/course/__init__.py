@@ -23,6 +23,7 @@ _MODULES = (
     "positions",
     "samples",
     "scale",
+    "sepia",
     "sequence",
     "start",
     "style",

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 
-KINDS = ("autoencoder", "editor", "folder")
+KINDS = ("autoencoder", "editor", "folder", "lora")
 
 
 def read_config(path: str | Path, kinds: Sequence[str] = KINDS) -> dict[str, Any]:

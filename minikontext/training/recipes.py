@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from minikontext import checkpoints, files, weights
+from minikontext import checkpoints, files, lora, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError
 from minikontext.pipeline import Defaults, KontextPipeline, find_weights
@@ -262,6 +262,36 @@ def train_folder(
         pipe.save_pretrained(config["output"])
     world.wait()
     return Path(config["output"])
+
+
+def train_lora(config: dict[str, Any], resume: bool = True, on_log: Callable | None = None) -> Path:
+    """Train a LoRA of the transformer of `parts` on a folder of triplets; writes one file.
+
+    The base stays as it is loaded: `offload = "8-bit"` or "4-bit" makes room on one GPU.
+    Raises ConfigError under torchrun: a LoRA is small, one process trains it.
+    """
+    world = start(config)
+    if world.size > 1:
+        raise ConfigError("a LoRA is small: train it in one process, without torchrun")
+    dials, data = read(FolderTraining, config.get("training", {})), config["data"]
+    cache, sizes = Path(config["run"]) / "encoded", dict(config.get("lora", {}))
+    given = {name: config[name] for name in ("dtype", "offload") if name in config}
+    pipe = KontextPipeline.from_pretrained(config["parts"], world.device, **given)
+    encode_folder(data["source"], cache, pipe, data.get("side", 1024), world=world)
+    samples = Encoded(cache)
+    print(samples.report())
+    base = pipe.transformer.requires_grad_(False)
+    del pipe  # only the transformer is needed from here on
+    try:
+        model = lora.new(base, seed=int(config.get("seed", 0)), **sizes)
+    except TypeError as error:
+        raise ConfigError(f"[lora]: {error}") from error
+    model.to(world.device).attach(base)
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
+    if resume:
+        loop.resume()
+    loop.run(folder_loss(base, samples, dials, world.device), on_log)
+    return lora.save(averaged(loop, model), base, config["output"])
 
 
 def new_transformer(config: dict[str, Any]) -> KontextTransformer:
