@@ -11,6 +11,7 @@ _MODULES = (
     "editing",
     "exercises",
     "failures",
+    "fits",
     "few_steps",
     "flow_pictures",
     "latents",
@@ -27,6 +28,7 @@ _MODULES = (
     "sequence",
     "start",
     "style",
+    "tiny_flux",
     "trajectory",
 )
 
@@ -53,6 +55,7 @@ _HOMES = {
     "FewStepsWidget": "few_steps",
     "PlanWidget": "scale",
     "FailuresWidget": "failures",
+    "FitsWidget": "fits",
     "run_processes": "scale",
 }
 

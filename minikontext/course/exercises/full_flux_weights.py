@@ -1,0 +1,39 @@
+"""Exercises of notebook 10."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from minikontext.course.checks import Report, exercise
+
+
+@exercise
+def stored_gb(report: Report, answer: Callable[..., Any]) -> None:
+    """Bytes of a model whose large matrices are quantised."""
+    report.equal("all in 16 bits", answer, (3_000_000_000, 1_000_000_000, 16), 8.0)
+    report.equal("8-bit matrices", answer, (3_000_000_000, 1_000_000_000, 8), 5.0)
+    report.equal("4-bit matrices", answer, (3_000_000_000, 1_000_000_000, 4), 3.5)
+    report.equal("nothing else", answer, (8_000_000_000, 0, 4), 4.0)
+
+
+@exercise
+def joined(report: Report, answer: Callable[..., Any]) -> None:
+    """One official matrix from diffusers' four."""
+    q, k, v, mlp = (torch.full((rows, 2), float(i)) for i, rows in enumerate((3, 3, 3, 5)))
+    right = torch.cat((q, k, v, mlp))
+    named = {"to_q": q, "to_k": k, "to_v": v, "proj_mlp": mlp}
+    report.equal("in order", answer, (named,), right)
+    mixed = {name: named[name] for name in ("proj_mlp", "to_v", "to_k", "to_q")}
+    report.equal("the dictionary in another order", answer, (mixed,), right)
+
+
+@exercise
+def merged(report: Report, answer: Callable[..., Any]) -> None:
+    """A LoRA inside of a weight."""
+    draw = torch.Generator().manual_seed(0)
+    weight, down, up = (torch.randn(s, generator=draw) for s in ((5, 3), (2, 3), (5, 2)))
+    report.equal("alpha = rank", answer, (weight, down, up, 2.0, 1.0), weight + up @ down)
+    report.equal("alpha = 1", answer, (weight, down, up, 1.0, 1.0), weight + 0.5 * up @ down)
+    report.equal("half the scale", answer, (weight, down, up, 2.0, 0.5), weight + 0.5 * up @ down)
+    report.equal("scale 0", answer, (weight, down, up, 4.0, 0.0), weight)

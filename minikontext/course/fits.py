@@ -1,0 +1,107 @@
+"""The widget of notebook 10: will the full weights fit, and in which way?"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import ipywidgets as W
+import torch
+from matplotlib.figure import Figure
+
+from minikontext import memory
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.course import style
+from minikontext.course.flow_pictures import png
+from minikontext.course.parts import CSS, REPR, TIGHT, picture_box, row, status_line, wide
+from minikontext.errors import NotEnoughMemoryError
+from minikontext.training.plan import forward_flops
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+# T5-XXL's encoder and CLIP's text encoder as published, in 16 bits; T5's largest layer visits
+# alone: its embedding or a block. Counted once from their configurations.
+T5, T5_EMBEDDING, CLIP = 4_762_310_656, 32_128 * 4_096, 123_060_480
+ENCODERS = memory.Encoders(2 * (T5 + CLIP), 2 * max(T5_EMBEDDING, (T5 - T5_EMBEDDING) // 24))
+CARDS = {"8 GB": 8, "12 GB": 12, "16 GB": 16, "24 GB": 24, "32 GB": 32, "48 GB": 48, "80 GB": 80}
+PARTS = {
+    "transformer": style.BLUE,
+    "encoders": style.GREEN,
+    "autoencoder": style.GOLD,
+    "activations": style.ACCENT,
+    "reserve": style.GREY,
+}
+
+
+@lru_cache
+def plans(side: int = 1024, contexts: int = 1) -> list[memory.Plan]:
+    """Every memory plan of FLUX.1 Kontext [dev] in bfloat16 for a square edit; no weight exists."""
+    with torch.device("meta"):
+        net = KontextTransformer(TransformerConfig.flux_dev())
+        pixels = AutoEncoder(AutoEncoderConfig.flux())
+    given = (ENCODERS, torch.bfloat16, (side, side), 1 + contexts)
+    return memory.predict(net, pixels, *given)
+
+
+def show_plans(found: list[memory.Plan], limit: float | None = None) -> Figure:
+    """Stacked bars of what each plan holds on the device, in GB; the line is the card."""
+    figure = Figure(figsize=(6.64, 2.4), layout="constrained")
+    axes, lefts = figure.subplots(), [0.0] * len(found)
+    for name, colour in PARTS.items():
+        sizes = [getattr(plan, name) / memory.GB for plan in found]
+        axes.barh([plan.name for plan in found], sizes, left=lefts, color=colour, label=name)
+        lefts = [left + size for left, size in zip(lefts, sizes)]
+    if limit:
+        axes.axvline(limit, color=style.INK, linestyle="--", linewidth=1)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("GB on the device")
+    figure.legend(ncols=5, fontsize=7, loc="outside lower center")
+    return figure
+
+
+class FitsWidget(W.VBox):
+    """Choose a card, a size and a number of pictures; read which plan is taken, and why.
+
+    Parts: card, side, contexts, image, status; `plan` is the one taken, or None.
+    """
+
+    def __init__(self) -> None:
+        same = {"style": TIGHT, "layout": wide("210px")}
+        self.card = W.SelectionSlider(options=CARDS, value=24, description="Card", **same)
+        self.side = W.SelectionSlider(
+            options=(512, 768, 1024, 1536, 2048), value=1024, description="Pixels", **same
+        )
+        self.contexts = W.IntSlider(1, 0, 2, description="Contexts", **same)
+        self.image, self.status = picture_box("what each plan holds"), W.HTML()
+        self.image.layout = wide("664px")
+        dials = (self.card, self.side, self.contexts)
+        hidden = W.HTML(CSS, layout=W.Layout(display="none"))
+        super().__init__([hidden, row(dials), self.image, self.status])
+        self.add_class("mk")
+        for dial in dials:
+            dial.observe(lambda _: self.show(), "value")
+        self.show()
+
+    def __repr__(self) -> str:
+        return REPR
+
+    def show(self) -> None:
+        """Predict, choose, and say so."""
+        found = plans(self.side.value, self.contexts.value)
+        self.image.value = png(show_plans(found, self.card.value))
+        fitting = [plan for plan in found if plan.peak <= self.card.value * memory.GB]
+        self.plan = fitting[0] if fitting else None
+        self.status.value = status_line(*self._told(found))
+
+    def _told(self, found: list[memory.Plan]) -> tuple[str, str]:
+        if self.plan is None:
+            try:
+                memory.choose(found, self.card.value * memory.GB)
+            except NotEnoughMemoryError as error:
+                return "error", str(error).splitlines()[0]
+        tokens = (1 + self.contexts.value) * (self.side.value // 16) ** 2
+        flops = forward_flops(TransformerConfig.flux_dev(), tokens, 512) / 1e12
+        taken = self.plan
+        return "done", (
+            f"offload=“{taken.name}”: {taken.peak / memory.GB:.1f} of {self.card.value} GB. A step "
+            f"is {flops:,.0f} TFLOP."
+        )
