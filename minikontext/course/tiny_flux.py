@@ -7,6 +7,7 @@ real tokenizers. Only what it paints is noise. Needs transformers: pip install '
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,14 @@ def transformer(seed: int = 0) -> KontextTransformer:
 
 def write(folder: str | Path, seed: int = 0) -> Path:
     """Write the folder; returns its path. Raises MissingPackageError without transformers."""
-    autoencoder = _random(AutoEncoder(autoencoder_config()), seed + 1)
-    pipe = KontextPipeline(transformer(seed), autoencoder, text_encoder(seed))
-    return pipe.save_pretrained(folder, layout="diffusers")
+    import_transformers().utils.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)  # of optional packages that are not needed here
+    try:
+        autoencoder = _random(AutoEncoder(autoencoder_config()), seed + 1)
+        pipe = KontextPipeline(transformer(seed), autoencoder, text_encoder(seed))
+        return pipe.save_pretrained(folder, layout="diffusers")
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def text_encoder(seed: int = 0) -> FluxTextEncoder:
