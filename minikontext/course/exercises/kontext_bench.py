@@ -50,7 +50,7 @@ def keep_untouched(report: Report, answer: Callable[..., Any]) -> None:
     one[0, 2, 1] = 90
     report.equal("one channel is enough", answer, (before, one, 20), one)
     two = before.clone()
-    two[2, 0] = torch.tensor([90.0, 15.0, 5.0])
+    two[2, 0] = torch.tensor([40.0, 5.0, 5.0])
     report.equal("a changed pixel is new in all channels", answer, (before, two, 20), two)
     report.equal("exactly the limit is no change", answer, (before, before + 20, 20), before)
 
