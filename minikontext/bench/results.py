@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from minikontext import files
-from minikontext.bench import diversity, mini, multiturn
+from minikontext.bench import diversity, mini, multiturn, students
 from minikontext.bench.oracle_bench import Report, evaluate, summarise
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
@@ -152,6 +152,9 @@ def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
     parts = ["# Results", "", "Made by `minikontext bench mini`; not written by hand.", ""]
     parts += ["## MiniKontextBench", "", table(rows, times), ""]
     parts += ["![Success by category](radar.png)", "", "![Seconds an edit](latency.png)", ""]
+    if (folder / "students.json").exists():
+        parts += ["## Teacher and students", "", students.STORY, ""]
+        parts += [students.table(students.load(folder / "students.json")), ""]
     if (folder / "multiturn.json").exists():
         facts = json.loads((folder / "multiturn.json").read_text())
         drifts = multiturn.load(folder / "multiturn.json")
