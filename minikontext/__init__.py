@@ -21,6 +21,7 @@ _MODULES = (
     "flow",
     "images",
     "layers",
+    "lora",
     "memory",
     "pipeline",
     "rope",
