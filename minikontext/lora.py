@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -69,6 +69,9 @@ class Lora(nn.Module):
     def layers(self) -> dict[str, Thin]:
         """The updates by the layer's official name."""
         return dict(zip(self.names, self.thin, strict=True))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.scale:g}"
 
     def attach(self, model: KontextTransformer) -> Lora:
         """Let the model's layers add these updates from now on; several LoRAs add up.
@@ -143,12 +146,12 @@ def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lor
     places, parts = _places(model), defaultdict(list)
     if unknown := [layer for layer in groups if _bare(layer) not in places]:
         raise WeightsError(
-            f"{path}: this transformer has no layer {weights._some(unknown)}. Expected a LoRA of "
+            f"{path}: this transformer has no layer {weights.few(unknown)}. Expected a LoRA of "
             "the same model, for its transformer only, under peft, kohya or official names."
         )
     for layer, tensors in groups.items():
-        official, rows, how = places[_bare(layer)]
-        parts[official].append((rows, how, _pair(layer, tensors, alphas, path)))
+        official, rows = places[_bare(layer)]
+        parts[official].append((rows, _pair(layer, tensors, alphas, path)))
     layers = {name: _joined(model, name, parts[name]) for name in parts}
     lora = Lora(layers, path.stem, scale)
     _require_shapes(lora, model)
@@ -160,22 +163,20 @@ def save(lora: Lora, model: KontextTransformer, path: str | Path) -> Path:
 
     Its scale is left out: that is the user's to choose. Raises OutputError.
     """
-    state = {}
-    for theirs, (official, rows, how) in _places(model, kohya=False).items():
-        thin = lora.layers.get(official)
-        if thin is None or theirs in lora.layers:
+    state, layers = {}, lora.layers
+    for theirs, (official, rows) in _diffusers_places(model).items():
+        if (thin := layers.get(official)) is None:
             continue
         if thin.bias is not None:
             raise ConfigError(f"{official} has a bias, which diffusers' naming cannot hold")
-        up = weights._swap_halves(thin.up) if how == "swap" else thin.up[rows]
         state[f"transformer.{theirs}.lora_A.weight"] = thin.down.detach().cpu().clone()
-        state[f"transformer.{theirs}.lora_B.weight"] = up.detach().cpu().contiguous()
+        state[f"transformer.{theirs}.lora_B.weight"] = thin.up.detach().cpu()[rows]
     weights.save(state, path)
     return Path(path)
 
 
 Tensors = dict[str, Tensor]
-Place = tuple[str, slice, str]  # official layer, its rows, and whether halves are swapped
+Place = tuple[str, Tensor]  # an official layer, and which of its rows, in the file's order
 
 
 def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
@@ -190,7 +191,7 @@ def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
         groups[found["layer"]]["bias" if found["kind"] == ".bias" else leaf] = tensor
     if strange or not groups:
         raise WeightsError(
-            f"{path} holds what is no part of a LoRA: {weights._some(strange) or 'nothing'}. "
+            f"{path} holds what is no part of a LoRA: {weights.few(strange) or 'nothing'}. "
             "Expected lora_A and lora_B, or lora_down, lora_up and alpha, for each layer."
         )
     return groups
@@ -210,7 +211,7 @@ def _pair(layer: str, tensors: Tensors, alphas: float | None, path: Path) -> Thi
 
 def _adapter_alpha(path: Path) -> float | None:
     """peft's lora_alpha, where diffusers has put it into the file's metadata."""
-    with weights._opened(path) as file:
+    with weights.opened(path) as file:
         stored = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
         facts = json.loads(stored)
@@ -220,22 +221,28 @@ def _adapter_alpha(path: Path) -> float | None:
         raise WeightsError(f"{path}: its lora_adapter_metadata is no JSON object") from error
 
 
-def _joined(model: KontextTransformer, name: str, parts: Sequence[tuple[slice, str, Thin]]) -> Thin:
-    """One pair for an official layer from those of its parts (q, k, v …): ranks add up."""
-    out = model.get_submodule(name).weight.shape[0]
-    rank, first = sum(len(thin.down) for *_, thin in parts), 0
-    up, bias = torch.zeros(out, rank), None
-    for rows, how, thin in parts:
-        mine = weights._swap_halves(thin.up) if how == "swap" else thin.up
-        height = len(range(*rows.indices(out)))
-        if len(mine) != height:
-            raise WeightsError(f"{name}: expected {height} rows, got {len(mine)}: another model")
-        up[rows, first : first + len(thin.down)] = mine.detach()
-        first += len(thin.down)
+def _joined(model: KontextTransformer, name: str, parts: Sequence[tuple[Tensor, Thin]]) -> Thin:
+    """One pair for an official layer from those of its parts (q, k, v …).
+
+    Ranks add up, but for parts that share their `down`, as those do that we have cut ourselves.
+    """
+    out, bias = model.get_submodule(name).weight.shape[0], None
+    downs: list[Tensor] = []
+    ups: list[Tensor] = []
+    for rows, thin in parts:
+        if len(thin.up) != len(rows):
+            raise WeightsError(
+                f"{name}: expected {len(rows)} rows, got {len(thin.up)}: of another model"
+            )
+        same = [i for i, down in enumerate(downs) if torch.equal(down, thin.down)]
+        if not same:
+            downs.append(thin.down.detach())
+            ups.append(torch.zeros(out, len(thin.down)))
+        ups[same[0] if same else -1][rows] += thin.up.detach()
         if thin.bias is not None:
             bias = torch.zeros(out) if bias is None else bias
             bias[rows] += thin.bias.detach()
-    return Thin(torch.cat([thin.down.detach() for *_, thin in parts]), up, bias)
+    return Thin(torch.cat(downs), torch.cat(ups, dim=1), bias)
 
 
 def _require_shapes(lora: Lora, model: KontextTransformer) -> None:
@@ -262,22 +269,21 @@ def _bare(layer: str) -> str:
     return layer
 
 
-def _places(model: KontextTransformer, kohya: bool = True) -> dict[str, Place]:
+def _places(model: KontextTransformer) -> dict[str, Place]:
     """Where an update goes, by every name that a layer has: official, diffusers and kohya."""
-    sizes = {name: layer.weight.shape[0] for name, layer in _linears(model)}
-    places: dict[str, Place] = {name: (name, slice(0, n), "join") for name, n in sizes.items()}
-    for rule in weights._transformer_rules(model.state_dict()):
-        official = rule.official.removesuffix(".weight")
-        if official in sizes and rule.official.endswith(".weight"):
-            names = [name.removesuffix(".weight") for name in rule.diffusers]
-            rows = _rows(sizes[official], len(names), model.config.hidden_size)
-            places |= {n: (official, r, rule.how) for n, r in zip(names, rows, strict=True)}
-    if not kohya:
-        return places
+    own = {name: (name, torch.arange(len(layer.weight))) for name, layer in _linears(model)}
+    places = own | _diffusers_places(model)
     return places | {KOHYA + name.replace(".", "_"): place for name, place in places.items()}
 
 
-def _rows(total: int, parts: int, dim: int) -> Iterable[slice]:
-    """The rows of a joined layer's parts: q, k and v, then what is left."""
-    ends = [dim * (i + 1) for i in range(parts - 1)] + [total]
-    return [slice(a, b) for a, b in zip([0, *ends], ends)]
+def _diffusers_places(model: KontextTransformer) -> dict[str, Place]:
+    """The same by diffusers' names: cut the numbers of the rows as the weight itself is cut."""
+    state, places = model.state_dict(), {}
+    sizes = {f"{name}.weight": len(layer.weight) for name, layer in _linears(model)}
+    for rule in weights.transformer_rules(state):
+        if rule.official in sizes:
+            parts = weights.to_parts(torch.arange(sizes[rule.official]), rule, state)
+            official = rule.official.removesuffix(".weight")
+            for name, rows in zip(rule.diffusers, parts, strict=True):
+                places[name.removesuffix(".weight")] = official, rows
+    return places

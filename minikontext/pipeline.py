@@ -243,13 +243,14 @@ class KontextPipeline:
         """Add a LoRA file of any naming (see `lora`) to the transformer, and return self.
 
         Several add up; turn one by `pipe.loras[i].scale`. merge: into the weights for good, which
-        costs nothing in a step; else `unload_lora` gives the old model back exactly.
+        costs nothing in a step; else `unload_lora` gives the old model back exactly, and
+        `save_pretrained` writes the weights without it.
         Raises WeightsError, with the keys' names, for a file that does not fit.
         """
         one = lora.load(path, self.transformer, scale)
         if merge:
             one.merge(self.transformer)
-            self.name = f"{self.name} + {one.name} {scale:g}"
+            self.name = f"{self.name} + {one}"
         else:
             self.loras.append(one.attach(self.transformer))
         return self
@@ -492,7 +493,7 @@ class KontextPipeline:
         shared = {
             "steps": str(settings.num_inference_steps),
             "guidance": ", ".join(f"{k} {v:g}" for k, v in scales.items() if v is not None),
-            "weights": " + ".join([self.name, *(f"{x.name} {x.scale:g}" for x in self.loras)]),
+            "weights": " + ".join([self.name, *map(str, self.loras)]),
             "weights_sha256": self.weights_sha256,
         }
         away = match_prompts(negative, prompts)

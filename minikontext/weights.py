@@ -50,7 +50,7 @@ def inspect(path: str | Path) -> dict[str, TensorInfo]:
         part = _header(file)
         if twice := header.keys() & part.keys():
             raise WeightsError(
-                f"Two files in {path} hold {_some(sorted(twice))}. Expected the shards of one "
+                f"Two files in {path} hold {few(sorted(twice))}. Expected the shards of one "
                 "model: move the other files away."
             )
         header |= part
@@ -266,12 +266,12 @@ def _indexed(index: Path) -> list[Path]:
     shards = {name: index.parent / name for name in sorted(set(homes.values()))}
     absent = [name for name, file in shards.items() if not file.is_file()]
     if absent:
-        raise WeightsError(f"{index.parent} lacks {_some(absent)}. Complete the download.")
+        raise WeightsError(f"{index.parent} lacks {few(absent)}. Complete the download.")
     for shard, file in shards.items():
         listed = {name for name, home in homes.items() if home == shard}
         if odd := listed ^ _header(file).keys():
             raise WeightsError(
-                f"{index} is wrong about {shard}: {_some(sorted(odd))} is in one of them only. "
+                f"{index} is wrong about {shard}: {few(sorted(odd))} is in one of them only. "
                 "Download the index and its shards again, from one place."
             )
     return list(shards.values())
@@ -286,7 +286,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise WeightsError(f"Cannot read {index}: {error!r}. Download it again.") from error
     if outside:
         raise WeightsError(
-            f"{index} points outside of its folder: {_some(map(repr, outside))}. "
+            f"{index} points outside of its folder: {few(map(repr, outside))}. "
             "Expected plain file names: do not use weights from this source."
         )
     return homes
@@ -306,7 +306,7 @@ class Reader:
         """One tensor, memory-mapped; what was mapped before is let go unless it is in use."""
         file, stored = self._homes[name]
         if file != self._open[0]:
-            self._open = (file, _opened(file))
+            self._open = (file, opened(file))
         return self._open[1].get_tensor(stored)
 
     def sketch(self) -> StateDict:
@@ -324,12 +324,12 @@ class Reader:
 
 
 def _header(path: Path) -> dict[str, TensorInfo]:
-    with _opened(path) as file:
+    with opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {k: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for k, s in slices.items()}
 
 
-def _opened(path: Path) -> safe_open:
+def opened(path: Path) -> safe_open:
     """Open a file; safetensors checks its header, that the bytes it promises are there included."""
     try:
         return safe_open(path, framework="pt")
@@ -384,7 +384,7 @@ def _require_floats(header: Mapping[str, TensorInfo], path: str | Path) -> None:
     odd = {name: info.dtype for name, info in header.items() if info.dtype not in DTYPES}
     if odd:
         raise WeightsError(
-            f"{path} stores {_some(f'{k} as {v}' for k, v in odd.items())}. "
+            f"{path} stores {few(f'{k} as {v}' for k, v in odd.items())}. "
             f"Expected one of {', '.join(DTYPES)}: use weights that are not quantised."
         )
 
@@ -397,7 +397,7 @@ def _require_one_dtype(header: Mapping[str, TensorInfo], path: str | Path) -> No
             kinds.setdefault(info.dtype, name)
     if len(kinds) > 1:
         raise WeightsError(
-            f"{path} mixes dtypes: {_some(f'{k} ({v})' for k, v in kinds.items())}. Only norms and "
+            f"{path} mixes dtypes: {few(f'{k} ({v})' for k, v in kinds.items())}. Only norms and "
             "biases may differ: get the file again, or convert it to one dtype."
         )
 
@@ -412,9 +412,9 @@ def _require_fit(state: StateDict, module: nn.Module, path: str | Path) -> None:
         if name in got and got[name] != expected[name]
     ]
     missing, extra = expected.keys() - got.keys(), got.keys() - expected.keys()
-    problems = [f"missing {_some(sorted(missing))}"] * bool(missing)
-    problems += [f"unknown {_some(sorted(extra))}"] * bool(extra)
-    problems += [_some(wrong)] * bool(wrong)
+    problems = [f"missing {few(sorted(missing))}"] * bool(missing)
+    problems += [f"unknown {few(sorted(extra))}"] * bool(extra)
+    problems += [few(wrong)] * bool(wrong)
     if problems:
         raise WeightsError(
             f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
@@ -427,7 +427,8 @@ def _refuse_lora(names: Iterable[str], path: str | Path) -> None:
         raise WeightsError(f"{path} holds a LoRA, expected a whole model. Load its base model.")
 
 
-def _some(items: Iterable[str], limit: int = 3) -> str:
+def few(items: Iterable[str], limit: int = 3) -> str:
+    """The first names of many, for a message."""
     items = list(items)
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
@@ -464,7 +465,7 @@ def to_diffusers(state_dict: Mapping[str, Tensor]) -> StateDict:
     left, renamed = dict(state_dict), {}
     for rule in _rules(left):
         if rule.official in left:
-            parts = _to_parts(left.pop(rule.official), rule, state_dict)
+            parts = to_parts(left.pop(rule.official), rule, state_dict)
             renamed.update(zip(rule.diffusers, parts, strict=True))
     _require_empty(left, "official")
     return renamed
@@ -504,7 +505,8 @@ def to_official(parts: list[Tensor], how: str = "join") -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _to_parts(tensor: Tensor, rule: Rule, state: Mapping[str, Tensor]) -> list[Tensor]:
+def to_parts(tensor: Tensor, rule: Rule, state: Mapping[str, Tensor]) -> list[Tensor]:
+    """Cut one official tensor into those of diffusers: the inverse of `to_official`."""
     if rule.how == "swap":
         return [_swap_halves(tensor)]
     if rule.how == "linear" and tensor.dim() == 4:
@@ -531,7 +533,7 @@ def _require_all(rule: Rule, parts: list[str]) -> None:
 def _require_empty(left: Iterable[str], kind: str) -> None:
     if left := sorted(left):
         raise WeightsError(
-            f"Got names that are no {kind} names of FLUX: {_some(left)}. "
+            f"Got names that are no {kind} names of FLUX: {few(left)}. "
             f"Expected all tensors of one transformer or autoencoder under {kind} names."
         )
 
@@ -539,7 +541,7 @@ def _require_empty(left: Iterable[str], kind: str) -> None:
 def _rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
     """All rules that can apply to these tensors; sizes are read off the names."""
     autoencoder = any(name.startswith(("encoder.", "decoder.")) for name in state)
-    return _autoencoder_rules(state) if autoencoder else _transformer_rules(state)
+    return _autoencoder_rules(state) if autoencoder else transformer_rules(state)
 
 
 def count(state: Iterable[str], *stems: str) -> int:
@@ -556,7 +558,8 @@ def _both(official: str, *diffusers: str, how: str = "join") -> Iterator[Rule]:
         yield Rule(official + leaf, tuple(name + leaf for name in diffusers), how)
 
 
-def _transformer_rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
+def transformer_rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
+    """The rules of FLUX's transformer; its numbers of blocks are read off the names."""
     yield from _both("img_in", "x_embedder")
     yield from _both("txt_in", "context_embedder")
     for ours, theirs in (("time", "timestep"), ("vector", "text"), ("guidance", "guidance")):

@@ -153,7 +153,8 @@ def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
     parts += ["## MiniKontextBench", "", table(rows, times), ""]
     parts += ["![Success by category](radar.png)", "", "![Seconds an edit](latency.png)", ""]
     if (folder / "students.json").exists():
-        parts += ["## Teacher and students", "", students.STORY, ""]
+        parts += ["## Teacher and students", ""]
+        parts += ["Made by `python -m minikontext.bench.students`: several sampling seeds.", ""]
         parts += [students.table(students.load(folder / "students.json")), ""]
     if (folder / "multiturn.json").exists():
         facts = json.loads((folder / "multiturn.json").read_text())

@@ -26,8 +26,6 @@ from minikontext.toyworld import Case, score
 
 STORED = Path(__file__).parents[2] / "data" / "bench" / "students.json"
 
-STORY = "Held-out cases, each with several sampling seeds (`python -m minikontext.bench.students`)."
-
 
 @dataclass(frozen=True)
 class Way:

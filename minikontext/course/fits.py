@@ -13,7 +13,7 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.course import style
 from minikontext.course.flow_pictures import png
 from minikontext.course.parts import CSS, REPR, TIGHT, picture_box, row, status_line, wide
-from minikontext.errors import NotEnoughMemoryError
+from minikontext.course.plots import stacked_bars
 from minikontext.training.plan import forward_flops
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -44,17 +44,10 @@ def plans(side: int = 1024, contexts: int = 1) -> list[memory.Plan]:
 def show_plans(found: list[memory.Plan], limit: float | None = None) -> Figure:
     """Stacked bars of what each plan holds on the device, in GB; the line is the card."""
     figure = Figure(figsize=(6.64, 2.4), layout="constrained")
-    axes, lefts = figure.subplots(), [0.0] * len(found)
-    for name, colour in PARTS.items():
-        sizes = [getattr(plan, name) / memory.GB for plan in found]
-        axes.barh([plan.name for plan in found], sizes, left=lefts, color=colour, label=name)
-        lefts = [left + size for left, size in zip(lefts, sizes)]
-    if limit:
-        axes.axvline(limit, color=style.INK, linestyle="--", linewidth=1)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
+    axes = figure.subplots()
+    rows = {one.name: {part: getattr(one, part) / memory.GB for part in PARTS} for one in found}
+    stacked_bars(axes, rows, PARTS, limit)
     axes.set_xlabel("GB on the device")
-    figure.legend(ncols=5, fontsize=7, loc="outside lower center")
     return figure
 
 
@@ -94,10 +87,8 @@ class FitsWidget(W.VBox):
 
     def _told(self, found: list[memory.Plan]) -> tuple[str, str]:
         if self.plan is None:
-            try:
-                memory.choose(found, self.card.value * memory.GB)
-            except NotEnoughMemoryError as error:
-                return "error", str(error).splitlines()[0]
+            least = min(plan.peak for plan in found) / memory.GB
+            return "error", f"No plan fits into {self.card.value} GB: the least is {least:.1f} GB."
         tokens = (1 + self.contexts.value) * (self.side.value // 16) ** 2
         flops = forward_flops(TransformerConfig.flux_dev(), tokens, 512) / 1e12
         taken = self.plan

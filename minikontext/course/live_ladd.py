@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count as numbers
+from itertools import count as integers
 from itertools import islice
 
 import torch
@@ -41,7 +41,7 @@ class Lesson:
 
 def requests(count: int, split: str = "train") -> list[Case]:
     """The first `count` open requests of a split: the context's character somewhere else."""
-    cases = (sample_edit(i, 4, split=split) for i in numbers())
+    cases = (sample_edit(i, 4, split=split) for i in integers())
     return list(islice((c for c in cases if c.task == TASK and len(c.contexts) == 1), count))
 
 

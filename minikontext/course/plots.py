@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Image as Shown
 from IPython.display import display
+from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -51,6 +52,23 @@ def bars(values: dict[str, float], title: str, label: str = "", lit: Sequence[st
     ax.set_xlabel(label)
     ax.set_title(title)
     plt.show()
+
+
+def stacked_bars(
+    ax: Axes, rows: dict[str, dict[str, float]], colours: dict[str, str], limit: float | None = None
+) -> None:
+    """Draw named rows of named parts as stacked bars with a legend; a dashed line is the limit."""
+    lefts = [0.0] * len(rows)
+    for name, colour in colours.items():
+        sizes = [parts[name] for parts in rows.values()]
+        ax.barh(list(rows), sizes, left=lefts, color=colour, label=name, height=0.6)
+        lefts = [left + size for left, size in zip(lefts, sizes)]
+    if limit:
+        ax.axvline(limit, color=style.INK, linestyle="--", linewidth=1)
+        ax.set_xlim(0, max(1.25 * limit, 1.05 * max(lefts)))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.figure.legend(ncols=4, fontsize=7, loc="outside lower center")
 
 
 def sheet(

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from minikontext.course import style
 from minikontext.course.flow_pictures import png
 from minikontext.course.parts import CSS, REPR, THIRD, TIGHT, picture_box, row, status_line, wide
+from minikontext.course.plots import stacked_bars
 from minikontext.errors import TrainingError
 from minikontext.training import plan
 from minikontext.training.loop import LoopConfig
@@ -72,18 +73,12 @@ def show_memory(plans: dict[str, plan.Plan], title: str) -> None:
 
 def _bars(ax: Axes, plans: dict[str, plan.Plan]) -> None:
     """Stacked bars of what is held, and the line of what there is."""
-    lefts = [0.0] * len(plans)
-    for name, colour in PARTS.items():
-        sizes = [one.held[name] / plan.GIB for one in plans.values()]
-        ax.barh(list(plans), sizes, left=lefts, color=colour, label=name, height=0.6)
-        lefts = [left + size for left, size in zip(lefts, sizes)]
     limit = next(iter(plans.values())).machine.memory
-    ax.axvline(limit, color=style.INK, linestyle="--", linewidth=1)
-    ax.set_xlim(0, max(1.25 * limit, 1.05 * max(lefts)))
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+    rows = {
+        name: {part: one.held[part] / plan.GIB for part in PARTS} for name, one in plans.items()
+    }
+    stacked_bars(ax, rows, PARTS, limit)
     ax.set_xlabel(f"GiB on each GPU; the line is its memory, {limit:g} GiB")
-    ax.figure.legend(ncols=4, fontsize=7, loc="outside lower center")
 
 
 class PlanWidget(W.VBox):

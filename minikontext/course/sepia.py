@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from minikontext import files, images
-from minikontext.bench.oracle_bench import edit_all, held_out_cases, summarise
+from minikontext.bench.oracle_bench import evaluate, held_out_cases
 from minikontext.pipeline import KontextPipeline
-from minikontext.toyworld import psnr, render, sample_edit, score
+from minikontext.toyworld import psnr, render, sample_edit
 
 PROMPT = "make the picture orange"
 INK, PAPER = np.array((60, 32, 12)), np.array((250, 225, 180))
@@ -72,9 +72,7 @@ def measure(pipe: KontextPipeline, count: int = 64, cases: int = 200, steps: int
     asked = {"image": [[one] for one in before], "seed": list(range(count)), "progress": False}
     made = pipe([PROMPT] * count, num_inference_steps=steps, **asked).images
     near = [psnr(np.asarray(one), np.asarray(sepia(b))) for one, b in zip(made, before)]
-    held = held_out_cases(cases, 4)
-    answers = edit_all(pipe, held, quiet=True, num_inference_steps=steps)
-    report = summarise([(c, score(p, c)) for c, p in zip(held, answers, strict=True)])
+    report, _ = evaluate(pipe, held_out_cases(cases, 4), num_inference_steps=steps)
     return Measured(count, round(float(np.mean(near)), 2), cases, report.success)
 
 
