@@ -31,7 +31,7 @@ def distill_guidance(
     dials = read(GuidanceTraining, config.get("training", {}))
     pairs = load_pairs(config, pipe, dials.bf16, world)
     torch.manual_seed(int(config.get("seed", 0)))
-    student = student_of(_waiting(teacher, world))
+    student = guided_student(config, _waiting(teacher, world))
     for model in (student, teacher.requires_grad_(False)):
         prepare(model, world, dials.bf16)
     loop = Loop(student, read(LoopConfig, config["loop"]), config["run"], world)
@@ -85,10 +85,28 @@ def first_student(config: dict[str, Any], teacher: Editor) -> Editor:
     if "start" not in config:
         return copy.deepcopy(teacher)
     given = config["start"]
+    return fixed_at(_stored(given["weights"], teacher), given["scale"])
+
+
+def guided_student(config: dict[str, Any], teacher: Editor) -> Editor:
+    """What guidance distillation starts from: a copy of the teacher with an input for the scale.
+
+    Or the student that `weights` in `[start]` names, to go on with it. Raises ConfigError if that
+    takes no scale.
+    """
+    if "start" not in config:
+        return student_of(teacher)
+    student = _stored(place := config["start"]["weights"], teacher)
+    if not student.transformer.config.guidance_embed:
+        raise ConfigError(f"[start] weights = {place!r} take no guidance scale: start without")
+    return student.requires_grad_(True).train()
+
+
+def _stored(place: str, teacher: Editor) -> Editor:
+    """The editor of a weights folder or shipped name, where the teacher is."""
     device = next(teacher.parameters()).device
-    pipe = KontextPipeline.from_pretrained(given["weights"], device=device, dtype="float32")
-    student = Editor(pipe.transformer, pipe.text_encoder)
-    return fixed_at(student, given["scale"])
+    pipe = KontextPipeline.from_pretrained(place, device=device, dtype="float32")
+    return Editor(pipe.transformer, pipe.text_encoder)
 
 
 def _waiting(teacher: Editor, world: World) -> Editor:

@@ -195,6 +195,17 @@ def test_guidance_is_distilled_into_weights_that_take_the_scale(shipped, tmp_pat
         pipe("make the hat red", seed=0)
 
 
+def test_a_student_of_guidance_can_be_trained_on(shipped, tmp_path):
+    first = recipes.distill_guidance(config(shipped, tmp_path / "one", "guidance"))
+    given = config(shipped, tmp_path / "two", "guidance", start={"weights": str(first)})
+    given["loop"] |= {"lr": 0.0, "muon_lr": 0.0}
+    again = KontextPipeline.from_pretrained(recipes.distill_guidance(given)).transformer
+    before = KontextPipeline.from_pretrained(first).transformer.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
+    with pytest.raises(ConfigError, match="no guidance scale"):
+        recipes.distill_guidance(given | {"start": {"weights": str(shipped)}})
+
+
 def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
     class Stop(Exception):
         pass
