@@ -131,7 +131,8 @@ class KontextPipeline:
         weight_files: Sequence[Path] = (),
     ) -> None:
         self.transformer = transformer.eval()
-        self.autoencoder = autoencoder.eval()
+        # Convolutions are up to twice as fast with the channels of a pixel side by side.
+        self.autoencoder = autoencoder.eval().to(memory_format=torch.channels_last)
         self.text_encoder = text_encoder.eval()
         self.defaults = defaults or Defaults()
         self.name, self.folder = name, folder
@@ -384,26 +385,30 @@ class KontextPipeline:
         return [self._for_all(context, count, per_prompt) for context in contexts]
 
     def _context(self, slot: list[Any], resize: str) -> Context:
-        """Encode the pictures of one slot; all need one size inside the model."""
-        parts = [self._encode_one(item, resize) for item in slot]
-        plans = {str(part.plan) for part in parts}
+        """Encode the pictures of one slot together; all need one size inside the model."""
+        given, planned = zip(*(self._read(item, resize) for item in slot))
+        plans = {str(plan) for plan in planned}
         if len(plans) > 1:
             raise SizeError(
                 f"The pictures of one batch have different sizes ({'; '.join(sorted(plans))}). "
                 "Edit them one by one, or bring them to one size first."
             )
-        return Context(torch.cat([part.latents for part in parts]), parts[0].plan)
+        pictures = [item for item in given if isinstance(item, Image.Image)]
+        encoded = iter(self.encode(pictures).split(1) if pictures else ())
+        parts = [next(encoded) if isinstance(item, Image.Image) else item for item in given]
+        return Context(torch.cat(parts), planned[0])
 
-    def _encode_one(self, item: Any, resize: str) -> Context:
+    def _read(self, item: Any, resize: str) -> tuple[Image.Image | Tensor, ResizePlan]:
+        """A picture in its size inside the model, or latents as they are; and its plan."""
         if isinstance(item, KontextOutput):
-            return Context(self._checked_latents(item.latents), item.plan)
+            return self._checked_latents(item.latents), item.plan
         if isinstance(item, Tensor):
             latents = self._checked_latents(item)
             size = tuple(x * self.autoencoder.config.downsample for x in latents.shape[:1:-1])
-            return Context(latents, ResizePlan(size, size, "none"))
+            return latents, ResizePlan(size, size, "none")
         picture = images.read(item)
         plan = self._plan(picture.size, resize)
-        return Context(self.encode(plan.apply(picture)), plan)
+        return plan.apply(picture), plan
 
     def _checked_latents(self, latents: Tensor) -> Tensor:
         channels = self.autoencoder.config.z_channels

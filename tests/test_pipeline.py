@@ -196,7 +196,7 @@ def test_all_trained_sizes_of_the_full_model_are_used_as_they_are(tiny, size):
     pipe = tiny().to("meta")
     pipe.defaults = replace(pipe.defaults, sizes=KONTEXT_SIZES)
     for original in (size, (2 * size[0] + 3, 2 * size[1] - 1)):
-        context = pipe._encode_one(Image.new("RGB", original), "kontext")
+        context = pipe._context([Image.new("RGB", original)], "kontext")
         plan = pipe._target_plan(None, None, [context])
         assert plan.working == size and plan.changed == (original != size)
         assert pipe.noise([0], *plan.working).shape == context.latents.shape
