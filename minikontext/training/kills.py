@@ -23,6 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minikontext import files
+
 EVERY = 5  # steps between two checkpoints
 CONFIG = {
     "device": "cpu",
@@ -48,6 +50,17 @@ class Report:
     def lost(self) -> float:
         """The most that one kill cost, in intervals between checkpoints."""
         return max(((done - resumed) / EVERY for done, resumed in self.steps), default=0.0)
+
+    @property
+    def good(self) -> bool:
+        """Whether every resume succeeded, lost one interval at most, and nothing was changed."""
+        return self.equal and not self.failures and self.lost <= 1
+
+    def facts(self) -> dict:
+        """What is worth keeping, for a JSON file."""
+        told = {"kills": len(self.steps) + len(self.failures), "while_saving": self.saving}
+        told |= {"resumed": len(self.steps), "intervals_lost_at_most": self.lost}
+        return told | {"bit_equal_in_the_end": self.equal, "failures": self.failures}
 
     def __str__(self) -> str:
         count = len(self.steps) + len(self.failures)
@@ -171,6 +184,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the report here, beside other numbers of "
+                        "processes")  # fmt: skip
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -179,7 +194,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = run(options.count, Path(folder), options.processes, options.seed)
     print(report)
-    sys.exit(not report.equal or bool(report.failures) or report.lost > 1)
+    if options.json:
+        _keep(report, options)
+    sys.exit(not report.good)
+
+
+def _keep(report: Report, options: argparse.Namespace) -> None:
+    place, name = options.json, f"processes_{options.processes}"
+    kept = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    kept[name] = {"seed": options.seed, **report.facts()}
+    with files.replacing(place) as temporary:
+        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
