@@ -147,6 +147,12 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         metavar="PLAN",
         help="for full-size weights: resident, encoders, 8-bit, 4-bit, stream (default: what fits)",
     )
+    group.add_argument(
+        "--safety",
+        metavar="NAME",
+        help="safety filters, a shipped name (toy) or a folder; none: without (default: as the "
+        "weights ask)",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
     group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")
 
@@ -163,6 +169,7 @@ def _edit(options: argparse.Namespace) -> int:
             device=options.device,
             dtype=options.dtype,
             offload=options.offload,
+            safety=options.safety,
         )
         for path, scale in map(_lora, options.lora):
             pipe.load_lora(path, scale)

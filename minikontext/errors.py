@@ -49,12 +49,24 @@ class NotEnoughMemoryError(MinikontextError, MemoryError):
     """A model does not fit into the memory of the device; the message has the arithmetic."""
 
 
+class SafetyError(MinikontextError, ValueError):
+    """A filter refused a prompt or a picture; `verdict` says which layer, score and threshold."""
+
+    def __init__(self, message: str, verdict: object = None) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
+
 class Cancelled(MinikontextError, RuntimeError):
     """The user stopped the work; raise it in a step callback to stop sampling."""
 
 
 class PromptWarning(UserWarning):
     """A prompt is usable but not fully understood: unknown words, or text cut off."""
+
+
+class SafetyWarning(UserWarning):
+    """A filter withheld a picture; a grey card is in its place."""
 
 
 class ResizeWarning(UserWarning):

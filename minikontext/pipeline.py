@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minikontext import checkpoints, files, images, lora, memory, sampler, weights
+from minikontext import safety as safe
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.device import pick
 from minikontext.errors import (
@@ -34,6 +35,7 @@ from minikontext.errors import (
 )
 from minikontext.images import Provenance, ResizePlan
 from minikontext.lora import Lora
+from minikontext.safety import Safety, Verdict
 from minikontext.sampler import StepInfo
 from minikontext.text import TextFeatures, ToyTextConfig, ToyTextEncoder, check_prompts
 from minikontext.tiling import tiled
@@ -80,6 +82,8 @@ class Defaults:
 class KontextOutput:
     """What a call made: n images, their latents (n, c, h, w), their seeds, the resize plan.
 
+    `verdicts` has what the output filter said of each image, if there is one. A withheld image is
+    a grey card, and so are its latents.
     `output[i]` is the output with only image i. Pass an output as `image=` to edit it further
     from its latents, without the loss of a round trip through pixels.
     """
@@ -89,6 +93,12 @@ class KontextOutput:
     seeds: list[int]
     plan: ResizePlan
     provenance: list[Provenance] = field(default_factory=list, repr=False)
+    verdicts: list[Verdict] = field(default_factory=list, repr=False)
+
+    @property
+    def withheld(self) -> list[int]:
+        """The numbers of the images that the output filter replaced by a grey card."""
+        return [i for i, verdict in enumerate(self.verdicts) if verdict.flagged]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,9 +107,9 @@ class KontextOutput:
         if not -len(self) <= index < len(self):
             raise IndexError(f"Got index {index}, but there are {len(self)} images.")
         i = index % len(self)
-        parts = ([x[i]] for x in (self.images, self.seeds, self.provenance))
-        pictures, seeds, provenance = parts
-        return KontextOutput(pictures, self.latents[i : i + 1], seeds, self.plan, provenance)
+        lists = (self.images, self.seeds, self.provenance, self.verdicts)
+        pictures, seeds, *facts = (x[i : i + 1] for x in lists)
+        return KontextOutput(pictures, self.latents[i : i + 1], seeds, self.plan, *facts)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the images as PNG with their provenance; several get -0, -1, … in their names."""
@@ -129,6 +139,7 @@ class KontextPipeline:
         name: str = "untitled",
         folder: Path | None = None,
         weight_files: Sequence[Path] = (),
+        safety: Safety | None = None,
     ) -> None:
         self.transformer = transformer.eval()
         # Convolutions are up to twice as fast with the channels of a pixel side by side.
@@ -137,6 +148,7 @@ class KontextPipeline:
         self.defaults = defaults or Defaults()
         self.name, self.folder = name, folder
         self.weight_files = list(weight_files)
+        self.safety = safety
         self.loras: list[Lora] = []
 
     @classmethod
@@ -146,6 +158,7 @@ class KontextPipeline:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         offload: str = "auto",
+        safety: Safety | str | Path | None = None,
     ) -> KontextPipeline:
         """Load shipped weights by name ("toy"), or any weights folder; never touches the network.
 
@@ -153,20 +166,24 @@ class KontextPipeline:
         files and the encoders' folders, or the path of one official file in such a folder. For
         these, `offload` says what does not stay on the device, see `memory.PLANS`; "auto" takes
         the first plan that fits and prints it.
+        safety: filters, or the name or folder of some; "none" for none. By default those that the
+        weights' config.json names.
         Raises WeightsError if there is no such folder or a file in it does not fit, and
         NotEnoughMemoryError if the device is too small.
         """
         if not (Path(name) / "config.json").is_file() and (found := checkpoints.find(name)):
-            return cls._from_checkpoint(found, device, dtype, offload)
+            return cls._from_checkpoint(found, device, dtype, offload, safety)
         folder = find_weights(name)
         config = read_config(folder)
+        filters = safe.chosen(safety, config.get("safety"))
         where, number = pick(device, dtype)
         stored = [folder / f"{part}.safetensors" for part in PARTS]
         modules = build_parts(config)
         parts = {p: weights.load_into(modules[p], f, where, number) for p, f in zip(PARTS, stored)}
         defaults = from_dict(Defaults, config.get("defaults", {}))
         name = config.get("name", folder.name)
-        return cls(**parts, defaults=defaults, name=name, folder=folder, weight_files=stored)
+        where = {"folder": folder, "weight_files": stored}
+        return cls(**parts, defaults=defaults, name=name, **where, safety=filters)
 
     @classmethod
     def _from_checkpoint(
@@ -175,11 +192,15 @@ class KontextPipeline:
         device: str | torch.device | None,
         dtype: str | torch.dtype | None,
         offload: str,
+        safety: Safety | str | Path | None,
     ) -> KontextPipeline:
+        filters = safe.chosen(safety)
         parts = checkpoints.load(found, *pick(device, dtype), offload)
+        if filters is None and parts["transformer"].config.guidance_embed:
+            safe.tell_once()
         defaults = Defaults(**checkpoints.defaults(found))
-        folder, stored = found.encoders, found.files
-        return cls(**parts, defaults=defaults, name=found.name, folder=folder, weight_files=stored)
+        where = {"folder": found.encoders, "weight_files": found.files}
+        return cls(**parts, defaults=defaults, name=found.name, **where, safety=filters)
 
     def save_pretrained(
         self,
@@ -208,6 +229,8 @@ class KontextPipeline:
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name or self.name}
         config |= {part: asdict(module.config) for part, module in modules.items()}
         config["defaults"] = asdict(self.defaults)
+        if self.safety is not None and self.safety.shipped:
+            config["safety"] = self.safety.name
         checkpoints.write_json(folder / "config.json", config)
         return folder
 
@@ -306,10 +329,14 @@ class KontextPipeline:
         resize: "kontext" brings pictures to a trained size, "none" only to whole tokens.
         callback: gets a StepInfo after each step; `pipe.decode(info.clean)` shows the estimate.
             Return False or raise Cancelled to stop.
-        Raises PromptError, ImageError, SizeError, ConfigError, Cancelled, and NonFiniteError with
-        the step at which the numbers broke.
+        Filters (`pipe.safety`) look at the prompt, the context images and the results; a callback
+        sees what is being drawn before they do.
+        Raises PromptError, ImageError, SizeError, ConfigError, SafetyError, Cancelled, and
+        NonFiniteError with the step at which the numbers broke.
         """
         prompts = repeat(check_prompts(prompt), num_images_per_prompt)
+        if self.safety:
+            self.safety.refuse("prompt", list(dict.fromkeys(prompts)))
         seeds = pick_seeds(seed, len(prompts))
         contexts = self._contexts(image, len(prompts), num_images_per_prompt, resize)
         plan = self._target_plan(width, height, contexts)
@@ -320,9 +347,13 @@ class KontextPipeline:
         n = grid_ids(z).shape[0]
         times = sampler.schedule(settings.num_inference_steps, n, shifted=self.defaults.shifted)
         z = sampler.sample(predict, z, times, callback, progress)
-        pictures = [plan.undo(picture) for picture in self.decode(z)]
+        pictures, verdicts = self.decode(z), []
+        if self.safety:
+            pictures, verdicts = self.safety.withhold(pictures)
+        for i in (i for i, verdict in enumerate(verdicts) if verdict.flagged):
+            z[i] = self.encode(pictures[i])[0]  # what was drawn must not come back from its latents
         made = self._provenance(prompts, negative_prompt, seeds, settings)
-        return KontextOutput(pictures, z, seeds, plan, made)
+        return KontextOutput([plan.undo(p) for p in pictures], z, seeds, plan, made, verdicts)
 
     @torch.no_grad()
     def encode(self, pictures: Image.Image | list[Image.Image]) -> Tensor:
@@ -393,6 +424,8 @@ class KontextPipeline:
                 f"The pictures of one batch have different sizes ({'; '.join(sorted(plans))}). "
                 "Edit them one by one, or bring them to one size first."
             )
+        if self.safety:
+            self.safety.refuse("input", self._as_pictures(given))
         pictures = [item for item in given if isinstance(item, Image.Image)]
         encoded = iter(self.encode(pictures).split(1) if pictures else ())
         parts = [next(encoded) if isinstance(item, Image.Image) else item for item in given]
@@ -409,6 +442,13 @@ class KontextPipeline:
         picture = images.read(item)
         plan = self._plan(picture.size, resize)
         return plan.apply(picture), plan
+
+    def _as_pictures(self, given: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
+        """What the model is shown, as a filter can look at it: latents are decoded."""
+        pictures: list[Image.Image] = []
+        for item in given:
+            pictures += [item] if isinstance(item, Image.Image) else self.decode(item)
+        return pictures
 
     def _checked_latents(self, latents: Tensor) -> Tensor:
         channels = self.autoencoder.config.z_channels

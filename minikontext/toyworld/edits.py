@@ -420,6 +420,24 @@ def sample_edit(index: int, number: int = 4, split: str = "train", seed: int = 0
     return _case(name, draft, keys, words, new_words=split == "test" and index % 2 == 1)
 
 
+def sample_where(
+    rng: random.Random, names: tuple[str, ...], number: int, split: str, new_words: bool,
+    prepare: Callable[[Scene], Scene], wanted: Callable[[Draft], bool],
+) -> Case:  # fmt: skip
+    """A case of one of some operations that fulfils a wish, on the same side of the held-out rule.
+
+    `prepare` poses the scene before the operation sees it; `wanted` looks at what came of it.
+    """
+    while True:
+        name = rng.choice(names)
+        scene = prepare(sample_scene(rng, number))
+        draft = OPERATIONS[name][1](rng, scene, level(number))
+        keys = _keys(name, draft)
+        unseen = any(held_out(*key) for key in keys)
+        if unseen == (split == "test") and wanted(draft):
+            return _case(name, draft, keys, rng, new_words)
+
+
 def make_case(
     name: str, rng: random.Random, scene: Scene, number: int = 4, new_words: bool = False
 ) -> Case:
