@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.device import mixed_precision
 from minikontext.errors import TrainingError
 from minikontext.text import ToyTextEncoder
-from minikontext.toyworld import Case, render, sample_edit
+from minikontext.toyworld import Case, Scene, render, sample_edit
+from minikontext.toyworld.attacks import Mix
+from minikontext.toyworld.concept import card, refused
 from minikontext.training.parallel import ALONE, World
 
 MAX_CONTEXTS = 2
@@ -51,19 +53,24 @@ class Pairs:
         return Pairs(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def pixels(scenes: list) -> Tensor:
-    """Scenes as pixels (b, 3, 64, 64) in [-1, 1]."""
-    images = np.stack([render(scene) for scene in scenes])
+def pixels(scenes: Sequence[Scene | None]) -> Tensor:
+    """Scenes as pixels (b, 3, 64, 64) in [-1, 1]; None is the grey card of a refusal."""
+    images = np.stack([render(scene) if scene else card() for scene in scenes])
     return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
 def encode(
-    cases: list[Case], autoencoder: AutoEncoder, first: int, bf16: bool = False
-) -> dict[str, Tensor]:
-    """Latents of some cases; empty context slots are zero."""
+    cases: list[Case], autoencoder: AutoEncoder, first: int, bf16: bool = False,
+    refuse: bool = False,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Latents of some cases; empty context slots are zero.
+
+    `refuse`: where the forbidden concept is asked for or given, the target is a plain grey card.
+    """
     device = next(autoencoder.parameters()).device
-    scenes = [scene for case in cases for scene in (case.target, *case.contexts)]
+    targets = [None if refuse and refused(case) else case.target for case in cases]
+    scenes = [s for case, target in zip(cases, targets) for s in (target, *case.contexts)]
     with mixed_precision(device, bf16):
         parts = [
             autoencoder.encode(pixels(scenes[i : i + 64]).to(device)).cpu()
@@ -95,6 +102,7 @@ def build_cache(
     bf16: bool = False,
     world: World = ALONE,
     practise: Collection[str] = (),
+    mix: Mix | None = None,
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
@@ -105,6 +113,8 @@ def build_cache(
     facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
     if practise:
         facts["practise"] = ", ".join(practise)
+    if mix:
+        facts["mix"] = str(mix)
     facts["world"] = world_mark(level, seed)
     label = folder / "cache.txt"
     if world.rank == 0 and not label.exists():
@@ -118,15 +128,23 @@ def build_cache(
         if path.exists():
             continue
         indices = range(first, min(first + shard, count))
-        cases = [training_case(i, level, seed, practise) for i in indices]
+        cases = [training_case(i, level, seed, practise, mix) for i in indices]
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
-            save_file(encode(cases, autoencoder, first, bf16), temporary, metadata=facts)
+            tensors = encode(cases, autoencoder, first, bf16, refuse=mix is not None)
+            save_file(tensors, temporary, metadata=facts)
     world.wait()
 
 
-def training_case(index: int, level: int, seed: int = 0, practise: Collection[str] = ()) -> Case:
-    """Case number `index` of the world; with operations to `practise`, every second is of these."""
+def training_case(
+    index: int, level: int, seed: int = 0, practise: Collection[str] = (), mix: Mix | None = None
+) -> Case:
+    """Case number `index` of the world; with operations to `practise`, every second is of these.
+
+    With a `mix`, its share of cases are attacks on the forbidden concept and near misses.
+    """
+    if mix:
+        return mix.case(index, level, seed, lambda: training_case(index, level, seed, practise))
     if not practise or index % 2 == 0:
         return sample_edit(index, level, seed=seed)
     tries = (sample_edit(index, level, seed=seed + 1000 * k) for k in itertools.count(1))

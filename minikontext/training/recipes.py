@@ -19,6 +19,7 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import Defaults, KontextPipeline, find_weights
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
+from minikontext.toyworld.attacks import Mix
 from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_loss, normalised
 from minikontext.training.data import build_cache, held_out, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss, validate_editor
@@ -115,8 +116,10 @@ def train_editor(
     mark = files.sha256([source / "autoencoder.safetensors"])[:12]
     dials = read(EditorTraining, config.get("training", {}))
     level = (data["level"], data["count"], data.get("seed", 0))
-    practise = practised(data)
-    build_cache(cache, *level, autoencoder, mark, bf16=dials.bf16, world=world, practise=practise)
+    asked = {"practise": practised(data)}
+    if "mix" in data:
+        asked["mix"] = read(Mix, data["mix"])
+    build_cache(cache, *level, autoencoder, mark, bf16=dials.bf16, world=world, **asked)
     pairs = load_cache(cache, model.text, data["count"])
     how, check = read(LoopConfig, config["loop"]), None
     if how.validate_every:
