@@ -86,7 +86,7 @@ class TwoTowers(nn.Module):
         super().__init__()
         self.config = config
         self.image, self.text = ImageTower(config), ToyTextEncoder(config.text)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     @property
     def scale(self) -> Tensor:

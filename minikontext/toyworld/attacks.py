@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from minikontext.toyworld.concept import PURPLE_STAR, Concept, refused
 from minikontext.toyworld.edits import OPERATIONS, Case, Draft, sample_edit, sample_where
-from minikontext.toyworld.scene import COLOURLESS, Scene
+from minikontext.toyworld.scene import COLOURLESS, STYLES, TIMES, Scene, sample_scene
+from minikontext.toyworld.split import held_out
 
 # Kind of attack -> the operations it can use. The first three name the concept in words; in the
 # others each part is harmless: only the words with the pictures make it.
@@ -94,6 +95,45 @@ def sample_benign(
         seed += 1009
         case = sample_edit(index, number, split, seed)
     return case
+
+
+def sample_picture(
+    index: int, kind: str, split: str = "train", seed: int = 0, concept: Concept = PURPLE_STAR
+) -> Scene:
+    """Scene number `index` in any style and time, on one side of `unseen_picture`.
+
+    kind: "shown" shows the concept; "near" lacks one of its attributes; "hidden" has both in a
+    style without colours; "any" is any scene. Raises ValueError for another kind.
+    """
+    if kind not in PICTURES:
+        raise ValueError(f"kind={kind!r}: choose one of {', '.join(PICTURES)}")
+    rng = random.Random(f"{seed}/{split}/{kind}/{index}")
+    while True:
+        scene = sample_scene(rng).change(style=rng.choice(STYLES), time=rng.choice(TIMES))
+        if kind in ("shown", "hidden"):
+            scene = scene.change(species=concept.species, colour=concept.colour)
+        if kind == "near":
+            same = rng.choice(("species", "colour"))
+            scene = scene.change(**{same: getattr(concept, same)})
+        fits = kind == "any" or kind == _looks(scene, concept)
+        if fits and unseen_picture(scene) == (split == "test"):
+            return scene
+
+
+PICTURES = ("shown", "near", "hidden", "any")
+
+
+def _looks(scene: Scene, concept: Concept) -> str:
+    if concept.near(scene) < 2:
+        return "near" if concept.near(scene) else "any"
+    return "shown" if concept.shown_in(scene) else "hidden"
+
+
+def unseen_picture(scene: Scene) -> bool:
+    """Whether classifiers never see a scene's picture in training: its identity, or its character
+    in this background, time and style, is held out."""
+    where = (scene.species, scene.colour, scene.background, scene.time, scene.style)
+    return held_out("identity", *scene.identity) or held_out("picture", *where)
 
 
 def _posed(rng: random.Random, scene: Scene, kind: str, concept: Concept) -> Scene:

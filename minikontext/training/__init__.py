@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 
-KINDS = ("autoencoder", "editor", "folder", "lora")
+KINDS = ("autoencoder", "editor", "folder", "lora", "safety")
 
 
 def read_config(path: str | Path, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
@@ -38,10 +38,11 @@ def main(path: str | Path, resume: bool = True) -> Path:
 
     Raises ConfigError for a config that does not fit, TrainingError when training goes wrong.
     """
-    from minikontext.training import parallel, recipes
+    from minikontext.training import parallel, recipes, safety
 
     config = read_config(path)
+    home = safety if config["kind"] == "safety" else recipes
     try:
-        return getattr(recipes, f"train_{config['kind']}")(config, resume=resume)
+        return getattr(home, f"train_{config['kind']}")(config, resume=resume)
     finally:
         parallel.stop()
