@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "autoencoder",
     "bench",
+    "caching",
     "checkpoints",
     "classifiers",
     "cli",
@@ -48,6 +49,7 @@ _HOMES = {
     "ToyTextConfig": "text",
     "FluxTextEncoder": "text",
     "TextFeatures": "text",
+    "StepCache": "caching",
     "KontextPipeline": "pipeline",
     "KontextOutput": "pipeline",
     "ResizePlan": "images",

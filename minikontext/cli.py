@@ -107,6 +107,12 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     number = {"type": int, "metavar": "N"}
     group.add_argument("--seed", **number, help="the same seed gives the same picture")
     group.add_argument("--steps", **number, help="more is finer and slower")
+    group.add_argument(
+        "--step-cache",
+        type=float,
+        metavar="X",
+        help="skip blocks where the first one changed by less than this share: faster, not exact",
+    )
     group.add_argument("--count", **number, default=1, help="how many results (default: 1)")
     group.add_argument("--width", **number, help="of the result (default: the picture's)")
     group.add_argument("--height", **number, help="of the result (default: the picture's)")
@@ -234,6 +240,7 @@ def _sampling(options: argparse.Namespace) -> dict[str, object]:
         "true_cfg_scale": options.cfg,
         "negative_prompt": options.negative,
         "resize": options.resize,
+        "step_cache": options.step_cache,
         "context_layout": options.layout,
         "progress": not options.quiet,
     }

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from minikontext import checkpoints, files, images, lora, memory, sampler, weights
 from minikontext import safety as safe
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.caching import CachedTransformer, StepCache
 from minikontext.device import pick
 from minikontext.errors import (
     ConfigError,
@@ -314,6 +315,7 @@ class KontextPipeline:
         seed: int | Sequence[int] | None = None,
         context_layout: str = "index",
         resize: str = "kontext",
+        step_cache: StepCache | float | None = None,
         callback: Callable[[StepInfo], object] | None = None,
         progress: bool = True,
     ) -> KontextOutput:
@@ -327,6 +329,8 @@ class KontextPipeline:
         true_cfg_scale: above 1, classifier-free guidance against `negative_prompt` (or "").
         seed: one int (image i gets seed + i) or one for each image. None draws them.
         resize: "kontext" brings pictures to a trained size, "none" only to whole tokens.
+        step_cache: skips blocks in steps that hardly change: a `StepCache`, or its threshold. Not
+            exact, and so off by default; see `caching`.
         callback: gets a StepInfo after each step; `pipe.decode(info.clean)` shows the estimate.
             Return False or raise Cancelled to stop.
         Filters (`pipe.safety`) look at the prompt, the context images and the results; a callback
@@ -343,7 +347,8 @@ class KontextPipeline:
         warn_resized([*(context.plan for context in contexts), plan])
         settings = self._settings(num_inference_steps, guidance_scale, true_cfg_scale)
         z = self.noise(seeds, *plan.working)
-        predict = self._predict(prompts, negative_prompt, contexts, context_layout, settings)
+        cache = as_cache(step_cache)
+        predict = self._predict(prompts, negative_prompt, contexts, context_layout, settings, cache)
         n = grid_ids(z).shape[0]
         times = sampler.schedule(settings.num_inference_steps, n, shifted=self.defaults.shifted)
         z = sampler.sample(predict, z, times, callback, progress)
@@ -352,7 +357,7 @@ class KontextPipeline:
             pictures, verdicts = self.safety.withhold(pictures)
         for i in (i for i, verdict in enumerate(verdicts) if verdict.flagged):
             z[i] = self.encode(pictures[i])[0]  # what was drawn must not come back from its latents
-        made = self._provenance(prompts, negative_prompt, seeds, settings)
+        made = self._provenance(prompts, negative_prompt, seeds, settings, cache)
         return KontextOutput([plan.undo(p) for p in pictures], z, seeds, plan, made, verdicts)
 
     @torch.no_grad()
@@ -508,17 +513,21 @@ class KontextPipeline:
         contexts: Sequence[Context],
         layout: str,
         settings: Defaults,
+        cache: StepCache | None = None,
     ) -> sampler.Predict:
         """The velocity of the prompts; with a scale, guided away from the negative ones."""
         latents, guidance = [c.latents for c in contexts], settings.guidance_scale
         parts = {"contexts": latents, "layout": layout, "guidance_scale": guidance}
-        conditional = Velocity(self.transformer, self._encode_text(prompts), **parts)
+        conditional = Velocity(self._net(cache), self._encode_text(prompts), **parts)
         if settings.true_cfg_scale == 1:
             warn_unused(negative)
             return conditional
         away = self._encode_text(match_prompts(negative, prompts))
-        unconditional = Velocity(self.transformer, away, **parts)
+        unconditional = Velocity(self._net(cache), away, **parts)
         return sampler.guided(conditional, unconditional, settings.true_cfg_scale)
+
+    def _net(self, cache: StepCache | None) -> KontextTransformer | CachedTransformer:
+        return CachedTransformer(self.transformer, cache) if cache else self.transformer
 
     def _encode_text(self, prompts: list[str]) -> TextFeatures:
         """Encode each different prompt once: batch copies cost nothing."""
@@ -533,10 +542,11 @@ class KontextPipeline:
         negative: str | Sequence[str] | None,
         seeds: list[int],
         settings: Defaults,
+        cache: StepCache | None,
     ) -> list[Provenance]:
         scales = {"guidance": settings.guidance_scale, "true_cfg": settings.true_cfg_scale}
         shared = {
-            "steps": str(settings.num_inference_steps),
+            "steps": f"{settings.num_inference_steps}{cache.mark if cache else ''}",
             "guidance": ", ".join(f"{k} {v:g}" for k, v in scales.items() if v is not None),
             "weights": " + ".join([self.name, *map(str, self.loras)]),
             "weights_sha256": self.weights_sha256,
@@ -599,6 +609,11 @@ def pick_seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
 def is_whole(value: object) -> bool:
     """True for an int, numpy's included; a bool is no number here."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def as_cache(given: StepCache | float | None) -> StepCache | None:
+    """A cache as given, one for a threshold, or none."""
+    return given if given is None or isinstance(given, StepCache) else StepCache(given)
 
 
 def check_scales(given: dict[str, Any], guidance_embed: bool) -> None:

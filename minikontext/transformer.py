@@ -128,15 +128,34 @@ class KontextTransformer(nn.Module):
         (m, 3) or (b, m, 3), timesteps (b,) in [0, 1], pooled (b, vec_in_dim), guidance (b,).
         Raises ConfigError if guidance is missing where the model was trained with it.
         """
+        img, txt, vec, turns = self.embed(img, img_ids, txt, txt_ids, timesteps, pooled, guidance)
+        return self.final_layer(self.blocks(img, txt, vec, turns), vec)
+
+    def embed(
+        self,
+        img: Tensor,
+        img_ids: Tensor,
+        txt: Tensor,
+        txt_ids: Tensor,
+        timesteps: Tensor,
+        pooled: Tensor,
+        guidance: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the blocks work on: img (b, n, d), txt (b, m, d), vec (b, d) and rotations."""
         vec = self.condition(timesteps, pooled, guidance)  # (b, d)
         turns = rotations(_join_ids(txt_ids, img_ids), self.config.axes_dim, self.config.theta)
-        img, txt = self.img_in(img), self.txt_in(txt)
-        for block in self.double_blocks:
+        return self.img_in(img), self.txt_in(txt), vec, turns
+
+    def blocks(
+        self, img: Tensor, txt: Tensor, vec: Tensor, turns: Tensor, start: int = 0
+    ) -> Tensor:
+        """Run the blocks, without the first `start` double ones: -> img (b, n, d)."""
+        for block in list(self.double_blocks)[start:]:
             img, txt = block(img, txt, vec, turns)
         x = torch.cat((txt, img), dim=1)  # (b, m + n, d)
         for block in self.single_blocks:
             x = block(x, vec, turns)
-        return self.final_layer(x[:, txt.shape[1] :], vec)
+        return x[:, txt.shape[1] :]
 
     def condition(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:
         """Add up what modulates every token: time, guidance and the pooled text, (b, d)."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minikontext import tokens
+from minikontext.caching import CachedTransformer
 from minikontext.text import TextFeatures
 from minikontext.transformer import KontextTransformer
 
@@ -24,7 +25,7 @@ class Velocity:
     guidance_scale: for models that take it as an input, one number or one for each sample (b,).
     """
 
-    transformer: KontextTransformer
+    transformer: KontextTransformer | CachedTransformer
     text: TextFeatures
     contexts: Sequence[Tensor] = ()
     layout: str = "index"

@@ -1,0 +1,102 @@
+"""Step caching: exact when off, near when on, one state for each sampling and branch."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minikontext import memory
+from minikontext.caching import StepCache
+from minikontext.errors import ConfigError
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import psnr
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+
+
+def edit(pipe, cache=None, steps=6, **call):
+    return pipe("make the hat red", image=PICTURE, seed=0, num_inference_steps=steps,
+                step_cache=cache, progress=False, **call)  # fmt: skip
+
+
+@pytest.fixture
+def everything():
+    """A cache that skips whenever there is something to take over."""
+    return StepCache(threshold=1e9)
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+def test_a_threshold_of_zero_changes_no_bit(tiny, guidance):
+    pipe, cache = tiny(guidance=guidance), StepCache(0)
+    assert torch.equal(edit(pipe, cache).latents, edit(pipe).latents)
+    assert (cache.passes, cache.skipped) == (6, 0)
+
+
+def test_skipped_passes_leave_out_all_blocks_but_the_first(tiny, everything):
+    pipe, ran = tiny(), []
+    for name, block in pipe.transformer.named_modules():
+        if name in ("double_blocks.0", "single_blocks.0"):
+            block.register_forward_hook(lambda *_, name=name: ran.append(name))
+    edit(pipe, everything)
+    assert (ran.count("double_blocks.0"), ran.count("single_blocks.0")) == (6, 1)
+    assert (everything.passes, everything.skipped, everything.share) == (6, 5, 5 / 6)
+
+
+def test_the_branches_of_guidance_do_not_share_what_they_remember(tiny, everything):
+    edit(tiny(), everything, true_cfg_scale=2.0)
+    assert (everything.passes, everything.skipped) == (12, 10)
+
+
+def test_each_call_starts_with_a_whole_pass_and_counts_go_on(tiny, everything):
+    pipe = tiny()
+    one, two = (edit(pipe, everything).latents for _ in range(2))
+    assert torch.equal(one, two)
+    assert everything.skipped == 10 and str(everything).startswith("10 of 12 passes skipped")
+
+
+def test_the_most_changed_sample_of_a_batch_decides(tiny):
+    def skipped(seeds, threshold):
+        cache = StepCache(threshold)
+        pipe = tiny()
+        pipe(["make the hat red"] * len(seeds), image=PICTURE, seed=seeds, step_cache=cache,
+             num_inference_steps=12, progress=False)  # fmt: skip
+        return cache.skipped
+
+    for threshold in (0.02, 0.05, 0.1):
+        alone = [skipped([seed], threshold) for seed in (0, 1, 2)]
+        assert skipped([0, 1, 2], threshold) <= min(alone)
+
+
+@pytest.mark.weights
+def test_the_toy_skips_half_of_its_passes_and_hardly_shows_it():
+    pipe = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
+    plain, found = edit(pipe, steps=28), {}
+    for order in (0, 1):
+        cache = StepCache(0.1, order)
+        cached = edit(pipe, cache, steps=28)
+        found[order] = psnr(*(np.asarray(out.images[0]) for out in (cached, plain)))
+        assert cache.share > 0.5
+        assert not torch.equal(cached.latents, plain.latents)
+    assert found[1] > found[0] > 35
+
+
+def test_streamed_blocks_that_are_skipped_need_not_come(tiny, everything):
+    pipe, visits = tiny(), []
+    blocks = memory.transformer_blocks(pipe.transformer)
+    memory.stream(blocks, "cpu", torch.float32)
+    blocks[-1].register_forward_pre_hook(lambda *_: visits.append(1))
+    edit(pipe, everything)
+    assert len(visits) == 1
+
+
+def test_the_picture_says_that_steps_were_skipped(tiny):
+    assert edit(tiny(), 0.2).provenance[0].steps == "6, step cache 0.2, order 1"
+    assert edit(tiny()).provenance[0].steps == "6"
+
+
+@pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf"), "much", None])
+def test_a_threshold_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ConfigError, match="number from 0"):
+        StepCache(wrong)
+    with pytest.raises(ConfigError, match="Use 0 or 1"):
+        StepCache(order=2)
