@@ -26,6 +26,7 @@ _MODULES = (
     "lora",
     "memory",
     "pipeline",
+    "provenance",
     "rope",
     "safety",
     "sampler",

@@ -166,7 +166,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 def _edit(options: argparse.Namespace) -> int:
     sources = [options.picture, *options.image]
     paths = output_paths(sources, options.output, options.count)
-    from minikontext import images, pipeline
+    from minikontext import images, pipeline, provenance
 
     pictures = [images.read(source) for source in sources]
     with _hushed(options.quiet):
@@ -182,8 +182,8 @@ def _edit(options: argparse.Namespace) -> int:
         result = pipe(options.prompt, image=pictures, **_sampling(options))
     if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
         print(f"picture: {result.plan}", file=sys.stderr)
-    for image, path, provenance in zip(result.images, paths, result.provenance, strict=True):
-        print(images.save_png(image, path, provenance))
+    for image, path, made in zip(result.images, paths, result.provenance, strict=True):
+        print(provenance.save(image, path, made))
     return 0
 
 

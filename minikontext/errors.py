@@ -17,6 +17,10 @@ class ImageError(MinikontextError, ValueError):
     """An image cannot be read, or has a type, size or content that cannot be used."""
 
 
+class MetadataError(MinikontextError, ValueError):
+    """What a picture's file says about how it was made is broken, or of a newer version."""
+
+
 class SizeError(MinikontextError, ValueError):
     """A height, width or count is not positive, too large, or does not fit its neighbour."""
 
@@ -71,3 +75,7 @@ class SafetyWarning(UserWarning):
 
 class ResizeWarning(UserWarning):
     """An image is resized on the way into the model, so fine detail can be lost."""
+
+
+class MetadataWarning(UserWarning):
+    """A picture's history cannot be read or checked, so it is not carried on."""

@@ -1,5 +1,4 @@
-"""Pictures in and out: reading any file safely, one explicit resize plan, and results that say
-how they were made.
+"""Pictures in and out: reading any file safely, and one explicit resize plan.
 
 An image is a PIL image in mode RGB; a size is (width, height) in pixels, as in PIL.
 """
@@ -11,12 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
-import minikontext
 from minikontext.errors import ConfigError, ImageError, NonFiniteError, ResizeWarning, SizeError
-from minikontext.files import replacing
 
 Size = tuple[int, int]
 
@@ -25,6 +22,10 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "I
 
 # A small file can unpack into more pixels than the memory holds; a camera stays below this.
 MAX_PIXELS = 120_000_000
+
+# The key in `image.info` of the note that `provenance` wrote into a picture's file, and the most
+# characters of it. Of all metadata, `read` keeps only this.
+NOTE, MAX_NOTE = "minikontext", 1 << 18
 
 # The sizes that Kontext was trained on, from the tallest to the widest: 17 of about 1024 x 1024.
 KONTEXT_SIZES: tuple[Size, ...] = (
@@ -55,7 +56,8 @@ def read(source: object) -> Image.Image:
 
     Every mode is converted (palette, grey, CMYK, 16-bit); transparent parts become white, the
     first frame of an animation counts, a camera's rotation and colour profile are applied.
-    Arrays are (h, w), (h, w, 3) or (h, w, 4). The source is never changed.
+    Arrays are (h, w), (h, w, 3) or (h, w, 4). The source is never changed. Of the file's metadata
+    only what `provenance` wrote is kept, unchecked, in `image.info[NOTE]`.
     Raises ImageError for what cannot be read.
     """
     image = _open(source)
@@ -141,11 +143,27 @@ def _decode(image: Image.Image) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's remarks on odd metadata help nobody here.
             image.load()  # Of an animation this is the first frame.
-            return _to_rgb(_to_srgb(_upright(image)))
+            result = _to_rgb(_to_srgb(_upright(image)))
+            result.info = {NOTE: note} if (note := _note(image)) else {}
+            return result
     except Exception as error:  # As above: a truncated or damaged file can raise anything.
         raise ImageError(
             f"The image cannot be decoded ({error}). It is damaged or cut off: save it again."
         ) from error
+
+
+def _note(image: Image.Image) -> str:
+    """What `provenance` wrote: a text chunk in PNG, EXIF's user comment in JPEG and WebP."""
+    text = image.info.get(NOTE)
+    if not isinstance(text, str):
+        try:
+            comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+        except Exception:  # As in _upright: metadata that is broken must not cost the picture.
+            return ""
+        start = b'ASCII\0\0\0{"' + NOTE.encode()  # Others write comments, too.
+        ours = isinstance(comment, bytes) and comment.startswith(start)
+        text = comment[8:].decode("latin-1") if ours else ""
+    return text[: MAX_NOTE + 1]  # One too many says that it was longer.
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -216,6 +234,13 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
         raise NonFiniteError("The pixels contain NaN or infinity: nothing to show. Try float32.")
     bytes_ = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in bytes_]
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Give a picture as the bytes of a plain PNG, to be shown."""
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 # ------------------------------------------------------------------------------ the resize plan
@@ -357,56 +382,3 @@ def _pad(image: Image.Image, size: Size) -> Image.Image:
     array = np.asarray(image)  # (h, w, 3)
     right, bottom = size[0] - image.width, size[1] - image.height
     return Image.fromarray(np.pad(array, ((0, bottom), (0, right), (0, 0)), mode="edge"))
-
-
-# ---------------------------------------------------------------------------------- provenance
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How a picture was made: what is needed to make it again. Empty means: not known."""
-
-    prompt: str = ""
-    negative_prompt: str = ""
-    seed: str = ""
-    steps: str = ""
-    guidance: str = ""
-    weights: str = ""
-    weights_sha256: str = ""
-    software: str = f"minikontext {minikontext.__version__}"
-
-
-_KEYS = {name: name for name in Provenance.__dataclass_fields__} | {"software": "Software"}
-
-
-def save_png(image: Image.Image, path: str | Path, provenance: Provenance | None = None) -> Path:
-    """Write a PNG with its provenance as text chunks, whole or not at all; give back its path.
-
-    Raises OutputError when the place cannot be written, and for a name that is no PNG's.
-    """
-    path = Path(path)
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=_chunks(provenance or Provenance()))
-    return path
-
-
-def png_bytes(image: Image.Image, provenance: Provenance | None = None) -> bytes:
-    """Give the bytes of such a PNG, for a download button or a widget."""
-    buffer = BytesIO()
-    image.save(buffer, format="PNG", pnginfo=_chunks(provenance or Provenance()))
-    return buffer.getvalue()
-
-
-def read_provenance(path: str | Path) -> Provenance:
-    """Read how a PNG was made; fields that the file lacks are empty."""
-    image = _open_file(_checked_path(path))
-    text = getattr(image, "text", {})
-    return Provenance(**{name: str(text.get(key, "")) for name, key in _KEYS.items()})
-
-
-def _chunks(provenance: Provenance) -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    for name, key in _KEYS.items():
-        if value := str(getattr(provenance, name)):
-            info.add_text(key, value)  # tEXt, or iTXt where Latin-1 does not hold the text.
-    return info

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import checkpoints, files, images, lora, memory, sampler, weights
+from minikontext import checkpoints, files, images, lora, memory, provenance, sampler, weights
 from minikontext import safety as safe
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.caching import CachedTransformer, StepCache
@@ -34,8 +34,9 @@ from minikontext.errors import (
     SizeError,
     WeightsError,
 )
-from minikontext.images import Provenance, ResizePlan
+from minikontext.images import ResizePlan
 from minikontext.lora import Lora
+from minikontext.provenance import Provenance, Source
 from minikontext.safety import Safety, Verdict
 from minikontext.sampler import StepInfo
 from minikontext.text import TextFeatures, ToyTextConfig, ToyTextEncoder, check_prompts
@@ -112,20 +113,31 @@ class KontextOutput:
         pictures, seeds, *facts = (x[i : i + 1] for x in lists)
         return KontextOutput(pictures, self.latents[i : i + 1], seeds, self.plan, *facts)
 
-    def save(self, path: str | Path) -> list[Path]:
-        """Write the images as PNG with their provenance; several get -0, -1, … in their names."""
+    def save(
+        self, path: str | Path, private: bool | None = None, quality: int | None = None
+    ) -> list[Path]:
+        """Write the images with their provenance; several get -0, -1, … in their names.
+
+        PNG, JPEG or WebP, as `provenance.save` says; private: without the prompts.
+        """
         path = Path(path)
         names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self))]
         names = [path] if len(self) == 1 else names
-        return [images.save_png(*item) for item in zip(self.images, names, self.provenance)]
+        made = self.provenance or [None] * len(self)
+        items = zip(self.images, names, made, strict=True)
+        return [provenance.save(*item, private=private, quality=quality) for item in items]
 
 
 @dataclass(frozen=True)
 class Context:
-    """One context image of every sample: latents (b or 1, c, h, w) and its target-size plan."""
+    """One context image of every sample: latents (b or 1, c, h, w) and its target-size plan.
+
+    sources: what is known of each picture behind these latents, one for each.
+    """
 
     latents: Tensor
     plan: ResizePlan
+    sources: tuple[Source, ...]
 
 
 class KontextPipeline:
@@ -358,7 +370,9 @@ class KontextPipeline:
         for i in (i for i, verdict in enumerate(verdicts) if verdict.flagged):
             z[i] = self.encode(pictures[i])[0]  # what was drawn must not come back from its latents
         made = self._provenance(prompts, negative_prompt, seeds, settings, cache)
-        return KontextOutput([plan.undo(p) for p in pictures], z, seeds, plan, made, verdicts)
+        pictures = [plan.undo(picture) for picture in pictures]
+        made = carry_on(made, contexts, pictures)
+        return KontextOutput(pictures, z, seeds, plan, made, verdicts)
 
     @torch.no_grad()
     def encode(self, pictures: Image.Image | list[Image.Image]) -> Tensor:
@@ -422,7 +436,7 @@ class KontextPipeline:
 
     def _context(self, slot: list[Any], resize: str) -> Context:
         """Encode the pictures of one slot together; all need one size inside the model."""
-        given, planned = zip(*(self._read(item, resize) for item in slot))
+        given, planned, sources = zip(*(self._read(item, resize) for item in slot))
         plans = {str(plan) for plan in planned}
         if len(plans) > 1:
             raise SizeError(
@@ -434,19 +448,21 @@ class KontextPipeline:
         pictures = [item for item in given if isinstance(item, Image.Image)]
         encoded = iter(self.encode(pictures).split(1) if pictures else ())
         parts = [next(encoded) if isinstance(item, Image.Image) else item for item in given]
-        return Context(torch.cat(parts), planned[0])
+        return Context(torch.cat(parts), planned[0], sum(sources, ()))
 
-    def _read(self, item: Any, resize: str) -> tuple[Image.Image | Tensor, ResizePlan]:
-        """A picture in its size inside the model, or latents as they are; and its plan."""
+    def _read(
+        self, item: Any, resize: str
+    ) -> tuple[Image.Image | Tensor, ResizePlan, tuple[Source, ...]]:
+        """A picture in its size inside the model, or latents as they are; its plan and sources."""
         if isinstance(item, KontextOutput):
-            return self._checked_latents(item.latents), item.plan
+            return self._checked_latents(item.latents), item.plan, output_sources(item)
         if isinstance(item, Tensor):
             latents = self._checked_latents(item)
             size = tuple(x * self.autoencoder.config.downsample for x in latents.shape[:1:-1])
-            return latents, ResizePlan(size, size, "none")
+            return latents, ResizePlan(size, size, "none"), (Source(),) * len(latents)
         picture = images.read(item)
         plan = self._plan(picture.size, resize)
-        return plan.apply(picture), plan
+        return plan.apply(picture), plan, (provenance.source(picture),)
 
     def _as_pictures(self, given: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
         """What the model is shown, as a filter can look at it: latents are decoded."""
@@ -473,7 +489,9 @@ class KontextPipeline:
         if n in (1, count):
             return context
         if n * per_prompt == count:
-            return replace(context, latents=context.latents.repeat_interleave(per_prompt, dim=0))
+            latents = context.latents.repeat_interleave(per_prompt, dim=0)
+            sources = tuple(s for s in context.sources for _ in range(per_prompt))
+            return replace(context, latents=latents, sources=sources)
         raise ImageError(
             f"Got {n} context images for {count} results. Give one for all, or one for each prompt."
         )
@@ -557,6 +575,25 @@ class KontextPipeline:
 
 
 # ------------------------------------------------------------------------ arguments of a call
+
+
+def output_sources(output: KontextOutput) -> tuple[Source, ...]:
+    """What is known of the pictures of an output, whose latents are edited further."""
+    made = output.provenance or [None] * len(output)
+    return tuple(Source(provenance.checksum(i), m) for i, m in zip(output.images, made))
+
+
+def carry_on(
+    made: list[Provenance], contexts: Sequence[Context], pictures: list[Image.Image]
+) -> list[Provenance]:
+    """Put every edit behind the history of its pictures, and let its result carry it, too."""
+    done = []
+    for i, (edit, picture) in enumerate(zip(made, pictures, strict=True)):
+        sources = [c.sources[i if len(c.sources) > 1 else 0] for c in contexts]
+        edit = provenance.after(replace(edit, pixels=provenance.checksum(picture)), sources)
+        provenance.attach(picture, edit)
+        done.append(edit)
+    return done
 
 
 def repeat(prompts: list[str], times: int) -> list[str]:

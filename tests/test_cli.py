@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import minikontext as mk
-from minikontext import cli, images
+from minikontext import cli, images, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,7 +51,7 @@ def names(folder):
 def test_edit_writes_a_png_that_says_how_it_was_made(here, weights, capsys):
     assert edit(weights, "-o", "out.png", "--seed", 7) == 0
     assert capsys.readouterr().out == "out.png\n"
-    made = images.read_provenance("out.png")
+    made = provenance.read("out.png")
     assert (made.prompt, made.seed, made.steps) == ("make the hat red", "7", "2")
     assert (made.weights, len(made.weights_sha256)) == ("random", 64)
     assert images.read("out.png").size == (64, 64)
@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_file(here, weights):
 
 def test_a_result_can_be_made_again_from_what_it_says(here, weights):
     assert edit(weights, "-o", "a.png") == 0
-    assert edit(weights, "-o", "b.png", "--seed", images.read_provenance("a.png").seed) == 0
+    assert edit(weights, "-o", "b.png", "--seed", provenance.read("a.png").seed) == 0
     assert np.array_equal(images.read("a.png"), images.read("b.png"))
 
 
@@ -97,7 +97,7 @@ def test_several_pictures_and_every_option(here, weights):
     options += ["--layout", "offset", "--device", "cpu", "--dtype", "float32"]
     assert edit(weights, *options, "-o", "out.png", "--width", 40, "--height", 72) == 0
     assert images.read("out.png").size == (40, 72)
-    assert images.read_provenance("out.png").negative_prompt == "blue"
+    assert provenance.read("out.png").negative_prompt == "blue"
 
 
 def test_quiet_prints_the_path_only(here, weights, capfd):

@@ -11,14 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from minikontext import images
 from minikontext.errors import (
     ConfigError,
     ImageError,
     NonFiniteError,
-    OutputError,
     ResizeWarning,
     SizeError,
 )
@@ -345,57 +344,3 @@ def test_wrong_modes_lists_and_pictures():
         images.plan((64, 64), "none").apply(gradient(32, 32))
     with pytest.raises(SizeError, match="plan is for 64×64"):
         images.plan((60, 60), "none").undo(gradient(60, 60))
-
-
-# ---------------------------------------------------------------------------------- provenance
-
-MADE = images.Provenance(
-    prompt="make the hat réd, 帽子",
-    negative_prompt="blurry",
-    seed="7",
-    steps="28",
-    guidance="true_cfg 1",
-    weights="toy",
-    weights_sha256="ab" * 32,
-)
-
-
-def test_a_png_says_how_it_was_made(tmp_path):
-    path = images.save_png(gradient(), tmp_path / "deep" / "a.png", MADE)
-    assert images.read_provenance(path) == MADE
-    assert images.read_provenance(path).software.startswith("minikontext ")
-    assert difference(images.read(path), gradient()) == 0
-
-
-def test_other_tools_can_read_it(tmp_path):
-    path = images.save_png(gradient(), tmp_path / "a.png", MADE)
-    with Image.open(path) as image:
-        assert image.text["prompt"] == MADE.prompt
-        assert image.text["seed"] == "7"
-        assert image.text["Software"].startswith("minikontext ")
-
-
-def test_bytes_are_those_of_the_file(tmp_path):
-    path = images.save_png(gradient(), tmp_path / "a.png", MADE)
-    assert images.png_bytes(gradient(), MADE) == path.read_bytes()
-
-
-def test_a_foreign_png_has_an_empty_provenance(tmp_path):
-    path = saved(gradient(), tmp_path, "a.png")
-    assert images.read_provenance(path).prompt == ""
-    assert images.read_provenance(path).software == ""
-
-
-def test_a_failing_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = images.save_png(gradient(), tmp_path / "a.png", MADE)
-    before = path.read_bytes()
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(PngImagePlugin, "_save", full)
-    monkeypatch.setitem(Image.SAVE, "PNG", full)
-    with pytest.raises(OutputError, match="No space left"):
-        images.save_png(Image.new("RGB", (8, 8)), path, MADE)
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import memory
+from minikontext import memory, provenance
 from minikontext import pipeline as module
 from minikontext.errors import (
     Cancelled,
@@ -23,7 +23,7 @@ from minikontext.errors import (
     SizeError,
     WeightsError,
 )
-from minikontext.images import KONTEXT_SIZES, read_provenance
+from minikontext.images import KONTEXT_SIZES
 from minikontext.pipeline import KontextPipeline
 
 
@@ -436,7 +436,7 @@ def test_results_know_how_they_were_made(pipe, picture, tmp_path):
     loaded = KontextPipeline.from_pretrained(folder, device="cpu", dtype="float32")
     out = run(loaded, "the hat", image=picture, num_images_per_prompt=2, true_cfg_scale=2.0)
     first, second = out.save(tmp_path / "result.png")
-    made = read_provenance(second)
+    made = provenance.read(second)
     assert (first.name, second.name) == ("result-0.png", "result-1.png")
     assert (made.prompt, made.seed, made.steps, made.weights) == ("the hat", "2", "3", "tiny")
     assert made.guidance == "true_cfg 2" and len(made.weights_sha256) == 64

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm.auto import tqdm
 
-from minikontext import files, images
+from minikontext import files, images, provenance
 from minikontext.bench.similarity import Clip, Faces
 from minikontext.errors import ImageError
 from minikontext.pipeline import KontextPipeline
@@ -117,7 +117,7 @@ def run(
             mine = zlib.crc32(f"{seed}/{item.key}".encode()) % 2**31
             out = pipe(item.instruction, image=given, seed=mine, progress=False, **call)
             with files.replacing(path) as temporary:
-                temporary.write_bytes(images.png_bytes(out.images[0], out.provenance[0]))
+                temporary.write_bytes(provenance.encode(out.images[0], out.provenance[0]))
         made.append(path)
     return made
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from minikontext import images as image_io
+from minikontext import provenance
 from minikontext.course import samples
 from minikontext.course.parts import (
     CSS,
@@ -355,9 +356,9 @@ class EditingWidget(Working):
         return numbers[::-1]
 
     def save(self, path: str | Path) -> Path:
-        """Write the current result as a PNG that knows how it was made."""
+        """Write the current result as a PNG, JPEG or WebP that knows how it was made."""
         made = self.turns[self.head].output.provenance[0] if self.head >= 0 else None
-        return image_io.save_png(self.current or _blank(), path, made)
+        return provenance.save(self.current or _blank(), path, made)
 
     def _result(self, number: int) -> Image.Image | None:
         return self.turns[number].output.images[0] if number >= 0 else self.start
@@ -392,7 +393,7 @@ class EditingWidget(Working):
         return part
 
     def _download_link(self, turn: Turn) -> str:
-        png = image_io.png_bytes(turn.output.images[0], turn.output.provenance[0])
+        png = provenance.encode(turn.output.images[0], turn.output.provenance[0])
         data = base64.b64encode(png).decode()
         name = re.sub(r"\W+", "-", turn.prompt).strip("-")[:40] or "edit"
         href = f"data:image/png;base64,{data}"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from minikontext import provenance
 from minikontext.bench import kontext, mini
 from minikontext.bench.similarity import Clip, Faces
 from minikontext.errors import ImageError, WeightsError
-from minikontext.images import read_provenance
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_run_goes_on_and_any_share_gives_the_same(folder, tiny_pipe, tmp_path)
     assert [len(part) for part in parts] == [3, 3]
     for path in whole:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-    assert read_provenance(whole[0]).prompt == items[0].instruction
+    assert provenance.read(whole[0]).prompt == items[0].instruction
     whole[0].write_bytes(b"kept")
     whole[1].unlink()
     kontext.run(tiny_pipe, items, tmp_path / "a")

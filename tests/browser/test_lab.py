@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from minikontext import provenance
 from minikontext.errors import WeightsError
-from minikontext.images import read_provenance
 from minikontext.pipeline import find_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,7 +196,7 @@ def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
         widget.locator("a.mk-save").click()
     file = tmp_path / download.value.suggested_filename
     download.value.save_as(file)
-    assert file.name == "make-it-night.png" and read_provenance(file).prompt == "make it night"
+    assert file.name == "make-it-night.png" and provenance.read(file).prompt == "make it night"
 
     # Undo: back to the red hat.
     widget.locator("button", has_text="Undo").click()

@@ -8,11 +8,11 @@ import pytest
 from ipywidgets import Button
 from PIL import Image
 
+from minikontext import provenance
 from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
 from minikontext.course.parts import PAUSE
 from minikontext.course.samples import EXAMPLES, Example
-from minikontext.images import read_provenance
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import vocabulary
 
@@ -260,7 +260,7 @@ def test_download_and_save_keep_how_it_was_made(demo, tmp_path):
     assert demo.download.value == ""
     edit(demo)
     assert 'download="make-the-hat-red.png"' in demo.download.value
-    made = read_provenance(demo.save(tmp_path / "x.png"))
+    made = provenance.read(demo.save(tmp_path / "x.png"))
     assert (made.prompt, made.seed, made.steps) == ("make the hat red", "0", "3")
 
 
