@@ -28,6 +28,14 @@ from minikontext.toyworld import Case, score
 
 HOME = Path(__file__).parents[2] / "data"
 COPY = "copy of the input"
+# Other benches leave a table beside the results; the page shows those that are there.
+MORE_TABLES = {
+    "failures": "What fails",
+    "oracle": "The oracle itself",
+    "autoencoder": "Autoencoders",
+    "caching": "Steps that are skipped",
+    "safety": "Safety",
+}
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
         known = diversity.load(folder / "diversity.json")
         parts += ["## Variety", "", "Right answers to open prompts, over the seeds.", ""]
         parts += [diversity.table(known), ""]
-    for stem, title in (("oracle", "The oracle itself"), ("autoencoder", "Autoencoders")):
+    for stem, title in MORE_TABLES.items():
         if (folder / f"{stem}.md").exists():
             parts += [f"## {title}", "", (folder / f"{stem}.md").read_text().strip(), ""]
     return "\n".join(parts)

@@ -43,6 +43,7 @@ BLOCKS = (
 )
 MIN_PSNR_UNTOUCHED = 20.0  # dB, where nothing should have changed
 MIN_PSNR_CHANGED = 14.0  # dB, against the picture the edit should have made
+MIN_EXPLAINED = 0.5  # of the right picture's variance: in pale or dark ones PSNR is high for little
 MIN_UNTOUCHED = 0.05  # of the picture: what a new style leaves alone by chance is no measure
 NEARER = 0.5  # the right picture must be nearer than the best wrong one by this factor
 SUSPICIOUS = 24.0  # dB in the worst window: below, something that nobody asked for may have changed
@@ -150,8 +151,9 @@ def read(picture: Image.Image | np.ndarray, guess: Scene, attributes: Iterable[s
 def score(picture: Image.Image | np.ndarray, case: Case) -> Score:
     """Score an edited picture against its case; any picture of any size is accepted.
 
-    Followed: every claimed attribute reads as in the target, and where the target differs from the
-    context the picture is nearer to the target by a clear factor. Preserved: the rest is unchanged,
+    Followed: every claimed attribute reads as in the target, the picture shows most of what a right
+    one shows, and where the target differs from the context it is nearer to the target by a clear
+    factor. Preserved: the rest is unchanged,
     both in PSNR and in that no scene with something else changed, and no mirrored, shifted,
     blurred or tinted one, explains the picture clearly better. Identity: the character's species,
     colour, pattern and eyes read as they should, the colour only in styles that show it.
@@ -204,12 +206,18 @@ def _compare(array: np.ndarray, wanted: Scene, case: Case) -> _Pixels:
     untouched = psnr(array, right, outside) if enough else float("nan")
     within = np.abs(array - right).max(-1) <= 24
     return _Pixels(
-        edited=close and _nearer(array, right, case, changed),
+        edited=close and _explained(array, right) and _nearer(array, right, case, changed),
         preserved=not untouched < MIN_PSNR_UNTOUCHED,
         psnr=psnr(array, right),
         psnr_untouched=untouched,
         untouched_share=float(within[outside].mean()) if enough else float("nan"),
     )
+
+
+def _explained(array: np.ndarray, right: np.ndarray) -> bool:
+    """Whether the picture shows most of what the right one shows, and not only its mean colour."""
+    missing, there = (float(np.square(right - x).sum()) for x in (array, right.mean((0, 1))))
+    return missing <= (1 - MIN_EXPLAINED) * there
 
 
 def _picture(scene: Scene, array: np.ndarray) -> np.ndarray:
