@@ -46,7 +46,8 @@ OPEN = (
     "replace_character", "swap_character", "change_pattern", "change_eyes", "change_background",
     "character_reference", "move_character",
 )  # fmt: skip
-SIDES = (48, 56, 64, 80, 96)  # pixels: other shapes, which the filter squeezes into its square
+# Height and width of pictures in other shapes, which the filter squeezes into its square.
+SHAPES = ((64, 80), (80, 64), (64, 96), (80, 56), (48, 64), (56, 56), (96, 96))
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def picture(scene: Scene, rng: random.Random, side: int = 64) -> np.ndarray:
     """A scene in a shape of its own, a fifth of the time, squeezed to the square."""
     if rng.random() < 0.8:
         return render(scene, side, side)
-    image = Image.fromarray(render(scene, rng.choice(SIDES), rng.choice(SIDES)))
+    image = Image.fromarray(render(scene, *rng.choice(SHAPES)))
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
