@@ -250,3 +250,11 @@ def test_the_text_encoder_knows_every_word_of_every_prompt():
     for split in ("train", "test"):
         for i in range(400):
             assert encoder.report(sample_edit(i, split=split).prompt) == []
+
+
+def test_a_zoomed_answer_in_a_pale_style_is_not_right():
+    case = sample_edit(12, 4, split="test")
+    assert case.operation == "style_reference" and case.target.style == "pastel"
+    right = case.target_image()
+    assert score(right, case).success
+    assert not score(right.resize((64, 64), box=(8, 8, 56, 56)), case).success
