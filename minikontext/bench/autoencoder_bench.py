@@ -124,7 +124,7 @@ def train(channels: int, steps: int, folder: Path, batch: int = 16, seed: int = 
     place = folder / f"channels-{channels}-steps-{steps}"
     if not (place / "weights" / "config.json").exists():
         loop = {"steps": steps, "lr": 3e-3, "muon_lr": 5e-3, "warmup": 30, "decay": 0.6}
-        training = {"batch": batch, "seed": seed, "compile": False}
+        training = {"batch": batch, "seed": seed, "compile": False, "bf16": True}
         config = {"seed": seed, "run": str(place), "output": str(place / "weights")}
         config |= {"autoencoder": {"z_channels": channels}, "training": training, "loop": loop}
         train_autoencoder(config)
