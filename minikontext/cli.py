@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "make the hat red"
   minikontext edit fox.png "make it night" -o night.png --seed 7 --steps 10
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
+  minikontext inspect night.png
   minikontext train configs/toy.toml
   minikontext train configs/flux_dev_finetune.toml --plan --gpus 8 --memory 80
   minikontext distill ladd configs/toy_pro.toml
@@ -38,8 +39,8 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 1 if `doctor` found a problem, 2 for a mistake, 130 for
-    Ctrl-C. Errors made on purpose are printed without a traceback."""
+    """Run one command; return 0, or 1 if a check found a problem, 2 for a mistake, 3 if `inspect`
+    cannot know, 130 for Ctrl-C. Errors made on purpose are printed without a traceback."""
     options = parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=minikontext.__version__)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_edit(commands)
+    _add_inspect(commands)
     _add_train(commands)
     _add_distill(commands)
     _add_bench(commands)
@@ -94,8 +96,17 @@ def _add_edit(commands: argparse._SubParsersAction) -> None:
     edit.add_argument(
         "-o",
         "--output",
-        metavar="PNG",
-        help="where the result goes (default: NAME_edited.png in this folder)",
+        metavar="FILE",
+        help="where the result goes: .png, .webp or .jpg (default: NAME_edited.png here)",
+    )
+    edit.add_argument(
+        "--quality", type=int, metavar="N", help="of JPEG and WebP, 1 to 100; pixels get lost"
+    )
+    edit.add_argument(
+        "--no-prompt",
+        action="store_true",
+        default=None,
+        help="keep prompts out of the file's metadata (always: MINIKONTEXT_NO_PROMPT=1)",
     )
     edit.add_argument("-q", "--quiet", action="store_true", help="print the result's path only")
     _add_sampling(edit.add_argument_group("how it is drawn"))
@@ -168,6 +179,10 @@ def _edit(options: argparse.Namespace) -> int:
     paths = output_paths(sources, options.output, options.count)
     from minikontext import images, pipeline, provenance
 
+    for path in paths:
+        provenance.check_format(path, options.quality)
+    if not options.quiet and provenance.is_lossy(paths[0].suffix, options.quality):
+        _show_warning(f"{paths[0].name} loses pixels on writing: `inspect` cannot check them.")
     pictures = [images.read(source) for source in sources]
     with _hushed(options.quiet):
         pipe = pipeline.KontextPipeline.from_pretrained(
@@ -183,7 +198,7 @@ def _edit(options: argparse.Namespace) -> int:
     if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
         print(f"picture: {result.plan}", file=sys.stderr)
     for image, path, made in zip(result.images, paths, result.provenance, strict=True):
-        print(provenance.save(image, path, made))
+        print(provenance.save(image, path, made, options.no_prompt, options.quality))
     return 0
 
 
@@ -222,8 +237,6 @@ def _free_name(stem: str) -> Path:
 
 
 def _check_output(path: Path, sources: list[str]) -> None:
-    if path.suffix.lower() != ".png":
-        raise OutputError(f"Results are written as PNG, which keeps how they were made: {path}.png")
     if path.resolve() in [Path(source).resolve() for source in sources]:
         raise OutputError(f"{path} is the picture itself. Choose another name for the result.")
     check_writable(path)
@@ -251,6 +264,44 @@ def _hushed(quiet: bool) -> Iterator[None]:
     """Keep stdout for the results' paths, so that a script can read them."""
     with redirect_stdout(io.StringIO() if quiet else sys.stderr):
         yield
+
+
+# ------------------------------------------------------------------------------------- inspect
+
+INSPECT_CODES = """exit codes:
+  0  the pixels are as they were written
+  1  pixels have changed since
+  2  a mistake, such as a file that is no picture
+  3  nobody can know: no metadata, broken metadata, or a format with loss
+"""
+
+
+def _add_inspect(commands: argparse._SubParsersAction) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="how was a picture made, and has it changed since?",
+        epilog=INSPECT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inspect.add_argument("picture", metavar="IMAGE", help="a picture that minikontext wrote")
+    inspect.add_argument("--show", metavar="FILE", help="write a picture with the changes marked")
+    inspect.set_defaults(run=_inspect)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from minikontext import images, provenance
+
+    if options.show:
+        _check_output(Path(options.show), [options.picture])
+        provenance.check_format(Path(options.show))
+    found = provenance.inspect(options.picture)
+    print(found)
+    if options.show and found.regions:
+        marked = provenance.mark_regions(images.read(options.picture), found.regions)
+        print(f"marked: {provenance.save(marked, options.show)}")
+    elif options.show:
+        print("marked: nothing, as no changed region is known")
+    return {provenance.UNCHANGED: 0, provenance.CHANGED: 1}.get(found.verdict, 3)
 
 
 # ----------------------------------------------------------------------- train, doctor and lab

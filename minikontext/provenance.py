@@ -435,7 +435,9 @@ NO_NOTE = (
 )
 
 
-def _compare(note: Note, picture: Image.Image, file: object) -> tuple[str, str, tuple[Box, ...]]:
+def _compare(
+    note: Note, picture: Image.Image, file: str | Path | bytes | Image.Image
+) -> tuple[str, str, tuple[Box, ...]]:
     """Say what became of the pixels: verdict, reason and regions."""
     if not note.tiles:
         return UNKNOWN, "cannot be checked: they were written with loss, without checksums.", ()
@@ -479,11 +481,11 @@ def _show(box: Box) -> str:
     return f"columns {left} to {right - 1}, rows {top} to {bottom - 1}"
 
 
-def _has_loss(file: object) -> bool:
+def _has_loss(file: str | Path | bytes | Image.Image) -> bool:
     """Whether a file holds JPEG or lossy WebP; a picture in memory may know its own format."""
     if isinstance(file, Image.Image):
         return file.format in ("JPEG", "MPO")
-    data = file if isinstance(file, bytes) else Path(str(file)).read_bytes()
+    data = Path(file).read_bytes() if isinstance(file, (str, Path)) else bytes(file)
     return data[:2] == b"\xff\xd8" or (data[8:12] == b"WEBP" and _is_vp8(data))
 
 
@@ -504,6 +506,7 @@ def mark_regions(picture: Image.Image, found: Sequence[Box]) -> Image.Image:
     if not found:
         raise ImageError("No changed region is known: there is nothing to mark.")
     shown = Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.6)
+    shown.info = {}  # A drawing about the picture has not been made as the picture was.
     pen, width = ImageDraw.Draw(shown), max(1, min(picture.size) // 200)
     for left, top, right, bottom in found:
         shown.paste(picture.crop((left, top, right, bottom)), (left, top))
@@ -530,8 +533,8 @@ def _history(made: Provenance | None) -> list[str]:
 def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
     prompt = "(the prompt was withheld)" if edit.private else f"“{printable(edit.prompt)}”"
     settings = [f"seed {edit.seed}", f"{edit.steps} steps", edit.guidance]
-    weights = [f"weights {edit.weights}", edit.weights_sha256[:12], edit.software]
-    lines = [prompt, ", ".join(printable(x) for x in (*settings, *weights) if x)]
+    weights = f"weights {edit.weights} ({edit.weights_sha256[:12] or 'no checksum'})"
+    lines = [prompt, ", ".join(printable(x) for x in (*settings, weights, edit.software) if x)]
     if edit.negative_prompt:
         lines.append(f"away from “{printable(edit.negative_prompt)}”")
     lines.append(_origin(edit.contexts, before))

@@ -16,7 +16,7 @@ from minikontext import cli, images, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 
-COMMANDS = ("edit", "train", "distill", "weights", "doctor", "lab")
+COMMANDS = ("edit", "inspect", "train", "distill", "weights", "doctor", "lab")
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +134,13 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["edit", "fox.png", "x", "-o", "fox.png"], "the picture itself"),
         (["edit", "fox.png", "x", "-o", "./fox.png"], "the picture itself"),
         (["edit", "broken.png", "x", "-i", "fox.png", "-o", "fox.png"], "the picture itself"),
-        (["edit", "fox.png", "x", "-o", "out.jpg"], "written as PNG"),
+        (["edit", "fox.png", "x", "-o", "out.gif"], "written as .png, .jpg"),
+        (["edit", "fox.png", "x", "-o", "out.png", "--quality", "90"], "quality=90 for PNG"),
+        (["edit", "fox.png", "x", "-o", "out.jpg", "--quality", "0"], "quality=0 for JPEG"),
+        (["inspect", "none.png"], "none.png: it does not exist"),
+        (["inspect", "broken.png"], "damaged"),
+        (["inspect", "fox.png", "--show", "fox.png"], "the picture itself"),
+        (["inspect", "fox.png", "--show", "out.gif"], "written as .png"),
         (["edit", "fox.png", "x", "-o", "fox.png/out.png"], "not a folder"),
         (["edit", "fox.png", "x", "-o", "locked.png"], "read-only"),
         (["edit", "fox.png", "x", "--device", "nonsense", "--weights", "W"], "Unknown device"),
