@@ -95,9 +95,11 @@ def test_several_pictures_and_every_option(here, weights):
     Image.new("RGB", (32, 32)).save("b.png")
     options = ["-i", "b.png", "--cfg", 2, "--negative", "blue", "--resize", "none"]
     options += ["--layout", "offset", "--device", "cpu", "--dtype", "float32"]
+    options += ["--step-cache", 0.5]
     assert edit(weights, *options, "-o", "out.png", "--width", 40, "--height", 72) == 0
     assert images.read("out.png").size == (40, 72)
     assert provenance.read("out.png").negative_prompt == "blue"
+    assert "step cache 0.5" in provenance.read("out.png").steps
 
 
 def test_quiet_prints_the_path_only(here, weights, capfd):

@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from minikontext import files
-from minikontext.bench import diversity, mini, multiturn, students
+from minikontext.bench import caching, diversity, mini, multiturn, students
 from minikontext.bench.oracle_bench import Report, evaluate, summarise
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
@@ -164,6 +164,12 @@ def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
         parts += ["## Teacher and students", ""]
         parts += ["Made by `python -m minikontext.bench.students`: several sampling seeds.", ""]
         parts += [students.table(students.load(folder / "students.json")), ""]
+    if (folder / "caching.json").exists():
+        known = caching.load(folder / "caching.json")
+        one = next(iter(known.values()))
+        parts += ["## Step caching", "", "Made by `python -m minikontext.bench.caching`: "]
+        parts[-1] += f"{one.weights}, {one.cases} held-out cases, one by one."
+        parts += ["", caching.table(known), ""]
     if (folder / "multiturn.json").exists():
         facts = json.loads((folder / "multiturn.json").read_text())
         drifts = multiturn.load(folder / "multiturn.json")
