@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minikontext.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class AutoEncoderConfig:
@@ -27,6 +29,11 @@ class AutoEncoderConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ch_mult", tuple(self.ch_mult))  # JSON and TOML give lists
+        if not self.ch_mult or self.ch % self.norm_groups:
+            raise ConfigError(
+                f"ch {self.ch} over norm_groups {self.norm_groups}, ch_mult {self.ch_mult}: "
+                "expected whole groups, and one multiple a level."
+            )
 
     @property
     def downsample(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minikontext import files, memory, weights
+from minikontext import configs, files, memory, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.device import use_flash_attention_3
 from minikontext.errors import ConfigError, WeightsError
@@ -340,9 +340,9 @@ def _sketch(place: Path, kind: str) -> nn.Module:
     """The module that a part is for, on the meta device."""
     own = _own_config(place.parent)
     with torch.device("meta"):
-        if own and place.stem in _OWN:
+        if isinstance(own.get(place.stem), dict) and place.stem in _OWN:
             module, config = _OWN[place.stem]
-            return module(config(**own[place.stem]))
+            return module(configs.build(config, own[place.stem], error=WeightsError))
         if kind == "autoencoder":
             return AutoEncoder(autoencoder_config(place))
         return KontextTransformer(transformer_config(place))
@@ -387,7 +387,8 @@ def transformer_from_shapes(state: StateDict) -> TransformerConfig:
     head = state[first + "norm.query_norm.scale"].shape[0]
     if head % 32:
         raise WeightsError(f"Heads of {head} channels: FLUX's rotary axes need a multiple of 32.")
-    return TransformerConfig(
+    return configs.make(
+        TransformerConfig,
         in_channels=in_channels,
         out_channels=state["final_layer.linear.weight"].shape[0],
         vec_in_dim=state["vector_in.in_layer.weight"].shape[1],
@@ -410,7 +411,8 @@ def autoencoder_from_shapes(state: StateDict) -> AutoEncoderConfig:
     levels = weights.count(state, "encoder.down.")
     widths = [state[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
     flux = AutoEncoderConfig.flux()
-    return AutoEncoderConfig(
+    return configs.make(
+        AutoEncoderConfig,
         resolution=flux.resolution,
         in_channels=in_channels,
         ch=ch,
@@ -424,7 +426,9 @@ def autoencoder_from_shapes(state: StateDict) -> AutoEncoderConfig:
 
 
 def _transformer_from_json(c: Mapping[str, Any]) -> TransformerConfig:
-    return TransformerConfig(
+    configs.require(c, {"num_attention_heads": int, "attention_head_dim": int})
+    return configs.make(
+        TransformerConfig,
         in_channels=c["in_channels"],
         out_channels=c.get("out_channels") or c["in_channels"],
         vec_in_dim=c["pooled_projection_dim"],
@@ -462,8 +466,10 @@ def transformer_to_json(c: TransformerConfig) -> dict[str, Any]:
 
 
 def _autoencoder_from_json(c: Mapping[str, Any]) -> AutoEncoderConfig:
+    configs.require(c, {"block_out_channels": tuple[int, ...]})
     widths = c["block_out_channels"]
-    return AutoEncoderConfig(
+    return configs.make(
+        AutoEncoderConfig,
         resolution=c.get("sample_size", 1024),
         in_channels=c["in_channels"],
         ch=widths[0],
@@ -507,7 +513,7 @@ def _from_json(folder: Path, kind: str, build: Any) -> Any:
         )
     try:
         return build(config)
-    except (KeyError, TypeError, ConfigError) as error:
+    except (LookupError, ArithmeticError, TypeError, ConfigError) as error:
         raise WeightsError(
             f"{folder}/config.json does not describe a {kind}: {error!r}."
         ) from error
@@ -517,7 +523,7 @@ def _from_shapes(file: Path, kind: str, build: Any) -> Any:
     state = weights.official_sketch(file)
     try:
         return build(state)
-    except (KeyError, ValueError) as error:
+    except (LookupError, ArithmeticError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{file} holds no FLUX {kind}: {error} is missing or odd.") from error
@@ -531,12 +537,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"Cannot read {path}: {error}. Download it again.") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path} holds no JSON object. Download it again.")
-    return found
+    return configs.read_json(path, WeightsError, "Download it again.") if path.is_file() else {}

@@ -5,7 +5,6 @@ pixels -> latents -> tokens -> transformer -> velocity -> sampler -> latents -> 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -20,7 +19,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import checkpoints, files, images, lora, memory, provenance, sampler, weights
+from minikontext import (
+    checkpoints,
+    configs,
+    files,
+    images,
+    lora,
+    memory,
+    provenance,
+    sampler,
+    weights,
+)
 from minikontext import safety as safe
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.caching import CachedTransformer, StepCache
@@ -194,7 +203,7 @@ class KontextPipeline:
         modules = build_parts(config)
         parts = {p: weights.load_into(modules[p], f, where, number) for p, f in zip(PARTS, stored)}
         defaults = from_dict(Defaults, config.get("defaults", {}))
-        name = config.get("name", folder.name)
+        name = config.get("name") or folder.name
         where = {"folder": folder, "weight_files": stored}
         return cls(**parts, defaults=defaults, name=name, **where, safety=filters)
 
@@ -714,17 +723,16 @@ def find_weights(name: str | Path) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read and check config.json. Raises WeightsError for another format or a newer version."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"Cannot read {path}: {error}. Restore the file.") from error
-    found = (config.get("format"), config.get("format_version")) if isinstance(config, dict) else ()
+    config = configs.read_json(path, WeightsError)
+    found = (config.get("format"), config.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise WeightsError(
             f"{path} says format and version {found}; expected {(FORMAT, FORMAT_VERSION)}."
         )
     if missing := [part for part in PARTS if not isinstance(config.get(part), dict)]:
         raise WeightsError(f"{path} lacks the parts {', '.join(missing)}. Restore the file.")
+    if not configs.fits(config.get("name"), str | None):
+        raise WeightsError(f"{path} has name = {config['name']!r:.80}; expected text.")
     return config
 
 
@@ -739,8 +747,7 @@ def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Build a config from JSON. Raises WeightsError for fields that are unknown or missing."""
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise WeightsError(f"config.json does not fit {kind.__name__}: {error}.") from error
+    """Build a config from JSON. Raises WeightsError for fields that make no sense."""
+    if not isinstance(values, dict):
+        raise WeightsError(f"config.json has {values!r:.80} for {kind.__name__}: expected a table.")
+    return configs.build(kind, values, error=WeightsError)

@@ -23,7 +23,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minikontext import memory, weights
-from minikontext.errors import MissingPackageError, PromptError, PromptWarning, WeightsError
+from minikontext.errors import (
+    ConfigError,
+    MissingPackageError,
+    PromptError,
+    PromptWarning,
+    WeightsError,
+)
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
 LETTERS = tuple(f"<{letter}>" for letter in "abcdefghijklmnopqrstuvwxyz")
@@ -89,6 +95,8 @@ class ToyTextConfig:
     def __post_init__(self) -> None:
         # A config read back from JSON brings a list.
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} does not split into {self.heads} heads.")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minikontext.configs import parse_json
 from minikontext.errors import OutputError, WeightsError
 from minikontext.files import replacing, sha256
 
@@ -280,7 +281,7 @@ def _indexed(index: Path) -> list[Path]:
 def _weight_map(index: Path) -> dict[str, str]:
     """Read an index: names of tensors to names of files in the same folder, nowhere else."""
     try:
-        homes = json.loads(index.read_text())["weight_map"]
+        homes = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         outside = [name for name in homes.values() if Path(name).name != name or "\\" in name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"Cannot read {index}: {error!r}. Download it again.") from error
@@ -307,7 +308,10 @@ class Reader:
         file, stored = self._homes[name]
         if file != self._open[0]:
             self._open = (file, opened(file))
-        return self._open[1].get_tensor(stored)
+        try:
+            return self._open[1].get_tensor(stored)
+        except (SafetensorError, ValueError, TypeError) as error:  # a dtype that torch lacks
+            raise WeightsError(f"Cannot read {stored} from {file}: {error}.") from error
 
     def sketch(self) -> StateDict:
         """The same tensors without their numbers, on the meta device.
@@ -358,7 +362,7 @@ def promised_bytes(path: str | Path) -> int | None:
         if length > min(100 << 20, Path(path).stat().st_size):
             return None
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             ends = [info["data_offsets"][1] for k, info in header.items() if k != "__metadata__"]
             return 8 + length + max(ends, default=0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
@@ -502,6 +506,8 @@ def to_official(parts: list[Tensor], how: str = "join") -> Tensor:
         return _swap_halves(parts[0])
     if how == "linear" and parts[0].dim() == 2:
         return parts[0][:, :, None, None]  # (c, c) -> (c, c, 1, 1)
+    if len({part.shape[1:] for part in parts}) > 1 or not all(part.dim() for part in parts):
+        raise WeightsError(f"Tensors of {_shapes(parts)} make no matrix. Get the file again.")
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -515,7 +521,13 @@ def to_parts(tensor: Tensor, rule: Rule, state: Mapping[str, Tensor]) -> list[Te
         return [tensor]
     dim = state["img_in.weight"].shape[0]
     rest = len(tensor) - 3 * dim  # the MLP's share of linear1
+    if rest < 0 or (rest and len(rule.diffusers) == 3):
+        raise WeightsError(f"{rule.official} of {_shapes([tensor])} holds no 3 × {dim} rows.")
     return list(tensor.split([dim, dim, dim] + [rest] * (len(rule.diffusers) == 4)))
+
+
+def _shapes(tensors: Iterable[Tensor]) -> str:
+    return f"shapes {', '.join(str(tuple(tensor.shape)) for tensor in tensors)}"
 
 
 def _swap_halves(tensor: Tensor) -> Tensor:
@@ -545,11 +557,14 @@ def _rules(state: Mapping[str, Tensor]) -> Iterator[Rule]:
 
 
 def count(state: Iterable[str], *stems: str) -> int:
-    """How many numbered children follow a stem, whichever naming is used."""
-    heads = [
+    """How many numbered children follow a stem, whichever naming is used.
+
+    Children are counted, not their numbers believed: one name must not ask for a billion blocks.
+    """
+    heads = (
         name.removeprefix(s).split(".")[0] for name in state for s in stems if name.startswith(s)
-    ]
-    return max((int(head) for head in heads if head.isdigit()), default=-1) + 1
+    )
+    return len({head for head in heads if head.isdecimal()})
 
 
 def _both(official: str, *diffusers: str, how: str = "join") -> Iterator[Rule]:
