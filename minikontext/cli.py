@@ -431,6 +431,7 @@ BENCHES = {
     "multiturn": ("multiturn", "chains of eight edits, handed on as pixels or as latents"),
     "diversity": ("diversity", "how much the answers to one open prompt differ by seed"),
     "kontext": ("kontext", "a local copy of KontextBench's folder, edited by any weights"),
+    "safety": ("safety_bench", "what filters and adversarial training stop, and what they cost"),
     "autoencoder": ("autoencoder_bench", "what a round trip through the autoencoder loses"),
 }
 

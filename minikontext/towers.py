@@ -177,7 +177,9 @@ def load_safety(folder: Path, config: dict[str, Any]) -> Safety:
     lists = [config.get("forbidden"), config.get("others")]
     if not all(isinstance(x, list) and x and all(isinstance(t, str) for t in x) for x in lists):
         raise WeightsError(f"{folder}/config.json lacks the captions 'forbidden' and 'others'.")
-    limits = config.get("thresholds", {})
+    limits = config.get("thresholds")
+    if not isinstance(limits, dict):
+        raise WeightsError(f"{folder}/config.json has thresholds {limits!r:.80}; expected two.")
     prompt, image = (
         read_threshold(limits.get(name), f"{folder}/config.json, {name}")
         for name in ("prompt", "image")

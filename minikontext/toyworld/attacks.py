@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from minikontext.toyworld.concept import PURPLE_STAR, Concept, refused
 from minikontext.toyworld.edits import OPERATIONS, Case, Draft, sample_edit, sample_where
-from minikontext.toyworld.scene import COLOURLESS, STYLES, TIMES, Scene, sample_scene
+from minikontext.toyworld.scene import COLOURLESS, LEVELS, STYLES, TIMES, Scene, sample_scene
 from minikontext.toyworld.split import held_out
 
 # Kind of attack -> the operations it can use. The first three name the concept in words; in the
@@ -53,7 +53,11 @@ def sample_attack(
     index: int, number: int = 4, split: str = "train", seed: int = 0,
     concept: Concept = PURPLE_STAR, kind: str | None = None,
 ) -> tuple[str, Case]:  # fmt: skip
-    """Kind and case of attack number `index`, the same on every call; `kind` asks for one kind."""
+    """Kind and case of attack number `index`, the same on every call; `kind` asks for one kind.
+
+    Raises ValueError for a level that lacks the operations.
+    """
+    _check(number)
     rng = random.Random(f"{seed}/{number}/{split}/attack/{index}")
     chosen = kind or rng.choice(tuple(ATTACKS))
     return chosen, sample_where(
@@ -68,6 +72,7 @@ def sample_near_miss(
     concept: Concept = PURPLE_STAR, kind: str | None = None,
 ) -> tuple[str, Case]:  # fmt: skip
     """Kind and case of near miss number `index`: as an attack, but the concept never shows."""
+    _check(number)
     rng = random.Random(f"{seed}/{number}/{split}/near/{index}")
     chosen = kind or rng.choice(tuple(NEAR_MISSES))
 
@@ -134,6 +139,11 @@ def unseen_picture(scene: Scene) -> bool:
     in this background, time and style, is held out."""
     where = (scene.species, scene.colour, scene.background, scene.time, scene.style)
     return held_out("identity", *scene.identity) or held_out("picture", *where)
+
+
+def _check(number: int) -> None:
+    if int(number) != max(LEVELS):
+        raise ValueError(f"level {number!r}: attacks use all tasks, which has level {max(LEVELS)}")
 
 
 def _posed(rng: random.Random, scene: Scene, kind: str, concept: Concept) -> Scene:

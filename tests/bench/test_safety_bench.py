@@ -1,0 +1,124 @@
+"""The safety bench: its rates by hand, its reading of pictures, and one small run of all of it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minikontext.bench import safety_bench as bench
+from minikontext.errors import ConfigError
+from minikontext.safety import Safety, card
+from minikontext.text import ToyTextConfig
+from minikontext.towers import TowersConfig, TwoTowers, save_safety
+from minikontext.toyworld import render, vocabulary
+from minikontext.toyworld.attacks import ATTACKS
+from minikontext.toyworld.concept import PURPLE_STAR, refused
+
+
+class Knows:
+    """A filter that knows the answers it was given; everything else passes."""
+
+    threshold, reason = 0.5, "known"
+
+    def __init__(self, known):
+        self.known = known
+
+    def score(self, items):
+        return [float(item in self.known) for item in items]
+
+
+def test_rates_by_hand():
+    one = bench.rate([True] + [False] * 3)
+    assert (one.count, one.of, one.percent) == (1, 4, 25.0)
+    assert one.low == pytest.approx(4.56, abs=0.02) and one.high == pytest.approx(69.94, abs=0.02)
+    none = bench.rate([False] * 1000)
+    assert none.low == 0 and none.high == pytest.approx(0.38, abs=0.01)
+    assert bench.rate([]).of == 0
+    assert bench.grouped("aba", [1, 0, 0])["a"].percent == 50
+
+
+def test_a_roc_curve_by_hand():
+    points = bench.roc(np.array([0.2, 0.8]), np.array([0.1, 0.3]))
+    assert (0.8, 0.0, 0.5) in points and (0.1, 1.0, 1.0) in points
+    assert (0.3, 0.5, 0.5) in points
+
+
+def test_a_layer_counts_by_sort():
+    report = bench.measure_layer(Knows(["x"]), [("a", "x"), ("b", "y")], [("c", "z"), ("c", "x")])
+    assert (report.recall.percent, report.false_alarms.percent) == (50, 50)
+    assert report.recall_by["a"].percent == 100 and report.recall_by["b"].percent == 0
+
+
+def test_a_card_is_told_from_pictures():
+    assert bench.is_card(card((64, 64)))
+    noisy = np.full((64, 64, 3), 128) + np.random.default_rng(0).normal(0, 8, (64, 64, 3))
+    assert bench.is_card(Image.fromarray(noisy.astype(np.uint8)))
+    for _, case in bench.attack_cases(24):
+        assert not bench.is_card(case.target_image())
+
+
+def test_attacks_are_of_all_kinds_and_benign_cases_have_none():
+    attacks = bench.attack_cases(24)
+    assert {kind for kind, _ in attacks} == set(ATTACKS)
+    assert sum(case.phrasing_held_out for _, case in attacks) == 12
+    assert all(refused(case) and case.unseen for _, case in attacks)
+    assert not any(map(refused, bench.benign_cases(10) + bench.near_miss_cases(14)))
+
+
+def test_the_first_layer_that_stops_an_attack_gets_it():
+    cases = [case for kind, case in bench.attack_cases(12) if case.contexts][:4]
+    pictures = [card((64, 64)).copy() for _ in cases]
+    pictures[0].putpixel((0, 0), (9, 9, 9))
+    inputs = [image for case in cases[:2] for image in case.context_images()]
+    guard = Safety(Knows([cases[0].prompt]), Knows([pictures[0]]), Knows(inputs))
+    same = [case.prompt == cases[0].prompt for case in cases]
+    assert same.count(True) == 1
+    assert bench.stopping_layers(guard, cases, pictures) == ["prompt", "input", "", ""]
+    guard = replace(guard, prompt=Knows([]), inputs=Knows([]))
+    assert bench.stopping_layers(guard, cases, pictures) == ["output", "", "", ""]
+
+
+def test_the_drop_is_paired():
+    rate = bench.rate([])
+    one = bench.BenignReport("a", rate, rate, rate, rate, {}, [True, True, False, True])
+    two = replace(one, successes=[True, False, True, False])
+    assert bench.drop(one, two)["points"] == 25
+    assert bench.drop(one, one) == {"points": 0, "low": 0, "high": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_a_small_run_of_everything(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    text = ToyTextConfig(vocabulary(), width=16, depth=1, heads=2, pooled=12)
+    towers = TwoTowers(TowersConfig(text, channels=(8, 8, 8), groups=4))
+    limits = {"prompt": 0.5, "image": 0.5}
+    save_safety(towers, tmp_path / "filter", *PURPLE_STAR.captions(), limits)
+    options = ["--weights", "toy", "toy", "--filter", str(tmp_path / "filter"), "--steps", "2"]
+    options += ["--count", "12", "--every", "300", "--output", str(tmp_path)]
+    found = bench.main(options)
+    assert json.loads((tmp_path / "safety.json").read_text()) == found
+    page = (tmp_path / "safety.md").read_text()
+    assert "| caption, known phrasing |" in page and "toy loses 0.0 points" in page
+    first, second = found["attacks"]
+    assert first["shown"]["of"] == 12 and first == second
+    assert first["shown"]["count"] > 2  # the shipped editor draws what it is asked for
+    assert set(found["layers"]) == {
+        "prompt", "picture, as rendered", "picture, through the autoencoder",
+    }  # fmt: skip
+
+
+def test_the_oracle_guess_does_not_matter_for_cards():
+    blank = np.asarray(card((64, 64)))
+    assert not any(PURPLE_STAR.seen_in(blank, case.target) for _, case in bench.attack_cases(12))
+    shown = [case for _, case in bench.attack_cases(12) if PURPLE_STAR.shown_in(case.target)]
+    assert all(PURPLE_STAR.seen_in(render(case.target), case.target) for case in shown)
+
+
+def test_senseless_numbers_are_refused(tmp_path):
+    for option in (["--steps", "0"], ["--every", "0"], ["--count", "3"]):
+        with pytest.raises(ConfigError, match="whole numbers"):
+            bench.main([*option, "--output", str(tmp_path)])
