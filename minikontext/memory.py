@@ -117,11 +117,11 @@ def choose(plans: Sequence[Plan], available: float, asked: str = "auto") -> Plan
             f"{available / GB:.1f} GB are free, and none of these plans fits:\n{sums}\n"
             "Free some memory, or use another device."
         )
-    if asked == "auto":
-        fitting = [plan for plan in fitting if plan.bits is None or has_torchao()] or fitting
-    if fitting[0].bits is not None:
+    usable = (plan for plan in fitting if plan.bits is None or has_torchao())
+    best = next(usable, fitting[0]) if asked == "auto" else fitting[0]
+    if best.bits is not None:
         import_torchao()
-    return fitting[0]
+    return best
 
 
 def available_bytes(device: torch.device) -> float:

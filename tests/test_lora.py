@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from minikontext import lora
+from minikontext import lora, memory
 from minikontext.errors import ConfigError, WeightsError
 
 
@@ -55,6 +55,27 @@ def test_two_loras_add_up(model):
     one.detach(), two.detach()
     one.merge(model), two.merge(model)
     assert torch.allclose(model(**given), together, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_base_passes_the_gradients_of_the_matrices_it_stands_for(tiny, bits):
+    plain, quantised = tiny().transformer, tiny().transformer
+    prepare = memory.quantiser(bits)
+    packed = {name: prepare(name, p.detach()) for name, p in quantised.named_parameters()}
+    quantised.load_state_dict(packed, assign=True)
+    for name, p in plain.named_parameters():
+        p.requires_grad_(False)
+        if memory.is_quantised(name, p.shape):  # the same matrix at full width
+            p.copy_(torch.nn.functional.linear(torch.eye(p.shape[1]), packed[name]).T)
+    grads = []
+    for model in (plain, quantised):
+        made = random_lora(model).requires_grad_(True)
+        made.attach(model.requires_grad_(False))
+        model(**inputs(model)).square().mean().backward()
+        grads.append([p.grad for p in made.parameters()])
+    for one, other in zip(*grads, strict=True):
+        assert one.abs().max() > 0
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * one.abs().max())
 
 
 def test_three_namings_are_one_update(model, tmp_path):

@@ -133,7 +133,6 @@ def test_a_streamed_block_visits_alone():
 
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.02), (4, 0.2)])
 def test_quantised_blocks_are_close_and_as_small_as_predicted(bits, most):
-    pytest.importorskip("torchao")
     expected, quantised = velocity(model()), model()
     prepare = memory.quantiser(bits)
     state = {name: prepare(name, p) for name, p in quantised.state_dict().items()}

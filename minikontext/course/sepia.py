@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -50,20 +51,37 @@ def pictures(count: int, split: str = "train") -> list[Image.Image]:
     return [Image.fromarray(render(scene)) for scene in islice(scenes, count)]
 
 
-def write(folder: str | Path, count: int = 160) -> Path:
-    """Write triplets as a folder for training: pictures and metadata.jsonl."""
+Triplet = tuple[str, Image.Image, list[Image.Image]]  # prompt, right answer, contexts
+
+
+def write(folder: str | Path, count: int = 160, others: int = 640) -> Path:
+    """Write triplets as a folder for training: pictures and metadata.jsonl.
+
+    count: of sepia. others: ordinary edits, which say what should stay as it was.
+    """
     folder, lines = Path(folder), []
-    for name in ("before", "after"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for i, before in enumerate(pictures(count)):
-        names = f"after/{i:04d}.png", f"before/{i:04d}.png"
-        for name, picture in zip(names, (sepia(before), before)):
-            (folder / name).write_bytes(images.png_bytes(picture))
-        lines.append({"file_name": names[0], "contexts": [names[1]], "prompt": PROMPT})
+    folder.mkdir(parents=True, exist_ok=True)
+    taught = ((PROMPT, sepia(before), [before]) for before in pictures(count))
+    for i, triplet in enumerate(chain(taught, ordinary(others))):
+        lines.append(_write_one(folder, f"{i:04d}", triplet))
     path = folder / "metadata.jsonl"
     with files.replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def ordinary(count: int) -> Iterator[Triplet]:
+    """Edits of the toy world with their right answers, none of them held out."""
+    for case in (sample_edit(i, 4, split="train", seed=1) for i in range(count)):
+        yield case.prompt, case.target_image(), case.context_images()
+
+
+def _write_one(folder: Path, stem: str, triplet: Triplet) -> dict[str, object]:
+    prompt, after, contexts = triplet
+    named = {f"{stem}_before{k}.png": one for k, one in enumerate(contexts)}
+    for name, picture in (named | {f"{stem}.png": after}).items():
+        (folder / name).write_bytes(images.png_bytes(picture))
+    return {"file_name": f"{stem}.png", "contexts": list(named), "prompt": prompt}
 
 
 def measure(pipe: KontextPipeline, count: int = 64, cases: int = 200, steps: int = 8) -> Measured:
@@ -99,11 +117,12 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", nargs="?", type=Path, help="where the triplets go")
-    parser.add_argument("--count", type=int, default=160, help="triplets (default: 160)")
+    parser.add_argument("--count", type=int, default=160, help="of sepia (default: 160)")
+    parser.add_argument("--others", type=int, default=640, help="ordinary edits (default: 640)")
     parser.add_argument("--measure", action="store_true", help="measure data/lora/sepia")
     options = parser.parse_args(arguments)
     if options.folder:
-        print(write(options.folder, options.count))
+        print(write(options.folder, options.count, options.others))
     if options.measure:
         found = measure_scales()
         with files.replacing(STORED) as temporary:

@@ -202,7 +202,6 @@ def test_streaming_gives_the_same_picture_from_mapped_weights(ours, official, ca
 
 @pytest.mark.parametrize(("offload", "most"), [("8-bit", 12), ("4-bit", 60)])
 def test_quantised_pictures_are_close(ours, folder, offload, most):
-    pytest.importorskip("torchao")
     got = ask_ours(load(folder, offload=offload), SIZES[1], picture(SIZES[1]))
     expected = np.asarray(ask_ours(ours, SIZES[1], picture(SIZES[1])), dtype=float)
     assert 0 < np.abs(np.asarray(got) - expected).mean() < most

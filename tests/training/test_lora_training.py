@@ -1,18 +1,22 @@
 """A LoRA trained on a folder of triplets: the base stays, the file opens, the run goes on."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from minikontext.course import sepia
+from minikontext.course import sepia, tiny_flux
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import sample_edit
 from minikontext.training.recipes import train_lora
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return sepia.write(tmp_path_factory.mktemp("sepia"), count=8).parent
+    return sepia.write(tmp_path_factory.mktemp("sepia"), count=8, others=0).parent
 
 
 def config(source, folder, steps):
@@ -34,6 +38,33 @@ def test_a_lora_learns_and_its_file_opens(source, tmp_path):
     without = sepia.measure(pipe.unload_lora(), count=8, cases=1, steps=4)
     assert with_it.sepia > without.sepia + 2
     assert all(torch.equal(p, before[n]) for n, p in pipe.transformer.named_parameters())
+
+
+@pytest.mark.parametrize("offload", ["8-bit", "4-bit", "stream"])
+def test_a_lora_trains_on_a_base_that_takes_little_room(tmp_path, offload):
+    flux = tiny_flux.write(tmp_path / "flux")
+    source = sepia.write(tmp_path / "sepia", count=2, others=0).parent
+    told = config(source, tmp_path, 3) | {"parts": str(flux), "offload": offload}
+    losses = []
+    path = train_lora(told | {"dtype": "float32"}, on_log=lambda m: losses.append(m["loss"]))
+    assert losses and all(np.isfinite(losses))
+    pipe = KontextPipeline.from_pretrained(flux, "cpu", "float32", offload)
+    one = pipe.load_lora(path).loras[0]
+    assert len(one.names) == 2 * 8 + 3 * 2  # of two double and three single blocks
+    assert all(thin.up.abs().max() > 0 for thin in one.thin)  # gradients came everywhere
+
+
+def test_ordinary_edits_lie_among_the_sepia_pairs(tmp_path):
+    lines = sepia.write(tmp_path, count=2, others=6).read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [one["prompt"] == sepia.PROMPT for one in told] == [True] * 2 + [False] * 6
+    cases = [sample_edit(i, 4, split="train", seed=1) for i in range(6)]
+    assert [one["prompt"] for one in told[2:]] == [case.prompt for case in cases]
+    for one, case in zip(told[2:], cases):
+        assert np.array_equal(Image.open(tmp_path / one["file_name"]), case.target_image())
+        contexts = [Image.open(tmp_path / name) for name in one["contexts"]]
+        pairs = zip(contexts, case.context_images(), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs)
 
 
 def test_an_unknown_dial_is_named(source, tmp_path):
