@@ -38,6 +38,7 @@ _MODULES = (
     "training",
     "transformer",
     "velocity",
+    "watermark",
     "weights",
 )
 

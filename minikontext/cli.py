@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import minikontext
 from minikontext.errors import (
@@ -22,6 +23,9 @@ from minikontext.errors import (
     SizeError,
 )
 from minikontext.files import check_writable
+
+if TYPE_CHECKING:
+    from minikontext.pipeline import KontextPipeline
 
 EXAMPLES = """examples:
   minikontext edit fox.png "make the hat red"
@@ -108,6 +112,9 @@ def _add_edit(commands: argparse._SubParsersAction) -> None:
         default=None,
         help="keep prompts out of the file's metadata (always: MINIKONTEXT_NO_PROMPT=1)",
     )
+    edit.add_argument(
+        "--watermark", action="store_true", help="mark the pixels invisibly, from 256×256 on"
+    )
     edit.add_argument("-q", "--quiet", action="store_true", help="print the result's path only")
     _add_sampling(edit.add_argument_group("how it is drawn"))
     _add_machine(edit.add_argument_group("what draws it"))
@@ -177,29 +184,39 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 def _edit(options: argparse.Namespace) -> int:
     sources = [options.picture, *options.image]
     paths = output_paths(sources, options.output, options.count)
-    from minikontext import images, pipeline, provenance
+    from minikontext import images, provenance, watermark
 
     for path in paths:
         provenance.check_format(path, options.quality)
     if not options.quiet and provenance.is_lossy(paths[0].suffix, options.quality):
         _show_warning(f"{paths[0].name} loses pixels on writing: `inspect` cannot check them.")
     pictures = [images.read(source) for source in sources]
+    if options.watermark:
+        width, height = pictures[0].size
+        watermark.check((options.width or width, options.height or height))
     with _hushed(options.quiet):
-        pipe = pipeline.KontextPipeline.from_pretrained(
-            options.weights,
-            device=options.device,
-            dtype=options.dtype,
-            offload=options.offload,
-            safety=options.safety,
-        )
-        for path, scale in map(_lora, options.lora):
-            pipe.load_lora(path, scale)
-        result = pipe(options.prompt, image=pictures, **_sampling(options))
+        result = _pipe(options)(options.prompt, image=pictures, **_sampling(options))
     if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
         print(f"picture: {result.plan}", file=sys.stderr)
     for image, path, made in zip(result.images, paths, result.provenance, strict=True):
+        image = watermark.mark(image) if options.watermark else image
         print(provenance.save(image, path, made, options.no_prompt, options.quality))
     return 0
+
+
+def _pipe(options: argparse.Namespace) -> "KontextPipeline":
+    from minikontext.pipeline import KontextPipeline
+
+    pipe = KontextPipeline.from_pretrained(
+        options.weights,
+        device=options.device,
+        dtype=options.dtype,
+        offload=options.offload,
+        safety=options.safety,
+    )
+    for path, scale in map(_lora, options.lora):
+        pipe.load_lora(path, scale)
+    return pipe
 
 
 def _lora(given: str) -> tuple[str, float]:
@@ -285,17 +302,20 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     )
     inspect.add_argument("picture", metavar="IMAGE", help="a picture that minikontext wrote")
     inspect.add_argument("--show", metavar="FILE", help="write a picture with the changes marked")
+    inspect.add_argument("--watermark", action="store_true", help="look for the watermark, too")
     inspect.set_defaults(run=_inspect)
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from minikontext import images, provenance
+    from minikontext import images, provenance, watermark
 
     if options.show:
         _check_output(Path(options.show), [options.picture])
         provenance.check_format(Path(options.show))
     found = provenance.inspect(options.picture)
     print(found)
+    if options.watermark:
+        print(f"watermark: {watermark.describe(images.read(options.picture))}")
     if options.show and found.regions:
         marked = provenance.mark_regions(images.read(options.picture), found.regions)
         print(f"marked: {provenance.save(marked, options.show)}")

@@ -258,6 +258,11 @@ def test_two_changed_places_are_two_regions(tmp_path):
     assert found.regions == ((0, 0, 8, 6), (56, 36, 64, 48))
 
 
+def test_the_end_of_a_row_does_not_touch_the_next_one():
+    changed = [i in (7, 8, 15, 16) for i in range(64)]  # 7 above 15, and 8 above 16
+    assert provenance.regions(changed, (64, 64)) == ((56, 0, 64, 16), (0, 8, 8, 24))
+
+
 @settings(max_examples=80, deadline=None)
 @given(width=st.integers(1, 70), height=st.integers(1, 70), data=st.data())
 def test_one_pixel_anywhere_is_noticed(width, height, data):
