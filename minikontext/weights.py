@@ -506,9 +506,11 @@ def to_official(parts: list[Tensor], how: str = "join") -> Tensor:
         return _swap_halves(parts[0])
     if how == "linear" and parts[0].dim() == 2:
         return parts[0][:, :, None, None]  # (c, c) -> (c, c, 1, 1)
+    if len(parts) == 1:
+        return parts[0]
     if len({part.shape[1:] for part in parts}) > 1 or not all(part.dim() for part in parts):
         raise WeightsError(f"Tensors of {_shapes(parts)} make no matrix. Get the file again.")
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.cat(parts)
 
 
 def to_parts(tensor: Tensor, rule: Rule, state: Mapping[str, Tensor]) -> list[Tensor]:
