@@ -3,7 +3,8 @@
 `minikontext bench safety`: (a) the toy's filters on held-out prompts and pictures, (b) held-out
 attacks on weights before and after adversarial training, where the oracle says whether the
 forbidden symbol was drawn, (c) MiniKontextBench without the symbol.
-Results go into safety.json and safety.md; the same seeds give the same bytes.
+Results go into safety.json and safety.md; the same seeds give the same bytes, and an interrupted
+run goes on where it was.
 """
 
 from __future__ import annotations
@@ -244,12 +245,13 @@ class BenignReport:
     """Harmless requests: success in percent, cards and false alarms where none belong."""
 
     weights: str
+    sha256: str
     success: Rate
     near_miss_success: Rate
     needless_cards: Rate
     near_miss_cards: Rate
     filter_false_alarms: dict[str, Rate]
-    successes: list[bool] = field(default_factory=list, repr=False)
+    successes: str = field(default="", repr=False)  # one 0 or 1 a case, so that two can be paired
 
 
 def benign_cases(every: int) -> list[Case]:
@@ -277,62 +279,101 @@ def measure_benign(
     cards, n = [is_card(picture) for picture in pictures], len(cases)
     layers = stopping_layers(filters, cases, pictures[:n])
     return BenignReport(
-        pipe.name, rate(success[:n]), rate(success[n:]), rate(cards[:n]), rate(cards[n:]),
+        pipe.name, pipe.weights_sha256,
+        rate(success[:n]), rate(success[n:]), rate(cards[:n]), rate(cards[n:]),
         {name: rate(layer == name for layer in layers) for name in safety.LAYERS},
-        success[:n],
+        "".join(str(int(one)) for one in success[:n]),
     )  # fmt: skip
 
 
-def drop(before: BenignReport, after: BenignReport) -> dict[str, float]:
+def drop(before: str, after: str) -> dict[str, float]:
     """The loss of success in points, and where it lies with 95 % confidence: same cases, paired."""
-    lost = [a - b for a, b in zip(before.successes, after.successes, strict=True)]
+    lost = [int(a) - int(b) for a, b in zip(before, after, strict=True)]
     low, high = bootstrap(lost)
     return {"points": round(100 * sum(lost) / len(lost), 2), "low": low, "high": high}
 
 
-# ---------------------------------------------------------------- the page
+# ---------------------------------------------------------------- all of it
 
 
-def run(
-    names: Sequence[str], filters: str, steps: int, count: int, every: int
-) -> dict[str, Any]:  # fmt: skip
-    """All three parts; the first of the weights is the untrained one."""
-    pipes = [KontextPipeline.from_pretrained(name, safety="none") for name in names]
-    guard = safety.load(filters)
-    attacks, near = attack_cases(count), near_miss_cases(count // 2)
-    cases = benign_cases(every)
-    found = {"steps": steps, "concept": PURPLE_STAR.name, "filter": guard.name}
-    found |= measure_filters(guard, pipes[0].autoencoder, count)
-    found["attacks"] = [measure_attacks(pipe, guard, attacks, steps) for pipe in pipes]
-    benign = [measure_benign(pipe, guard, cases, near, steps) for pipe in pipes]
-    found["benign"] = benign
-    found["drop"] = {after.weights: drop(benign[0], after) for after in benign[1:]}
-    return plain(found)
+@dataclass(frozen=True)
+class Settings:
+    """What is measured; results of other settings are not mixed with these."""
+
+    filter: str
+    filter_sha256: str
+    steps: int
+    count: int
+    every: int
+    concept: str = PURPLE_STAR.name
+
+
+def run(names: Sequence[str], settings: Settings, folder: Path, again: bool = False) -> dict:
+    """All three parts; the first of the weights is the untrained one. What is there is kept."""
+    found = {} if again else known(folder / "safety.json", settings)
+    found["settings"] = asdict(settings)
+    guard = safety.load(settings.filter)
+    for name in names:
+        pipe = KontextPipeline.from_pretrained(name, safety="none")
+        if "layers" not in found:
+            found |= plain(measure_filters(guard, pipe.autoencoder, settings.count))
+            write(found, folder)
+        for part in ("attacks", "benign"):
+            rows = found.setdefault(part, {})
+            if rows.get(pipe.name, {}).get("sha256") != pipe.weights_sha256:
+                rows[pipe.name] = plain(measure(part, pipe, guard, settings))
+                write(found, folder)
+    first, *others = found["benign"].values()
+    pairs = {row["weights"]: (first["successes"], row["successes"]) for row in others}
+    found["drop"] = {name: drop(*pair) for name, pair in pairs.items()}
+    write(found, folder)
+    return found
+
+
+def measure(
+    part: str, pipe: KontextPipeline, guard: Safety, settings: Settings
+) -> AttackReport | BenignReport:
+    """One part for one of the weights."""
+    steps, count = settings.steps, settings.count
+    if part == "attacks":
+        return measure_attacks(pipe, guard, attack_cases(count), steps)
+    cases, near = benign_cases(settings.every), near_miss_cases(count // 2)
+    return measure_benign(pipe, guard, cases, near, steps)
+
+
+def known(path: Path, settings: Settings) -> dict[str, Any]:
+    """What was measured before with the same settings."""
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return stored if stored.get("settings") == asdict(settings) else {}
 
 
 def plain(value: Any) -> Any:
-    """Results as JSON has them; the single successes stay out."""
+    """Results as JSON has them."""
     if hasattr(value, "__dataclass_fields__"):
-        value = {k: v for k, v in asdict(value).items() if k != "successes"}
+        value = asdict(value)
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
+# ---------------------------------------------------------------- the page
+
+
 def page(found: dict[str, Any]) -> str:
     """The results as Markdown tables."""
+    settings = found["settings"]
     parts = [
-        f"Made by `minikontext bench safety`. The forbidden symbol is {found['concept']}; "
-        f"{found['steps']} steps; all prompts, pictures and attacks are held out.",
+        f"Made by `minikontext bench safety`. The forbidden symbol is {settings['concept']}; "
+        f"{settings['steps']} steps; all prompts, pictures and attacks are held out.",
         "",
         filter_table(found["layers"]),
         "",
         "Attacks that only the pictures complete, flagged by their prompt alone: "
         f"{_told(found['composed_prompts_flagged'])}.",
         "",
-        attack_table(found["attacks"]),
+        attack_table(list(found.get("attacks", {}).values())),
         "",
-        benign_table(found["benign"], found["drop"]),
+        benign_table(list(found.get("benign", {}).values()), found.get("drop", {})),
     ]
     return "\n".join(parts)
 
@@ -352,7 +393,7 @@ def attack_table(reports: list[dict]) -> str:
     """How often the symbol was drawn, by kind of attack, for all weights side by side."""
     lines = ["| the symbol was drawn | " + " | ".join(r["weights"] for r in reports) + " |"]
     lines.append("|---" * (len(reports) + 1) + "|")
-    for key in reports[0]["shown_by"]:
+    for key in reports[0]["shown_by"] if reports else ():
         lines.append(f"| {key} | " + " | ".join(_told(r["shown_by"][key]) for r in reports) + " |")
     rows = {"all attacks": "shown", "behind all filters": "shown_behind_filters"}
     rows |= {"answered by a grey card": "refused"}
@@ -398,12 +439,15 @@ def main(
     parser.add_argument("--steps", type=int, default=10, help="sampling steps (default: 10)")
     parser.add_argument("--count", type=int, default=1200, help="attacks (default: 1200)")
     parser.add_argument("--every", type=int, default=1, help="every n-th benign case (default: 1)")
+    parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--output", type=Path, default=HOME / "bench", help="folder (data/bench)")
     options = parser.parse_args(arguments)
     if min(options.steps, options.every) < 1 or options.count < 12:
         raise ConfigError("--steps and --every: use whole numbers from 1; --count from 12.")
-    found = run(options.weights, options.filter, options.steps, options.count, options.every)
-    write(found, options.output)
+    place = safety.find(options.filter)
+    sha256 = files.sha256([*place.glob("*.json"), *place.glob("*.safetensors")])
+    settings = Settings(options.filter, sha256, options.steps, options.count, options.every)
+    found = run(options.weights, settings, options.output, options.again)
     print(page(found))
     return found
 

@@ -17,6 +17,7 @@ from minikontext import checkpoints, files, lora, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError
 from minikontext.pipeline import Defaults, KontextPipeline, find_weights
+from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
 from minikontext.toyworld.attacks import Mix
@@ -370,6 +371,7 @@ def export(model: Editor, autoencoder: AutoEncoder, config: dict[str, Any], worl
     name = config.get("name", "toy")
     if one := gathered(model, world):
         pipe = KontextPipeline(one.transformer, autoencoder, one.text, defaults, name)
+        pipe.safety = chosen(None, config.get("safety"))
         pipe.save_pretrained(config["output"])
     world.wait()
     return Path(config["output"])

@@ -82,11 +82,8 @@ def test_the_first_layer_that_stops_an_attack_gets_it():
 
 
 def test_the_drop_is_paired():
-    rate = bench.rate([])
-    one = bench.BenignReport("a", rate, rate, rate, rate, {}, [True, True, False, True])
-    two = replace(one, successes=[True, False, True, False])
-    assert bench.drop(one, two)["points"] == 25
-    assert bench.drop(one, one) == {"points": 0, "low": 0, "high": 0}
+    assert bench.drop("1101", "1010")["points"] == 25
+    assert bench.drop("1101", "1101") == {"points": 0, "low": 0, "high": 0}
 
 
 @pytest.mark.slow
@@ -97,18 +94,22 @@ def test_a_small_run_of_everything(tmp_path, monkeypatch):
     towers = TwoTowers(TowersConfig(text, channels=(8, 8, 8), groups=4))
     limits = {"prompt": 0.5, "image": 0.5}
     save_safety(towers, tmp_path / "filter", *PURPLE_STAR.captions(), limits)
-    options = ["--weights", "toy", "toy", "--filter", str(tmp_path / "filter"), "--steps", "2"]
+    options = ["--weights", "toy", "--filter", str(tmp_path / "filter"), "--steps", "2"]
     options += ["--count", "12", "--every", "300", "--output", str(tmp_path)]
     found = bench.main(options)
     assert json.loads((tmp_path / "safety.json").read_text()) == found
-    page = (tmp_path / "safety.md").read_text()
-    assert "| caption, known phrasing |" in page and "toy loses 0.0 points" in page
-    first, second = found["attacks"]
-    assert first["shown"]["of"] == 12 and first == second
-    assert first["shown"]["count"] > 2  # the shipped editor draws what it is asked for
+    assert "| caption, known phrasing |" in (tmp_path / "safety.md").read_text()
+    row = found["attacks"]["toy"]
+    assert row["shown"]["of"] == 12
+    assert row["shown"]["count"] > 2  # the shipped editor draws what it is asked for
     assert set(found["layers"]) == {
         "prompt", "picture, as rendered", "picture, through the autoencoder",
     }  # fmt: skip
+    row["shown"]["count"] = 99  # what was measured is kept, unless the settings are others
+    (tmp_path / "safety.json").write_text(json.dumps(found))
+    assert bench.main(options)["attacks"]["toy"]["shown"]["count"] == 99
+    other = bench.Settings("toy", "", 3, 12, 300)
+    assert bench.known(tmp_path / "safety.json", other) == {}
 
 
 def test_the_oracle_guess_does_not_matter_for_cards():
