@@ -67,28 +67,19 @@ def train_autoencoder(
         raise ConfigError("an autoencoder is small: train it in one process, without torchrun")
     device = world.device
     torch.manual_seed(int(config.get("seed", 0)))
-    model = new_autoencoder(config).to(device)
-    dials = read(AutoEncoderTraining, config.get("training", {}))
+    sizes = read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
+    model = AutoEncoder(sizes).to(device)
     loop = Loop(model, read(LoopConfig, config["loop"]), config["run"])
     if resume:
         loop.resume()
+    dials = read(AutoEncoderTraining, config.get("training", {}))
     loop.run(autoencoder_loss(model, dials, device), on_log)
-    model = averaged(loop, model)
-    if not dials.decoder_only:  # else editors rely on the latents' scale as it is
-        model.config = normalised(model, seed=1)
-    return save_autoencoder(model, Path(config["output"]))
+    return finish_autoencoder(averaged(loop, model), Path(config["output"]))
 
 
-def new_autoencoder(config: dict[str, Any]) -> AutoEncoder:
-    """An autoencoder of the config's sizes, or that of the weights folder `start`."""
-    if "start" in config:
-        return load_autoencoder(Path(config["start"]), torch.device("cpu"))
-    sizes = read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
-    return AutoEncoder(sizes)
-
-
-def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
-    """Write the weights with their configuration."""
+def finish_autoencoder(model: AutoEncoder, folder: Path) -> Path:
+    """Measure scale and shift of the latents and write the weights with their configuration."""
+    model.config = normalised(model, seed=1)
     weights.save(model.state_dict(), folder / "autoencoder.safetensors", torch.bfloat16)
     with files.replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps({"autoencoder": asdict(model.config)}, indent=1) + "\n")
