@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -443,6 +444,38 @@ def test_any_json_is_read_or_refused(data, name):
     except MetadataError:
         return
     assert all(isinstance(edit.prompt, str) for edit in made.edits)
+
+
+FILES = [provenance.encode(noise(16, 16), MADE, suffix) for suffix in (".png", ".webp", ".jpg")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.sampled_from(FILES),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
+)
+def test_damaged_bytes_anywhere_are_a_verdict_or_an_image_error(data, changes):
+    damaged = bytearray(data)
+    for position, value in changes:
+        damaged[min(int(position * len(data)), len(data) - 1)] = value
+    try:
+        found = provenance.inspect(bytes(damaged))
+    except ImageError:
+        return
+    if found.verdict == UNCHANGED:
+        assert np.array_equal(images.read(bytes(damaged)), images.read(data))
+    str(found)
+
+
+def test_a_text_that_unpacks_beyond_reason_is_refused():
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("minikontext", " " * 10**8, zip=True)
+    buffer = BytesIO()
+    noise().save(buffer, "PNG", pnginfo=info)
+    assert len(buffer.getvalue()) < 200_000
+    for look in (images.read, provenance.read, provenance.inspect):
+        with pytest.raises(ImageError):
+            look(buffer.getvalue())
 
 
 def test_other_types_in_a_pictures_info_are_ignored():
