@@ -110,8 +110,8 @@ def show(result: dict) -> str:
 def main() -> None:
     """Measure, print tables, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[384, 512, 1024])
-    parser.add_argument("--scenes", type=int, default=20)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[384, 512])
+    parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--json", type=Path, help="where the numbers go")
     options = parser.parse_args()
     results = [measure(size, options.scenes) for size in options.sizes]
