@@ -21,7 +21,13 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.device import use_flash_attention_3
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.images import KONTEXT_SIZES
-from minikontext.text import FluxTextEncoder, ToyTextConfig, ToyTextEncoder, check_encoder
+from minikontext.text import (
+    FluxTextEncoder,
+    ToyTextConfig,
+    ToyTextEncoder,
+    check_encoder,
+    require_encoders,
+)
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.weights import StateDict
 
@@ -136,6 +142,7 @@ def _load_transformer(
 
 def encoder_sizes(checkpoint: Checkpoint, dtype: torch.dtype) -> memory.Encoders:
     """Bytes of the text encoders in dtype, read off the headers: CLIP, and T5 layer by layer."""
+    require_encoders(checkpoint.encoders)
     pieces: Counter[str] = Counter()
     for folder, depth in (("text_encoder", 0), ("text_encoder_2", 3)):
         for name, info in weights.inspect(checkpoint.encoders / folder).items():

@@ -314,13 +314,7 @@ class FluxTextEncoder(nn.Module):
         `transformers`.
         """
         folder = Path(folder)
-        names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-        missing = [name for name in names if not (folder / name).is_dir()]
-        if missing:
-            raise WeightsError(
-                f"{folder} lacks the folders {', '.join(missing)} of FLUX's text "
-                "encoders. Give a folder in the diffusers layout."
-            )
+        require_encoders(folder)
         hf = import_transformers()
         return cls(
             load_encoder(hf.CLIPTextModel, folder / "text_encoder", device, dtype),
@@ -395,6 +389,16 @@ class FluxTextEncoder(nn.Module):
             prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
         )
         return batch["input_ids"].to(self.streamed_to or next(self.parameters()).device)
+
+
+def require_encoders(folder: Path) -> None:
+    """Raise WeightsError if a folder lacks one of the four folders of FLUX's text encoders."""
+    names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    if missing := [name for name in names if not (folder / name).is_dir()]:
+        raise WeightsError(
+            f"{folder} lacks the folders {', '.join(missing)} of FLUX's text encoders. "
+            "Copy them from a folder in the diffusers layout: the single files do not hold them."
+        )
 
 
 def read_local(kind: Any, folder: Path) -> Any:

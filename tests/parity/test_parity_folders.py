@@ -247,6 +247,37 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def change(path, **changes):
+    """Rewrite a weights file with some tensors changed; mapped files must not be overwritten."""
+    state = {name: tensor.clone() for name, tensor in weights.load(path).items()}
+    for name, how in changes.items():
+        key = next(key for key in state if key.endswith(name.replace("__", ".")))
+        state[key] = how(state[key])
+    weights.save(state, path)
+
+
+def shard(folder, number=2):
+    return sorted((folder / "transformer").glob(f"*-0000{number}-*"))[0]
+
+
+def point_elsewhere(folder):
+    """Let the index look for one tensor in another shard than it is in."""
+    (index,) = (folder / "transformer").glob("*.index.json")
+    homes = json.loads(index.read_text())["weight_map"]
+    name = next(name for name, home in homes.items() if home == shard(folder).name)
+    edit_json(index, weight_map=homes | {name: shard(folder, 1).name})
+
+
+def lose_encoder_shard(folder):
+    """T5 is published in two shards; here the second one has not arrived."""
+    place = folder / "text_encoder_2"
+    (place / "model.safetensors").rename(place / "model-00001-of-00002.safetensors")
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    homes = dict.fromkeys(weights.inspect(place / names[0]), names[0])
+    homes[next(iter(homes))] = names[1]
+    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
+
+
 BREAKS = {
     "no transformer": (lambda f: shutil.rmtree(f / "transformer"), "lacks the folder transformer"),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "neither the folder vae nor"),
@@ -272,6 +303,18 @@ BREAKS = {
         lambda f: cut(sorted((f / "transformer").glob("*-00002-*"))[0]),
         r"its header promises [\d,]+ bytes",
     ),
+    "wrong index": (point_elsewhere, r"index\.json is wrong about diffusion_pytorch_model-00001"),
+    "mixed dtypes": (
+        lambda f: change(shard(f), weight=torch.Tensor.bfloat16),
+        "mixes dtypes",
+    ),
+    "8-bit vae": (
+        lambda f: change(
+            f / "vae/diffusion_pytorch_model.safetensors", weight=lambda x: x.to(torch.int8)
+        ),
+        "as I8",
+    ),
+    "missing encoder shard": (lose_encoder_shard, "lacks model-00002-of-00002"),
     "cut encoder": (lambda f: cut(f / "text_encoder_2/model.safetensors"), "header promises"),
     "lora": (
         lambda f: weights.save(
@@ -306,6 +349,76 @@ def test_official_files_with_foreign_names_are_refused(official, tmp_path, name,
     weights.save(state, path)
     with pytest.raises(WeightsError, match=match):
         load(tmp_path)
+
+
+FLUX = "flux1-kontext-dev.safetensors"
+OFFICIAL_BREAKS = {
+    "half a transformer": (lambda f: cut(f / FLUX), rf"{FLUX} .*header promises [\d,]+ bytes"),
+    "half an autoencoder": (lambda f: cut(f / "ae.safetensors"), "ae.safetensors .*promises"),
+    "no autoencoder": (lambda f: (f / "ae.safetensors").unlink(), "neither the folder vae nor ae"),
+    "no encoder": (lambda f: (f / "text_encoder_2").unlink(), "lacks the folders text_encoder_2"),
+    "a pointer": (
+        lambda f: (f / FLUX).write_text("version https://git-lfs.github.com/spec/v1"),
+        "Git LFS pointer",
+    ),
+    "mixed dtypes": (
+        lambda f: change(f / FLUX, img_mlp__0__weight=torch.Tensor.bfloat16),
+        "mixes dtypes",
+    ),
+    "autoencoders change places": (
+        lambda f: shutil.copy(f / "ae.safetensors", f / FLUX),
+        "holds a autoencoder|is missing or odd",
+    ),
+    "another shape": (
+        lambda f: change(f / FLUX, linear2__weight=lambda x: x[:-1].clone()),
+        r"linear2\.weight has shape",
+    ),
+    "lora": (
+        lambda f: weights.save({"x_embedder.lora_A.weight": torch.zeros(4, 64)}, f / FLUX),
+        "holds a LoRA",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", OFFICIAL_BREAKS)
+def test_broken_official_files_are_refused_and_say_why(official, tmp_path, how):
+    shutil.copytree(official, tmp_path / "flux", symlinks=True)
+    breaks, match = OFFICIAL_BREAKS[how]
+    breaks(tmp_path / "flux")
+    with pytest.raises(WeightsError, match=match):
+        load(tmp_path / "flux")
+
+
+LORAS = {
+    "of a UNet": ({"lora_unet_input_blocks_1_1_proj_in": (320, 320)}, "no layer lora_unet_input"),
+    "of a text encoder": (
+        {"lora_te1_text_model_encoder_layers_0_mlp_fc1": (8, 8)},
+        "no layer lora_te1",
+    ),
+    "of a wider FLUX": (
+        {"lora_unet_single_blocks_0_linear2": (15360, 3072)},
+        "single_blocks.0.linear2.*another model",
+    ),
+    "of a deeper FLUX": (
+        {"lora_unet_single_blocks_37_linear2": (8, 8)},
+        "no layer lora_unet_single_blocks_37_linear2",
+    ),
+}
+
+
+@pytest.mark.parametrize("whose", LORAS)
+@pytest.mark.parametrize("place", ["folder", "official"])
+def test_a_lora_of_another_model_is_refused_and_changes_nothing(place, whose, request, tmp_path):
+    layers, match = LORAS[whose]
+    state = {}
+    for name, (width, out) in layers.items():
+        state[f"{name}.lora_down.weight"] = torch.zeros(2, width)
+        state[f"{name}.lora_up.weight"] = torch.zeros(out, 2)
+    weights.save(state, tmp_path / "x.safetensors")
+    pipe = load(request.getfixturevalue(place))
+    with pytest.raises(WeightsError, match=match):
+        pipe.load_lora(tmp_path / "x.safetensors")
+    assert not pipe.loras and not any(m._forward_hooks for m in pipe.transformer.modules())
 
 
 def test_two_single_files_need_a_choice(official, tmp_path):
