@@ -43,6 +43,7 @@ from minikontext.sampler import StepInfo
 
 PREVIEW_SHARE = 0.25  # of the time may go into pictures of the unfinished result
 NOTHING = "no picture"
+AS_IT_IS = "as the picture"
 AMPLIFIED = 3  # times: small differences are hard to see
 
 
@@ -60,10 +61,11 @@ class Turn:
 class EditingWidget(Working):
     """Type an instruction, press Edit, watch the picture change; edit the result further.
 
-    Every result stays in the history; press one to go on from there. Works with any pipeline.
-    `scene(seed)` draws random pictures, if given. Parts: picture, random, upload, second, before,
-    image, view, prompt, run, cancel, tasks, presets, suggestions, seed, steps, guidance, progress,
-    status, history, undo, again, download.
+    Every result stays in the history; press one to go on from there. Works with any pipeline; the
+    dial for guidance turns what its weights have. `scene(seed)` draws random pictures, `sizes`
+    (width, height) are offered for the result, if given. Parts: picture, random, upload, second,
+    before, image, view, prompt, run, cancel, tasks, presets, suggestions, seed, size, steps,
+    guidance, progress, status, history, undo, again, download.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class EditingWidget(Working):
         pictures: Mapping[str, Image.Image] | None = None,
         examples: Sequence[Example | str] | None = None,
         scene: Callable[[int], Image.Image] | None = None,
+        sizes: Sequence[image_io.Size] = (),
     ) -> None:
         toy = pictures is None
+        self.sizes = {AS_IT_IS: (None, None)} | {f"{w} × {h}": (w, h) for w, h in sizes}
         self.pipe = pipe
         self.pictures = dict(samples.pictures() | samples.more_pictures() if toy else pictures)
         self.scene = samples.random_picture if toy and scene is None else scene
@@ -126,8 +130,12 @@ class EditingWidget(Working):
             defaults.num_inference_steps, 1, 50, description="Steps", style=TIGHT,
             layout=wide("215px"),
         )  # fmt: skip
+        self.size = W.Dropdown(
+            options=list(self.sizes), description="Size", style=TIGHT, layout=wide("190px")
+        )
+        self.size.layout.display = "flex" if len(self.sizes) > 1 else "none"
         self.guidance = W.FloatSlider(
-            defaults.true_cfg_scale, min=1, max=8, step=0.5, description="Guidance",
+            getattr(defaults, self._guides), min=1, max=8, step=0.5, description="Guidance",
             readout_format=".1f", style=TIGHT, layout=wide("215px"),
         )  # fmt: skip
         self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
@@ -159,7 +167,7 @@ class EditingWidget(Working):
             self.working,
             self.status,
             row([self.tasks, self.presets]),
-            row([self.seed, self.steps, self.guidance]),
+            row([self.seed, self.size, self.steps, self.guidance]),
             self.history,
             row([self.undo, self.again, self.download]),
         ]
@@ -304,12 +312,19 @@ class EditingWidget(Working):
             image=self._contexts(parent),
             seed=self.seed.value,
             num_inference_steps=self.steps.value,
-            true_cfg_scale=self.guidance.value,
             callback=self._step,
             progress=False,
+            **dict(zip(("width", "height"), self.sizes[self.size.value])),
+            **{self._guides: self.guidance.value},
         )
         seconds = time.perf_counter() - self._began
         return Turn(prompt, self._result(parent), output, seconds, parent)
+
+    @property
+    def _guides(self) -> str:
+        """The scale that the guidance dial turns: an input of the weights, or classifier-free."""
+        distilled = self.pipe.transformer.config.guidance_embed
+        return "guidance_scale" if distilled else "true_cfg_scale"
 
     def _contexts(self, parent: int) -> Any:
         """What the model gets to see: the picture so far, and the second one if there is one."""
