@@ -446,6 +446,13 @@ def test_any_json_is_read_or_refused(data, name):
     assert all(isinstance(edit.prompt, str) for edit in made.edits)
 
 
+@pytest.mark.parametrize("name", ["a.png", "lossless.webp"])
+def test_a_note_beyond_the_limit_is_not_parsed(name, tmp_path):
+    path = with_note(noise(), altered(more="x" * 300_000), tmp_path / name)
+    with pytest.raises(MetadataError, match="longer than 262144"):
+        provenance.read(path)
+
+
 FILES = [provenance.encode(noise(16, 16), MADE, suffix) for suffix in (".png", ".webp", ".jpg")]
 
 
