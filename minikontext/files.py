@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from minikontext.errors import OutputError
 
 
@@ -23,7 +25,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
         raise _cannot_write(path, error) from error
     finally:
         _remove(temporary)
@@ -66,10 +68,11 @@ def _nearest_existing(folder: Path) -> Path:
     return folder
 
 
-def _cannot_write(path: Path, error: OSError) -> OutputError:
+def _cannot_write(path: Path, error: Exception) -> OutputError:
     if isinstance(error, OutputError):
         return error
-    return OutputError(f"Cannot write {path}: {error.strerror or error}. Choose another place.")
+    why = getattr(error, "strerror", None) or error
+    return OutputError(f"Cannot write {path}: {why}. Choose another place.")
 
 
 def _remove(temporary: Path) -> None:

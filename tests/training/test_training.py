@@ -1,6 +1,7 @@
 """Training: it learns, it is the same when resumed, and it never pairs the wrong pictures."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from minikontext import distillation, training
 from minikontext.autoencoder import AutoEncoder
-from minikontext.errors import ConfigError, TrainingError
+from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import language, render, sample_edit
 from minikontext.training import recipes
@@ -168,6 +169,24 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, au
         for line in (tmp_path / "parts" / "run" / "log.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(1, 7))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    import resource
+
+    loop = Loop(torch.nn.Linear(64, 64), LoopConfig(steps=2), tmp_path)
+    loop.save()
+    whole = (tmp_path / "checkpoint.safetensors").read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
+    try:
+        with pytest.raises(OutputError, match="Cannot write"):
+            loop.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == whole
+    assert loop.store.newest() and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
