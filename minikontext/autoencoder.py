@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minikontext.device import attend
 from minikontext.errors import ConfigError
 
 
@@ -106,7 +107,7 @@ class AttnBlock(nn.Module):
         """Let every pixel look at every other, (b, c, h, w) -> (b, c, h, w)."""
         n = self.norm(x)
         q, k, v = (rearrange(f(n), "b c h w -> b 1 (h w) c") for f in (self.q, self.k, self.v))
-        out = F.scaled_dot_product_attention(q, k, v)  # (b, 1, h*w, c)
+        out = attend(q, k, v)  # (b, 1, h*w, c)
         return x + self.proj_out(rearrange(out, "b 1 (h w) c -> b c h w", h=x.shape[2]))
 
 

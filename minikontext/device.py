@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+import torch.nn.functional as F
+from torch import Tensor
 
 from minikontext.errors import ConfigError
 
@@ -76,14 +77,21 @@ def in_bfloat16(device: torch.device, wanted: bool = True) -> bool:
 
 @contextmanager
 def mixed_precision(device: torch.device, wanted: bool = True) -> Iterator[torch.dtype]:
-    """Matrix products in bfloat16 if `in_bfloat16`, else in float32; yields which.
-
-    With bfloat16 on a CPU, attention takes the plain kernel: the fused one has a slow backward.
-    """
+    """Matrix products in bfloat16 if `in_bfloat16`, else in float32; yields which."""
     on = in_bfloat16(device, wanted)
-    plain = sdpa_kernel(SDPBackend.MATH) if on and device.type == "cpu" else nullcontext()
-    with torch.autocast(device.type, torch.bfloat16, enabled=on), plain:
+    with torch.autocast(device.type, torch.bfloat16, enabled=on):
         yield torch.bfloat16 if on else torch.float32
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention, `softmax(q k^T / sqrt(d)) v`: (b, heads, n, d) -> (b, heads, n, d).
+
+    PyTorch's kernel, but for training in bfloat16 on a CPU: there its backward pass takes several
+    times as long as that of the formula, which keeps n × n weights (benchmarks/attention.py).
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        return torch.softmax(q * q.shape[-1] ** -0.5 @ k.mT, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def use_flash_attention_3(device: torch.device) -> bool:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minikontext.device import attend
 from minikontext.rope import rotate
 
 
@@ -26,7 +27,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, rotations: Tensor) -> Tensor:
     """
     q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (q, k, v))
     q, k = rotate(q, rotations).to(v.dtype), rotate(k, rotations).to(v.dtype)
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+    return rearrange(attend(q, k, v), "b h n d -> b n (h d)")
 
 
 def split_heads(parts: Iterable[Tensor], num_heads: int) -> list[Tensor]:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from minikontext import memory, weights
+from minikontext.device import attend
 from minikontext.errors import (
     ConfigError,
     MissingPackageError,
@@ -175,7 +175,7 @@ class TextBlock(nn.Module):
         """Return features of the same shape; every token sees every other, padding included."""
         qkv = self.qkv(self.norm1(x))
         q, k, v = rearrange(qkv, "b m (three h d) -> three b h m d", three=3, h=self.heads)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         x = x + self.proj(rearrange(attended, "b h m d -> b m (h d)"))
         return x + self.mlp(self.norm2(x))
 

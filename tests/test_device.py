@@ -87,3 +87,30 @@ def test_mixed_precision_is_bfloat16_only_if_wanted_and_there(monkeypatch, wante
 
 def test_flash_attention_3_is_not_used_where_it_is_not():
     assert not device.use_flash_attention_3(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 17, 8), (1, 1, 40, 24)])
+def test_training_in_bfloat16_has_the_attention_of_the_kernel(shape):
+    torch.manual_seed(0)
+    given = [torch.randn(shape) for _ in range(3)]
+    found = []
+    for dtype, learns in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        q, k, v = (x.detach().to(dtype).requires_grad_(learns) for x in given)
+        with _Kernels() as kernels:
+            out = device.attend(q, k, v)
+        assert kernels.used == (not (learns and dtype is torch.bfloat16))
+        if learns:
+            out.float().square().sum().backward()
+            found.append([x.float() for x in (out.detach(), q.grad, k.grad, v.grad)])
+    for exact, got in zip(*found, strict=True):
+        assert (got - exact).norm() < 0.02 * exact.norm()  # bfloat16 has 8 digits
+
+
+class _Kernels(torch.overrides.TorchFunctionMode):
+    """Sees whether attention goes through PyTorch's kernel."""
+
+    used = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.used |= func is torch.nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
