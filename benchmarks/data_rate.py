@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from versus import random_pairs
 
 from minikontext.training import plan, read_config, recipes
-from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, EditorTraining, editor_loss
 from minikontext.training.folders import Ahead, Encoded, Order
 from minikontext.training.loop import LoopConfig
@@ -45,15 +45,10 @@ def toy(batch: int, seconds: float) -> dict[str, float]:
     config = read_config(ROOT / "configs" / "toy.toml")
     model = recipes.new_editor(config)
     model.transformer.to_empty(device="cpu").init_weights(torch.Generator().manual_seed(0))
-    draw, count = torch.Generator().manual_seed(0), 2000
-    words = torch.randint(len(model.text.words), (count, 8, model.text.max_length), generator=draw)
-    target, contexts = (torch.randn(count, *n, 16, 8, 8, generator=draw) for n in ((), (2,)))
-    pairs = Pairs(
-        target.bfloat16(), contexts.bfloat16(), torch.ones(count).long(), words, torch.arange(count)
-    )
+    draw, pairs = torch.Generator().manual_seed(0), random_pairs(model.text)
     batches, loop = Batches(pairs, batch, 0), LoopConfig(steps=1)
     dials = EditorTraining(batch, bf16=False)
-    loss = editor_loss(model, pairs, words[0, 0], dials, torch.device("cpu"))
+    loss = editor_loss(model, pairs, pairs.tokens[0, 0], dials, torch.device("cpu"))
     optimizer = MuonAdamW(model, loop.lr, loop.muon_lr)
 
     def step(number: int) -> None:

@@ -59,8 +59,10 @@ def main() -> None:
     inputs = batch(config, args)
     with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
         compare(
-            edit_ours(ours, inputs, args),
-            edit_theirs(theirs, inputs, args),
+            {
+                "minikontext": edit_ours(ours, inputs, args),
+                "diffusers": edit_theirs(theirs, inputs, args),
+            },
             args,
             f"sampling in {args.steps} steps",
         )

@@ -1,17 +1,34 @@
-"""One training step of the toy editor, ours against diffusers: forward, loss, backward, AdamW.
+"""One training step of the toy editor, ours against diffusers' transformer in our place.
 
-python benchmarks/training_step.py --threads 1 --json step.json
+python benchmarks/training_step.py --threads 2                      # forward, backward, AdamW
+python benchmarks/training_step.py --threads 2 --recipe             # the recipe of configs/toy.toml
+python benchmarks/training_step.py --threads 2 --recipe --compile   # its blocks compiled as well
+
+The recipe is a whole step of `Loop`: drawing the batch, text encoder, transformer, backward pass,
+clipping, Muon and AdamW, moving average. Both sides share all of it but the transformer. On a CPU
+in bfloat16, diffusers' attention gets the kernel that is faster there (benchmarks/attention.py).
 """
 
 import argparse
+import copy
+import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from versus import DTYPES, batch, call_theirs, compare, nets, parser
+from versus import DTYPES, batch, call_theirs, compare, diffusers_net, nets, parser, random_pairs
 
 from minikontext import flow
+from minikontext.training import parallel, read_config, recipes
+from minikontext.training.editor import Editor, EditorTraining, editor_loss
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.optimizer import MuonAdamW
 from minikontext.transformer import TransformerConfig
+
+TOY = Path(__file__).resolve().parents[1] / "configs" / "toy.toml"
+NAMES = ("img", "img_ids", "txt", "txt_ids", "timesteps", "pooled", "guidance")
 
 
 def step(net: nn.Module, call: Callable[[], Tensor], args: argparse.Namespace) -> Callable:
@@ -32,17 +49,65 @@ def step(net: nn.Module, call: Callable[[], Tensor], args: argparse.Namespace) -
     return run
 
 
+class Theirs(nn.Module):
+    """diffusers' transformer, called as ours is."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """The velocity of all image tokens."""
+        return call_theirs(self.net, dict(zip(NAMES, given)))
+
+
+def is_their_matrix(name: str, parameter: Tensor) -> bool:
+    """`optimizer.is_matrix` for diffusers' names: the same weights get Muon."""
+    _, mine, theirs = name.rpartition(".net.")
+    hidden = "blocks." in theirs and "norm" not in theirs if mine else "blocks." in name
+    return parameter.ndim >= 2 and hidden
+
+
+def recipe(args: argparse.Namespace, theirs: bool = False, compiled: bool = False) -> Callable:
+    """A closure that does the next step of the toy's recipe."""
+    config, device = read_config(TOY), torch.device(args.device)
+    model, bf16 = recipes.new_editor(config), args.dtype == "bfloat16"
+    flags = parallel.ParallelConfig(compile=compiled and not theirs)
+    world = parallel.World(device, config=flags)
+    parallel.prepare(model, world, bf16, recipes.first_weights(config))
+    how = recipes.read(LoopConfig, config["loop"])
+    if theirs:
+        net = diffusers_net(copy.deepcopy(model.transformer)).train()
+        for block in (*net.transformer_blocks, *net.single_transformer_blocks) * compiled:
+            block.forward = torch.compile(block.forward)
+        model = Editor(Theirs(net), model.text)
+    pairs, null = random_pairs(model.text), model.text.tokenize([""])[0]
+    loss = editor_loss(model, pairs, null, EditorTraining(args.batch, bf16=bf16), device)
+    loop = Loop(model, how, tempfile.mkdtemp())
+    if theirs:
+        loop.optimizer = MuonAdamW(model, how.lr, how.muon_lr, matrix=is_their_matrix)
+    return partial(loop._one, loss)
+
+
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    options = parser(__doc__, batch=96)
+    options.add_argument("--recipe", action="store_true", help="a whole step of configs/toy.toml")
+    args = options.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.recipe:
+        sides = {"minikontext": recipe(args), "diffusers": recipe(args, theirs=True)}
+        if args.compile:
+            sides["minikontext compiled"] = recipe(args, compiled=True)
+            sides["diffusers compiled"] = recipe(args, theirs=True, compiled=True)
+        return compare(sides, args, "one step of the recipe")
     config = TransformerConfig.toy()
     ours, theirs = nets(config, args)
     inputs = batch(config, args)
-    compare(
-        step(ours, lambda: ours(**inputs), args),
-        step(theirs, lambda: call_theirs(theirs, inputs), args),
-        args,
-        "one training step",
-    )
+    sides = {
+        "minikontext": step(ours, lambda: ours(**inputs), args),
+        "diffusers": step(theirs, lambda: call_theirs(theirs, inputs), args),
+    }
+    return compare(sides, args, "one training step")
 
 
 if __name__ == "__main__":

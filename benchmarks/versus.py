@@ -7,13 +7,17 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minikontext import tokens
 from minikontext.checkpoints import transformer_to_json
+from minikontext.text import ToyTextEncoder
+from minikontext.training.data import Pairs
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.weights import to_diffusers
 
@@ -78,28 +82,58 @@ def batch(config: TransformerConfig, args: argparse.Namespace) -> dict[str, Tens
 
 def call_theirs(net: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """The same call in diffusers' words."""
-    return net(
-        hidden_states=inputs["img"],
-        encoder_hidden_states=inputs["txt"],
-        pooled_projections=inputs["pooled"],
-        timestep=inputs["timesteps"],
-        img_ids=inputs["img_ids"],
-        txt_ids=inputs["txt_ids"],
-        guidance=inputs.get("guidance"),
-        return_dict=False,
-    )[0]
+    with _fast_attention(inputs["img"].device):
+        return net(
+            hidden_states=inputs["img"],
+            encoder_hidden_states=inputs["txt"],
+            pooled_projections=inputs["pooled"],
+            timestep=inputs["timesteps"],
+            img_ids=inputs["img_ids"],
+            txt_ids=inputs["txt_ids"],
+            guidance=inputs.get("guidance"),
+            return_dict=False,
+        )[0]
 
 
-def compare(ours: Callable, theirs: Callable, args: argparse.Namespace, what: str) -> None:
-    """Time both in turn, print a table of milliseconds and their ratio, write JSON if asked."""
+def _fast_attention(device: torch.device) -> AbstractContextManager:
+    """Training in bfloat16 on a CPU, the fused kernel has a slow backward pass: be fair."""
+    slow = device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
+
+
+def random_pairs(text: ToyTextEncoder, count: int = 2000) -> Pairs:
+    """Encoded pairs of one context each, of the toy's sizes; their numbers mean nothing."""
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randint(len(text.words), (count, 8, text.max_length), generator=draw)
+    target, contexts = (torch.randn(count, *n, 16, 8, 8, generator=draw) for n in ((), (2,)))
+    ones = torch.ones(count).long()
+    return Pairs(target.bfloat16(), contexts.bfloat16(), ones, words, torch.arange(count))
+
+
+PAIRS = (
+    ("minikontext", "diffusers"),
+    ("minikontext compiled", "diffusers"),
+    ("minikontext compiled", "diffusers compiled"),
+)
+
+
+def compare(sides: dict[str, Callable], args: argparse.Namespace, what: str) -> None:
+    """Time all in turn, print a table of milliseconds and ratios, write JSON if asked.
+
+    A ratio is that of two times of one round: below 1, the first is faster.
+    """
     torch.set_num_threads(args.threads)
-    times = {"minikontext": [], "diffusers": []}
+    times = {name: [] for name in sides}
     for round_ in range(args.rounds + 2):  # two to warm up
-        for name, run in (("minikontext", ours), ("diffusers", theirs))[:: (-1) ** round_]:
+        for name, run in [*sides.items()][:: (-1) ** round_]:
             times[name].append(_milliseconds(run, args))
     times = {name: values[2:] for name, values in times.items()}
-    times["ratio"] = [a / b for a, b in zip(times["minikontext"], times["diffusers"])]
-    report = {name: _summary(values) for name, values in times.items()}
+    ratios = {
+        f"{a} / {b}": [x / y for x, y in zip(times[a], times[b])]
+        for a, b in PAIRS
+        if a in times and b in times
+    }
+    report = {name: _summary(values) for name, values in (times | ratios).items()}
     _print(report, args, what)
     if args.json:
         setting = {k: v for k, v in vars(args).items() if k != "json"}
@@ -127,7 +161,7 @@ def _print(report: dict[str, dict[str, float]], args: argparse.Namespace, what: 
         f"{what}: batch {args.batch}, {args.dtype}, {args.device}, {args.threads} thread(s), "
         f"{args.clock} clock"
     )
-    print(f"{'':14}{'median':>10}{'min':>10}{'max':>10}")
+    print(f"{'':42}{'median':>10}{'min':>10}{'max':>10}")
     for name, row in report.items():
-        unit = "" if name == "ratio" else " ms"
-        print(f"{name:14}" + "".join(f"{row[k]:10.3f}" for k in ("median", "min", "max")) + unit)
+        unit = "" if "/" in name else " ms"
+        print(f"{name:42}" + "".join(f"{row[k]:10.3f}" for k in ("median", "min", "max")) + unit)

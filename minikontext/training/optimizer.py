@@ -8,7 +8,7 @@ this one is our choice, because it gets a small model further in the same minute
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,7 @@ class MuonAdamW:
     parts of the model that it names: {"heads": 10} for parameters named "heads.…".
     `half` keeps Muon's momentum in bfloat16: it is averaged and made orthogonal, so digits matter
     little. AdamW's memory stays in float32: its squares span too many powers of ten.
+    `matrix` tells which parameters, by name, are Muon's.
     """
 
     def __init__(
@@ -103,10 +104,11 @@ class MuonAdamW:
         weight_decay: float = 0.0,
         rates: Mapping[str, float] | None = None,
         half: bool = False,
+        matrix: Callable[[str, Tensor], bool] = is_matrix,
     ) -> None:
         self.names: dict[str, nn.Parameter] = dict(model.named_parameters())
-        matrix = [n for n, p in self.names.items() if muon_lr > 0 and is_matrix(n, p)]
-        self.views = {n: nn.Parameter(self.names[n].data.flatten(1)) for n in matrix}
+        found = [n for n, p in self.names.items() if muon_lr > 0 and matrix(n, p)]
+        self.views = {n: nn.Parameter(self.names[n].data.flatten(1)) for n in found}
         for name, view in self.views.items():  # a copy would be trained in place of the weight
             if local(view).data_ptr() != local(self.names[name]).data_ptr():
                 raise ConfigError(f"{name} is not contiguous: keep weights in the default layout")
