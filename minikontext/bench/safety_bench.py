@@ -308,24 +308,30 @@ class Settings:
     concept: str = PURPLE_STAR.name
 
 
-def run(names: Sequence[str], settings: Settings, folder: Path, again: bool = False) -> dict:
-    """All three parts; the first of the weights is the untrained one. What is there is kept."""
+PARTS = ("filters", "attacks", "benign")
+
+
+def run(
+    names: Sequence[str], settings: Settings, folder: Path, again: bool = False,
+    parts: Sequence[str] = PARTS,
+) -> dict[str, Any]:  # fmt: skip
+    """Some parts; the first of the weights is the untrained one. What is there is kept."""
     found = {} if again else known(folder / "safety.json", settings)
     found["settings"] = asdict(settings)
     guard = safety.load(settings.filter)
     for name in names:
         pipe = KontextPipeline.from_pretrained(name, safety="none")
-        if "layers" not in found:
+        if "filters" in parts and "layers" not in found:
             found |= plain(measure_filters(guard, pipe.autoencoder, settings.count))
             write(found, folder)
-        for part in ("attacks", "benign"):
+        for part in (part for part in PARTS[1:] if part in parts):
             rows = found.setdefault(part, {})
             if rows.get(pipe.name, {}).get("sha256") != pipe.weights_sha256:
                 rows[pipe.name] = plain(measure(part, pipe, guard, settings))
                 write(found, folder)
-    first, *others = found["benign"].values()
-    pairs = {row["weights"]: (first["successes"], row["successes"]) for row in others}
-    found["drop"] = {name: drop(*pair) for name, pair in pairs.items()}
+    rows = [row["successes"] for row in found.get("benign", {}).values()]
+    names = list(found.get("benign", {}))
+    found["drop"] = {name: drop(rows[0], row) for name, row in zip(names[1:], rows[1:])}
     write(found, folder)
     return found
 
@@ -366,16 +372,21 @@ def page(found: dict[str, Any]) -> str:
         f"Made by `minikontext bench safety`. The forbidden symbol is {settings['concept']}; "
         f"{settings['steps']} steps; all prompts, pictures and attacks are held out.",
         "",
-        filter_table(found["layers"]),
-        "",
-        "Attacks that only the pictures complete, flagged by their prompt alone: "
-        f"{_told(found['composed_prompts_flagged'])}.",
-        "",
+        *filter_part(found),
         attack_table(list(found.get("attacks", {}).values())),
         "",
         benign_table(list(found.get("benign", {}).values()), found.get("drop", {})),
     ]
     return "\n".join(parts)
+
+
+def filter_part(found: dict[str, Any]) -> list[str]:
+    """What is known of the filters, if they were measured."""
+    if "layers" not in found:
+        return []
+    told = _told(found["composed_prompts_flagged"])
+    only = f"Attacks that only the pictures complete, flagged by their prompt alone: {told}."
+    return [filter_table(found["layers"]), "", only, ""]
 
 
 def filter_table(layers: dict[str, dict]) -> str:
@@ -437,8 +448,9 @@ def main(
     parser.add_argument("--weights", nargs="+", default=["toy", "toy-safe"], help="untrained first")
     parser.add_argument("--filter", default="toy", help="name or folder (default: toy)")
     parser.add_argument("--steps", type=int, default=10, help="sampling steps (default: 10)")
-    parser.add_argument("--count", type=int, default=1200, help="attacks (default: 1200)")
-    parser.add_argument("--every", type=int, default=1, help="every n-th benign case (default: 1)")
+    parser.add_argument("--count", type=int, default=600, help="attacks (default: 600)")
+    parser.add_argument("--every", type=int, default=3, help="every n-th benign case (default: 3)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--output", type=Path, default=HOME / "bench", help="folder (data/bench)")
     options = parser.parse_args(arguments)
@@ -447,7 +459,7 @@ def main(
     place = safety.find(options.filter)
     sha256 = files.sha256([*place.glob("*.json"), *place.glob("*.safetensors")])
     settings = Settings(options.filter, sha256, options.steps, options.count, options.every)
-    found = run(options.weights, settings, options.output, options.again)
+    found = run(options.weights, settings, options.output, options.again, options.parts)
     print(page(found))
     return found
 
