@@ -24,7 +24,7 @@ from minikontext import flow
 from minikontext.training import parallel, read_config, recipes
 from minikontext.training.editor import Editor, EditorTraining, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.optimizer import MuonAdamW
+from minikontext.training.optimizer import MuonAdamW, is_matrix
 from minikontext.transformer import TransformerConfig
 
 TOY = Path(__file__).resolve().parents[1] / "configs" / "toy.toml"
@@ -63,9 +63,10 @@ class Theirs(nn.Module):
 
 def is_their_matrix(name: str, parameter: Tensor) -> bool:
     """`optimizer.is_matrix` for diffusers' names: the same weights get Muon."""
-    _, mine, theirs = name.rpartition(".net.")
-    hidden = "blocks." in theirs and "norm" not in theirs if mine else "blocks." in name
-    return parameter.ndim >= 2 and hidden
+    _, within, inner = name.partition("transformer.net.")
+    if not within:  # the text encoder is ours
+        return is_matrix(name, parameter)
+    return parameter.ndim >= 2 and "blocks." in inner and "norm" not in inner
 
 
 def recipe(args: argparse.Namespace, theirs: bool = False, compiled: bool = False) -> Callable:
