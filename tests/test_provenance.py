@@ -344,7 +344,8 @@ def test_a_forgery_is_not_noticed_and_nobody_claims_so(tmp_path):
 
 
 def test_changes_can_be_shown(tmp_path):
-    marked = provenance.mark_regions(noise(), [(16, 12, 32, 24)])
+    picture = provenance.attach(noise(), MADE)
+    marked = provenance.mark_regions(picture, [(16, 12, 32, 24)])
     assert marked.size == (64, 48) and marked.info == {}
     assert marked.getpixel((16, 12)) == marked.getpixel((31, 23)) == (255, 0, 0)
     inside = (20, 16)
