@@ -81,11 +81,13 @@ def build(
 
     Raises `error` for fields that are unknown, missing, of another type or out of bounds.
     """
+    if not isinstance(values, Mapping):
+        raise error(f"{values!r:.80} does not fit {kind.__name__}: expected a table")
     try:
         _check(kind, values)
         return replace(base, **values) if base is not None else kind(**values)
     except (TypeError, ConfigError) as problem:
-        raise error(f"{kind.__name__}: {problem}") from problem
+        raise error(f"A section does not fit {kind.__name__}: {problem}") from problem
 
 
 def make(kind: type, **values: Any) -> Any:
@@ -98,6 +100,8 @@ def require(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "
 
     wanted: a type, or a union with None for an entry that may be left out. Raises ConfigError.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}got {values!r:.80}; expected a table")
     for name, hint in wanted.items():
         if not fits(values.get(name), hint):
             got = f"got {name} = {values[name]!r:.80}" if name in values else f"{name} is missing"
@@ -136,7 +140,7 @@ def read_json(path: Path, error: type[MinikontextError], what: str = "Restore th
     except (OSError, ValueError) as problem:
         raise error(f"Cannot read {path}: {problem}. {what}") from problem
     if not isinstance(found, dict):
-        raise error(f"{path} holds no JSON object. {what}")
+        raise error(f"{path} holds no JSON object, but one was expected. {what}")
     return found
 
 
