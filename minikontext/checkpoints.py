@@ -133,7 +133,7 @@ def _load_transformer(
         prepare = memory.quantiser(plan.bits)
         return weights.load_into(transformer, path, device, dtype, prepare=prepare)
     weights.load_into(transformer, path, "cpu", None)
-    memory.stream(memory.transformer_blocks(transformer), device, dtype)
+    memory.stream(memory.transformer_blocks(transformer), device, dtype, ahead=True)
     for name, part in transformer.named_children():
         if not name.endswith("_blocks"):
             part.to(device, dtype)

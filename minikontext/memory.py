@@ -10,6 +10,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,7 +153,7 @@ def weight_bytes(module: nn.Module, dtype: torch.dtype, bits: int | None = None)
 def transformer_bytes(
     transformer: KontextTransformer, dtype: torch.dtype, bits: int | None, stream: bool
 ) -> int:
-    """The transformer's share: all of it, or with streaming the rest and the largest block."""
+    """The transformer's share: all of it, or with streaming the rest and two blocks."""
     whole = weight_bytes(transformer, dtype, bits)
     if bits:  # one matrix at a time is multiplied at full width
         matrices = (
@@ -162,7 +163,7 @@ def transformer_bytes(
     if not stream:
         return whole
     blocks = [weight_bytes(block, dtype) for block in transformer_blocks(transformer)]
-    return whole - sum(blocks) + max(blocks, default=0)
+    return whole - sum(blocks) + 2 * max(blocks, default=0)  # one works, one sets out
 
 
 def transformer_blocks(transformer: KontextTransformer) -> list[nn.Module]:
@@ -281,39 +282,70 @@ def _tensors(tree: Any) -> Iterable[Tensor]:
 
 
 def stream(
-    modules: Iterable[nn.Module], device: str | torch.device, dtype: torch.dtype | None = None
+    modules: Iterable[nn.Module],
+    device: str | torch.device,
+    dtype: torch.dtype | None = None,
+    ahead: bool = False,
 ) -> None:
     """Keep modules where they are; each goes to the device, in dtype, only while it works.
 
     Memory-mapped weights stay on the disk until they are needed. The result is the same, the
-    price is that every visit moves the weights.
+    price is that every visit moves the weights. ahead: when one is at work, the next one in order
+    sets out; on CUDA it travels meanwhile, through pinned memory and on a stream of its own.
     """
+    visits = _Visits(torch.device(device), dtype, ahead)
     for module in modules:
-        home = dict(module.named_parameters())
         for part in module.modules():  # buffers are small: they stay there
             for name, buffer in part.named_buffers(recurse=False):
                 setattr(part, name, buffer.to(device))
-        module.register_forward_pre_hook(_visit(home, device, dtype))
-        module.register_forward_hook(_leave(home))
+        visits.add(module)
+
+
+class _Visits:
+    """Who visits the device, in order; `coming` has set out and does not work yet."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype | None, ahead: bool) -> None:
+        self.device, self.dtype, self.ahead = device, dtype, ahead
+        self.homes: list[dict[str, Tensor]] = []
+        self.coming: dict[int, dict[str, Tensor]] = {}
+        self.road = torch.cuda.Stream(device) if ahead and device.type == "cuda" else None
+
+    def add(self, module: nn.Module) -> None:
+        number = len(self.homes)
+        self.homes.append(dict(module.named_parameters()))
+        module.register_forward_pre_hook(lambda m, given: _place(m, self.arrive(number)))
+        module.register_forward_hook(lambda m, given, out: self.leave(m, number))
+
+    def arrive(self, number: int) -> dict[str, Tensor]:
+        guests = self.coming.pop(number, None) or self.send(number)
+        self.coming.clear()  # what set out in a pass that was broken off, or left a block out
+        if self.road is not None:
+            now = torch.cuda.current_stream(self.device)
+            now.wait_stream(self.road)
+            for guest in guests.values():  # else its memory may be given away too early
+                guest.record_stream(now)
+        return guests
+
+    def leave(self, module: nn.Module, number: int) -> None:
+        """Its kernels are launched, not done: now the host has time for the next one."""
+        _place(module, self.homes[number])
+        if self.ahead and number + 1 < len(self.homes):
+            self.coming[number + 1] = self.send(number + 1)
+
+    def send(self, number: int) -> dict[str, Tensor]:
+        with torch.cuda.stream(self.road) if self.road is not None else nullcontext():
+            return {name: self._moved(p.detach()) for name, p in self.homes[number].items()}
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        if self.road is None:
+            return tensor.to(self.device, self.dtype)
+        there = tensor.pin_memory().to(self.device, non_blocking=True)
+        return there.to(self.dtype or there.dtype)  # only there: on the host it would block
 
 
 def is_streamed(module: nn.Module) -> bool:
     """Whether any part of a module is only a visitor on its device."""
     return any(part._forward_pre_hooks for part in module.modules())
-
-
-def _visit(home: dict[str, Tensor], device: Any, dtype: torch.dtype | None) -> Callable[..., None]:
-    def visit(module: nn.Module, inputs: Any) -> None:
-        _place(module, {name: p.detach().to(device, dtype) for name, p in home.items()})
-
-    return visit
-
-
-def _leave(home: dict[str, Tensor]) -> Callable[..., None]:
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        _place(module, home)
-
-    return leave
 
 
 def _place(module: nn.Module, state: dict[str, Tensor]) -> None:
