@@ -63,7 +63,10 @@ def find(place: str | Path) -> Checkpoint | None:
     Raises WeightsError for a folder that lacks a part or holds several models.
     """
     place = Path(place)
-    folder = place if place.is_dir() else place.parent
+    try:
+        folder = place if place.is_dir() else place.parent
+    except OSError:  # a name too long to be one
+        return None
     transformer = None if _own_config(folder) else _transformer_place(place)
     if transformer is None:
         return None
@@ -76,7 +79,7 @@ def find(place: str | Path) -> Checkpoint | None:
         autoencoder=_autoencoder_place(folder),
         encoders=folder,
         edits=kind != "FluxPipeline" and transformer.stem not in PAINTERS,
-        shifted=schedule.get("use_dynamic_shifting", guided),
+        shifted=bool(schedule.get("use_dynamic_shifting", guided)),
     )
 
 

@@ -34,6 +34,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def check_writable(path: str | Path) -> None:
     """Raise OutputError if `path` cannot become a file; ask before the long work, not after it."""
     path = Path(path)
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+            text = getattr(error, "strerror", None) or error  # a name too long, or with a NUL
+            raise OutputError(f"Cannot write {str(path)[:99]!r}: {text}. Rename it.") from error
     parent = _nearest_existing(path.parent)
     if path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
@@ -43,6 +49,22 @@ def check_writable(path: str | Path) -> None:
         raise OutputError(f"Cannot write {path}: {parent} is a file, not a folder.")
     if not os.access(parent, os.W_OK):
         raise OutputError(f"Cannot write {path}: the folder {parent} is read-only.")
+
+
+def lies_in(folder: Path, name: str) -> bool:
+    """Whether a name from a file stays in a folder, after links: no `..`, no absolute path."""
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or links in a circle
+        return False
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
 
 
 def sha256(paths: Iterable[str | Path], whole: int = 1 << 30) -> str:

@@ -201,12 +201,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Bring 16-bit integers, or floats in [0, 1] or [0, 255], to 0 … 255."""
-    values = np.nan_to_num(values.astype(np.float64))
+    most = np.nanmax(values, initial=0)
     if mode == "F":
-        scale = 255.0 if values.max() <= 1 else 1.0
+        scale = 255.0 if most <= 1 else 1.0
     else:
-        scale = 1 / 257 if mode != "I" or values.max() > 255 else 1.0
-    return np.clip(values * scale, 0, 255).round().astype(np.uint8)
+        scale = 1 / 257 if mode != "I" or most > 255 else 1.0
+    bytes_ = np.empty(values.shape, np.uint8)
+    for row, line in zip(bytes_, values):  # row by row: a large picture takes no more than its own
+        row[:] = np.clip(np.nan_to_num(line.astype(np.float64)) * scale, 0, 255).round()
+    return bytes_
 
 
 # -------------------------------------------------------------------------- images and tensors

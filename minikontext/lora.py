@@ -11,7 +11,6 @@ thing here: a thin pair for each official layer.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from minikontext import weights
+from minikontext import configs, weights
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.transformer import KontextTransformer
 
@@ -142,6 +141,8 @@ def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lor
     are unknown, that have no partner, or whose layer the model does not have.
     """
     path = Path(path)
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder. Give the LoRA's file in it.")
     groups, alphas = _grouped(weights.load(path), path), _adapter_alpha(path)
     places, parts = _places(model), defaultdict(list)
     if unknown := [layer for layer in groups if _bare(layer) not in places]:
@@ -201,12 +202,18 @@ def _pair(layer: str, tensors: Tensors, alphas: float | None, path: Path) -> Thi
     """One thin pair as stored, with alpha / rank in `up`."""
     if missing := sorted({"lora_A", "lora_B"} - tensors.keys()):
         raise WeightsError(f"{path}: {layer} has no {missing[0]}. The file is not complete.")
+    if odd := [k for k in ("lora_A", "lora_B") if tensors[k].dim() < 2]:
+        raise WeightsError(f"{path}: {odd[0]} of {layer} is no matrix. Get the file again.")
     down, up = (tensors[k].float().flatten(1) for k in ("lora_A", "lora_B"))
     if down.shape[0] != up.shape[1] or not len(down):
         raise WeightsError(f"{path}: {layer} has ranks {down.shape[0]} and {up.shape[1]}")
-    alpha = float(tensors["alpha"]) if "alpha" in tensors else alphas or len(down)
+    alpha = tensors.get("alpha", torch.tensor(alphas or float(len(down)))).float()
     bias = tensors["bias"].float() if "bias" in tensors else None
-    return Thin(down, up * (alpha / len(down)), bias)
+    if alpha.numel() != 1 or (bias is not None and bias.shape != up.shape[:1]):
+        raise WeightsError(f"{path}: {layer} has an alpha or a bias of an odd shape.")
+    if not all(x.isfinite().all() for x in (down, up, alpha, *([] if bias is None else [bias]))):
+        raise WeightsError(f"{path}: {layer} holds NaN or infinity. Get the file again.")
+    return Thin(down, up * (float(alpha) / len(down)), bias)
 
 
 def _adapter_alpha(path: Path) -> float | None:
@@ -214,7 +221,7 @@ def _adapter_alpha(path: Path) -> float | None:
     with weights.opened(path) as file:
         stored = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        facts = json.loads(stored)
+        facts = configs.parse_json(stored)
         alpha = facts.get("transformer.lora_alpha", facts.get("lora_alpha"))
         return None if alpha is None else float(alpha)
     except (ValueError, AttributeError, TypeError) as error:
@@ -235,6 +242,8 @@ def _joined(model: KontextTransformer, name: str, parts: Sequence[tuple[Tensor, 
                 f"{name}: expected {len(rows)} rows, got {len(thin.up)}: of another model"
             )
         same = [i for i, down in enumerate(downs) if torch.equal(down, thin.down)]
+        if downs and downs[0].shape[1] != thin.down.shape[1]:
+            raise WeightsError(f"{name}: its parts have inputs of two sizes: of another model")
         if not same:
             downs.append(thin.down.detach())
             ups.append(torch.zeros(out, len(thin.down)))

@@ -193,7 +193,7 @@ class KontextPipeline:
         Raises WeightsError if there is no such folder or a file in it does not fit, and
         NotEnoughMemoryError if the device is too small.
         """
-        if not (Path(name) / "config.json").is_file() and (found := checkpoints.find(name)):
+        if not files.exists(Path(name) / "config.json") and (found := checkpoints.find(name)):
             return cls._from_checkpoint(found, device, dtype, offload, safety)
         folder = find_weights(name)
         config = read_config(folder)
@@ -711,12 +711,13 @@ def find_weights(name: str | Path) -> Path:
     shipped = Path(__file__).resolve().parent.parent / "data" / "weights"
     home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or shipped)
     for folder in (Path(name), home / name):
-        if (folder / "config.json").is_file():
+        if files.exists(folder / "config.json"):
             return folder
     known = sorted(path.parent.name for path in home.glob("*/config.json"))
     raise WeightsError(
-        f"No weights called {str(name)!r}: no config.json in {Path(name)} or {home / name}. "
-        f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home."
+        f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home}. "
+        f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home. "
+        "Nothing is downloaded: of a model on a hub, download the folder and give its path."
     )
 
 
@@ -748,6 +749,4 @@ def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
     """Build a config from JSON. Raises WeightsError for fields that make no sense."""
-    if not isinstance(values, dict):
-        raise WeightsError(f"config.json has {values!r:.80} for {kind.__name__}: expected a table.")
     return configs.build(kind, values, error=WeightsError)

@@ -34,6 +34,7 @@ from minikontext.errors import (
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
 LETTERS = tuple(f"<{letter}>" for letter in "abcdefghijklmnopqrstuvwxyz")
 SPECIAL = (PAD, UNKNOWN, END, *LETTERS)
+LONGEST = 50_000  # characters of a prompt; T5 takes 512 tokens
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,10 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise PromptError(f"Got {prompt!r} ({type(prompt).__name__}) as a prompt; give a str.")
+        if len(prompt) > LONGEST:
+            raise PromptError(f"Got a prompt of {len(prompt):,} characters; {LONGEST:,} are many.")
+        if any("\ud800" <= c <= "\udfff" for c in prompt):  # half a character: nothing can store it
+            raise PromptError(f"Got broken characters in the prompt {prompt!r:.80}. Type it again.")
     return list(prompts)
 
 
@@ -235,9 +240,10 @@ class ToyTextEncoder(nn.Module):
     def report(self, prompt: str) -> list[PromptWarning]:
         """What the encoder cannot use of a prompt: unknown words and words that do not fit."""
         pieces = split_prompt(*check_prompts([prompt]), self.config.vocabulary)
-        unknown = dict.fromkeys(p.source for p in pieces if p.token == UNKNOWN)
+        used, dropped = pieces[: self.max_length - 1], pieces[self.max_length - 1 :]
+        unknown = dict.fromkeys(p.source for p in used if p.token == UNKNOWN)
         found: list[PromptWarning] = [UnknownWord(word, self.suggest(word)) for word in unknown]
-        dropped = [piece.source for piece in pieces[self.max_length - 1 :]]
+        dropped = [piece.source for piece in dropped]
         if dropped:
             found.append(PromptWarning(too_long(len(pieces) + 1, self.max_length, dropped)))
         return found
@@ -405,8 +411,8 @@ def read_local(kind: Any, folder: Path) -> Any:
     """A tokenizer or configuration of transformers from a folder, never from the network."""
     try:
         return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # tokenizers raise a bare Exception, and damaged files nearly any
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
         ) from error
@@ -447,8 +453,18 @@ def check_encoder(folder: Path, reader: weights.Reader) -> None:
 
 def _sketch_encoder(kind: Any, folder: Path) -> nn.Module:
     config = read_local(kind.config_class, folder)
-    with torch.device("meta"):
-        return kind(config)
+    if odd := {k: v for k, v in config.to_dict().items() if type(v) is int and abs(v) > 2**18}:
+        raise WeightsError(f"{folder}/config.json has {odd}, more than any text encoder has.")
+    layers = max(getattr(config, name, 0) or 0 for name in ("num_hidden_layers", "num_layers"))
+    if layers > 128:
+        raise WeightsError(f"{folder}/config.json has {layers} layers. Complete the download.")
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except Exception as error:  # whatever sizes of no sense lead to in transformers
+        raise WeightsError(
+            f"{folder}/config.json describes no {kind.__name__}: {error!r:.200}."
+        ) from error
 
 
 def _encoder_rules(module: nn.Module, state: dict[str, Tensor]) -> list[weights.Rule]:

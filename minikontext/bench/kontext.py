@@ -27,10 +27,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm.auto import tqdm
 
-from minikontext import files, images, provenance
+from minikontext import configs, files, images, provenance
 from minikontext.bench.similarity import Clip, Faces
 from minikontext.errors import ImageError
 from minikontext.pipeline import KontextPipeline
+from minikontext.text import check_prompts
 
 FIELDS = ("file_name", "key", "category", "instruction")
 SAFE = re.compile(r"[\w.-]+")
@@ -57,7 +58,8 @@ def load(folder: str | Path) -> list[Item]:
     if not path.is_file():
         raise ImageError(f"{folder} holds no metadata.jsonl: give a copy of KontextBench's folder")
     items, keys = [], set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    text = path.read_bytes().decode("utf-8", "replace")
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would cut at U+2028, too
         if not line.strip():
             continue
         item = _item(line, folder, f"{path.name}, line {number}")
@@ -70,24 +72,25 @@ def load(folder: str | Path) -> list[Item]:
 
 def _item(line: str, folder: Path, where: str) -> Item:
     try:
-        row = json.loads(line)
+        row = configs.parse_json(line)
         name, key, category, instruction = (row[field] for field in FIELDS)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        check_prompts([str(category), str(instruction)])
+    except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{where}: expected a JSON object with {', '.join(FIELDS)}") from error
-    if not SAFE.fullmatch(str(key)) or str(key).startswith("."):
-        raise ImageError(f"{where}: the key {key!r} cannot be a file's name")
-    names = [*([name] if name else []), *row.get("more", ())]
-    pictures = tuple(_inside(folder, str(one), where) for one in names)
+    if not SAFE.fullmatch(str(key)) or str(key).startswith(".") or len(str(key)) > 200:
+        raise ImageError(f"{where}: the key {key!r:.80} cannot be a file's name")
+    if not configs.fits(more := row.get("more", []), tuple[str, ...]):
+        raise ImageError(f"{where}: got more = {more!r:.80}; expected a list of pictures")
+    pictures = tuple(_inside(folder, str(one), where) for one in (*([name] if name else []), *more))
     return Item(str(key), str(category), str(instruction), pictures)
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise ImageError(f"{where}: {name!r} lies outside the folder")
-    if not path.is_file():
-        raise ImageError(f"{where}: there is no picture {name!r}")
-    return path
+    if not files.lies_in(folder, name):
+        raise ImageError(f"{where}: {name!r:.80} lies outside the folder")
+    if not files.exists(path := folder / name):
+        raise ImageError(f"{where}: there is no picture {name!r:.80}")
+    return path.resolve()
 
 
 # ---------------------------------------------------------------- running
