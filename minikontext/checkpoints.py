@@ -63,10 +63,7 @@ def find(place: str | Path) -> Checkpoint | None:
     Raises WeightsError for a folder that lacks a part or holds several models.
     """
     place = Path(place)
-    try:
-        folder = place if place.is_dir() else place.parent
-    except OSError:  # a name too long to be one
-        return None
+    folder = place if files.is_folder(place) else place.parent
     transformer = None if _own_config(folder) else _transformer_place(place)
     if transformer is None:
         return None
@@ -241,9 +238,9 @@ def text_length(checkpoint: Checkpoint) -> int:
 
 
 def _transformer_place(place: Path) -> Path | None:
-    if place.suffix == ".safetensors" and place.is_file():
+    if place.suffix == ".safetensors" and files.exists(place):
         return place
-    if (place / "transformer").is_dir():
+    if files.is_folder(place / "transformer"):
         return place / "transformer"
     singles = [file for file in sorted(place.glob("*.safetensors")) if file.name != AUTOENCODER]
     if len(singles) > 1:
@@ -547,4 +544,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
-    return configs.read_json(path, WeightsError, "Download it again.") if path.is_file() else {}
+    return configs.read_json(path, WeightsError, "Download it again.") if files.exists(path) else {}

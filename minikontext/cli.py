@@ -22,7 +22,7 @@ from minikontext.errors import (
     OutputError,
     SizeError,
 )
-from minikontext.files import check_writable
+from minikontext.files import check_writable, exists, is_folder
 
 if TYPE_CHECKING:
     from minikontext.pipeline import KontextPipeline
@@ -45,6 +45,9 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 if a check found a problem, 2 for a mistake, 3 if `inspect`
     cannot know, 130 for Ctrl-C. Errors made on purpose are printed without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name may hold bytes that no encoding can print
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -369,7 +372,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _config_file(name: str) -> Path:
     path = Path(name)
-    if not path.is_file():
+    if not exists(path):
         raise ConfigError(f"There is no configuration file {path}. See the folder configs/.")
     return path
 
@@ -435,7 +438,7 @@ def _weights_verify(options: argparse.Namespace) -> int:
 
 def _weights_convert(options: argparse.Namespace) -> int:
     target = Path(options.target)
-    if target.exists():
+    if exists(target) or is_folder(target):
         raise OutputError(f"{target} is there already. Choose another name for the result.")
     from minikontext import checkpoints, device
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,8 +61,17 @@ def lies_in(folder: Path, name: str) -> bool:
 
 def exists(path: str | Path) -> bool:
     """Whether there is such a file; a name that no file can have is none."""
+    return _asked(Path(path).is_file)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is such a folder."""
+    return _asked(Path(path).is_dir)
+
+
+def _asked(question: Callable[[], bool]) -> bool:
     try:
-        return Path(path).is_file()
+        return question()
     except (OSError, ValueError):  # too long, or with a NUL
         return False
 

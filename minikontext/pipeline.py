@@ -54,6 +54,7 @@ from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.velocity import PATCH, Velocity, grid_ids
 
 FORMAT, FORMAT_VERSION = "minikontext", 1
+MOST_STEPS = 10_000  # beyond, it is a slip of the finger
 PARTS = ("transformer", "autoencoder", "text_encoder")
 
 # Pixels: above this area, which no trained size has, the autoencoder works in tiles.
@@ -665,8 +666,8 @@ def as_cache(given: StepCache | float | None) -> StepCache | None:
 def check_scales(given: dict[str, Any], guidance_embed: bool) -> None:
     """Raise ConfigError for steps and scales that make no sense for these weights."""
     steps = given["num_inference_steps"]
-    if steps is not None and (not is_whole(steps) or steps < 1):
-        raise ConfigError(f"Got num_inference_steps={steps!r}. Use a whole number from 1.")
+    if steps is not None and not (is_whole(steps) and 1 <= steps <= MOST_STEPS):
+        raise ConfigError(f"Got num_inference_steps={steps!r}. Use 1 to {MOST_STEPS:,}.")
     for name in ("guidance_scale", "true_cfg_scale"):
         value = given[name]
         if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e4):

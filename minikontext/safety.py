@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from minikontext import files
 from minikontext.errors import SafetyError, SafetyWarning, WeightsError
 
 FORMAT, FORMAT_VERSION = "minikontext-safety", 1
@@ -186,7 +187,7 @@ def home() -> Path:
 def find(name: str | Path) -> Path:
     """A filter's folder: a path, or a name in `home()`. Raises WeightsError with those there."""
     for folder in (Path(name), home() / name):
-        if (folder / "config.json").is_file():
+        if files.exists(folder / "config.json"):
             return folder
     known = sorted(path.parent.name for path in home().glob("*/config.json"))
     raise WeightsError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minikontext.configs import parse_json
 from minikontext.errors import OutputError, WeightsError
-from minikontext.files import replacing, sha256
+from minikontext.files import exists, is_folder, replacing, sha256
 
 StateDict = dict[str, Tensor]
 
@@ -240,16 +240,18 @@ def fingerprint(path: str | Path) -> str:
 def is_part(path: str | Path) -> bool:
     """Whether a place is weights of one part: a file, or a folder with them beside a config."""
     path = Path(path)
-    return path.is_file() or ((path / "config.json").is_file() and any(path.glob("*.safetensors")))
+    return exists(path) or (exists(path / "config.json") and any(path.glob("*.safetensors")))
 
 
 def files(path: str | Path) -> list[Path]:
     """One file, or the shards in a folder as diffusers lays them out. Raises WeightsError."""
     path = Path(path)
-    if path.is_file():
+    if exists(path):
         return [path]
-    if not path.is_dir():
-        raise WeightsError(f"No weights at {path}. Give a .safetensors file or a folder with one.")
+    if not is_folder(path):
+        raise WeightsError(
+            f"No weights at {str(path)[:200]}. Give a .safetensors file or a folder with one."
+        )
     for index in sorted(path.glob("*.safetensors.index.json")):
         return _indexed(index)
     found = sorted(path.glob("*.safetensors"))
@@ -265,7 +267,7 @@ def _indexed(index: Path) -> list[Path]:
     """The shards that an index names, after a check that each holds what the index says."""
     homes = _weight_map(index)
     shards = {name: index.parent / name for name in sorted(set(homes.values()))}
-    absent = [name for name, file in shards.items() if not file.is_file()]
+    absent = [name for name, file in shards.items() if not exists(file)]
     if absent:
         raise WeightsError(f"{index.parent} lacks {few(absent)}. Complete the download.")
     for shard, file in shards.items():
