@@ -475,7 +475,7 @@ def share_bar(names: Sequence[str], shares: Sequence[float], first: int = 0) -> 
     """One bar cut into shares, in the colours of the parts from number `first` on."""
     cuts = []
     for i, (name, share) in enumerate(zip(names, shares), start=first):
-        text = f"{name} {share:.0%}"
+        text = html.escape(f"{name} {share:.0%}")
         look = f"flex: {share:.4f} 0 0; background: {colour_of(i)}"
         label = text if share >= 0.025 * len(text) / 2 else ""  # what fits
         cuts.append(f'<div style="{look}" title="{text}">{label}</div>')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Mapping, Sequence
 
@@ -83,7 +84,7 @@ class FewStepsWidget(Working):
         self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
         cells: list[W.Widget] = [W.HTML(), *(_caption(_steps(n)) for n in self.counts)]
         for name in self.pipes:
-            cells.append(W.HTML(f'<div class="mk-caption"><b>{name}</b></div>'))
+            cells.append(W.HTML(f'<div class="mk-caption"><b>{html.escape(name)}</b></div>'))
             for n in self.counts:
                 self.boxes[name, n].layout.width = "100%"
                 cells.append(W.VBox([self.boxes[name, n], self.clocks[name, n]]))
