@@ -22,6 +22,7 @@ _MODULES = (
     "plane_ladd",
     "plots",
     "positions",
+    "safety_desk",
     "samples",
     "scale",
     "sepia",
@@ -55,6 +56,7 @@ _HOMES = {
     "FewStepsWidget": "few_steps",
     "PlanWidget": "scale",
     "FailuresWidget": "failures",
+    "SafetyWidget": "safety_desk",
     "FitsWidget": "fits",
     "run_processes": "scale",
 }
