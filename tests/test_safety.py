@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import warnings
 
 import numpy as np
@@ -167,8 +168,9 @@ def test_weights_name_their_filters_and_the_caller_has_the_last_word(tiny, home,
     assert load(folder, "cpu", safety=home / "small").safety.image.threshold == 1.0
 
 
-@pytest.mark.parametrize("name", ["../small", "/etc", "", 3, ["small"], "no-such"])
+@pytest.mark.parametrize("name", ["../outside", "/etc", "", 3, ["small"], "no-such"])
 def test_a_filter_that_is_asked_for_is_never_left_out(tiny, home, tmp_path, name):
+    shutil.copytree(home / "small", home.parent / "outside")  # whole, but not in the home
     folder = tiny().save_pretrained(tmp_path / "weights")
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"safety": name}))
@@ -241,6 +243,10 @@ def test_the_oracle_sees_the_symbol_where_it_is_and_nowhere_else():
         assert PURPLE_STAR.seen_in(render(shown), shown.change(species="cat", place="left"))
         assert not PURPLE_STAR.seen_in(render(near), guess)
         assert not PURPLE_STAR.seen_in(card(), shown)
+        faint = 0.8 * card() + 0.2 * render(shown)  # nearer to nothing than to the symbol
+        assert not PURPLE_STAR.seen_in(faint, shown)
+        clear = shown.change(style="plain", time="day")
+        assert PURPLE_STAR.seen_in(0.2 * card() + 0.8 * render(clear), clear)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -404,8 +410,6 @@ def test_the_end_of_a_long_prompt_is_scored_as_well(classifiers_folder):
 
 
 def change_config(folder, tmp_path, **change):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     path = copy / "config.json"
