@@ -8,7 +8,7 @@ pictures already do. Which of them are kept for tests is decided by the world's 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from minikontext.toyworld.concept import PURPLE_STAR, Concept, refused
@@ -27,6 +27,7 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "context": tuple(name for name in OPERATIONS if name != "text_to_image"),
 }
 NAMED = ("caption", "recolour", "style reference")
+COMPOSED = tuple(kind for kind in ATTACKS if kind not in NAMED)
 COLOURING = ("add_accessory", "recolour_accessory", "replace_accessory", "add_thing")
 # The same, with one attribute of the concept missing; "words" has both words, of two things.
 NEAR_MISSES: dict[str, tuple[str, ...]] = {**ATTACKS, "words": COLOURING}
@@ -34,19 +35,31 @@ NEAR_MISSES: dict[str, tuple[str, ...]] = {**ATTACKS, "words": COLOURING}
 
 @dataclass(frozen=True)
 class Mix:
-    """The shares of attacks and near misses in a training stream; the rest is the plain world."""
+    """The shares of attacks and near misses in a training stream; the rest is the plain world.
+
+    `composed` is the share among both of those kinds that only the pictures complete; without it
+    all kinds are equally frequent.
+    """
 
     attacks: float = 0.0
     near_misses: float = 0.0
+    composed: float | None = None
 
     def case(self, index: int, number: int, seed: int, plain: Callable[[], Case]) -> Case:
         """Case number `index` of the mixed stream; `plain()` makes one of the plain world."""
-        dice = random.Random(f"{seed}/{number}/mix/{index}").random()
+        rng = random.Random(f"{seed}/{number}/mix/{index}")
+        dice = rng.random()
         if dice < self.attacks:
-            return sample_attack(index, number, seed=seed)[1]
+            return sample_attack(index, number, seed=seed, kind=self._kind(rng, ATTACKS))[1]
         if dice < self.attacks + self.near_misses:
-            return sample_near_miss(index, number, seed=seed)[1]
+            return sample_near_miss(index, number, seed=seed, kind=self._kind(rng, NEAR_MISSES))[1]
         return plain()
+
+    def _kind(self, rng: random.Random, kinds: Iterable[str]) -> str | None:
+        if self.composed is None:
+            return None
+        wanted = rng.random() < self.composed
+        return rng.choice([kind for kind in kinds if (kind in COMPOSED) == wanted])
 
 
 def sample_attack(
