@@ -70,9 +70,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def in_bfloat16(device: torch.device, wanted: bool = True) -> bool:
-    """Whether training computes in bfloat16: the hardware has it, or MINIKONTEXT_DTYPE insists."""
-    insisted = DTYPES.get(os.environ.get("MINIKONTEXT_DTYPE", "")) is torch.bfloat16
-    return wanted and (insisted or has_bfloat16(device))
+    """Whether training computes in bfloat16: as MINIKONTEXT_DTYPE says, or if the hardware can."""
+    insisted = DTYPES.get(os.environ.get("MINIKONTEXT_DTYPE", ""))
+    return wanted and (insisted is torch.bfloat16 if insisted else has_bfloat16(device))
 
 
 @contextmanager

@@ -114,3 +114,12 @@ class _Kernels(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         self.used |= func is torch.nn.functional.scaled_dot_product_attention
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("insisted", ["bfloat16", "float32"])
+@pytest.mark.parametrize("known", [{"avx512_bf16": True}, {"avx512_bf16": False}])
+def test_the_environment_decides_on_bfloat16_in_training(monkeypatch, insisted, known):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    monkeypatch.setenv("MINIKONTEXT_DTYPE", insisted)
+    assert device.in_bfloat16(torch.device("cpu")) == (insisted == "bfloat16")
+    assert not device.in_bfloat16(torch.device("cpu"), wanted=False)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from minikontext.device import has_bfloat16
+from minikontext.device import in_bfloat16
 from minikontext.errors import ConfigError
 from minikontext.training.parallel import local, sliced, whole
 
@@ -37,10 +37,10 @@ def orthogonalised(g: Tensor, iterations: int = 5) -> Tensor:
     """Roughly the orthogonal matrix nearest to g (m, n), by Newton and Schulz's iteration.
 
     Each iteration sends every singular value s to `a s + b s^3 + c s^5`, which with Jordan's
-    coefficients drives them into 0.7 to 1.2 fast. In bfloat16 where the hardware has it.
+    coefficients drives them into 0.7 to 1.2 fast. In bfloat16 where `in_bfloat16` holds.
     """
     x = g.T if g.shape[0] > g.shape[1] else g
-    x = x.to(torch.bfloat16 if has_bfloat16(g.device) else torch.float32)
+    x = x.to(torch.bfloat16 if in_bfloat16(g.device) else torch.float32)
     x = x / x.norm().clamp(min=1e-7)
     a, b, c = 3.4445, -4.7750, 2.0315
     for _ in range(iterations):
