@@ -27,7 +27,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from minikontext.device import in_bfloat16, pick
+from minikontext.device import in_bfloat16, pick, use_flash_attention_3
 from minikontext.errors import ConfigError
 from minikontext.transformer import KontextTransformer
 
@@ -197,6 +197,8 @@ def prepare(
     within the transformer. bf16: whether the training computes in bfloat16.
     """
     flags = world.config
+    if bf16:
+        use_flash_attention_3(world.device)
     for part in _parts(model):
         blocks = _blocks(part)
         for block in blocks:

@@ -6,6 +6,7 @@ python -m torch.distributed.run --nproc-per-node 2 tests/training/processes.py F
 import copy
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from conftest import build_tiny_pipeline
 
 from minikontext.distillation.guidance import GuidanceTraining, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
+from minikontext.errors import OutputError
 from minikontext.training import parallel
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor, EditorTraining, editor_loss
@@ -86,6 +88,24 @@ def case(kind, folder, until=STEPS, bf16=False, **dials):
     return *train(kind, world, folder, until, bf16, **dials), world
 
 
+def full_disk(world, folder):
+    """What a save says when no file can grow any more, and the step that is there afterwards."""
+    model, _ = parts("flow", world)
+    loop, said = Loop(model, LoopConfig(steps=2), folder, world), []
+    loop.save()
+    loop.store.finish()
+    loop.step = 1
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        loop.save()
+        loop.store.finish()
+    except OutputError as error:
+        said.append(str(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    return said, int(loop.store.newest()[1]["step"])
+
+
 def main(folder):
     """Every case that needs many processes, in two launches: of four, then of two."""
     found = {}
@@ -93,6 +113,8 @@ def main(folder):
     if size == 4:
         four = {"replicate": 2, "checkpointing": "full", "save_every": 10}
         found["flow"], *_ = case("flow", folder / "moved", **four)
+        found["guidance"], *_ = case("guidance", folder / "guidance4", checkpointing="selective")
+        found["ladd"], *_ = case("ladd", folder / "ladd4", muon_lr=0.0, replicate=2)
     else:
         two = {"checkpointing": "selective", "accumulate": 2}
         found["flow"], *_ = case("flow", folder / "flow", **two)
@@ -101,6 +123,7 @@ def main(folder):
         found["moved"], model, world = case("flow", folder / "moved", 15, background=False)
         if one := gathered(model, world):
             save_file(one.state_dict(), folder / "gathered.safetensors")
+        found["full"] = full_disk(world, folder / "full")
         os.environ["MINIKONTEXT_DTYPE"] = "bfloat16"  # emulated here
         found["bf16"], *_ = case("flow", folder / "bf16", 3, bf16=True)
     if torch.distributed.get_rank() == 0:
