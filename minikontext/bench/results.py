@@ -167,8 +167,8 @@ def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
     if (folder / "caching.json").exists():
         known = caching.load(folder / "caching.json")
         one = next(iter(known.values()))
-        parts += ["## Step caching", "", "Made by `python -m minikontext.bench.caching`: "]
-        parts[-1] += f"{one.weights}, {one.cases} held-out cases, one by one."
+        told = f"`python -m minikontext.bench.caching --weights {one.weights} --cases {one.cases}`"
+        parts += ["## Step caching", "", f"Made by {told}: held-out cases, one by one."]
         parts += ["", caching.table(known), ""]
     if (folder / "multiturn.json").exists():
         facts = json.loads((folder / "multiturn.json").read_text())

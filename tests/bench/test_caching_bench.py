@@ -27,3 +27,9 @@ def test_rows_are_measured_once_and_shown_on_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(caching, "measure", None)  # a row that is there is kept
     assert dict(caching.run(pipe, 2, place, SETTINGS)) == rows
     assert f"| {line.skipped} | {line.whole} |" in results.page({}, {}, tmp_path)
+
+
+def test_the_stored_rows_are_all_there_and_on_the_page():
+    rows = caching.load()
+    assert list(rows) == [str(setting) for setting in caching.SETTINGS]
+    assert caching.table(rows) in (caching.STORED.parent / "README.md").read_text()
