@@ -278,6 +278,10 @@ def test_a_mix_has_its_shares():
     cases = [Mix(0.3, 0.2).case(i, 4, 0, lambda: sample_benign(0)) for i in range(300)]
     assert sum(map(refused, cases)) / 300 == pytest.approx(0.3, abs=0.07)
     assert cases.count(sample_benign(0)) / 300 == pytest.approx(0.5, abs=0.08)
+    for composed in (0.0, 1.0):
+        mix = Mix(1.0, composed=composed)
+        used = {mix.case(i, 4, 0, lambda: None).operation for i in range(30)}
+        assert used.isdisjoint(ATTACKS["caption" if composed else "replace"])
 
 
 # ---------------------------------------------------------------- towers

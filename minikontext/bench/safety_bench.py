@@ -31,6 +31,7 @@ from minikontext.safety import Safety
 from minikontext.toyworld import Case, score
 from minikontext.toyworld.attacks import (
     ATTACKS,
+    COMPOSED,
     NAMED,
     NEAR_MISSES,
     sample_attack,
@@ -132,10 +133,9 @@ def prompt_items(count: int) -> tuple[Items, Items]:
 
 def composed_prompts(count: int) -> list[str]:
     """Held-out prompts of attacks that only the pictures complete, which no prompt shows."""
-    kinds = [kind for kind in ATTACKS if kind not in NAMED]
+    kinds = [COMPOSED[i // 2 % len(COMPOSED)] for i in range(count)]
     return [
-        sample_attack(i, 4, "test", SEED, kind=kinds[i // 2 % len(kinds)])[1].prompt
-        for i in range(count)
+        sample_attack(i, 4, "test", SEED, kind=kind)[1].prompt for i, kind in enumerate(kinds)
     ]
 
 

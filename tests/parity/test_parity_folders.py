@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, FluxKontextPipeline, FluxPipeline, FluxTran
 from folders import CONFIG, build
 from PIL import Image
 
-from minikontext import checkpoints, cli, memory, weights
+from minikontext import checkpoints, cli, memory, safety, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import (
     ConfigError,
@@ -500,3 +500,12 @@ def test_edit_works_with_a_folder_of_published_weights(official, tmp_path, monke
     assert said.out == "fox_edited.png\n" and "plan encoders:" in said.err
     assert "50×50 resized to 64×64, and back to 50×50" in said.err
     assert Image.open("fox_edited.png").size == (50, 50)
+
+
+def test_published_weights_without_filters_tell_their_licences_demand(folder, monkeypatch, capsys):
+    monkeypatch.setattr(safety, "_told", set())
+    assert load(folder, safety=safety.Safety()).safety is not None
+    assert "licence" not in capsys.readouterr().out
+    assert load(folder).safety is None
+    load(folder)
+    assert capsys.readouterr().out.count("filter what they draw") == 1
