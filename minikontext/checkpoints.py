@@ -246,7 +246,7 @@ def _transformer_place(place: Path) -> Path | None:
     if len(singles) > 1:
         names = ", ".join(file.name for file in singles)
         raise WeightsError(f"{place} holds several models ({names}). Give the path of one file.")
-    if not singles and (place / "model_index.json").is_file():
+    if not singles and files.exists(place / "model_index.json"):
         raise WeightsError(f"{place} lacks the folder transformer. Complete the download.")
     return singles[0] if singles else None
 

@@ -46,7 +46,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "heads": (1, WIDE),
     "pooled": (1, WIDE),
     # calls
-    "num_inference_steps": (1, 10_000),
+    "num_inference_steps": (1, 1_000_000),
     "guidance_scale": (0, 10_000),
     "true_cfg_scale": (0, 10_000),
     "height": (1, 2**14),

@@ -54,7 +54,7 @@ from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.velocity import PATCH, Velocity, grid_ids
 
 FORMAT, FORMAT_VERSION = "minikontext", 1
-MOST_STEPS = 10_000  # beyond, it is a slip of the finger
+MOST_STEPS = 1_000_000  # beyond, it is a slip of the finger
 PARTS = ("transformer", "autoencoder", "text_encoder")
 
 # Pixels: above this area, which no trained size has, the autoencoder works in tiles.
