@@ -11,7 +11,6 @@ not be drawn.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from minikontext import files
+from minikontext import configs, files
 from minikontext.errors import SafetyError, SafetyWarning, WeightsError
 
 FORMAT, FORMAT_VERSION = "minikontext-safety", 1
@@ -199,11 +198,8 @@ def find(name: str | Path) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read and check a filter's config.json. Raises WeightsError."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"Cannot read {path}: {error}. Restore the file.") from error
-    found = (config.get("format"), config.get("format_version")) if isinstance(config, dict) else ()
+    config = configs.read_json(path, WeightsError)
+    found = (config.get("format"), config.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise WeightsError(
             f"{path} says format and version {found}; expected {(FORMAT, FORMAT_VERSION)}."

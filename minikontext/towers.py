@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import files, images, weights
-from minikontext.errors import WeightsError
+from minikontext import configs, files, images, weights
+from minikontext.errors import ConfigError, WeightsError
 from minikontext.safety import FORMAT, FORMAT_VERSION, Safety, read_threshold
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 
@@ -163,10 +163,13 @@ class ZeroShot:
 def load_towers(folder: Path, config: dict[str, Any]) -> TwoTowers:
     """The towers of a filter's folder. Raises WeightsError if file and sizes do not fit."""
     try:
+        sizes = dict(config["towers"])
+        text = configs.build(ToyTextConfig, sizes.pop("text"))
+        sizes = configs.build(TowersConfig, sizes, TowersConfig(text=text))
         with torch.device("meta"):
-            model = TwoTowers(TowersConfig(**config["towers"]))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise WeightsError(f"{folder}/config.json: no sizes of two towers: {error!r}.") from error
+            model = TwoTowers(sizes)
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{folder}/config.json: no sizes of two towers: {error}.") from error
     path = folder / "towers.safetensors"
     return weights.load_into(model, path, "cpu", torch.float32).eval()
 
