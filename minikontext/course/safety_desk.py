@@ -63,7 +63,7 @@ EXAMPLES = (
 )  # fmt: skip
 DECADES = 4  # the bars go from odds of 1 : 10 000 to 10 000 : 1
 SHOWN = 6  # attempts in the log
-SIDE = "150px"
+SIDE = "176px"
 LOOK = f"""<style>
 .mk .mk-layer.widget-toggle-button {{ height: 30px; line-height: 28px; border-radius: 6px;
   text-align: left; padding: 0 10px; box-shadow: none; }}
@@ -161,11 +161,11 @@ class SafetyWidget(Working):
             options=[NOTHING, *names], description="Second", style=TIGHT, layout=wide("190px")
         )
         self.seed = W.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=wide("110px")
+            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=wide("140px")
         )
         most = self.pipe.defaults.num_inference_steps
         self.steps = W.IntSlider(
-            min(10, most), 1, most, description="Steps", style=TIGHT, layout=wide("190px")
+            min(10, most), 1, most, description="Steps", style=TIGHT, layout=wide("215px")
         )
         self.prompt = W.Text(placeholder="Ask for it", layout=W.Layout(flex="1 1 auto"))
         self.prompt.add_class("mk-prompt")
@@ -197,15 +197,15 @@ class SafetyWidget(Working):
         names = ("picture", "second picture", "what is handed out")
         return [
             W.HTML(CSS + LOOK, layout=W.Layout(display="none")),
-            row([W.Label("Picture"), self.picture, self.second, self.seed, self.steps]),
-            row([self.tasks, self.presets]),
+            row([W.Label("Picture"), self.picture, self.second, self.tasks]),
+            self.presets,
             W.HBox([self.prompt, self.run], layout=W.Layout(align_items="center")),
             captioned(list(self.boxes.values()), names, wrap=True),
             self.working,
             self.status,
             W.GridBox(cells, layout=grid),
             self.record,
-            row([self.clear]),
+            row([self.seed, self.steps, self.clear]),
         ]
 
     def _connect(self) -> None:
