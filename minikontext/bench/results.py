@@ -3,8 +3,9 @@
 `minikontext bench mini --weights toy --steps 4 10 --output runs/bench`; without `--weights` and
 `--output`, every shipped folder and the page in `data/bench/`.
 
-Scores go into results.json, where the same seeds give the same bytes; times, which no two runs
-share, into latency.json. A row that is there is kept, so that a run can be gone on with.
+Scores go into results.json, where the same seeds give the same bytes. A row that is there is kept,
+so that a run can be gone on with. `--clock` times the rows that are there, turn by turn in one run,
+and writes latency.json: do that on a machine which has nothing else to do.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from matplotlib.figure import Figure
 
 from minikontext import files
 from minikontext.bench import caching, diversity, mini, multiturn, students
-from minikontext.bench.oracle_bench import Report, evaluate, summarise
+from minikontext.bench.oracle_bench import Report, edit_all, evaluate, summarise
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, score
@@ -65,19 +67,35 @@ def bench_cases(every: int = 1, more: bool = True) -> list[Case]:
     return [case for *_, case in mini.cases(more)[::every]]
 
 
-def measure(
-    pipe: KontextPipeline, steps: int, every: int = 1, seed: int = 0
-) -> tuple[Row, dict[str, object]]:
-    """Edit and score all cases; weights that only edit get those with a context image.
-
-    Returns the row without times, and the times.
-    """
+def measure(pipe: KontextPipeline, steps: int, every: int = 1, seed: int = 0) -> Row:
+    """Edit and score all cases; weights that only edit get those with a context image."""
     cases = [c for c in bench_cases(every) if len(c.contexts) >= pipe.defaults.min_contexts]
     report, _ = evaluate(pipe, cases, seed, num_inference_steps=steps)
-    times = {"seconds": report.seconds, "per_edit": round(report.seconds / len(cases), 3)}
-    machine = f"{pipe.device.type}, {torch.get_num_threads()} threads, {platform.machine()}"
-    row = Row(pipe.name, pipe.weights_sha256, steps, seed, _mark(every), _timeless(report))
-    return row, times | {"cases": len(cases), "machine": machine}
+    timeless = replace(report, seconds=0.0)
+    return Row(pipe.name, pipe.weights_sha256, steps, seed, _mark(every), timeless)
+
+
+def timed(rows: dict[str, Row], count: int = 64, rounds: int = 3) -> dict[str, dict[str, object]]:
+    """Seconds an edit of every row's weights and steps: medians, on `count` edits of one context.
+
+    The rows take turns, and the first round is not counted.
+    """
+    pipes = {row.weights: KontextPipeline.from_pretrained(row.weights) for row in _edited(rows)}
+    cases = [case for case in bench_cases() if len(case.contexts) == 1][:count]
+    seconds: dict[str, list[float]] = {row.name: [] for row in _edited(rows)}
+    for row in [*_edited(rows)] * (rounds + 1):
+        start = time.perf_counter()
+        edit_all(pipes[row.weights], cases, quiet=True, num_inference_steps=row.steps)
+        seconds[row.name].append(time.perf_counter() - start)
+    machine = f"cpu, {torch.get_num_threads()} threads, {platform.machine()}"
+    return {
+        name: {"per_edit": round(float(np.median(s[1:])) / len(cases), 4), "machine": machine}
+        for name, s in seconds.items()
+    }
+
+
+def _edited(rows: dict[str, Row]) -> list[Row]:
+    return [row for row in rows.values() if row.weights != COPY]
 
 
 def copied(every: int = 1) -> Row:
@@ -89,10 +107,6 @@ def copied(every: int = 1) -> Row:
 
 def _mark(every: int) -> str:
     return "all" if every == 1 else f"every {every}th"
-
-
-def _timeless(report: Report) -> Report:
-    return replace(report, seconds=0.0)
 
 
 # ---------------------------------------------------------------- what is kept
@@ -122,9 +136,8 @@ def run(
     again: bool = False,
 ) -> dict[str, Row]:  # fmt: skip
     """Measure what is missing (with `again`, everything) and store each row when it is there."""
-    place, clock = folder / "results.json", folder / "latency.json"
+    place = folder / "results.json"
     rows = load(place)
-    times = json.loads(clock.read_text()) if clock.exists() else {}
 
     def keep(row: Row) -> None:
         rows[row.name] = row
@@ -137,9 +150,7 @@ def run(
         for n in steps:
             known = rows.get(f"{pipe.name}, {n} steps")
             if again or _stale(known, pipe.weights_sha256, seed, every):
-                row, times[f"{pipe.name}, {n} steps"] = measure(pipe, n, every, seed)
-                write_json(dict(sorted(times.items())), clock)
-                keep(row)
+                keep(measure(pipe, n, every, seed))
     return dict(sorted(rows.items(), key=lambda item: _order(item[1])))
 
 
@@ -159,7 +170,8 @@ def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
     """The Markdown page: what was measured, its figures, and every other result in the folder."""
     parts = ["# Results", "", "Made by `minikontext bench mini`; not written by hand.", ""]
     parts += ["## MiniKontextBench", "", table(rows, times), ""]
-    parts += ["![Success by category](radar.png)", "", "![Seconds an edit](latency.png)", ""]
+    parts += ["![Success by category](radar.png)", ""]
+    parts += ["![Seconds an edit](latency.png)", ""] * bool(times)
     if (folder / "students.json").exists():
         parts += ["## Teacher and students", ""]
         parts += ["Made by `python -m minikontext.bench.students`: several sampling seeds.", ""]
@@ -233,7 +245,8 @@ def write_page(rows: dict[str, Row], folder: Path) -> Path:
     clock = folder / "latency.json"
     times = json.loads(clock.read_text()) if clock.exists() else {}
     radar(rows).savefig(folder / "radar.png", dpi=88)
-    latency(times).savefig(folder / "latency.png", dpi=88)
+    if times:
+        latency(times).savefig(folder / "latency.png", dpi=88)
     with files.replacing(folder / "README.md") as temporary:
         temporary.write_text(page(rows, times, folder), encoding="utf-8")
     return folder / "README.md"
@@ -250,10 +263,16 @@ def main(
     parser.add_argument("--every", type=int, default=1, help="only every n-th case (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="sampling seed (default: 0)")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
+    parser.add_argument("--clock", action="store_true", help="only time the rows that are there")
     parser.add_argument("--output", type=Path, default=HOME / "bench", help="folder (data/bench)")
     options = parser.parse_args(arguments)
     if options.every < 1 or min(options.steps) < 1:
         raise ConfigError("--every and --steps: use whole numbers from 1.")
+    if options.clock:
+        rows = load(options.output / "results.json")
+        write_json(timed(rows), options.output / "latency.json")
+        print(write_page(rows, options.output).read_text())
+        return
     names = shipped() if options.weights is None else options.weights
     rows = run(names, options.steps, options.output, options.every, options.seed, options.again)
     print(write_page(rows, options.output).read_text())

@@ -29,9 +29,12 @@ def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatc
         assert cli.main([*command, "--output", str(tmp_path / folder)]) == 0
     kept = (tmp_path / "a" / "results.json").read_bytes()
     assert kept == (tmp_path / "b" / "results.json").read_bytes()
-    assert b"0.0" in kept and json.loads((tmp_path / "a" / "latency.json").read_text())
+    assert b"0.0" in kept
     rows = results.load(tmp_path / "a" / "results.json")
     assert list(rows) == [results.COPY, "toy, 1 steps"] and rows[results.COPY].report.success == 0
+    assert not (tmp_path / "a" / "latency.json").exists()
+    assert cli.main(["bench", "mini", "--clock", "--output", str(tmp_path / "a")]) == 0
+    assert json.loads((tmp_path / "a" / "latency.json").read_text())["toy, 1 steps"]["per_edit"] > 0
     for name in ("radar.png", "latency.png"):
         assert Image.open(tmp_path / "a" / name).width <= 800
     assert "| toy, 1 steps | 3 |" in (tmp_path / "a" / "README.md").read_text()
