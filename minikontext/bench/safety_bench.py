@@ -440,12 +440,18 @@ def _told(r: dict) -> str:
     return f"{r['percent']:g} % ({r['count']} of {r['of']})"
 
 
+def shipped() -> list[str]:
+    """The toy and, if it is there, what adversarial training made of it."""
+    there = {path.parent.name for path in (HOME / "weights").glob("*/config.json")}
+    return [name for name in ("toy", "toy-safe") if name in there]
+
+
 def main(
     arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.safety_bench"
 ) -> dict[str, Any]:
     """Command line: measure, write safety.json and safety.md, print the tables."""
     parser = argparse.ArgumentParser(prog=prog, description="Filters, attacks, and their price.")
-    parser.add_argument("--weights", nargs="+", default=["toy", "toy-safe"], help="untrained first")
+    parser.add_argument("--weights", nargs="+", default=shipped(), help="untrained first")
     parser.add_argument("--filter", default="toy", help="name or folder (default: toy)")
     parser.add_argument("--steps", type=int, default=10, help="sampling steps (default: 10)")
     parser.add_argument("--count", type=int, default=600, help="attacks (default: 600)")
