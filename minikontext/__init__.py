@@ -14,6 +14,7 @@ _MODULES = (
     "checkpoints",
     "classifiers",
     "cli",
+    "configs",
     "course",
     "device",
     "distillation",
