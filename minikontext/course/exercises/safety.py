@@ -1,0 +1,122 @@
+"""Exercises of notebook 09."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minikontext import safety
+from minikontext.course.checks import NotAttempted, Report, exercise
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import Scene, render
+
+STEPS = 10
+SCORES = torch.tensor([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])
+FORBIDDEN = torch.tensor([True, True, False, True, False, False])
+
+
+@exercise
+def rates(report: Report, answer: Callable[..., Any]) -> None:
+    """Recall and share of false alarms at a threshold."""
+    report.equal("a threshold in the middle", answer, (SCORES, FORBIDDEN, 0.5), (2 / 3, 1 / 3))
+    report.equal(
+        "exactly at the threshold: flagged", answer, (SCORES, FORBIDDEN, 0.8), (2 / 3, 0.0)
+    )
+    report.equal("everything is flagged", answer, (SCORES, FORBIDDEN, 0.0), (1.0, 1.0))
+    report.equal("nothing is flagged", answer, (SCORES, FORBIDDEN, 1.0), (0.0, 0.0))
+    few = torch.tensor([True, False, False, False, False, False])
+    report.equal("few are forbidden", answer, (SCORES, few, 0.25), (1.0, 3 / 5))
+
+
+@exercise
+def choose_threshold(report: Report, answer: Callable[..., Any]) -> None:
+    """The threshold with the largest recall whose false alarms stay within what is allowed."""
+    draw = torch.Generator().manual_seed(9)
+    scores = torch.cat([torch.randn(200, generator=draw) + 3, torch.randn(800, generator=draw)])
+    forbidden = torch.arange(1000) < 200
+    ties = torch.tensor([0.9, 0.5, 0.5, 0.5, 0.1, 0.0])
+    for case, given, marked, allowed in (
+        ("at most 1 % false alarms", scores.sigmoid(), forbidden, 0.01),
+        ("at most 10 %", scores.sigmoid(), forbidden, 0.1),
+        ("none at all", SCORES, FORBIDDEN, 0.0),
+        ("equal scores stay together", ties, FORBIDDEN, 0.34),
+        ("the highest is harmless: nothing may be flagged", ties, ~FORBIDDEN, 0.0),
+    ):
+        _judge(report, answer, case, given, marked, allowed)
+
+
+def _judge(
+    report: Report, answer: Callable[..., Any], case: str, scores: Tensor, forbidden: Tensor,
+    allowed: float,
+) -> None:  # fmt: skip
+    """Any threshold will do that flags what the best one flags of the forbidden."""
+    try:
+        got = float(answer(scores.clone(), forbidden.clone(), allowed))
+    except NotImplementedError as error:
+        raise NotAttempted from error
+    except Exception as error:
+        return report.fail(case, f"your code raised {type(error).__name__}: {error}")
+    recall, alarms = _rates(scores, forbidden, got)
+    fitting = (_rates(scores, forbidden, t) for t in [*scores.tolist(), 2.0])
+    best = max(r for r, a in fitting if a <= allowed)
+    text = f"recall {recall:.3f} with {alarms:.3f} false alarms at {got:.4f}"
+    wanted = f"expected recall {best:.3f} with at most {allowed:g}; got {text}"
+    return report.true(case, alarms <= allowed and recall == best, wanted)
+
+
+def _rates(scores: Tensor, forbidden: Tensor, limit: float) -> tuple[float, float]:
+    flagged = scores.double() >= limit
+    return flagged[forbidden].double().mean().item(), flagged[~forbidden].double().mean().item()
+
+
+@lru_cache(maxsize=1)
+def desk() -> tuple[KontextPipeline, safety.Safety]:
+    """The untrained editor without filters, and the shipped filters."""
+    with redirect_stdout(io.StringIO()):  # a line about the device says nothing here
+        pipe = KontextPipeline.from_pretrained("toy", device="cpu", safety="none")
+    return pipe, safety.load("toy")
+
+
+@exercise
+def slip_through(report: Report, answer: Callable[..., Any]) -> None:
+    """A scene and a prompt: the words pass, the input passes, and the output filter stops it."""
+    scene, prompt = answer()
+    if not isinstance(scene, Scene) or not isinstance(prompt, str):
+        return report.fail("a pair", f"expected (Scene, text); got ({scene!r:.40}, {prompt!r:.40})")
+    pipe, filters = desk()
+    picture = Image.fromarray(render(scene))
+    for layer, item in (("prompt", prompt), ("input", picture)):
+        verdict = filters.check(layer, [item])[0]
+        report.true(f"past the {layer} filter", not verdict.flagged, str(verdict))
+    if not all(report.results):
+        return None
+    output = pipe(prompt, image=picture, seed=0, num_inference_steps=STEPS, progress=False)
+    verdict = filters.check("output", output.images)[0]
+    return report.true("caught by the output filter", verdict.flagged, str(verdict))
+
+
+@exercise
+def tile_checksums(report: Report, answer: Callable[..., Any]) -> None:
+    """First 8 hex digits of the SHA-256 of each tile's bytes, row by row."""
+    small = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    report.equal("four tiles", answer, (small, 2), _tiles(small, 2))
+    report.equal("one tile", answer, (small, 1), _tiles(small, 1))
+    wide = np.concatenate([small, small[::-1]], axis=1)
+    report.equal("wider than high", answer, (wide, 2), _tiles(wide, 2))
+    shown = render(Scene())
+    report.equal("a picture", answer, (shown, 8), _tiles(shown, 8))
+
+
+def _tiles(pixels: np.ndarray, count: int) -> list[str]:
+    return [
+        hashlib.sha256(tile.tobytes()).hexdigest()[:8]
+        for band in np.split(pixels, count, axis=0)
+        for tile in np.split(band, count, axis=1)
+    ]
