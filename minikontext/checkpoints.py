@@ -63,7 +63,9 @@ def find(place: str | Path) -> Checkpoint | None:
     Raises WeightsError for a folder that lacks a part or holds several models.
     """
     place = Path(place)
-    folder = place if files.is_folder(place) else place.parent
+    if not (files.exists(place) or files.is_folder(place)):
+        return None
+    folder = place if place.is_dir() else place.parent
     transformer = None if _own_config(folder) else _transformer_place(place)
     if transformer is None:
         return None

@@ -15,11 +15,12 @@ def main(kind: str, path: str | Path, resume: bool = True) -> Path:
     Raises ConfigError for a config of another kind, TrainingError when training goes wrong.
     """
     from minikontext.distillation import recipes
-    from minikontext.training import parallel, read_config
+    from minikontext.training import check_entries, parallel, read_config
 
     config = read_config(path, KINDS)
     if config["kind"] != kind:
         raise ConfigError(f"{path} describes {config['kind']}; run distill {config['kind']}")
+    check_entries(config, f"{path}: ")
     try:
         return getattr(recipes, f"distill_{kind}")(config, resume=resume)
     finally:

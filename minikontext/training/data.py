@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -173,12 +174,37 @@ def wordings(case: Case) -> list[str]:
 
 
 def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = None) -> Pairs:
-    """All encoded pairs of a folder with their prompts as token ids."""
+    """All encoded pairs of a folder with their prompts as token ids.
+
+    Raises TrainingError if there are none, or a file is damaged.
+    """
     paths = sorted(folder.glob("pairs-*.safetensors"))
     if not paths:
         raise TrainingError(f"{folder} holds no encoded pairs; run build_cache first")
-    files = [load_file(path) for path in paths]
-    lines = [p for path in paths for p in path.with_suffix(".txt").read_text().split("\n")]
-    joined = {key: torch.cat([file[key] for file in files])[:limit] for key in files[0]}
-    ids = torch.stack([text_encoder.tokenize(line.split("\t")) for line in lines[:limit]])
+    stored = [_stored(path) for path in paths]
+    lines = [line for _, told in stored for line in told]
+    shapes = {key: {file[key].shape[1:] for file, _ in stored} for key in ENCODED}
+    if any(len(found) > 1 for found in shapes.values()):
+        raise TrainingError(f"{folder} holds pairs of several sizes; remove it first")
+    joined = {key: torch.cat([file[key] for file, _ in stored])[:limit] for key in ENCODED}
+    ids = torch.stack([text_encoder.tokenize(line) for line in lines[:limit]])
     return Pairs(tokens=ids, **joined)
+
+
+ENCODED = {"target": 4, "contexts": 5, "count": 1, "index": 1}  # and their dimensions
+
+
+def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
+    """One file of pairs, and their wordings from the text beside it."""
+    try:
+        tensors = load_file(path)
+        lines = [line.split("\t") for line in path.with_suffix(".txt").read_text().split("\n")]
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made again") from error
+    sizes = {name: tensor.dim() for name, tensor in tensors.items()}
+    rows = {len(lines), *(len(tensor) for tensor in tensors.values() if tensor.dim())}
+    if sizes != ENCODED or len(rows) != 1 or {len(line) for line in lines} != {WORDINGS}:
+        raise TrainingError(f"{path} does not fit its .txt. Remove it, it is made again")
+    if not ((tensors["count"] >= 0) & (tensors["count"] <= MAX_CONTEXTS)).all():
+        raise TrainingError(f"{path} counts more than {MAX_CONTEXTS} contexts. Remove it")
+    return tensors, lines

@@ -25,16 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext import files, flow, images
+from minikontext import configs, files, flow, images
 from minikontext.device import mixed_precision
 from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.text import TextFeatures
+from minikontext.text import TextFeatures, check_prompts
 from minikontext.training.editor import EditorTraining
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import ALONE, WHOLE, Part, World
@@ -43,6 +43,7 @@ from minikontext.transformer import KontextTransformer
 from minikontext.velocity import PATCH, Velocity
 
 Picture = Path | bytes
+LARGEST = 1 << 28  # bytes of one file in a shard; a picture stays far below
 NULL = "null"  # the file with the features of the empty prompt
 
 
@@ -91,22 +92,39 @@ def _from_lines(folder: Path) -> Iterator[Triplet | Bad]:
             if not line.strip():
                 continue
             try:
-                told = json.loads(line)
-                name, contexts = told["file_name"], told.get("contexts", [])
-                paths = tuple(folder / context for context in contexts)
-                yield Triplet(name, str(told["prompt"]), folder / name, paths)
+                yield _from_line(line, folder)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 yield Bad(f"line {number}", f"no triplet: {type(error).__name__} {error}")
 
 
+def _from_line(line: str, folder: Path) -> Triplet:
+    """The triplet of a line, whose pictures must lie in the folder."""
+    told = configs.parse_json(line)
+    names = [told["file_name"], *(contexts := told.get("contexts", []))]
+    if not isinstance(contexts, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{names!r:.80} are no names of files")
+    if outside := [name for name in names if not files.lies_in(folder, name)]:
+        raise ValueError(f"{outside[0]!r:.80} lies outside the folder")
+    (prompt,) = check_prompts([str(told["prompt"])])
+    picture, *paths = (folder / check_prompts([name])[0] for name in names)
+    return Triplet(names[0], prompt, picture, tuple(paths))
+
+
 def _from_tar(path: Path) -> Iterator[Triplet | Bad]:
     try:
-        with tarfile.open(path, "r|") as tar:  # a stream: never goes back
-            members = ((m.name, tar.extractfile(m).read()) for m in tar if m.isfile())
+        with tarfile.open(path, "r|", errors="replace") as tar:  # a stream: never goes back
+            members = ((m.name, _content(tar, m)) for m in tar if m.isfile())
             for key, group in itertools.groupby(members, key=lambda member: _stem(member[0])):
                 yield _from_files(key, {name[len(key) + 1 :]: data for name, data in group})
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         yield Bad(path.name, f"the shard ends early: {error}")
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a member; nothing is ever unpacked to the disk, whatever its name says."""
+    if member.issparse() or not 0 <= member.size <= LARGEST:
+        raise tarfile.TarError(f"{member.name!r:.80} is sparse or above {LARGEST:,} bytes")
+    return tar.extractfile(member).read()
 
 
 def _stem(name: str) -> str:
@@ -147,7 +165,7 @@ def encode_folder(
     if world.rank == 0 and not label.exists():
         label.write_text(json.dumps(facts))
     world.wait()
-    if json.loads(label.read_text()) != facts:
+    if configs.read_json(label, TrainingError, f"Remove {cache}.") != facts:
         raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
     if world.rank == 0:
         save_file(_text(pipe, ""), cache / f"{NULL}.safetensors")
@@ -236,6 +254,10 @@ def _sha256(path: Path) -> str:
 # --------------------------------------------------------------------------------- reading again
 
 
+REMADE = "Remove it, and it is made again."
+Shape = tuple[int, ...]
+
+
 class Encoded:
     """The samples of a cache, by number; `skipped` says what was left out, and why.
 
@@ -247,19 +269,25 @@ class Encoded:
         self.cache = Path(cache)
         self.places: list[tuple[str, Path]] = []
         self.prompts: list[str] = []
-        self.shapes: list[tuple[tuple[int, ...], ...]] = []
+        self.shapes: list[tuple[Shape, ...]] = []
         self.skipped: list[Bad] = []
         self._sums: dict[Path, str] = {}
         self._open: dict[Path, safe_open] = {}
         for place in sorted(self.cache.glob("triplets-*.json")):
-            self._add(place.with_suffix(".safetensors"), json.loads(place.read_text("utf-8")))
+            told = configs.read_json(place, TrainingError, REMADE)
+            try:
+                self._add(place.with_suffix(".safetensors"), told)
+            except (ConfigError, TypeError, KeyError) as error:
+                raise TrainingError(f"{place} is damaged: {error}. {REMADE}") from error
         if not self.places:
             raise TrainingError(f"{self.cache} holds no samples. {self.report()}")
 
     def _add(self, place: Path, told: dict) -> None:
+        configs.require(told, {"sha256": str, "skipped": list, "samples": list})
         self._sums[place] = told["sha256"]
         self.skipped += [Bad(**one) for one in told["skipped"]]
         for one in told["samples"]:
+            configs.require(one, {"key": str, "prompt": str, "shapes": tuple[Shape, ...]})
             self.places.append((one["key"], place))
             self.prompts.append(one["prompt"])
             self.shapes.append(tuple(map(tuple, one["shapes"])))
@@ -281,18 +309,31 @@ class Encoded:
         key, place = self.places[number]
         file = self._file(place)
         names = [*map(str, range(len(self.shapes[number]))), "tokens", "pooled"]
-        return {name: file.get_tensor(f"{key}//{name}") for name in names}
+        try:
+            found = {name: file.get_tensor(f"{key}//{name}") for name in names}
+        except SafetensorError as error:
+            raise TrainingError(f"{place} lacks {key!r:.80}: {error}. {REMADE}") from error
+        if any(found[str(i)].shape != shape for i, shape in enumerate(self.shapes[number])):
+            raise TrainingError(f"{place} has other shapes than its .json says. {REMADE}")
+        return found
 
     def null(self) -> dict[str, Tensor]:
         """The features of the empty prompt."""
-        with safe_open(self.cache / f"{NULL}.safetensors", "pt") as file:
-            return {name: file.get_tensor(name) for name in ("tokens", "pooled")}
+        place = self.cache / f"{NULL}.safetensors"
+        try:
+            with safe_open(place, "pt") as file:
+                return {name: file.get_tensor(name) for name in ("tokens", "pooled")}
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(f"{place} is damaged: {error}. {REMADE}") from error
 
     def _file(self, place: Path) -> safe_open:
         if place not in self._open:
-            if _sha256(place) != self._sums[place]:
-                raise TrainingError(f"{place} is damaged; remove it, and it is made again")
-            self._open[place] = safe_open(place, "pt")
+            try:
+                if _sha256(place) != self._sums[place]:
+                    raise TrainingError(f"{place} is damaged. {REMADE}")
+                self._open[place] = safe_open(place, "pt")
+            except (SafetensorError, OSError) as error:
+                raise TrainingError(f"{place} cannot be read: {error}. {REMADE}") from error
         return self._open[place]
 
 

@@ -105,7 +105,10 @@ class Loop:
         tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
         tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
         state = self.optimizer.room(k[10:] for k in shapes if k.startswith("optimizer."))
-        self.store.load(place, tensors | {f"optimizer.{n}": p for n, p in state.items()})
+        tensors |= {f"optimizer.{n}": p for n, p in state.items()}
+        if odd := [n for n, p in tensors.items() if p.dim() and shapes.get(n) != tuple(p.shape)]:
+            raise TrainingError(f"{place} lacks {odd[0]:.80}, or has another shape; remove it")
+        self.store.load(place, tensors)
         self.optimizer.load(state)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.usual = float(facts.get("usual", 0))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minikontext.device import in_bfloat16
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, TrainingError
 from minikontext.training.parallel import local, sliced, whole
 
 
@@ -164,9 +164,14 @@ class MuonAdamW:
                 }
 
     def room(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Empty tensors, sharded as the parameters are, for what `tensors` called `names`."""
+        """Empty tensors, sharded as the parameters are, for what `tensors` called `names`.
+
+        Raises TrainingError for a name that no parameter here has.
+        """
         slots = {name: parameter.detach() for name, _, parameter in self._slots()}
-        split = ((name, *name.split(".", 1)) for name in names)
+        split = [(name, *name.partition(".")[::2]) for name in names]
+        if strange := [name for name, _, parameter in split if parameter not in slots]:
+            raise TrainingError(f"a checkpoint has {strange[0]!r:.80} of another optimiser")
         return {
             name: torch.zeros(()) if key == "step" else torch.zeros_like(slots[parameter])
             for name, key, parameter in split

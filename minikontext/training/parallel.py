@@ -27,6 +27,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from minikontext.configs import build
 from minikontext.device import in_bfloat16, pick, use_flash_attention_3
 from minikontext.errors import ConfigError
 from minikontext.transformer import KontextTransformer
@@ -126,10 +127,7 @@ def start(config: Mapping[str, Any]) -> World:
 
     Raises ConfigError for a number of processes that `replicate` does not divide.
     """
-    try:
-        flags = ParallelConfig(**config.get("parallel", {}))
-    except TypeError as error:
-        raise ConfigError(f"[parallel]: {error}") from error
+    flags = build(ParallelConfig, config.get("parallel", {}))
     size = int(os.environ.get("WORLD_SIZE", 1))
     device, _ = pick(config.get("device"), None)
     if size == 1:

@@ -341,8 +341,9 @@ def make(job: Job, machine: Machine) -> Plan:
 
 def read_job(config: Mapping[str, Any]) -> Job:
     """What a training config asks for. Raises ConfigError for one that trains no transformer."""
-    from minikontext.training import recipes
+    from minikontext.training import check_entries, recipes
 
+    check_entries(config)
     if config["kind"] not in ("editor", "folder"):
         raise ConfigError(f"there is no plan for kind = {config['kind']!r}: it is small")
     return recipes.job(config)

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from minikontext import checkpoints, files, lora, weights
+from minikontext import checkpoints, configs, files, lora, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, WeightsError
 from minikontext.pipeline import Defaults, KontextPipeline, find_weights
 from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -41,10 +41,7 @@ from minikontext.velocity import PATCH
 
 def read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
     """A dataclass from a config's section, on top of `base`. Raises ConfigError."""
-    try:
-        return replace(base, **values) if base is not None else kind(**values)
-    except TypeError as error:
-        raise ConfigError(f"{kind.__name__}: {error}") from error
+    return configs.build(kind, values, base)
 
 
 def _generator(config: dict[str, Any]) -> torch.Generator:
@@ -88,9 +85,9 @@ def finish_autoencoder(model: AutoEncoder, folder: Path) -> Path:
 
 def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:
     """The autoencoder of a weights folder, as it will be used: from its bfloat16 file."""
-    values = json.loads((folder / "config.json").read_text())["autoencoder"]
+    values = configs.read_json(folder / "config.json", WeightsError).get("autoencoder")
     with torch.device("meta"):
-        model = AutoEncoder(AutoEncoderConfig(**values))
+        model = AutoEncoder(configs.build(AutoEncoderConfig, values, error=WeightsError))
     path = folder / "autoencoder.safetensors"
     return weights.load_into(model, path, device, torch.float32).eval()
 
@@ -213,9 +210,10 @@ def new_editor(config: dict[str, Any]) -> Editor:
 
 def transformer_sizes(config: dict[str, Any]) -> TransformerConfig:
     """The sizes of a config's [transformer], on top of its `preset`: "toy" unless it says so."""
-    values = dict(config.get("transformer", {}))
+    values = dict(config.get("transformer") or {})
     preset = values.pop("preset", "toy")
-    if preset not in (known := ("toy", "flux_dev", "flux_schnell")):
+    known = ("toy", "flux_dev", "flux_schnell")
+    if not isinstance(preset, str) or preset not in known:
         raise ConfigError(f"preset={preset!r}: choose one of {known}")
     return read(TransformerConfig, values, getattr(TransformerConfig, preset)())
 
@@ -358,7 +356,7 @@ def gathered(model: nn.Module, world: World) -> nn.Module | None:
 
 def export(model: Editor, autoencoder: AutoEncoder, config: dict[str, Any], world: World) -> Path:
     """Write the trained parts as a weights folder that `from_pretrained` opens."""
-    defaults = Defaults(**config.get("defaults", {}))
+    defaults = read(Defaults, config.get("defaults", {}))
     name = config.get("name", "toy")
     if one := gathered(model, world):
         pipe = KontextPipeline(one.transformer, autoencoder, one.text, defaults, name)

@@ -13,9 +13,12 @@ full disk leaves the one before; the last two are kept, and a damaged one is pas
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minikontext import files
+from minikontext.configs import fits, parse_json
 from minikontext.errors import MissingPackageError, OutputError, TrainingError
 from minikontext.training.parallel import World, local, sliced
 
@@ -122,7 +126,7 @@ class Store:
         """
         places = [self.file] if self.file.exists() else []
         places += sorted(self.stores.glob("step-*"))
-        found = [(place, facts) for place in places if (facts := _facts(place)) is not None]
+        found = [(place, facts) for place in places if _is_sound(facts := _facts(place))]
         if places and not found:
             raise TrainingError(f"{places[-1]} is damaged; remove it to start anew")
         return max(found, key=lambda one: int(one[1]["step"]), default=None)
@@ -130,23 +134,45 @@ class Store:
     def shapes(self, place: Path) -> dict[str, tuple[int, ...]]:
         """Names and whole shapes of the tensors in a checkpoint."""
         if place.is_file():
-            with safe_open(place, "pt") as file:
+            with _reading(place), safe_open(place, "pt") as file:
                 return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+        with _reading(place):
+            return self._table(place)
+
+    def _table(self, place: Path) -> dict[str, tuple[int, ...]]:
         table = _dcp("HuggingFaceStorageReader")(str(place)).read_metadata().state_dict_metadata
         return {name: tuple(entry.size) for name, entry in table.items()}
 
     def load(self, place: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fill tensors, whole or sharded, from a checkpoint; returns them."""
+        """Fill tensors, whole or sharded, from a checkpoint; returns them.
+
+        Raises TrainingError if it lacks one of them or holds one of another shape.
+        """
         if place.is_file():
-            with safe_open(place, "pt") as file:
+            with _reading(place), safe_open(place, "pt") as file:
                 for name, tensor in tensors.items():
                     local(tensor).copy_(local(sliced(file.get_tensor(name), tensor)))
             return tensors
         import torch.distributed.checkpoint as dcp
 
         reader = _dcp("HuggingFaceStorageReader")(str(place))
-        dcp.load(tensors, storage_reader=reader, no_dist=self.world.size == 1)
+        with _reading(place):
+            dcp.load(tensors, storage_reader=reader, no_dist=self.world.size == 1)
         return tensors
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Turn whatever a damaged or foreign checkpoint leads to into a TrainingError."""
+    try:
+        yield
+    except MissingPackageError:
+        raise
+    except Exception as error:
+        raise TrainingError(
+            f"{place} cannot be read ({error!r:.300}). It is damaged or of another training: "
+            "remove it to start anew."
+        ) from error
 
 
 def _facts(place: Path) -> Facts | None:
@@ -155,11 +181,22 @@ def _facts(place: Path) -> Facts | None:
         if place.is_file():
             with safe_open(place, "pt") as file:
                 return file.metadata()
-        told = json.loads((place / "facts.json").read_text(encoding="utf-8"))
+        told = parse_json((place / "facts.json").read_text(encoding="utf-8"))
         whole = all((place / n).stat().st_size == size for n, size in told["files"].items())
         return told["facts"] if whole else None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
         return None
+
+
+def _is_sound(facts: object) -> bool:
+    """Whether facts tell the step to go on from."""
+    if not fits(facts, dict[str, str]) or not facts.get("step", "").isdecimal():
+        return False
+    try:
+        numbers = [float(facts.get(name, 0)) for name in ("seconds", "usual")]
+        return int(facts["step"]) < 2**63 and all(map(math.isfinite, numbers))
+    except ValueError:  # no number, or one of thousands of digits
+        return False
 
 
 def _dcp(name: str) -> type:
