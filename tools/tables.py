@@ -1,6 +1,6 @@
 """Write the measured tables into README and cards, so that no number is typed by hand.
 
-python tools/tables.py            # from data/weights/*/bench.json
+python tools/tables.py            # from data/weights/*/bench.json and data/bench/results.json
 python tools/tables.py --check    # only say whether they are up to date
 """
 
@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+from minikontext.bench import results
 from minikontext.bench.oracle_bench import Report, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,20 @@ def operations(name: str, columns: int = 3) -> str:
     return "\n".join(lines)
 
 
-KINDS = {"overview": overview, "operations": operations}
+def bench(steps: str) -> str:
+    """Rows of MiniKontextBench with these numbers of steps: success, and the weakest category."""
+    rows = results.load(ROOT / "data" / "bench" / "results.json").values()
+    lines = ["| weights | steps | success, % | 95 % interval | weakest category, % |"]
+    lines.append("|---|---|---|---|---|")
+    for row in (r for r in rows if str(r.steps) in steps.split("-")):
+        tasks, (low, high) = row.report.by_task, row.report.interval
+        worst = min(tasks, key=tasks.__getitem__)
+        cells = (f"{row.report.success}", f"{low} to {high}", f"{worst} {tasks[worst]}")
+        lines.append(f"| `{row.weights}` | {row.steps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+KINDS = {"overview": overview, "operations": operations, "bench": bench}
 
 
 def filled(text: str) -> str:
