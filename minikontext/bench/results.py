@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from minikontext import files
@@ -30,6 +31,7 @@ from minikontext.toyworld import Case, score
 
 HOME = Path(__file__).parents[2] / "data"
 COPY = "copy of the input"
+SHADES = colormaps["YlGnBu"]
 # Other benches leave a table beside the results; the page shows those that are there.
 MORE_TABLES = {
     "failures": "What fails",
@@ -214,17 +216,26 @@ def table(rows: dict[str, Row], times: dict[str, dict]) -> str:
 
 
 def radar(rows: dict[str, Row]) -> Figure:
-    """Success by category, a line for each row."""
-    tasks = list(dict.fromkeys(t for row in rows.values() for t in row.report.by_task))
+    """Success by category: one wheel for each weights folder, the darker the more steps."""
+    edited = _edited(rows)
+    tasks = list(dict.fromkeys(t for row in edited for t in row.report.by_task))
     angles = np.linspace(0, 2 * np.pi, len(tasks), endpoint=False)
-    figure = Figure(figsize=(6.5, 5), layout="constrained")
-    axes = figure.add_subplot(projection="polar")
-    for name, row in rows.items():
-        values = [row.report.by_task.get(task, np.nan) for task in tasks]
-        axes.plot([*angles, angles[0]], [*values, values[0]], marker="o", label=name)
-    axes.set_xticks(angles, tasks)
-    axes.set(ylim=(0, 100), title="success %")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.05, 1))
+    names = list(dict.fromkeys(row.weights for row in edited))
+    columns = min(2, len(names))
+    figure = Figure(figsize=(4.2 * columns, 3.9 * -(-len(names) // columns)), layout="constrained")
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(-(-len(names) // columns), columns, i + 1, projection="polar")
+        mine = [row for row in edited if row.weights == name]
+        for row, shade in zip(mine, np.linspace(0.35, 0.95, len(mine))):
+            values = [row.report.by_task.get(task, np.nan) for task in tasks]
+            colour = SHADES(shade)
+            axes.plot([*angles, angles[0]], [*values, values[0]], marker=".", color=colour,
+                      label=f"{row.steps} steps")  # fmt: skip
+        axes.set_xticks(angles, [task.replace(" ", "\n") for task in tasks], fontsize=8)
+        axes.tick_params(axis="x", pad=9)
+        axes.set_yticks([40, 60, 80, 100], ["40", "60", "80", "100"], fontsize=7)
+        axes.set(ylim=(20, 103), title=f"{name}, success %")
+        axes.legend(loc="center", fontsize=7, framealpha=0.9)
     return figure
 
 
