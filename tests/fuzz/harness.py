@@ -171,7 +171,7 @@ def _one(label, run, given, out, allowed):
         warnings.simplefilter("ignore")
         try:
             run(given, out)
-        except (Exception, Hang) as raised:
+        except (Exception, SystemExit, Hang) as raised:  # argparse says its own errors that way
             error = raised
     if seen:
         raise Misbehaved(seen[0].split()[0], f"{label}: {seen}") from error
