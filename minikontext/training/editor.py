@@ -29,7 +29,9 @@ class EditorTraining:
     `empty_prompts` is the share of samples trained with the empty prompt: the unconditional
     velocity that classifier-free guidance needs. `timesteps`: "shifted" is the logit-normal with
     the sampler's mu for this number of target tokens (not published, our choice), "logit-normal"
-    has mu = 0, "uniform" prefers no time. `sigma` is the width of the logit-normal.
+    has mu = 0, "uniform" prefers no time. `sigma` is the width of the logit-normal. `early` is the
+    share of times drawn evenly from the noisiest tenth instead, t in [0.9, 1]: nothing of the
+    answer can be seen there yet, so only there the model learns what to draw, or whether to.
     """
 
     batch: int = 64
@@ -37,18 +39,26 @@ class EditorTraining:
     empty_prompts: float = 0.08
     sigma: float = 1.0
     timesteps: str = "shifted"
+    early: float = 0.0
     bf16: bool = True
 
     def __post_init__(self) -> None:
         if self.timesteps not in TIMESTEPS:
             raise ConfigError(f"timesteps={self.timesteps!r}: choose one of {TIMESTEPS}")
+        if not 0 <= self.early <= 1:
+            raise ConfigError(f"early={self.early}: a share is between 0 and 1")
 
     def times(self, count: int, patches: int, generator: torch.Generator) -> Tensor:
         """Draw `count` training times for targets of `patches` tokens."""
         if self.timesteps == "uniform":
-            return torch.rand(count, generator=generator)
-        mu = flow.mu_for_tokens(patches) if self.timesteps == "shifted" else 0.0
-        return flow.sample_timesteps(count, mu, self.sigma, generator)
+            t = torch.rand(count, generator=generator)
+        else:
+            mu = flow.mu_for_tokens(patches) if self.timesteps == "shifted" else 0.0
+            t = flow.sample_timesteps(count, mu, self.sigma, generator)
+        if self.early:
+            chosen, noisy = torch.rand(2, count, generator=generator)
+            t = torch.where(chosen < self.early, 1 - 0.1 * noisy, t)
+        return t
 
 
 class Editor(nn.Module):
