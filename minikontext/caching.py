@@ -68,6 +68,7 @@ class CachedTransformer:
         self.transformer, self.cache = transformer, cache
         self._first: Tensor | None = None  # what the first block added at the last whole pass
         self._rest: list[tuple[Tensor, Tensor]] = []  # times, and what all others added then
+        self.rotations = transformer.rotations
 
     def __call__(
         self,
@@ -78,10 +79,13 @@ class CachedTransformer:
         timesteps: Tensor,
         pooled: Tensor,
         guidance: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> Tensor:
         """Velocity of the sequence, shapes as in `KontextTransformer.forward`."""
         net = self.transformer
-        start, txt, vec, turns = net.embed(img, img_ids, txt, txt_ids, timesteps, pooled, guidance)
+        start, txt, vec, turns = net.embed(
+            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, turns
+        )
         img, txt = net.double_blocks[0](start, txt, vec, turns)
         skip = self._hardly_changed(img - start)
         self.cache.passes += 1

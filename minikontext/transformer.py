@@ -121,14 +121,18 @@ class KontextTransformer(nn.Module):
         timesteps: Tensor,
         pooled: Tensor,
         guidance: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> Tensor:
         """Velocity of the sequence [target, context], (b, n, out_channels); cut it to the target.
 
         img (b, n, in_channels), txt (b, m, context_in_dim), ids (n, 3) or (b, n, 3) and
         (m, 3) or (b, m, 3), timesteps (b,) in [0, 1], pooled (b, vec_in_dim), guidance (b,).
+        turns: the ids' `rotations`, for who knows them from the step before.
         Raises ConfigError if guidance is missing where the model was trained with it.
         """
-        img, txt, vec, turns = self.embed(img, img_ids, txt, txt_ids, timesteps, pooled, guidance)
+        img, txt, vec, turns = self.embed(
+            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, turns
+        )
         return self.final_layer(self.blocks(img, txt, vec, turns), vec)
 
     def embed(
@@ -140,11 +144,16 @@ class KontextTransformer(nn.Module):
         timesteps: Tensor,
         pooled: Tensor,
         guidance: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the blocks work on: img (b, n, d), txt (b, m, d), vec (b, d) and rotations."""
         vec = self.condition(timesteps, pooled, guidance)  # (b, d)
-        turns = rotations(_join_ids(txt_ids, img_ids), self.config.axes_dim, self.config.theta)
+        turns = self.rotations(img_ids, txt_ids) if turns is None else turns
         return self.img_in(img), self.txt_in(txt), vec, turns
+
+    def rotations(self, img_ids: Tensor, txt_ids: Tensor) -> Tensor:
+        """Rotations of all tokens, text first, (m + n, d/2, 2): the same at every time."""
+        return rotations(_join_ids(txt_ids, img_ids), self.config.axes_dim, self.config.theta)
 
     def blocks(
         self, img: Tensor, txt: Tensor, vec: Tensor, turns: Tensor, start: int = 0

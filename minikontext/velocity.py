@@ -36,14 +36,25 @@ class Velocity:
         target = tokens.pack(z.to(self.text.tokens.dtype), PATCH)  # (b, n, 4c)
         img, img_ids = self.join(target, grid_ids(z))
         velocity = self.transformer(
-            img, img_ids, self.text.tokens, self._text_ids, t, self.text.pooled, self._guidance
-        )
+            img, img_ids, self.text.tokens, self._text_ids, t, self.text.pooled, self._guidance,
+            self.turns(z.shape, img_ids),
+        )  # fmt: skip
         velocity = tokens.cut_target(velocity, target.shape[1])
         return tokens.unpack(velocity, *z.shape[-2:], PATCH).to(z.dtype)
 
     def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The image tokens that the transformer sees, the target's first, and their ids."""
         return tokens.join_context(target, target_ids, *self.packed)
+
+    def turns(self, shape: torch.Size, img_ids: Tensor) -> Tensor:
+        """Rotations of all tokens: positions stay, so they are computed once for all steps."""
+        if shape not in self._turns:
+            self._turns[shape] = self.transformer.rotations(img_ids, self._text_ids)
+        return self._turns[shape]
+
+    @cached_property
+    def _turns(self) -> dict[torch.Size, Tensor]:
+        return {}
 
     @cached_property
     def packed(self) -> tuple[list[Tensor], list[Tensor]]:

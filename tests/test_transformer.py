@@ -7,7 +7,9 @@ import torch
 
 from minikontext import layers, tokens
 from minikontext.errors import ConfigError
+from minikontext.text import TextFeatures
 from minikontext.transformer import KontextTransformer, TransformerConfig
+from minikontext.velocity import Velocity
 
 TINY = TransformerConfig(
     in_channels=16,
@@ -264,3 +266,20 @@ def test_it_compiles_as_one_graph():
     with torch.no_grad():
         out = torch.compile(small, backend="aot_eager", fullgraph=True)(**inputs())
         torch.testing.assert_close(out, small(**inputs()), rtol=1e-4, atol=1e-5)
+
+
+def test_rotations_are_computed_once_for_all_steps_and_anew_for_another_size(monkeypatch):
+    model, draw = build(), torch.Generator().manual_seed(2)
+    text = TextFeatures(torch.randn(1, 3, 20, generator=draw), torch.randn(1, 12, generator=draw))
+    wide, high = (torch.randn(1, 4, *s, generator=draw) for s in ((4, 8), (8, 4)))
+
+    def velocity():
+        return Velocity(model, text, [torch.ones(1, 4, 4, 4)], guidance_scale=2.0)
+
+    steps = [(z, torch.tensor([t])) for z in (wide, high) for t in (1.0, 0.5, 0.2)]
+    fresh = [velocity()(*step) for step in steps]
+    calls, real = [], KontextTransformer.rotations
+    monkeypatch.setattr(KontextTransformer, "rotations", lambda *a: calls.append(1) or real(*a))
+    kept = velocity()
+    assert all(torch.equal(kept(*step), right) for step, right in zip(steps, fresh))
+    assert len(calls) == 2
