@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from versus import call_theirs, diffusers_net
 
 from minikontext import device as devices
-from minikontext import memory, tokens
+from minikontext import float8, memory, tokens
 from minikontext.training.plan import forward_flops
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -162,22 +162,8 @@ def flash3(ours: nn.Module, theirs: nn.Module) -> Iterator[Runs]:
 @contextmanager
 def fp8(ours: nn.Module, theirs: nn.Module) -> Iterator[Runs]:
     """Ours with matrix products in float8, a scale for each row; its weights change for good."""
-    from torchao.quantization import (
-        Float8DynamicActivationFloat8WeightConfig,
-        PerRow,
-        quantize_,
-    )
-
-    for block in memory.transformer_blocks(ours):
-        quantize_(
-            block, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), token_wise
-        )
+    float8.use(ours)
     yield {"minikontext": lambda given: ours(**given)}
-
-
-def token_wise(module: nn.Module, name: str) -> bool:
-    """The layers that see every token; modulations see one vector, so there is nothing to win."""
-    return isinstance(module, nn.Linear) and not name.endswith("lin")
 
 
 def flash3_usable(args: argparse.Namespace) -> bool:
@@ -188,8 +174,7 @@ def flash3_usable(args: argparse.Namespace) -> bool:
 
 
 def fp8_usable(args: argparse.Namespace) -> bool:
-    cuda = args.device.startswith("cuda")
-    return cuda and torch.cuda.get_device_capability() >= (8, 9) and memory.has_torchao()
+    return float8.is_usable(torch.device(args.device))
 
 
 def runs_of(ours: nn.Module, theirs: nn.Module) -> Runs:

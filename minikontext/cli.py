@@ -180,6 +180,11 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         help="safety filters, a shipped name (toy) or a folder; none: without (default: as the "
         "weights ask)",
     )
+    group.add_argument(
+        "--float8",
+        action="store_true",
+        help="faster matrix products with fewer digits, on NVIDIA GPUs from Ada on",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
     group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")
 
@@ -219,7 +224,7 @@ def _pipe(options: argparse.Namespace) -> "KontextPipeline":
     )
     for path, scale in map(_lora, options.lora):
         pipe.load_lora(path, scale)
-    return pipe
+    return pipe.use_float8() if options.float8 else pipe
 
 
 def _lora(given: str) -> tuple[str, float]:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from minikontext import memory
+from minikontext import float8, memory
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, NotEnoughMemoryError
+from minikontext.pipeline import KontextPipeline
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 GB = memory.GB
@@ -90,7 +91,9 @@ def model():
 @torch.no_grad()
 def velocity(model):
     draw = torch.Generator().manual_seed(1)
-    img, txt, pooled = (torch.randn(1, *s, generator=draw) for s in ((6, 16), (3, 20), (12,)))
+    shapes = ((6, 16), (3, 20), (12,))
+    dtype = model.img_in.weight.dtype
+    img, txt, pooled = (torch.randn(1, *s, generator=draw).to(dtype) for s in shapes)
     ids = torch.zeros(6, 3), torch.zeros(3, 3)
     return model(img, ids[0], txt, ids[1], torch.tensor([0.5]), pooled)
 
@@ -176,3 +179,51 @@ def stored_bytes(tensor):
         return tensor.nbytes
     names, _ = tensor.__tensor_flatten__()
     return sum(getattr(tensor, name).nbytes for name in names)
+
+
+# ---- float8
+
+
+@pytest.fixture
+def quantization(monkeypatch):
+    """torchao without its look at the hardware: a CPU computes the same numbers, slowly."""
+    import torchao.quantization.quant_api as api
+
+    monkeypatch.setattr(api, "_check_hardware_support", lambda granularity: None)
+    return memory.import_torchao()
+
+
+def test_the_velocity_is_near_and_only_what_sees_tokens_is_changed(quantization):
+    expected, changed = velocity(model().bfloat16()), model().bfloat16()
+    float8.convert(changed, quantization)
+    error = (velocity(changed) - expected).norm() / expected.norm()
+    assert 1e-3 < error < 0.1
+    kinds = {name: type(p.data).__name__ for name, p in changed.named_parameters()}
+    new = {name for name, kind in kinds.items() if kind == "Float8Tensor"}
+    assert {"single_blocks.0.linear1.weight", "double_blocks.1.txt_mlp.2.weight"} <= new
+    assert all("_blocks." in name and ".lin." not in name for name in new)
+
+
+def test_a_device_without_it_is_refused_and_nothing_changes():
+    net = model()
+    with pytest.raises(ConfigError, match="8.9"):
+        float8.use(net)
+    assert all(type(p.data) is torch.Tensor for p in net.parameters())
+    with pytest.raises(ConfigError, match="8.9"):
+        KontextPipeline.from_pretrained("toy").use_float8()
+
+
+def test_streamed_quantised_and_wide_blocks_are_refused(quantization, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(float8, "is_usable", lambda device: True)
+        with pytest.raises(ConfigError, match="bfloat16"):
+            float8.use(model())
+    streamed, quantised = model(), model()
+    memory.stream(memory.transformer_blocks(streamed), "cpu")
+    with pytest.raises(ConfigError, match="[Ss]treamed"):
+        float8.use(streamed)
+    prepare = memory.quantiser(8)
+    state = {name: prepare(name, p) for name, p in quantised.state_dict().items()}
+    quantised.load_state_dict(state, assign=True)
+    with pytest.raises(ConfigError, match="quantised already"):
+        float8.use(quantised)

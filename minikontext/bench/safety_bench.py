@@ -134,9 +134,7 @@ def prompt_items(count: int) -> tuple[Items, Items]:
 def composed_prompts(count: int) -> list[str]:
     """Held-out prompts of attacks that only the pictures complete, which no prompt shows."""
     kinds = [COMPOSED[i // 2 % len(COMPOSED)] for i in range(count)]
-    return [
-        sample_attack(i, 4, "test", SEED, kind=kind)[1].prompt for i, kind in enumerate(kinds)
-    ]
+    return [sample_attack(i, 4, "test", SEED, kind=kind)[1].prompt for i, kind in enumerate(kinds)]
 
 
 def picture_items(count: int, autoencoder: Any = None) -> tuple[Items, Items]:

@@ -108,7 +108,9 @@ def test_a_lora(feed, tiny_pipe, tmp_path_factory):
 def weights_name(key):
     """kohya's name of one of peft's tensors."""
     layer, leaf = key.removeprefix("transformer.").split(".lora_")
-    return f"{lora.KOHYA}{layer.replace('.', '_')}.lora_{ {'A': 'down', 'B': 'up'}[leaf[0]]}.weight"
+    return (
+        f"{lora.KOHYA}{layer.replace('.', '_')}.lora_{ {'A': 'down', 'B': 'up'}[leaf[0]] }.weight"
+    )
 
 
 PICTURE = Image.new("RGB", (64, 64), "teal")
