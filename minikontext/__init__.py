@@ -21,6 +21,7 @@ _MODULES = (
     "doctor",
     "errors",
     "files",
+    "float8",
     "flow",
     "images",
     "layers",
