@@ -155,7 +155,7 @@ def _read(kind: Any, folder: Path, **more: Any) -> Any:
         return kind.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False, **more
         )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # transformers raises nearly anything on a damaged folder
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise WeightsError(
             f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
@@ -183,7 +183,8 @@ def _from_section(kind: Any, folder: Path, name: str, section: Any) -> Classifie
     place = f"{folder}/config.json, {name}"
     values = section if isinstance(section, dict) else {}
     inner, forbidden = values.get("folder"), values.get("forbidden")
-    if not isinstance(inner, str) or not isinstance(forbidden, list):
+    labels = isinstance(forbidden, list) and all(isinstance(label, str) for label in forbidden)
+    if not isinstance(inner, str) or not labels:
         raise WeightsError(f"{place}: expected 'folder', 'forbidden' (a list) and 'threshold'.")
     path = (folder / inner).resolve()
     if not path.is_relative_to(folder.resolve()):

@@ -189,11 +189,12 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    see_through = "transparency" in image.info  # a colour, or an index of a palette
+    if image.mode == "RGB" and not see_through:
         return image.copy()
     if image.mode[0] in "IF":  # I, I;16, I;16B, F: more than 8 bits, which convert() would clip.
         return _from_array(_to_8_bits(np.asarray(image), image.mode)).convert("RGB")
-    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or see_through:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")

@@ -387,9 +387,10 @@ class KontextPipeline:
         pictures, verdicts = self.decode(z), []
         if self.safety:
             pictures, verdicts = self.safety.withhold(pictures)
+        made = self._provenance(prompts, negative_prompt, seeds, settings, cache)
         for i in (i for i, verdict in enumerate(verdicts) if verdict.flagged):
             z[i] = self.encode(pictures[i])[0]  # what was drawn must not come back from its latents
-        made = self._provenance(prompts, negative_prompt, seeds, settings, cache)
+            made[i] = replace(made[i], withheld=True)
         pictures = [plan.undo(picture) for picture in pictures]
         made = carry_on(made, contexts, pictures)
         return KontextOutput(pictures, z, seeds, plan, made, verdicts)

@@ -37,7 +37,7 @@ JPEG_QUALITY = 95
 
 TEXTS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "weights", "software")
 HASHES = ("weights_sha256", "pixels")
-FLAGS = ("private", "cut")
+FLAGS = ("private", "cut", "withheld")
 MAX_CONTEXTS = 64
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as in PIL
@@ -49,6 +49,7 @@ class Provenance:
 
     private:  the prompts were withheld when the file was written.
     cut:      a text was too long for the file and was shortened.
+    withheld: a safety filter put a grey card in the place of the result.
     contexts: checksum of every picture that the edit looked at; "" for latents without a picture.
     pixels:   checksum of the result; "" where it was written with loss.
     history:  the edits before this one, first to last, as the first context told them.
@@ -65,6 +66,7 @@ class Provenance:
     software: str = f"minikontext {minikontext.__version__}"
     private: bool = False
     cut: bool = False
+    withheld: bool = False
     contexts: tuple[str, ...] = ()
     pixels: str = ""
     history: tuple[Provenance, ...] = ()
@@ -538,6 +540,8 @@ def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
     if edit.negative_prompt:
         lines.append(f"away from “{printable(edit.negative_prompt)}”")
     lines.append(_origin(edit.contexts, before))
+    if edit.withheld:
+        lines.append("a safety filter withheld the result: a grey card is in its place")
     if edit.cut:
         lines.append("a text was too long for the file and is cut")
     margin = f"  {number}. "

@@ -151,11 +151,10 @@ def load(name: str | Path) -> Safety:
         "towers": towers.load_safety,
         "classifiers": classifiers.load_safety,
     }
-    if config.get("kind") not in kinds:
-        raise WeightsError(
-            f"{folder}: kind {config.get('kind')!r}; expected one of {', '.join(kinds)}."
-        )
-    return kinds[config["kind"]](folder, config)
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise WeightsError(f"{folder}: kind {kind!r:.80}; expected one of {', '.join(kinds)}.")
+    return kinds[kind](folder, config)
 
 
 def chosen(asked: Safety | str | Path | None, configured: object = None) -> Safety | None:

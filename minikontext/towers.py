@@ -25,6 +25,7 @@ from minikontext.safety import FORMAT, FORMAT_VERSION, Safety, read_threshold
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 
 MAX_SCALE = 100.0  # CLIP's bound: the temperature is never below 1/100
+MAX_SIDE = 1024  # pixels: what classifies thumbnails needs no more
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class TowersConfig:
         text = self.text if isinstance(self.text, ToyTextConfig) else ToyTextConfig(**self.text)
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "channels", tuple(self.channels))
+        groups = self.groups > 0 and all(c > 0 and c % self.groups == 0 for c in self.channels)
+        if not groups or not self.channels or not 0 < self.side <= MAX_SIDE:
+            raise ConfigError(
+                f"side {self.side}, channels {self.channels}, groups {self.groups}: expected up to "
+                f"{MAX_SIDE} pixels, and whole groups of channels."
+            )
 
 
 class Block(nn.Module):

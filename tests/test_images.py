@@ -89,6 +89,14 @@ def test_transparent_parts_become_white(mode, tmp_path):
     assert result.getpixel((6, 1)) == (255, 255, 255)
 
 
+def test_a_colour_that_stands_for_transparency_becomes_white(tmp_path):
+    picture = Image.new("RGB", (8, 8), (1, 2, 3))
+    picture.paste("red", (0, 0, 4, 8))
+    result = images.read(saved(picture, tmp_path, "a.png", transparency=(1, 2, 3)))
+    assert result.getpixel((1, 1)) == (255, 0, 0)
+    assert result.getpixel((6, 1)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
 def test_16_bit_grey_is_scaled_and_not_clipped(dtype, tmp_path):
     ramp = np.linspace(0, 65535, 256).round().astype(dtype)[None].repeat(4, axis=0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import cli, safety
+from minikontext import cli, provenance, safety
 from minikontext.errors import PromptWarning, SafetyError, SafetyWarning, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.safety import Safety
@@ -95,7 +95,7 @@ def test_a_flagged_context_is_refused_as_picture_as_latents_and_as_output(tiny):
         draw(pipe, image=[picture(60), picture(200)])
 
 
-def test_a_flagged_output_is_a_grey_card_and_so_are_its_latents(tiny):
+def test_a_flagged_output_is_a_grey_card_and_so_are_its_latents(tiny, tmp_path):
     pipe = tiny()
     call = {"num_images_per_prompt": 4, "width": 64, "height": 48}
     free = draw(pipe, **call)
@@ -116,6 +116,10 @@ def test_a_flagged_output_is_a_grey_card_and_so_are_its_latents(tiny):
     assert torch.allclose(safe.latents[worst], blank[0], atol=1e-5)
     assert safe[worst].withheld == [0] and safe[worst].verdicts[0].flagged
     assert free.withheld == [] and free[0].verdicts == []
+    for i, made in enumerate(safe.provenance):  # the card's own history says what it is
+        path = safe[i].save(tmp_path / f"{i}.png")[0]
+        assert made.withheld == ("a safety filter withheld" in str(provenance.inspect(path)))
+        assert made.withheld == (i in safe.withheld)
 
 
 def test_without_filters_nothing_changes(tiny):

@@ -121,15 +121,18 @@ def _mask(
     boxes = np.array([_bounds(*part) for part in parts])
     x0, x1 = (boxes[:, 0].min() - grow - 1) * scale, (boxes[:, 1].max() + grow + 1) * scale
     y0, y1 = (boxes[:, 2].min() - grow - 1) * scale, (boxes[:, 3].max() + grow + 1) * scale
-    xs, ys = (
-        slice(max(0, int(x0)), min(width, int(x1) + 1)),
-        slice(max(0, int(y0)), min(height, int(y1) + 1)),
-    )
+    xs, ys = _within(x0, x1, width), _within(y0, y1, height)
     y, x = np.mgrid[ys, xs].astype(np.float32) + 0.5
     alpha = _alpha(parts, x / scale, y / scale, scale, grow)
     if within:
         alpha = alpha * _alpha(within, x / scale, y / scale, scale, 0.0)
     return ys, xs, alpha[..., None].astype(np.float32)
+
+
+def _within(low: float, high: float, side: int) -> slice:
+    """The pixels from low to high that the picture has; none where both lie beyond its edge."""
+    first = min(max(0, int(low)), side)
+    return slice(first, max(first, min(side, int(high) + 1)))
 
 
 def _alpha(

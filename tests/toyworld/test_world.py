@@ -65,6 +65,11 @@ def test_render_is_deterministic_and_has_the_asked_size():
     assert render(scene).dtype == np.uint8
 
 
+def test_a_sign_that_is_wider_than_the_picture_is_cut():
+    picture = render(Scene(sign="STOP"), 96, 48)
+    assert picture.shape == (96, 48, 3) and not np.array_equal(picture, render(Scene(), 96, 48))
+
+
 @pytest.mark.parametrize("attribute", [*CHOICES, "sign"])
 def test_every_attribute_shows(attribute):
     scene = Scene(accessory="hat", left="ball", right="ball", sign="AB")
