@@ -18,6 +18,7 @@ from minikontext.pipeline import find_weights
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 START, ATTENTION = "00_start_here.ipynb", "02_sequence_concat.ipynb"
+SAFETY = "09_safety.ipynb"
 PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
@@ -44,7 +45,7 @@ def missing():
     """Why this test cannot run here, or nothing."""
     if not CHROMIUM:
         return f"no browser: none of {', '.join(NAMES)} is installed (or set MINIKONTEXT_CHROMIUM)"
-    for name in (START, ATTENTION):
+    for name in (START, ATTENTION, SAFETY):
         if not (NOTEBOOKS / name).is_file():
             return f"there is no {name}"
     try:
@@ -61,7 +62,7 @@ def lab(tmp_path_factory):
     if reason := missing():
         pytest.skip(reason)
     home = tmp_path_factory.mktemp("lab")
-    for name in (START, ATTENTION):
+    for name in (START, ATTENTION, SAFETY):
         shutil.copy(NOTEBOOKS / name, home)
     for name, value in SETTINGS.items():
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -242,3 +243,28 @@ def test_the_attention_widget_answers_a_click(page, lab):
     page.keyboard.press("Enter")
     widget.locator(".mk-words", has_text="<unk>").wait_for()
     status(widget, "Unknown word 'haat'")
+
+
+def test_the_desk_of_safety_obeys_its_switches(page, lab):
+    open_and_run(page, lab(SAFETY))
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    widget = page.locator(".mk").last
+    widget.scroll_into_view_if_needed()
+    switch = {name: widget.locator("button.mk-layer", has_text=name) for name in
+              ("prompt filter", "input filter", "trained model", "output filter")}  # fmt: skip
+    widget.locator("select").first.select_option("no picture")
+    widget.locator(".mk-prompt input").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a purple star in the forest")
+    page.keyboard.press("Enter")
+    status(widget, "Stopped by the prompt filter")
+    for one in switch.values():
+        one.click()
+    widget.locator(".mk-run").click()
+    status(widget, "It got through")
+    switch["output filter"].click()
+    widget.locator(".mk-run").click()
+    status(widget, "Withheld by the output filter")
+    assert widget.locator(".mk-log tr").count() == 4  # a head and three attempts
+    widget.locator("button", has_text="Clear the log").click()
+    widget.locator(".mk-log", has_text="The log is empty").wait_for()
