@@ -2,6 +2,7 @@
 
 import re
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-ROW = re.compile(r"^\| ([\w-]+) \| ([\w, ]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([\w-]+) \| ([\w, ]+) \|" + r" ([^|]+) \|" * 4 + "$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def table():
-    """Rows of the table: package -> (extras, why, licence, version)."""
+    """Rows of the table: package -> (extras, why, licence, version, released)."""
     rows = ROW.findall((ROOT / "DEPENDENCIES.md").read_text(encoding="utf-8"))
     found = {name: rest for name, *rest in rows if name != "package"}
     assert len(found) == len(rows) - 1, "a package stands there twice"
@@ -42,7 +43,7 @@ def test_versions_are_the_tested_ones(table):
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if found := re.match(r"([\w-]+)==([\w.]+)", line):
             locked.setdefault(found[1], []).append(found[2])
-    for name, (_, _, _, version) in table.items():
+    for name, (*_, version, _) in table.items():
         newest = max(locked[name], key=as_numbers)
         assert version.strip() == newest, f"{name} is tested at {newest}"
 
@@ -52,8 +53,9 @@ def as_numbers(version):
 
 
 def test_every_row_says_why_and_under_which_licence(table):
-    for name, (_, why, licence, _) in table.items():
+    for name, (_, why, licence, _, released) in table.items():
         assert len(why) > 10 and licence.strip(), name
+        assert 2023 <= date.fromisoformat(released.strip()).year, name
 
 
 def test_the_readme_leads_there():
