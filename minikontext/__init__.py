@@ -8,6 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _MODULES = (
+    "arguments",
     "autoencoder",
     "bench",
     "caching",
@@ -28,6 +29,7 @@ _MODULES = (
     "lora",
     "memory",
     "pipeline",
+    "pretrained",
     "provenance",
     "rope",
     "safety",

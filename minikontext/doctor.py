@@ -113,9 +113,9 @@ def check_device() -> Check:
 
 def check_weights(name: str = "toy") -> Check:
     """The shipped weights: there, complete, and fitting the code."""
-    from minikontext import pipeline, weights
+    from minikontext import pretrained, weights
 
-    folder = pipeline.find_weights(name)
+    folder = pretrained.find_weights(name)
     tensors = sum(len(weights.inspect(file)) for file in sorted(folder.glob("*.safetensors")))
     return Check("weights", True, f"{name}: {tensors} tensors in {_short(folder)}")
 

@@ -6,8 +6,6 @@ pixels -> latents -> tokens -> transformer -> velocity -> sampler -> latents -> 
 from __future__ import annotations
 
 import math
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,7 +19,6 @@ from torch import Tensor, nn
 
 from minikontext import (
     checkpoints,
-    configs,
     files,
     float8,
     images,
@@ -32,31 +29,41 @@ from minikontext import (
     weights,
 )
 from minikontext import safety as safe
-from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.arguments import (
+    check_scales,
+    context_slots,
+    match_prompts,
+    pick_seeds,
+    repeat,
+    warn_unused,
+)
+from minikontext.autoencoder import AutoEncoder
 from minikontext.caching import CachedTransformer, StepCache
 from minikontext.device import pick
 from minikontext.errors import (
     ConfigError,
     ImageError,
     NonFiniteError,
-    PromptError,
-    PromptWarning,
     SizeError,
-    WeightsError,
 )
 from minikontext.images import ResizePlan
 from minikontext.lora import Lora
+from minikontext.pretrained import (
+    FORMAT,
+    FORMAT_VERSION,
+    PARTS,
+    build_parts,
+    find_weights,
+    from_dict,
+    read_config,
+)
 from minikontext.provenance import Provenance, Source
 from minikontext.safety import Safety, Verdict
 from minikontext.sampler import StepInfo
-from minikontext.text import TextFeatures, ToyTextConfig, ToyTextEncoder, check_prompts
+from minikontext.text import TextFeatures, ToyTextEncoder, check_prompts
 from minikontext.tiling import tiled
-from minikontext.transformer import KontextTransformer, TransformerConfig
+from minikontext.transformer import KontextTransformer
 from minikontext.velocity import PATCH, Velocity, grid_ids
-
-FORMAT, FORMAT_VERSION = "minikontext", 1
-MOST_STEPS = 1_000_000  # beyond, it is a slip of the finger
-PARTS = ("transformer", "autoencoder", "text_encoder")
 
 # Pixels: above this area, which no trained size has, the autoencoder works in tiles.
 UNTILED, TILE, OVERLAP = 1_150_000, 1024, 256
@@ -595,9 +602,6 @@ class KontextPipeline:
         return [Provenance(*row, **shared) for row in rows]
 
 
-# ------------------------------------------------------------------------ arguments of a call
-
-
 def output_sources(output: KontextOutput) -> tuple[Source, ...]:
     """What is known of the pictures of an output, whose latents are edited further."""
     made = output.provenance or [None] * len(output)
@@ -617,56 +621,9 @@ def carry_on(
     return done
 
 
-def repeat(prompts: list[str], times: int) -> list[str]:
-    """Each prompt `times` times in a row. Raises PromptError for no prompt, SizeError for times."""
-    if not prompts:
-        raise PromptError("Got an empty list of prompts. Give at least one; '' is allowed.")
-    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
-        raise SizeError(f"Got num_images_per_prompt={times!r}. Use a whole number from 1.")
-    return [prompt for prompt in prompts for _ in range(times)]
-
-
-def match_prompts(negative: str | Sequence[str] | None, prompts: list[str]) -> list[str]:
-    """One negative prompt for each prompt; None means the empty one."""
-    given = check_prompts("" if negative is None else negative)
-    if len(given) == 0 or len(prompts) % len(given):
-        raise PromptError(
-            f"Got {len(given)} negative prompts for {len(prompts)} results. "
-            "Give one, or one for each prompt."
-        )
-    return repeat(given, len(prompts) // len(given))
-
-
-def warn_resized(plans: Sequence[ResizePlan]) -> None:
-    """Say which pictures change their size inside the model, at the line that called it."""
-    for plan in dict.fromkeys(plans):
-        plan.warn(stacklevel=4)  # warn_resized, __call__, no_grad
-
-
-def warn_unused(negative: str | Sequence[str] | None) -> None:
-    """Say that a negative prompt without classifier-free guidance does nothing."""
-    if negative:
-        text = "negative_prompt has no effect at true_cfg_scale=1. Use a scale above 1."
-        warnings.warn(PromptWarning(text), stacklevel=5)
-
-
-def pick_seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
-    """Seeds of `count` images: drawn, counted up from one, or as given."""
-    if seed is None:
-        return torch.randint(2**31, (count,)).tolist()
-    seeds = [seed + i for i in range(count)] if is_whole(seed) else seed
-    if not isinstance(seeds, (list, tuple, range)) or not all(map(is_whole, seeds)):
-        raise ConfigError(f"Got seed={seed!r}. Use a whole number, or a list of them.")
-    if len(seeds) != count:
-        raise ConfigError(f"Got {len(seeds)} seeds for {count} images. Give one for each.")
-    if not all(-(2**63) <= s < 2**63 for s in seeds):
-        raise ConfigError(f"Got seed={seed!r}. Use numbers that fit into 64 bits.")
-    return [int(s) for s in seeds]
-
-
-def is_whole(value: object) -> bool:
-    """True for an int, numpy's included; a bool is no number here."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def split_by_area(x: Tensor, area: int = 1, limit: int = 2**22) -> tuple[Tensor, ...]:
+    """Cut a batch so that a part has at most `limit` pixels: full-size pictures need the memory."""
+    return x.split(max(1, limit // (x.shape[-2] * x.shape[-1] * area)))
 
 
 def as_cache(given: StepCache | float | None) -> StepCache | None:
@@ -674,91 +631,7 @@ def as_cache(given: StepCache | float | None) -> StepCache | None:
     return given if given is None or isinstance(given, StepCache) else StepCache(given)
 
 
-def check_scales(given: dict[str, Any], guidance_embed: bool) -> None:
-    """Raise ConfigError for steps and scales that make no sense for these weights."""
-    steps = given["num_inference_steps"]
-    if steps is not None and not (is_whole(steps) and 1 <= steps <= MOST_STEPS):
-        raise ConfigError(f"Got num_inference_steps={steps!r}. Use 1 to {MOST_STEPS:,}.")
-    for name in ("guidance_scale", "true_cfg_scale"):
-        value = given[name]
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e4):
-            raise ConfigError(f"Got {name}={value!r}. Use a number from 0; 1 is no guidance.")
-    if given["guidance_scale"] is not None and not guidance_embed:
-        raise ConfigError(
-            "Got guidance_scale, but these weights do not take guidance as an input. "
-            "Use true_cfg_scale instead."
-        )
-
-
-def context_slots(image: Any, prompts: int) -> list[list[Any]]:
-    """Sort `image` into slots: slot k holds the k-th context image, of all or of each prompt."""
-    if image is None:
-        return []
-    if not isinstance(image, (list, tuple)):
-        return [[image]]
-    if not any(isinstance(item, (list, tuple)) for item in image):
-        return [[item] for item in image]
-    counts = [len(row) if isinstance(row, (list, tuple)) else 0 for row in image]
-    if len(image) != prompts or len(set(counts)) != 1:
-        raise ImageError(
-            f"Got lists of {counts} context images for {prompts} prompts. "
-            "Give every prompt a list, all of the same length."
-        )
-    return [list(slot) for slot in zip(*image)]
-
-
-def split_by_area(x: Tensor, area: int = 1, limit: int = 2**22) -> tuple[Tensor, ...]:
-    """Cut a batch so that a part has at most `limit` pixels: full-size pictures need the memory."""
-    return x.split(max(1, limit // (x.shape[-2] * x.shape[-1] * area)))
-
-
-# ------------------------------------------------------------------------------ weights folders
-
-
-def find_weights(name: str | Path) -> Path:
-    """Find a weights folder: a path, or a name in MINIKONTEXT_WEIGHTS or in data/weights.
-
-    Raises WeightsError that lists the names there are.
-    """
-    shipped = Path(__file__).resolve().parent.parent / "data" / "weights"
-    home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or shipped)
-    for folder in (Path(name), home / name):
-        if files.exists(folder / "config.json"):
-            return folder
-    known = sorted(path.parent.name for path in home.glob("*/config.json"))
-    raise WeightsError(
-        f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home}. "
-        f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home. "
-        "Nothing is downloaded: of a model on a hub, download the folder and give its path."
-    )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read and check config.json. Raises WeightsError for another format or a newer version."""
-    path = folder / "config.json"
-    config = configs.read_json(path, WeightsError)
-    found = (config.get("format"), config.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION):
-        raise WeightsError(
-            f"{path} says format and version {found}; expected {(FORMAT, FORMAT_VERSION)}."
-        )
-    if missing := [part for part in PARTS if not isinstance(config.get(part), dict)]:
-        raise WeightsError(f"{path} lacks the parts {', '.join(missing)}. Restore the file.")
-    if not configs.fits(config.get("name"), str | None):
-        raise WeightsError(f"{path} has name = {config['name']!r:.80}; expected text.")
-    return config
-
-
-def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
-    """Build the three parts on the meta device: checked against the files before memory is used."""
-    with torch.device("meta"):
-        return {
-            "transformer": KontextTransformer(from_dict(TransformerConfig, config["transformer"])),
-            "autoencoder": AutoEncoder(from_dict(AutoEncoderConfig, config["autoencoder"])),
-            "text_encoder": ToyTextEncoder(from_dict(ToyTextConfig, config["text_encoder"])),
-        }
-
-
-def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Build a config from JSON. Raises WeightsError for fields that make no sense."""
-    return configs.build(kind, values, error=WeightsError)
+def warn_resized(plans: Sequence[ResizePlan]) -> None:
+    """Say which pictures change their size inside the model, at the line that called it."""
+    for plan in dict.fromkeys(plans):
+        plan.warn(stacklevel=4)  # warn_resized, __call__, no_grad

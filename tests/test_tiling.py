@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from minikontext import images, pipeline, weights
+from minikontext import images, pipeline, pretrained, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import SizeError
 from minikontext.tiling import starts, tiled
@@ -34,7 +34,7 @@ def test_tiles_cover_the_whole_side():
 
 @pytest.mark.weights
 def test_a_picture_in_tiles_is_nearer_to_the_whole_than_the_whole_to_the_input():
-    folder = pipeline.find_weights("toy")
+    folder = pretrained.find_weights("toy")
     with torch.device("meta"):
         model = AutoEncoder(AutoEncoderConfig.toy())
     weights.load_into(model, folder / "autoencoder.safetensors", dtype=torch.float32)

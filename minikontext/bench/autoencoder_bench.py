@@ -20,7 +20,7 @@ from torch import Tensor
 from minikontext import files
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError
-from minikontext.pipeline import find_weights
+from minikontext.pretrained import find_weights
 from minikontext.toyworld import Scene, psnr, read, render, sample_edit
 
 

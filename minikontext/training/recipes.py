@@ -16,7 +16,8 @@ from torch import nn
 from minikontext import checkpoints, configs, files, lora, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, WeightsError
-from minikontext.pipeline import Defaults, KontextPipeline, find_weights
+from minikontext.pipeline import Defaults, KontextPipeline
+from minikontext.pretrained import find_weights
 from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary

@@ -13,7 +13,7 @@ import pytest
 
 from minikontext import provenance
 from minikontext.errors import WeightsError
-from minikontext.pipeline import find_weights
+from minikontext.pretrained import find_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

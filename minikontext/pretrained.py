@@ -1,0 +1,71 @@
+"""Weights folders in our own layout: finding one, and building its parts.
+
+A folder has config.json and one safetensors file a part; `checkpoints` knows the other layouts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minikontext import configs, files
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.errors import WeightsError
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+FORMAT, FORMAT_VERSION = "minikontext", 1
+PARTS = ("transformer", "autoencoder", "text_encoder")
+
+
+def find_weights(name: str | Path) -> Path:
+    """Find a weights folder: a path, or a name in MINIKONTEXT_WEIGHTS or in data/weights.
+
+    Raises WeightsError that lists the names there are.
+    """
+    shipped = Path(__file__).resolve().parent.parent / "data" / "weights"
+    home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or shipped)
+    for folder in (Path(name), home / name):
+        if files.exists(folder / "config.json"):
+            return folder
+    known = sorted(path.parent.name for path in home.glob("*/config.json"))
+    raise WeightsError(
+        f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home}. "
+        f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home. "
+        "Nothing is downloaded: of a model on a hub, download the folder and give its path."
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and check config.json. Raises WeightsError for another format or a newer version."""
+    path = folder / "config.json"
+    config = configs.read_json(path, WeightsError)
+    found = (config.get("format"), config.get("format_version"))
+    if found != (FORMAT, FORMAT_VERSION):
+        raise WeightsError(
+            f"{path} says format and version {found}; expected {(FORMAT, FORMAT_VERSION)}."
+        )
+    if missing := [part for part in PARTS if not isinstance(config.get(part), dict)]:
+        raise WeightsError(f"{path} lacks the parts {', '.join(missing)}. Restore the file.")
+    if not configs.fits(config.get("name"), str | None):
+        raise WeightsError(f"{path} has name = {config['name']!r:.80}; expected text.")
+    return config
+
+
+def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
+    """Build the three parts on the meta device: checked against the files before memory is used."""
+    with torch.device("meta"):
+        return {
+            "transformer": KontextTransformer(from_dict(TransformerConfig, config["transformer"])),
+            "autoencoder": AutoEncoder(from_dict(AutoEncoderConfig, config["autoencoder"])),
+            "text_encoder": ToyTextEncoder(from_dict(ToyTextConfig, config["text_encoder"])),
+        }
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """Build a config from JSON. Raises WeightsError for fields that make no sense."""
+    return configs.build(kind, values, error=WeightsError)
