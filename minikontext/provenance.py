@@ -94,7 +94,7 @@ class Source:
 def checksum(image: Image.Image) -> str:
     """SHA-256 of a picture's size and RGB pixels, in hex digits; no matter in which file it is."""
     size = f"{image.width}x{image.height}".encode()
-    return hashlib.sha256(size + image.convert("RGB").tobytes()).hexdigest()
+    return hashlib.sha256(size + images.as_rgb(image).tobytes()).hexdigest()
 
 
 def source(picture: Image.Image) -> Source:
