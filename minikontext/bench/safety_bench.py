@@ -430,7 +430,10 @@ def benign_table(reports: list[dict], drops: dict[str, dict]) -> str:
         cells = [_told(r["filter_false_alarms"][name]) for r in reports]
         lines.append(f"| false alarms, {name} filter | " + " | ".join(cells) + " |")
     for name, d in drops.items():
-        lines += ["", f"{name} loses {d['points']} points (95 %: {d['low']} to {d['high']})."]
+        verb, (low, high) = "loses", (d["low"], d["high"])
+        if d["points"] < 0:
+            verb, (low, high) = "gains", (-high, -low)
+        lines += ["", f"{name} {verb} {abs(d['points'])} points (95 %: {low} to {high})."]
     return "\n".join(lines)
 
 
