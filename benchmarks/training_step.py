@@ -60,6 +60,9 @@ class Theirs(nn.Module):
         """The velocity of all image tokens."""
         return call_theirs(self.net, dict(zip(NAMES, given)))
 
+    def rotations(self, *ids: Tensor) -> None:
+        """None are known: it computes its own in every pass."""
+
 
 def is_their_matrix(name: str, parameter: Tensor) -> bool:
     """`optimizer.is_matrix` for diffusers' names: the same weights get Muon."""
