@@ -146,8 +146,9 @@ def plot(results: dict[str, dict[str, float]]) -> Figure:
     figure = Figure(figsize=(9, 0.8 + 0.5 * len(results)), layout="constrained")
     titles = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "perceptual": "distance ↓"}
     for axes, (key, title) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
-        axes.bar_label(axes.barh(list(results), [found[key] for found in results.values()]))
-        axes.margins(x=0.25)
+        bars = axes.barh(list(results), [found[key] for found in results.values()])
+        axes.bar_label(bars, padding=3)
+        axes.set_xlim(right=1.35 * max(found[key] for found in results.values()))
         axes.set_title(title)
     return figure
 
