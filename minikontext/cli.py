@@ -183,7 +183,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--float8",
         action="store_true",
-        help="faster matrix products with fewer digits, on NVIDIA GPUs from Ada on",
+        help="matrix products with fewer digits, for speed, on NVIDIA GPUs from Ada on",
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
     group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from minikontext.errors import ConfigError, MinikontextError
+from minikontext.errors import ConfigError, MinikontextError, WeightsError
 
 WIDE, MANY = 2**18, 512  # FLUX.1 has matrices of 15 360 and 19 + 38 blocks
 
@@ -120,6 +120,13 @@ def fits(value: object, hint: Any) -> bool:
     if hint in (int, float):
         return _is_number(value, hint)
     return isinstance(value, hint)
+
+
+def require_format(config: dict[str, Any], path: Path, expected: tuple[str, int]) -> None:
+    """Raise WeightsError for a config.json of another format or a newer version."""
+    found = (config.get("format"), config.get("format_version"))
+    if found != expected:
+        raise WeightsError(f"{path} says format and version {found}; expected {expected}.")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -1,4 +1,4 @@
-"""Matrix products in float8: twice bfloat16's rate on GPUs that have it, at a price in digits.
+"""Matrix products in float8, for GPUs that have it: fewer digits for speed, not yet measured.
 
 Weights get one scale for each row, once; activations one for each token, at every product (E4M3,
 torchao). Only the layers that see every token are changed: modulations see one vector a picture,

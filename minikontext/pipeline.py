@@ -321,7 +321,7 @@ class KontextPipeline:
     def use_float8(self) -> KontextPipeline:
         """Multiply the blocks' matrices in float8 from now on, and return self; see `float8`.
 
-        Faster on GPUs that have it, and a little off: compare a picture of the same seed. Load
+        Meant for speed, and a little off: compare a picture of the same seed. Load
         LoRAs without `merge` afterwards, or merge them before. Raises ConfigError elsewhere.
         """
         float8.use(self.transformer)

@@ -44,11 +44,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read and check config.json. Raises WeightsError for another format or a newer version."""
     path = folder / "config.json"
     config = configs.read_json(path, WeightsError)
-    found = (config.get("format"), config.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION):
-        raise WeightsError(
-            f"{path} says format and version {found}; expected {(FORMAT, FORMAT_VERSION)}."
-        )
+    configs.require_format(config, path, (FORMAT, FORMAT_VERSION))
     if missing := [part for part in PARTS if not isinstance(config.get(part), dict)]:
         raise WeightsError(f"{path} lacks the parts {', '.join(missing)}. Restore the file.")
     if not configs.fits(config.get("name"), str | None):

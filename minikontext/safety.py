@@ -198,11 +198,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read and check a filter's config.json. Raises WeightsError."""
     path = folder / "config.json"
     config = configs.read_json(path, WeightsError)
-    found = (config.get("format"), config.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION):
-        raise WeightsError(
-            f"{path} says format and version {found}; expected {(FORMAT, FORMAT_VERSION)}."
-        )
+    configs.require_format(config, path, (FORMAT, FORMAT_VERSION))
     return config
 
 

@@ -270,3 +270,9 @@ def test_version(capsys):
     with pytest.raises(SystemExit):
         run("--version")
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_float8_is_refused_where_it_would_only_pretend(here, weights, capsys):
+    assert edit(weights, "--float8") != 0
+    assert "8.9" in capsys.readouterr().err
+    assert not (here / "fox_edited.png").exists()

@@ -30,8 +30,8 @@ class EditorTraining:
     velocity that classifier-free guidance needs. `timesteps`: "shifted" is the logit-normal with
     the sampler's mu for this number of target tokens (not published, our choice), "logit-normal"
     has mu = 0, "uniform" prefers no time. `sigma` is the width of the logit-normal. `early` is the
-    share of times drawn evenly from the noisiest tenth instead, t in [0.9, 1]: nothing of the
-    answer can be seen there yet, so only there the model learns what to draw, or whether to.
+    share of times drawn evenly from the noisiest tenth instead, t in [0.9, 1]: at all
+    others the noisy latents tell the answer, so there the model learns what to draw (notebook 09).
     """
 
     batch: int = 64
