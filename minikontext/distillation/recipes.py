@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from minikontext import files
+from minikontext.autoencoder import AutoEncoder
 from minikontext.distillation.guidance import GuidanceTraining, fixed_at, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
 from minikontext.distillation.latents import answer_all
@@ -19,7 +20,13 @@ from minikontext.training.data import Pairs, build_cache, load_cache
 from minikontext.training.editor import Editor
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.parallel import World, prepare, start
-from minikontext.training.recipes import averaged, export, read
+from minikontext.training.recipes import (
+    averaged,
+    export,
+    find_autoencoder,
+    load_autoencoder,
+    read,
+)
 
 
 def distill_guidance(
@@ -45,9 +52,13 @@ def distill_guidance(
 def distill_ladd(
     config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
 ) -> Path:
-    """Distil the sampler into few steps; writes the student's weights folder."""
+    """Distil the sampler into few steps; writes the student's weights folder.
+
+    `autoencoder` names the weights whose decoder the student's folder gets; the teacher's without.
+    """
     world = start(config)
     pipe, teacher = load_teacher(config, world)
+    autoencoder = students_autoencoder(config, pipe)
     dials = read(LaddTraining, config.get("training", {}))
     pairs = load_pairs(config, pipe, dials.bf16, world)
     given = config.get("answers", {})
@@ -65,7 +76,7 @@ def distill_ladd(
     if resume:
         loop.resume()
     loop.run(ladd_loss(model, teacher, real, dials, world.device), on_log)
-    return export(averaged(loop, model).student, pipe.autoencoder, config, world)
+    return export(averaged(loop, model).student, autoencoder, config, world)
 
 
 def load_teacher(config: dict[str, Any], world: World) -> tuple[KontextPipeline, Editor]:
@@ -74,6 +85,25 @@ def load_teacher(config: dict[str, Any], world: World) -> tuple[KontextPipeline,
         raise ConfigError("a distillation needs teacher = a weights folder or a shipped name")
     pipe = KontextPipeline.from_pretrained(config["teacher"], device=world.device, dtype="float32")
     return pipe, Editor(pipe.transformer, pipe.text_encoder)
+
+
+def students_autoencoder(config: dict[str, Any], teacher: KontextPipeline) -> AutoEncoder:
+    """What turns the student's latents into pictures: the teacher's, or that of `autoencoder`.
+
+    Raises ConfigError for one with another encoder: the student would not know its latents.
+    """
+    if "autoencoder" not in config:
+        return teacher.autoencoder
+    other = load_autoencoder(find_autoencoder(config), teacher.device)
+    theirs = other.encoder.state_dict()
+    same = teacher.autoencoder.encoder.state_dict()
+    sizes = other.config == teacher.autoencoder.config
+    if not sizes or not all(torch.equal(theirs[name], tensor) for name, tensor in same.items()):
+        raise ConfigError(
+            f"autoencoder={config['autoencoder']!r} has another encoder than the teacher. Train "
+            "its decoder alone (decoder_only), or leave it out."
+        )
+    return other
 
 
 def first_student(config: dict[str, Any], teacher: Editor) -> Editor:

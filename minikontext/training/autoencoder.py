@@ -12,8 +12,11 @@ from torch import Tensor
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
 from minikontext.device import mixed_precision
 from minikontext.toyworld.render import render
-from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
+from minikontext.toyworld.scene import CHOICES, STYLES, Scene, sample_scene, sample_word
 from minikontext.training.loop import LossFunction
+
+FINE = ("comic", "comic", "comic", "pastel", "sketch", "neon", "pixel", "plain")  # what is drawn of
+VISIBLE = 4 / 127.5  # a smaller difference between two pixels in [-1, 1] is none
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class AutoEncoderTraining:
 
     `kl` weighs the KL term, averaged over latent elements. It makes the encoder add noise of its
     own to the latents, so the decoder learns to forgive what the editor will get slightly wrong.
+
+    decoder_only: the encoder stays, so that editors which were trained on its latents fit still.
+    fine_share: of the pictures, in which a character's details are hard to see (see `fine`).
+    detail: how much a pixel counts by which two kinds of eyes, or of patterns, are told apart.
+    disturbed: up to so much noise on latents of unit variance: an editor's are never exact.
     """
 
     batch: int = 16
@@ -29,24 +37,46 @@ class AutoEncoderTraining:
     kl: float = 1e-4
     gradient: float = 0.5
     sign_share: float = 0.5
+    decoder_only: bool = False
+    fine_share: float = 0.0
+    detail: float = 1.0
+    disturbed: float = 0.0
     bf16: bool = False
     compile: bool = True
 
 
-def sample_picture(index: int, seed: int, sign_share: float) -> Scene:
+def sample_picture(index: int, seed: int, sign_share: float, fine_share: float = 0.0) -> Scene:
     """Training picture number `index`: a scene of the whole world, with a sign more often."""
     rng = random.Random(f"{seed}/picture/{index}")
     scene = sample_scene(rng, 4)
     mark = rng.choice(("left", "right")) if rng.random() < 0.06 else "none"
     style = rng.choice(STYLES) if rng.random() < 0.2 else scene.style
     word = sample_word(rng) if rng.random() < sign_share else scene.sign
-    return scene.change(sign=word, mark=mark, style=style)
+    scene = scene.change(sign=word, mark=mark, style=style)
+    return fine(scene, rng) if rng.random() < fine_share else scene
 
 
-def pictures(indices: range, seed: int, sign_share: float) -> Tensor:
-    """Pictures by number as pixels (b, 3, 64, 64) in [-1, 1]."""
-    images = [render(sample_picture(i, seed, sign_share)) for i in indices]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
+def fine(scene: Scene, rng: random.Random) -> Scene:
+    """The scene in a style that thins or pales what is small, half the time behind glasses."""
+    scene = scene.change(style=rng.choice(FINE))
+    return scene.change(accessory="glasses") if rng.random() < 0.5 else scene
+
+
+def pixels_of(scenes: list[Scene]) -> Tensor:
+    """Scenes as pixels (b, 3, 64, 64) in [-1, 1]."""
+    images = np.stack([render(scene) for scene in scenes])
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def details(scenes: list[Scene], pixels: Tensor, seed: int) -> Tensor:
+    """Where other eyes or another pattern would show: 0 or 1, (b, 1, 64, 64)."""
+    rng, where = random.Random(seed), torch.zeros(len(pixels), 1, *pixels.shape[2:])
+    for name in ("eyes", "pattern"):
+        others = [[v for v in CHOICES[name] if v != getattr(scene, name)] for scene in scenes]
+        changed = [s.change(**{name: rng.choice(o)}) for s, o in zip(scenes, others, strict=True)]
+        apart = (pixels_of(changed) - pixels).abs().amax(1, keepdim=True)
+        where = torch.maximum(where, (apart > VISIBLE).float())
+    return where
 
 
 def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,11 +84,14 @@ def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return pixels[..., 1:] - pixels[..., :-1], pixels[..., 1:, :] - pixels[..., :-1, :]
 
 
-def reconstruction_loss(pixels: Tensor, target: Tensor, gradient: float) -> Tensor:
-    """Mean absolute and squared error plus `gradient` times the edges' error: letters are edges."""
+def reconstruction_loss(pixels: Tensor, target: Tensor, gradient: float, weight: Tensor) -> Tensor:
+    """Mean absolute and squared error plus `gradient` times the edges' error: letters are edges.
+
+    weight: how much each pixel counts, but for the edges; (b, 1, h, w), 1 on average.
+    """
     error = pixels - target
     rough = sum(edge.abs().mean() for edge in edges(error))
-    return error.abs().mean() + error.pow(2).mean() + gradient * rough
+    return (weight * (error.abs() + error.pow(2))).mean() + gradient * rough
 
 
 def autoencoder_loss(
@@ -68,22 +101,33 @@ def autoencoder_loss(
 
     f, z = model.config.downsample, model.config.z_channels
 
-    def parts(x: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(x: Tensor, epsilon: Tensor, weight: Tensor, more: Tensor) -> tuple[Tensor, ...]:
         mean, logvar = model.moments(x)
         logvar = logvar.float().clamp(-12, 4)
-        y = model.decoder(mean.float() + (0.5 * logvar).exp() * epsilon).float()
+        y = model.decoder(mean.float() + ((0.5 * logvar).exp() + more) * epsilon).float()
         kl = kl_divergence(mean.float(), logvar)
-        return reconstruction_loss(y, x, config.gradient) + config.kl * kl, y, kl, logvar
+        loss = reconstruction_loss(y, x, config.gradient, weight) + config.kl * kl
+        return loss, y, kl, logvar
 
     compute = torch.compile(parts) if config.compile else parts
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        first = step * config.batch
-        x = pictures(range(first, first + config.batch), config.seed, config.sign_share).to(device)
-        noise = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        numbers = range(step * config.batch, (step + 1) * config.batch)
+        scenes = [
+            sample_picture(i, config.seed, config.sign_share, config.fine_share) for i in numbers
+        ]
+        x, seed = pixels_of(scenes), config.seed * 1_000_003 + step
+        noise = torch.Generator().manual_seed(seed)
         epsilon = torch.randn(len(x), z, x.shape[2] // f, x.shape[3] // f, generator=noise)
+        more = torch.rand(len(x), 1, 1, 1, generator=noise)
+        more = more * config.disturbed / model.config.scale_factor
+        weight = torch.ones(1)
+        if config.detail != 1:
+            weight = 1 + (config.detail - 1) * details(scenes, x, seed)
+            weight = weight / weight.mean()
+        x = x.to(device)
         with mixed_precision(device, config.bf16):
-            total, y, kl, logvar = compute(x, epsilon.to(device))
+            total, y, kl, logvar = compute(x, *(v.to(device) for v in (epsilon, weight, more)))
         mse = (y.detach() - x).pow(2).mean() / 4
         facts = {"psnr": float(-10 * mse.log10()), "kl": float(kl.detach())}
         facts["std"] = float((0.5 * logvar.detach()).exp().mean())
@@ -96,9 +140,9 @@ def autoencoder_loss(
 def normalised(model: AutoEncoder, seed: int, count: int = 512) -> AutoEncoderConfig:
     """The configuration with the scale and shift that give latents zero mean and unit variance."""
     device = next(model.parameters()).device
+    scenes = [sample_picture(i, seed + 1, 0.25) for i in range(count)]
     means = [
-        model.moments(pictures(range(i, i + 64), seed + 1, 0.25).to(device))[0]
-        for i in range(0, count, 64)
+        model.moments(pixels_of(scenes[i : i + 64]).to(device))[0] for i in range(0, count, 64)
     ]
     latents = torch.cat(means)
     return replace(

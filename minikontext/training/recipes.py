@@ -59,25 +59,42 @@ def averaged(loop: Loop, model: nn.Module) -> nn.Module:
 def train_autoencoder(
     config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
 ) -> Path:
-    """Train an autoencoder; writes `autoencoder.safetensors` and its `config.json`."""
+    """Train an autoencoder; writes `autoencoder.safetensors` and its `config.json`.
+
+    `start` names the weights folder to go on from; with `decoder_only` in [training] its encoder
+    stays as it is, bit for bit, and so do the latents.
+    """
     world = start(config)
     if world.size > 1:
         raise ConfigError("an autoencoder is small: train it in one process, without torchrun")
-    device = world.device
+    dials = read(AutoEncoderTraining, config.get("training", {}))
     torch.manual_seed(int(config.get("seed", 0)))
-    sizes = read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
-    model = AutoEncoder(sizes).to(device)
-    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"])
+    model = first_autoencoder(config, world.device)
+    trained = model.decoder if dials.decoder_only else model
+    model.requires_grad_(False)
+    trained.requires_grad_(True)
+    loop = Loop(trained, read(LoopConfig, config["loop"]), config["run"])
     if resume:
         loop.resume()
-    dials = read(AutoEncoderTraining, config.get("training", {}))
-    loop.run(autoencoder_loss(model, dials, device), on_log)
-    return finish_autoencoder(averaged(loop, model), Path(config["output"]))
+    loop.run(autoencoder_loss(model, dials, world.device), on_log)
+    averaged(loop, trained)
+    if not dials.decoder_only:
+        model.config = normalised(model, seed=1)
+    return save_autoencoder(model.eval(), Path(config["output"]))
 
 
-def finish_autoencoder(model: AutoEncoder, folder: Path) -> Path:
-    """Measure scale and shift of the latents and write the weights with their configuration."""
-    model.config = normalised(model, seed=1)
+def first_autoencoder(config: dict[str, Any], device: torch.device) -> AutoEncoder:
+    """What an autoencoder's training starts from: the weights of `start`, or nothing."""
+    if "start" in config:
+        return load_autoencoder(Path(config["start"]), device)
+    if config.get("training", {}).get("decoder_only"):
+        raise ConfigError("decoder_only needs start = a weights folder, whose encoder stays")
+    sizes = read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
+    return AutoEncoder(sizes).to(device)
+
+
+def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
+    """Write the weights with their configuration: sizes, and scale and shift of the latents."""
     weights.save(model.state_dict(), folder / "autoencoder.safetensors", torch.bfloat16)
     with files.replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps({"autoencoder": asdict(model.config)}, indent=1) + "\n")

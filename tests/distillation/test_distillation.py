@@ -230,6 +230,22 @@ def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
     assert times == [1.0, 0.75, 0.5, 0.25]
 
 
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_a_student_takes_another_decoder_but_not_another_encoder(shipped, tmp_path, part):
+    other = KontextPipeline.from_pretrained(shipped)
+    getattr(other.autoencoder, part).conv_in.weight.data += 0.25
+    folder = other.save_pretrained(tmp_path / "other")
+    given = config(shipped, tmp_path, "ladd", training={"batch": 4}, answers={"steps": 1})
+    given |= {"autoencoder": str(folder)}
+    if part == "encoder":
+        with pytest.raises(ConfigError, match="another encoder than the teacher"):
+            recipes.distill_ladd(given)
+        return
+    places = recipes.distill_ladd(given), folder
+    made, wanted = (KontextPipeline.from_pretrained(place).autoencoder for place in places)
+    assert torch.equal(made.decoder.conv_in.weight, wanted.decoder.conv_in.weight)
+
+
 def test_a_config_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text('kind = "ladd"\n')

@@ -103,7 +103,7 @@ def test_exams_are_honest(autoencoder):
 
 
 def test_the_recipe_writes_filters_that_load_and_can_be_resumed(autoencoder, tmp_path):
-    recipes.finish_autoencoder(autoencoder, tmp_path / "autoencoder")
+    recipes.save_autoencoder(autoencoder, tmp_path / "autoencoder")
     config = {
         "kind": "safety",
         "autoencoder": str(tmp_path / "autoencoder"),

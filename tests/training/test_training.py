@@ -13,7 +13,7 @@ from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import language, render, sample_edit
 from minikontext.training import recipes
-from minikontext.training.autoencoder import sample_picture
+from minikontext.training.autoencoder import details, pixels_of, sample_picture
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
@@ -241,6 +241,53 @@ def test_pictures_for_the_autoencoder_are_reproducible_and_varied():
     ]
     styles = {sample_picture(i, 0, 0.5).style for i in range(300)}
     assert len(styles) == 6
+
+
+def test_fine_pictures_hide_what_is_small_and_change_no_others():
+    usual = [sample_picture(i, 0, 0.5) for i in range(200)]
+    mixed = [sample_picture(i, 0, 0.5, fine_share=0.5) for i in range(200)]
+    same = [a == b for a, b in zip(usual, mixed, strict=True)]
+    assert 70 < sum(same) < 130
+    glasses = [sum(scene.accessory == "glasses" for scene in scenes) for scenes in (usual, mixed)]
+    assert glasses[1] > glasses[0] + 25
+    comic = [sum(scene.style == "comic" for scene in scenes) for scenes in (usual, mixed)]
+    assert comic[1] > comic[0] + 15
+
+
+def test_details_are_where_other_eyes_or_another_pattern_would_show():
+    scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
+    where = details([scene], pixels_of([scene]), 0)
+    assert where.shape == (1, 1, 64, 64) and 0.002 < where.mean() < 0.25
+    sleepy = pixels_of([scene.change(eyes="sleepy")]) - pixels_of([scene])
+    single = pixels_of([scene.change(eyes="single")]) - pixels_of([scene])
+    round_ = pixels_of([scene.change(eyes="round")]) - pixels_of([scene])
+    shown = [(d.abs().amax(1, keepdim=True) > 0.1).float() for d in (sleepy, single, round_)]
+    assert any(bool((where >= one).all()) for one in shown)  # one of the three was compared
+
+
+def toy_scene(index):
+    return sample_picture(index, 0, 0.0)
+
+
+def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_folder):
+    config = {
+        "kind": "autoencoder",
+        "start": str(autoencoder_folder),
+        "run": str(tmp_path / "run"),
+        "output": str(tmp_path / "weights"),
+        "training": {"batch": 2, "compile": False, "decoder_only": True, "fine_share": 0.5,
+                     "detail": 10.0, "disturbed": 0.1},
+        "loop": LOOP,
+    }  # fmt: skip
+    folder, cpu = recipes.train_autoencoder(config), torch.device("cpu")
+    before, after = (recipes.load_autoencoder(f, cpu) for f in (autoencoder_folder, folder))
+    assert before.config == after.config
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {"decoder"}
+    del config["start"]
+    with pytest.raises(ConfigError, match="decoder_only needs start"):
+        recipes.train_autoencoder(config | {"run": str(tmp_path / "other")})
 
 
 @pytest.mark.parametrize(
