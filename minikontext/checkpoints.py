@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,14 +27,15 @@ from minikontext.text import (
     ToyTextConfig,
     ToyTextEncoder,
     check_encoder,
+    load_tokenizers,
     require_encoders,
 )
 from minikontext.transformer import KontextTransformer, TransformerConfig
 from minikontext.weights import StateDict
 
 AUTOENCODER = "ae.safetensors"
-# Official files that only paint. The shapes do not tell: Kontext has those of [dev].
-PAINTERS = ("flux1-dev", "flux1-schnell", "flux1-krea-dev")
+# In the names of files that only paint. The shapes do not tell: Kontext has those of [dev].
+PAINTERS = re.compile(r"schnell|krea|flux\W?1?\W?dev", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,14 @@ def find(place: str | Path) -> Checkpoint | None:
         transformer=transformer,
         autoencoder=_autoencoder_place(folder),
         encoders=folder,
-        edits=kind != "FluxPipeline" and transformer.stem not in PAINTERS,
+        edits=kind != "FluxPipeline" if kind else guided and not is_painter(transformer.stem),
         shifted=bool(schedule.get("use_dynamic_shifting", guided)),
     )
+
+
+def is_painter(name: str) -> bool:
+    """Whether an official single file's name says that it takes no context images."""
+    return "kontext" not in name.lower() and bool(PAINTERS.search(name))
 
 
 def load(
@@ -93,6 +100,7 @@ def load(
     transformer, autoencoder = _sketches(checkpoint)
     available = memory.available_bytes(device)
     plan = memory.choose(plans(checkpoint, dtype), available, offload)
+    print(f"{checkpoint.name}: {'edits pictures' if checkpoint.edits else 'only paints'}")
     print(f"memory: {available / memory.GB:.1f} GB on {device}; plan {plan}")
     if use_flash_attention_3(device):
         print("attention: FlashAttention 3")
@@ -162,6 +170,11 @@ def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits
     text = parts["text_encoder"]
     if not isinstance(text, FluxTextEncoder):
         raise ConfigError(f"diffusers has no {type(text).__name__}: use layout='minikontext'.")
+    if packed := [n for n, p in parts["transformer"].named_parameters() if memory.is_packed(p)]:
+        raise ConfigError(
+            f"{weights.few(packed)}: 8-bit, 4-bit and float8 weights lie in memory only. Load with "
+            "offload='resident', 'encoders' or 'stream' to save."
+        )
     text.save_pretrained(folder, dtype)
     for part, name, describe in (
         ("autoencoder", "vae", autoencoder_to_json),
@@ -323,6 +336,19 @@ _MARKS = {
     "token_embedding": "CLIP",
     "decoder.conv_in": "autoencoder",
 }
+
+
+def verify_words(place: str | Path) -> Path | None:
+    """Read the tokenizers of a published model, if it is one, and look for its text encoders.
+
+    -> the folder that they are in. Raises WeightsError for what is missing or damaged.
+    """
+    found = None if _own_config(Path(place)) or weights.is_part(Path(place)) else find(place)
+    if found is None:
+        return None
+    require_encoders(found.encoders)
+    load_tokenizers(found.encoders)
+    return found.encoders
 
 
 def verify(place: Path) -> int:
@@ -535,7 +561,7 @@ def _from_shapes(file: Path, kind: str, build: Any) -> Any:
     except (LookupError, ArithmeticError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
-        raise WeightsError(f"{file} holds no FLUX {kind}: {error} is missing or odd.") from error
+        raise WeightsError(f"{file} holds no FLUX {kind}, or half of one: {error}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -438,6 +438,12 @@ def _weights_verify(options: argparse.Namespace) -> int:
         except MinikontextError as error:
             print(f"[FAIL] {error}")
             failed = 1
+    try:
+        if place := checkpoints.verify_words(options.place):
+            print(f"[OK]   {place}: both text encoders and their tokenizers")
+    except MinikontextError as error:
+        print(f"[FAIL] {error}")
+        failed = 1
     return failed
 
 

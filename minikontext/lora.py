@@ -15,6 +15,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from minikontext import configs, weights
+from minikontext import configs, memory, weights
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.transformer import KontextTransformer
 
@@ -100,14 +101,15 @@ class Lora(nn.Module):
         """Add the updates into the model's own weights: nothing is computed twice any more.
 
         `merge(model, -1)` takes them out again, up to rounding. Raises WeightsError for another
-        model's shapes and ConfigError for quantised weights, which take no sums.
+        model's shapes and ConfigError for quantised weights, which take no sums; nothing has
+        changed then.
         """
-        self.detach()
         _require_shapes(self, model)
+        if packed := [n for n in self.names if memory.is_packed(model.get_submodule(n).weight)]:
+            raise ConfigError(f"{packed[0]} is quantised. Use attach() instead of merge().")
+        self.detach()
         for name, thin in self.layers.items():
             layer = model.get_submodule(name)
-            if type(layer.weight.data) is not Tensor or not layer.weight.is_floating_point():
-                raise ConfigError(f"{name} is quantised. Use attach() instead of merge().")
             add = sign * self.scale * thin.delta.to(layer.weight.device)
             layer.weight.copy_(layer.weight.float() + add)
             if thin.bias is not None:
@@ -137,13 +139,12 @@ def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: in
 def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lora:
     """Read a LoRA file of any of the three namings for a model (which is not changed).
 
-    alpha / rank is multiplied into `up`. Raises WeightsError, with their names, for keys that
-    are unknown, that have no partner, or whose layer the model does not have.
+    A folder as peft or diffusers writes it will do, too. alpha / rank, or what else peft's
+    settings say of the strength, is multiplied into `up`. Raises WeightsError, with their names,
+    for keys that are unknown, that have no partner, or whose layer the model does not have.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder. Give the LoRA's file in it.")
-    groups, alphas = _grouped(weights.load(path), path), _adapter_alpha(path)
+    path = _file_of(Path(path))
+    groups, strength = _grouped(weights.load(path), path), _strength(path)
     places, parts = _places(model), defaultdict(list)
     if unknown := [layer for layer in groups if _bare(layer) not in places]:
         raise WeightsError(
@@ -152,7 +153,7 @@ def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lor
         )
     for layer, tensors in groups.items():
         official, rows = places[_bare(layer)]
-        parts[official].append((rows, _pair(layer, tensors, alphas, path)))
+        parts[official].append((rows, _pair(layer, tensors, strength, path)))
     layers = {name: _joined(model, name, parts[name]) for name in parts}
     lora = Lora(layers, path.stem, scale)
     _require_shapes(lora, model)
@@ -198,8 +199,8 @@ def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
     return groups
 
 
-def _pair(layer: str, tensors: Tensors, alphas: float | None, path: Path) -> Thin:
-    """One thin pair as stored, with alpha / rank in `up`."""
+def _pair(layer: str, tensors: Tensors, strength: Strength, path: Path) -> Thin:
+    """One thin pair as stored, with its strength in `up`."""
     if missing := sorted({"lora_A", "lora_B"} - tensors.keys()):
         raise WeightsError(f"{path}: {layer} has no {missing[0]}. The file is not complete.")
     if odd := [k for k in ("lora_A", "lora_B") if tensors[k].dim() < 2]:
@@ -207,25 +208,73 @@ def _pair(layer: str, tensors: Tensors, alphas: float | None, path: Path) -> Thi
     down, up = (tensors[k].float().flatten(1) for k in ("lora_A", "lora_B"))
     if down.shape[0] != up.shape[1] or not len(down):
         raise WeightsError(f"{path}: {layer} has ranks {down.shape[0]} and {up.shape[1]}")
-    alpha = tensors.get("alpha", torch.tensor(alphas or float(len(down)))).float()
+    alpha = tensors.get("alpha", torch.tensor(strength.alpha_of(layer, len(down)))).float()
     bias = tensors["bias"].float() if "bias" in tensors else None
     if alpha.numel() != 1 or (bias is not None and bias.shape != up.shape[:1]):
         raise WeightsError(f"{path}: {layer} has an alpha or a bias of an odd shape.")
     if not all(x.isfinite().all() for x in (down, up, alpha, *([] if bias is None else [bias]))):
         raise WeightsError(f"{path}: {layer} holds NaN or infinity. Get the file again.")
-    return Thin(down, up * (float(alpha) / len(down)), bias)
+    return Thin(down, up * (float(alpha) / strength.over(len(down))), bias)
 
 
-def _adapter_alpha(path: Path) -> float | None:
-    """peft's lora_alpha, where diffusers has put it into the file's metadata."""
-    with weights.opened(path) as file:
-        stored = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
+@dataclass(frozen=True)
+class Strength:
+    """peft's settings of how strong an update is: alpha / rank; rooted: alpha / sqrt(rank).
+
+    patterns: another alpha for the layers whose name ends in a match.
+    """
+
+    alpha: float | None = None
+    patterns: Mapping[str, float] = field(default_factory=dict)
+    rooted: bool = False
+
+    def alpha_of(self, layer: str, rank: int) -> float:
+        """The alpha of a layer; its rank where nothing is said."""
+        for pattern, alpha in self.patterns.items():
+            if re.match(rf"(.*\.)?({pattern})$", layer):
+                return alpha
+        return float(rank if self.alpha is None else self.alpha)
+
+    def over(self, rank: int) -> float:
+        """What alpha is divided by."""
+        return math.sqrt(rank) if self.rooted else float(rank)
+
+
+# What peft and diffusers call the file in a folder of theirs.
+FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+
+
+def _file_of(path: Path) -> Path:
+    """The LoRA's file; in a folder, the one of peft's or diffusers' name."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in FOLDER_FILES if (path / name).exists()]
+    if len(found) != 1:
+        raise WeightsError(
+            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}. Give the LoRA's file."
+        )
+    return found[0]
+
+
+def _strength(path: Path) -> Strength:
+    """The settings in peft's adapter_config.json beside the file, or in diffusers' metadata."""
+    beside = path.parent / "adapter_config.json"
     try:
-        facts = configs.parse_json(stored)
-        alpha = facts.get("transformer.lora_alpha", facts.get("lora_alpha"))
-        return None if alpha is None else float(alpha)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{path}: its lora_adapter_metadata is no JSON object") from error
+        if path.name == FOLDER_FILES[0] and beside.exists():
+            facts = configs.read_json(beside, WeightsError)
+        else:
+            with weights.opened(path) as file:
+                stored = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
+            facts = configs.parse_json(stored)
+        facts = {name.removeprefix("transformer."): value for name, value in facts.items()}
+        alpha, patterns = facts.get("lora_alpha"), facts.get("alpha_pattern") or {}
+        return Strength(
+            None if alpha is None else float(alpha),
+            {re.compile(name).pattern: float(value) for name, value in patterns.items()},
+            bool(facts.get("use_rslora")),
+        )
+    except (ValueError, AttributeError, TypeError, re.error) as error:
+        raise WeightsError(f"{path}: its settings by peft are no JSON of numbers") from error
 
 
 def _joined(model: KontextTransformer, name: str, parts: Sequence[tuple[Tensor, Thin]]) -> Thin:

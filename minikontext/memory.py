@@ -115,11 +115,13 @@ def choose(plans: Sequence[Plan], available: float, asked: str = "auto") -> Plan
     if not fitting:
         sums = "\n".join(f"  {plan}" for plan in wanted)
         raise NotEnoughMemoryError(
-            f"{available / GB:.1f} GB are free, and none of these plans fits:\n{sums}\n"
+            f"{max(available, 0) / GB:.1f} GB are free, and none of these plans fits:\n{sums}\n"
             "Free some memory, or use another device."
         )
     usable = (plan for plan in fitting if plan.bits is None or has_torchao())
     best = next(usable, fitting[0]) if asked == "auto" else fitting[0]
+    if best is not fitting[0]:
+        print(f"the {fitting[0].name} plan would fit, too: pip install 'minikontext[quant]'")
     if best.bits is not None:
         import_torchao()
     return best
@@ -367,6 +369,11 @@ def quantiser(bits: int | None) -> Callable[[str, Tensor], Tensor] | None:
         return compress(torchao, tensor) if is_quantised(name, tensor.shape) else tensor
 
     return prepare
+
+
+def is_packed(tensor: Tensor) -> bool:
+    """Whether a weight is stored quantised: it multiplies, but takes no sums and is not saved."""
+    return type(tensor.data) is not Tensor or not tensor.is_floating_point()
 
 
 def _to_int8(torchao: Any, tensor: Tensor) -> Tensor:

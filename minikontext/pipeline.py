@@ -330,11 +330,14 @@ class KontextPipeline:
     def compile(self, **options: Any) -> KontextPipeline:
         """Compile the two kinds of blocks, once for all their copies, and return self.
 
-        Seconds instead of minutes, and from the third size on nothing is compiled again. `options`
-        go to torch.compile. Raises ConfigError where blocks are streamed: they change at each step.
+        Seconds instead of minutes, and from the third size on nothing is compiled again; a LoRA
+        that comes, goes or is turned is seen, and compiled in. `options` go to torch.compile.
+        Raises ConfigError where blocks are streamed: they change at each step.
         """
         if memory.is_streamed(self.transformer):
             raise ConfigError("Streamed blocks cannot be compiled. Load with another plan.")
+        # LoRAs are hooks, and compiled code does not look whether hooks have changed, unless asked.
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
         for block in memory.transformer_blocks(self.transformer):
             block.compile(**options)
         return self

@@ -321,12 +321,12 @@ class FluxTextEncoder(nn.Module):
         """
         folder = Path(folder)
         require_encoders(folder)
-        hf = import_transformers()
+        hf, (clip_words, t5_words) = import_transformers(), load_tokenizers(folder)
         return cls(
             load_encoder(hf.CLIPTextModel, folder / "text_encoder", device, dtype),
-            load_tokenizer(hf.CLIPTokenizer, folder / "tokenizer"),
+            clip_words,
             load_encoder(hf.T5EncoderModel, folder / "text_encoder_2", device, dtype),
-            load_tokenizer(hf.T5TokenizerFast, folder / "tokenizer_2"),
+            t5_words,
             max_length,
         )
 
@@ -416,6 +416,15 @@ def read_local(kind: Any, folder: Path) -> Any:
         raise WeightsError(
             f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
         ) from error
+
+
+def load_tokenizers(folder: Path) -> tuple[Any, Any]:
+    """CLIP's and T5's, from the folder that holds `tokenizer` and `tokenizer_2`."""
+    hf = import_transformers()
+    return (
+        load_tokenizer(hf.CLIPTokenizer, folder / "tokenizer"),
+        load_tokenizer(hf.T5TokenizerFast, folder / "tokenizer_2"),
+    )
 
 
 def load_tokenizer(kind: Any, folder: Path) -> Any:

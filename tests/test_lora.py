@@ -78,6 +78,55 @@ def test_a_quantised_base_passes_the_gradients_of_the_matrices_it_stands_for(tin
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * one.abs().max())
 
 
+def test_a_merge_that_is_refused_changes_nothing(model):
+    prepare, made = memory.quantiser(8), random_lora(model)
+    last = "single_blocks.0.linear2.weight"  # far behind the first layers that the LoRA knows
+    packed = prepare(last, model.get_parameter(last).detach())
+    model.load_state_dict({last: packed}, strict=False, assign=True)
+    before = {name: p.clone() for name, p in model.named_parameters() if name != last}
+    with pytest.raises(ConfigError, match=r"linear2 is quantised"):
+        made.merge(model)
+    assert all(torch.equal(model.get_parameter(name), p) for name, p in before.items())
+
+
+def test_compiled_blocks_see_loras_come_turn_and_go(tiny, tmp_path):
+    pipe = tiny()
+    path = lora.save(random_lora(pipe.transformer), pipe.transformer, tmp_path / "a.safetensors")
+    picture = Image.new("RGB", (64, 64), "red")
+
+    def edit():
+        return pipe("the hat", image=picture, seed=0, num_inference_steps=2, progress=False).latents
+
+    plain = edit()
+    expected = [pipe.load_lora(path, scale) and edit() for scale in (1.0, -0.5)]
+    pipe.unload_lora()
+    pipe.compile(backend="eager")
+    assert torch.allclose(edit(), plain, atol=1e-5)
+    pipe.load_lora(path)
+    one = edit()
+    assert (one - plain).abs().max() > 0.01
+    assert torch.allclose(one, expected[0], atol=1e-4)
+    pipe.load_lora(path, -0.5)
+    assert torch.allclose(edit(), expected[1], atol=1e-4)
+    pipe.loras[1].scale = -1.0
+    assert torch.allclose(edit(), plain, atol=1e-4)
+    pipe.unload_lora()
+    assert torch.allclose(edit(), plain, atol=1e-5)
+
+
+def test_a_folder_without_a_lora_is_refused(model, tmp_path):
+    with pytest.raises(WeightsError, match="folder without one of"):
+        lora.load(tmp_path, model)
+
+
+@pytest.mark.parametrize("settings", ["[1]", '{"lora_alpha": "x"}', '{"alpha_pattern": {"(": 1}}'])
+def test_odd_settings_of_peft_are_refused(model, tmp_path, settings):
+    lora.save(random_lora(model), model, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(settings)
+    with pytest.raises(WeightsError):
+        lora.load(tmp_path, model)
+
+
 def test_three_namings_are_one_update(model, tmp_path):
     made = random_lora(model)
     official = {f"{n}.lora_A.weight": t.down for n, t in made.layers.items()}

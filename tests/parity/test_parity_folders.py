@@ -161,7 +161,17 @@ def test_schnell_has_no_guidance_no_shift_and_takes_no_picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "contexts"), [("flux1-dev", 0), ("flux1-krea-dev", 0), ("my-kontext", 2)]
+    ("name", "contexts"),
+    [
+        ("flux1-dev", 0),
+        ("flux1-dev-fp8", 0),
+        ("FLUX.1-DEV", 0),
+        ("flux1-krea-dev", 0),
+        ("flux1-schnell-fp8", 0),
+        ("my-kontext", 2),
+        ("flux1-kontext-dev-fp8", 2),
+        ("edits", 2),
+    ],
 )
 def test_the_name_of_a_single_file_says_whether_it_edits(official, tmp_path, name, contexts):
     shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
@@ -205,6 +215,14 @@ def test_quantised_pictures_are_close(ours, folder, offload, most):
     got = ask_ours(load(folder, offload=offload), SIZES[1], picture(SIZES[1]))
     expected = np.asarray(ask_ours(ours, SIZES[1], picture(SIZES[1])), dtype=float)
     assert 0 < np.abs(np.asarray(got) - expected).mean() < most
+
+
+@pytest.mark.parametrize("offload", ["8-bit", "4-bit"])
+def test_quantised_weights_are_not_saved_in_part(folder, tmp_path, offload):
+    pipe = load(folder, offload=offload)
+    with pytest.raises(ConfigError, match="lie in memory only"):
+        pipe.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_device_that_is_too_small_is_refused_before_anything_is_read(folder, monkeypatch):
@@ -338,7 +356,7 @@ def test_broken_folders_are_refused_and_say_why(broken, how):
     ("name", "foreign", "match"),
     [
         ("final_layer.adaLN_modulation.1.weight", "norm_out.linear.weight", "unknown norm_out"),
-        ("img_in.weight", "surprise.weight", r"'img_in\.weight' is missing or odd"),
+        ("img_in.weight", "surprise.weight", r"half of one: 'img_in\.weight'"),
     ],
 )
 def test_official_files_with_foreign_names_are_refused(official, tmp_path, name, foreign, match):
@@ -367,7 +385,7 @@ OFFICIAL_BREAKS = {
     ),
     "autoencoders change places": (
         lambda f: shutil.copy(f / "ae.safetensors", f / FLUX),
-        "holds a autoencoder|is missing or odd",
+        "holds a autoencoder|or half of one",
     ),
     "another shape": (
         lambda f: change(f / FLUX, linear2__weight=lambda x: x[:-1].clone()),
@@ -453,7 +471,7 @@ def test_inspect_and_verify_look_at_every_part(place, request, capsys):
     assert f"{count:,} parameters" in shown and "\n  stream: 1." in shown
     capsys.readouterr()
     assert command("weights", "verify", place) == 0
-    assert capsys.readouterr().out.count("[OK]") == 4
+    assert capsys.readouterr().out.count("[OK]") == 5
 
 
 def test_our_own_folders_can_be_verified_too(tiny_pipe, tmp_path, capsys):
@@ -467,7 +485,18 @@ def test_verify_names_what_is_wrong(broken, capsys):
     edit_json(broken / "transformer/config.json", num_layers=3)
     assert command("weights", "verify", broken) == 1
     shown = capsys.readouterr().out
-    assert shown.count("[OK]") == 2 and "promises" in shown and "missing double_blocks.2" in shown
+    assert shown.count("[OK]") == 3 and "promises" in shown and "missing double_blocks.2" in shown
+
+
+@pytest.mark.parametrize("part", ["text_encoder_2", "tokenizer"])
+def test_verify_misses_text_parts_and_reads_the_tokenizers(broken, part, capsys):
+    if part == "tokenizer":
+        for file in (broken / part).iterdir():
+            file.write_text("{")
+    else:
+        shutil.rmtree(broken / part)
+    assert command("weights", "verify", broken) == 1
+    assert part in capsys.readouterr().out.split("[FAIL]")[1]
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])

@@ -1,7 +1,8 @@
 """A LoRA that peft made for diffusers' transformer, in ours; and ours in diffusers."""
 
+import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from reference import TINY, relative_error, transformers
 from safetensors.torch import load_file, save_file
@@ -26,6 +27,28 @@ def test_a_lora_of_diffusers_gives_the_same_velocity(tmp_path):
     lora.load(tmp_path / "x.safetensors", ours).attach(ours)
     got, expected = run(theirs, ours, inputs(TINY))
     assert relative_error(plain, expected) > 0.1  # the LoRA does something
+    assert relative_error(got, expected) < 2e-6
+
+
+@pytest.mark.parametrize("more", [
+    {"lora_alpha": 16},
+    {"lora_alpha": 16, "use_rslora": True},
+    {"alpha_pattern": {"to_q": 12, r"transformer_blocks\.0\.attn\.to_k": 1},
+     "rank_pattern": {"to_v": 2}},
+])  # fmt: skip
+@pytest.mark.parametrize("by", ["peft", "diffusers"])
+def test_a_lora_is_as_strong_as_in_peft(tmp_path, more, by):
+    theirs, ours = transformers(TINY)
+    config = LoraConfig(r=4, target_modules=TARGETS, init_lora_weights=False, **more)
+    plain, _ = run(theirs, ours, inputs(TINY))
+    if by == "peft":
+        get_peft_model(theirs, config).save_pretrained(tmp_path)  # the layers are inside of theirs
+    else:
+        theirs.add_adapter(config)
+        theirs.save_lora_adapter(tmp_path)
+    lora.load(tmp_path, ours).attach(ours)
+    got, expected = run(theirs, ours, inputs(TINY))
+    assert relative_error(plain, expected) > 0.1
     assert relative_error(got, expected) < 2e-6
 
 
