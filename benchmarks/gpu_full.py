@@ -1,25 +1,35 @@
 """FLUX.1 Kontext at full size with random weights on a GPU: ours and diffusers', turn by turn.
 
 python benchmarks/gpu_full.py --json gpu_full.json     # a CUDA GPU with 40 GB or more, 9 minutes
-python benchmarks/gpu_full.py --tiny                   # a minute on any computer: does it run?
+python benchmarks/gpu_full.py --plans --only           # the memory plans and nothing else
+python benchmarks/gpu_full.py --tiny --plans           # a minute on any computer: does it run?
 
 Both nets share one set of weights in memory. First their velocities are compared, then each
-variant of the net is timed for 1024 × 1024 pixels with no, one and two context images. The rate of
-the card is measured in the same run, with one large matrix product.
+variant of the net is timed for 1024 × 1024 pixels with no, one and two context images, and its
+velocities are compared with those of ours in eager mode. The rate of the card is measured in the
+same run, with one large matrix product. A ratio is that of two times of one round: below 1, ours is
+faster; in float8 there is none, because there diffusers' net has made room.
+
+graphs: CUDA graphs spare the launches of kernels. At 1024 × 1024 a kernel takes longer than its
+launch, so they hardly help; what they save shows at small sizes.
+
+The JSON is written after each measurement. What fails is noted and the next variant begins; then
+the exit code is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
+import gpu
 import torch
+from gpu import GB, TINY, NotHereError, Report, relative_error
+from gpu_plans import measure_plans, predicted_bytes
 from torch import Tensor, nn
 from versus import call_theirs, diffusers_net
 
@@ -28,67 +38,95 @@ from minikontext import float8, memory, tokens
 from minikontext.training.plan import forward_flops
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
-TINY = TransformerConfig(16, 16, 12, 20, 64, 4.0, 2, 2, 2, (8, 12, 12), 10_000, True, True)
+# Largest relative errors. bfloat16: nets of full depth and a sixth of the width, on a CPU, differ
+# from diffusers' by 0.02, and a float8 that was only emulated from bfloat16 by 0.07; here is twice
+# as much. A wrong weight or kernel gives 0.5 and more.
+LIMITS = {torch.float32: 1e-5, torch.bfloat16: 4e-2, "fp8": 0.15}
+NEED = 40 * GB  # weights, and activations and CUDA graphs for two contexts
+WARM_UP = 3  # one compiles, and CUDA graphs are recorded in the second
+
+Inputs = dict[str, Tensor]
+Runs = dict[str, Callable[[Inputs], Tensor]]
 
 
 def main() -> None:
+    """Compare, measure each variant and each memory plan, print the table."""
     args = options().parse_args()
+    device = torch.device(args.device)
+    gpu.ready(device, args.tiny, NEED)
+    # A block that was compiled too often would run uncompiled and be timed as if it were.
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    report = Report(args, device)
+    report.facts["rate_tflops"] = gpu.matrix_rate(device, args.tiny)
     config = TINY if args.tiny else TransformerConfig.flux_dev()
     grid, text = (4, 8) if args.tiny else (64, 512)
-    ours, theirs = nets(config, args)
-    report = {"setting": setting(args), "rate_tflops": matrix_rate(args), "cases": {}}
-    inputs = [edit_inputs(config, grid, text, n, args) for n in range(3)]
-    foreseen = [predicted_bytes(ours, given) / memory.GB for given in inputs]
-    report["relative_error"] = relative_error(ours, theirs, inputs[1])
-    for name, variant in variants(args):
-        with variant(ours, theirs) as runs:
-            for contexts, given in enumerate(inputs):
-                flops = forward_flops(config, given["img"].shape[1], text)
-                for who, row in measure(runs, given, args).items():
-                    row["tflops"] = flops / row["seconds"] / 1e12
-                    row["share_of_rate"] = row["tflops"] / report["rate_tflops"]
-                    row["predicted_gb"] = foreseen[contexts]  # of weights in 16 bits
-                    report["cases"][f"{who} {name}, {contexts} contexts"] = row
-    show(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    inputs = [edit_inputs(config, grid, text, n, device) for n in range(3)]
+    if args.only:
+        measure_variants(report, Nets.random(config, device), inputs, args)
+    gpu.tidy()  # the nets are gone
+    if args.plans:
+        measure_plans(report, config, inputs[1])
+    show(report.facts)
+    report.finish()
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tiny", action="store_true", help="a net of a few thousand parameters")
-    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each variant")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write the measurements here")
-    names = ("eager", "compiled", "fa3", "fp8")
-    parser.add_argument("--only", choices=names, nargs="+", default=names)
+    """Those of `gpu`, and what to measure."""
+    parser = gpu.options(__doc__, rounds=5)
+    parser.add_argument("--only", choices=VARIANTS, nargs="*", default=[*VARIANTS])
+    parser.add_argument("--plans", action="store_true", help="the memory of each offload plan, too")
     return parser
 
 
 # ---- the nets and what they are asked
 
 
-def nets(config: TransformerConfig, args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
-    """Both nets on the device with the same tensors: diffusers' are parts of ours."""
-    torch.manual_seed(0)
-    dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
-    with torch.device("meta"):
-        ours = KontextTransformer(config).to(dtype)
-    ours = ours.to_empty(device=args.device).eval().requires_grad_(False)
-    for name, p in ours.named_parameters():
-        p.normal_(std=p.shape[-1] ** -0.5 if p.dim() > 1 else 0.1)
-        if name.endswith("norm.scale"):
-            p.add_(1)
-    return ours, diffusers_net(ours)
+@dataclass
+class Nets:
+    """Both nets with the same tensors: diffusers' are parts of ours. A variant may drop theirs."""
+
+    ours: KontextTransformer
+    theirs: nn.Module | None
+
+    @classmethod
+    def random(cls, config: TransformerConfig, device: torch.device) -> Nets:
+        """Random weights, drawn on the device."""
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            ours = KontextTransformer(config).to(gpu.dtype_of(device))
+        ours = ours.to_empty(device=device).eval().requires_grad_(False)
+        for name, weight in ours.named_parameters():
+            gpu.randomise(name, weight)
+        return cls(ours, diffusers_net(ours).requires_grad_(False))
+
+    def runs(self) -> Runs:
+        """How each is called."""
+        return {
+            "minikontext": lambda given: self.ours(**given),
+            "diffusers": lambda given: call_theirs(self.theirs, given),
+        }
+
+    def refresh(self) -> None:
+        """Forget what was compiled: compiled blocks keep their attention kernel."""
+        torch._dynamo.reset()
+        for net in filter(None, (self.ours, self.theirs)):
+            for module in net.modules():
+                module._compiled_call_impl = None  # what `module.compile()` had set
+
+    def compile(self, **ours: str) -> None:
+        """Both by region: each kind of block once. On a CPU nothing is fused, so it is quick."""
+        given = {} if next(self.ours.parameters()).is_cuda else {"backend": "eager"}
+        for block in memory.transformer_blocks(self.ours):
+            block.compile(**given, **ours)
+        if self.theirs is not None:
+            self.theirs.compile_repeated_blocks(**given)
 
 
 def edit_inputs(
-    config: TransformerConfig, side: int, text: int, contexts: int, args: argparse.Namespace
-) -> dict[str, Tensor]:
+    config: TransformerConfig, side: int, text: int, contexts: int, device: torch.device
+) -> Inputs:
     """One edit: a square target and as large contexts, side × side tokens each."""
-    dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
     images = torch.randn(contexts + 1, 1, side**2, config.in_channels)
     ids = tokens.context_ids([(side, side)] * contexts)
     img, img_ids = tokens.join_context(
@@ -102,146 +140,182 @@ def edit_inputs(
     # Times and scales that bfloat16 holds exactly: diffusers rounds them.
     exact = {"timesteps": torch.tensor([0.5]), "guidance": torch.tensor([2.0])}
     exact |= {"img_ids": img_ids.float(), "txt_ids": torch.zeros(text, 3)}
-    given = {name: tensor.to(args.device, dtype) for name, tensor in numbers.items()}
-    return given | {name: tensor.to(args.device) for name, tensor in exact.items()}
+    given = {name: tensor.to(device, gpu.dtype_of(device)) for name, tensor in numbers.items()}
+    return given | {name: tensor.to(device) for name, tensor in exact.items()}
 
 
-@torch.no_grad()
-def relative_error(ours: nn.Module, theirs: nn.Module, given: dict[str, Tensor]) -> float:
-    """Length of the difference of both velocities over the length of one."""
-    a, b = ours(**given).double(), call_theirs(theirs, given).double()
-    return ((a - b).norm() / b.norm()).item()
-
-
-def predicted_bytes(net: nn.Module, given: dict[str, Tensor]) -> int:
-    """What the memory plans say of bfloat16 weights and activations, for the same tokens."""
-    dtype, text, n = net.img_in.weight.dtype, given["txt"].shape[1], given["img"].shape[1]
-    activations = memory.velocity_bytes(net, dtype, (n, 1), 1, text, side=1)
-    return memory.weight_bytes(net, dtype) + activations
-
-
-# ---- variants
-
-
-Runs = dict[str, Callable[[dict[str, Tensor]], Tensor]]
-
-
-def variants(args: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
-    """Each is a context that gives the nets to time; what it changes, the next one may keep."""
-    known = {"eager": eager, "compiled": compiled, "fa3": flash3, "fp8": fp8}
-    usable = {"fa3": flash3_usable(args), "fp8": fp8_usable(args)}
-    for name in args.only:
-        if usable.get(name, True):
-            yield name, known[name]
-        else:
-            print(f"{name}: not here, left out")
+# ---- variants: each a context that gives what to time
 
 
 @contextmanager
-def eager(ours: nn.Module, theirs: nn.Module) -> Iterator[Runs]:
-    yield runs_of(ours, theirs)
+def eager(nets: Nets) -> Iterator[Runs]:
+    """As Python calls them."""
+    yield nets.runs()
 
 
 @contextmanager
-def compiled(ours: nn.Module, theirs: nn.Module) -> Iterator[Runs]:
-    """Both by region: each kind of block once."""
-    backend = "inductor" if next(ours.parameters()).is_cuda else "eager"
-    for block in memory.transformer_blocks(ours):
-        block.compile(backend=backend)
-    theirs.compile_repeated_blocks(backend=backend)
-    yield runs_of(ours, theirs)
+def compiled(nets: Nets) -> Iterator[Runs]:
+    """Both with compiled blocks."""
+    nets.compile()
+    yield nets.runs()
 
 
 @contextmanager
-def flash3(ours: nn.Module, theirs: nn.Module) -> Iterator[Runs]:
-    devices.use_flash_attention_3(next(ours.parameters()).device)
-    yield runs_of(ours, theirs)
-    torch.nn.attention.restore_flash_attention_impl()
+def graphs(nets: Nets) -> Iterator[Runs]:
+    """Ours with compiled blocks as CUDA graphs, against diffusers' compiled without."""
+    if not next(nets.ours.parameters()).is_cuda:
+        raise NotHereError("not here (needs a CUDA GPU)")
+    nets.compile(mode="reduce-overhead")
+
+    def ours(given: Inputs) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # from here on old outputs may be overwritten
+        return nets.ours(**given)
+
+    yield {"minikontext": ours, "diffusers without": nets.runs()["diffusers"]}
 
 
 @contextmanager
-def fp8(ours: nn.Module, theirs: nn.Module) -> Iterator[Runs]:
-    """Ours with matrix products in float8, a scale for each row; its weights change for good."""
-    float8.use(ours)
-    yield {"minikontext": lambda given: ours(**given)}
+def flash3(nets: Nets) -> Iterator[Runs]:
+    """Both compiled, with FlashAttention 3."""
+    if not devices.use_flash_attention_3(next(nets.ours.parameters()).device):
+        raise NotHereError("not here (needs a Hopper GPU and flash_attn_interface)")
+    try:
+        nets.compile()
+        yield nets.runs()
+    finally:
+        devices.leave_flash_attention_3()
 
 
-def flash3_usable(args: argparse.Namespace) -> bool:
-    usable = devices.use_flash_attention_3(torch.device(args.device))
-    if usable:
-        torch.nn.attention.restore_flash_attention_impl()
-    return usable
+@contextmanager
+def fp8(nets: Nets) -> Iterator[Runs]:
+    """Ours compiled, its products in float8, a scale for each row; its weights change for good."""
+    if not float8.is_usable(next(nets.ours.parameters()).device):
+        raise NotHereError("not here (needs CUDA capability 8.9 and torchao)")
+    nets.theirs = None  # it holds all weights in bfloat16
+    gpu.tidy()
+    float8.use(nets.ours)
+    nets.compile()
+    yield {"minikontext": nets.runs()["minikontext"]}
 
 
-def fp8_usable(args: argparse.Namespace) -> bool:
-    return float8.is_usable(torch.device(args.device))
-
-
-def runs_of(ours: nn.Module, theirs: nn.Module) -> Runs:
-    return {
-        "minikontext": lambda given: ours(**given),
-        "diffusers": lambda given: call_theirs(theirs, given),
-    }
+# In this order: the last one leaves nothing for others.
+VARIANTS = {"eager": eager, "compiled": compiled, "graphs": graphs, "fa3": flash3, "fp8": fp8}
 
 
 # ---- measuring
 
 
-@torch.no_grad()
-def measure(runs: Runs, given: dict[str, Tensor], args: argparse.Namespace) -> dict[str, dict]:
-    """Median seconds of each, called in turn so that a warm or busy machine hits both; peaks."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    peaks = dict.fromkeys(runs, 0)
-    for round_ in range(args.rounds + 2):  # two to warm up and compile
-        for name, run in list(runs.items())[:: (-1) ** round_]:
-            seconds, peak = once(lambda run=run: run(given), args)
-            times[name].append(seconds)
-            peaks[name] = peak  # of the last call: compiling needs more
-    return {
-        name: {"seconds": statistics.median(values[2:]), "peak_gb": peaks[name] / memory.GB}
-        for name, values in times.items()
-    }
-
-
-def once(run: Callable[[], object], args: argparse.Namespace) -> tuple[float, int]:
-    """Seconds and peak memory of one call."""
-    cuda = args.device.startswith("cuda")
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    run()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, torch.cuda.max_memory_allocated() if cuda else 0
+def measure_variants(
+    report: Report, nets: Nets, inputs: list[Inputs], args: argparse.Namespace
+) -> None:
+    """Judge ours against diffusers, then each variant against ours in eager mode."""
+    with torch.no_grad():
+        expected = [nets.ours(**given) for given in inputs]
+    report.attempt("diffusers", lambda: compare(report, nets, inputs, expected))
+    bench = Bench(report, nets, inputs, expected, args.rounds)
+    for name in (name for name in VARIANTS if name in args.only):
+        report.attempt(name, partial(bench.measure, name))
 
 
 @torch.no_grad()
-def matrix_rate(args: argparse.Namespace) -> float:
-    """TFLOP/s of a product of two large square matrices, the best of ten."""
-    n = 256 if args.tiny else 8192
-    dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
-    a, b = (torch.randn(n, n, device=args.device, dtype=dtype) for _ in range(2))
-    best = min(once(lambda: a @ b, args)[0] for _ in range(10))
-    return 2 * n**3 / best / 1e12
+def compare(report: Report, nets: Nets, inputs: list[Inputs], expected: list[Tensor]) -> None:
+    """The error of ours against diffusers for each number of contexts."""
+    limit = LIMITS[expected[0].dtype]
+    for n, (given, velocity) in enumerate(zip(inputs, expected)):
+        error = relative_error(velocity, call_theirs(nets.theirs, given))
+        report.judge(f"ours against diffusers, {n} contexts", error, limit)
+    told = [e["error"] for e in report.facts["errors"].values()]
+    report.facts["relative_error"] = max(told) if None not in told else None
 
 
-def setting(args: argparse.Namespace) -> dict[str, object]:
-    cuda = args.device.startswith("cuda")
-    card = torch.cuda.get_device_name() if cuda else platform.machine()
-    given = {name: value for name, value in vars(args).items() if name != "json"}
-    return given | {"card": card, "torch": torch.__version__, "cuda": torch.version.cuda}
+@dataclass
+class Bench:
+    """All that a variant is measured with; expected: velocities of ours in eager mode."""
+
+    report: Report
+    nets: Nets
+    inputs: list[Inputs]
+    expected: list[Tensor]
+    rounds: int
+
+    def __post_init__(self) -> None:
+        config = self.nets.ours.config
+        self.device = self.inputs[0]["img"].device
+        self.foreseen = [predicted_bytes(config, None, False, given) for given in self.inputs]
+
+    @torch.no_grad()
+    def measure(self, name: str) -> None:
+        """One variant, for each number of contexts."""
+        self.nets.refresh()
+        gpu.tidy()
+        with VARIANTS[name](self.nets) as runs:
+            for n in range(len(self.inputs)):
+                case = f"{name}, {n} contexts"
+                if self.report.has_time(case):
+                    self.judge(name, case, runs["minikontext"], n)
+                    self.time(runs, name, n)
+            for who, run in runs.items():
+                self.note_kernels(f"{who} {name}", run)
+
+    def judge(self, name: str, case: str, run: Callable[[Inputs], Tensor], n: int) -> None:
+        """The error that a variant makes."""
+        if name != "eager":
+            limit = LIMITS[name if name in LIMITS else self.expected[n].dtype]
+            self.report.judge(case, relative_error(run(self.inputs[n]), self.expected[n]), limit)
+
+    def time(self, runs: Runs, name: str, n: int) -> None:
+        """Seconds, speed and memory of each net, and their ratio."""
+        given, facts = self.inputs[n], self.report.facts
+        samples = self.in_turn(runs, given)
+        text = given["txt"].shape[1]
+        flops = forward_flops(self.nets.ours.config, given["img"].shape[1], text)
+        for who, some in samples.items():
+            seconds = statistics.median(sample.seconds for sample in some)
+            row = {"seconds": seconds, "tflops": flops / seconds / 1e12}
+            row["share_of_rate"] = row["tflops"] / facts["rate_tflops"]
+            row["peak_gb"] = some[-1].peak / GB
+            row["reserved_gb"] = some[-1].reserved / GB
+            row["predicted_gb"] = self.foreseen[n] / GB  # of weights in 16 bits
+            self.report.add("cases", f"{who} {name}, {n} contexts", row)
+        if len(samples) == 2:
+            ratios = [a.seconds / b.seconds for a, b in zip(*samples.values())]
+            row = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+            self.report.add("ratios", f"{' / '.join(runs)} {name}, {n} contexts", row)
+
+    def in_turn(self, runs: Runs, given: Inputs) -> dict[str, list[gpu.Sample]]:
+        """Calls in turn, so that a warm or busy machine hits both; at least one round is timed."""
+        samples: dict[str, list[gpu.Sample]] = {who: [] for who in runs}
+        for round_ in range(WARM_UP + self.rounds):
+            if round_ > WARM_UP and self.report.is_over():
+                break
+            for who, run in list(runs.items())[:: (-1) ** round_]:
+                samples[who].append(gpu.once(partial(run, given), self.device))
+        return {who: some[WARM_UP:] for who, some in samples.items()}
+
+    def note_kernels(self, name: str, run: Callable[[Inputs], Tensor]) -> None:
+        """Which attention kernel ran, as the profiler sees it."""
+        given = self.inputs[-1]
+        try:
+            found = gpu.kernels(partial(run, given), self.device)
+        except Exception as error:  # a profiler that may not look: the times stand all the same
+            return self.report.fail(f"profile of {name}", f"{type(error).__name__}: {error}")
+        return self.report.add("attention_kernels", name, found)
 
 
-def show(report: dict) -> None:
-    """Print the table."""
-    rate = report["rate_tflops"]
-    print(f"{report['setting']['card']}, matrix products at {rate:.3g} TFLOP/s")
-    print(f"relative error against diffusers: {report['relative_error']:.1e}")
-    print(f"{'':40}{'seconds':>10}{'TFLOP/s':>10}{'share':>8}{'peak GB':>9}{'foreseen':>9}")
-    for name, row in report["cases"].items():
-        numbers = f"{row['seconds']:10.4f}{row['tflops']:10.4g}{row['share_of_rate']:8.0%}"
-        print(f"{name:40}{numbers}{row['peak_gb']:9.1f}{row['predicted_gb']:9.1f}")
+def show(facts: dict) -> None:
+    """Print the tables."""
+    print(f"{facts['setting']['card']}, matrix products at {facts['rate_tflops']:.3g} TFLOP/s")
+    for name, row in facts["errors"].items():
+        print(f"relative error, {name}: {row['error']} (at most {row['limit']:g})")
+    columns = {"seconds": "10.4f", "tflops": "10.4g", "share_of_rate": "15.0%"}
+    memory_columns = {"peak_gb": "9.1f", "reserved_gb": "13.1f", "predicted_gb": "14.1f"}
+    gpu.table(facts["cases"], columns | memory_columns)
+    gpu.table(facts["ratios"], {"median": "10.3f", "min": "10.3f", "max": "10.3f"}, 52)
+    told = {"predicted_gb": "14.2f", "measured_gb": "13.2f", "measured_over_predicted": "25.2f"}
+    gpu.table(facts.get("plans", {}), told | {"reserved_gb": "13.2f", "seconds": "10.3f"})
+    for name, found in facts["attention_kernels"].items():
+        print(f"attention of {name}: {', '.join(found) or 'no CUDA kernel'}")
+    gpu.show_gaps(facts)
 
 
 if __name__ == "__main__":

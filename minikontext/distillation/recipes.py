@@ -27,6 +27,7 @@ from minikontext.training.recipes import (
     load_autoencoder,
     read,
 )
+from minikontext.training.watch import Watch
 
 
 def distill_guidance(
@@ -41,7 +42,8 @@ def distill_guidance(
     student = guided_student(config, _waiting(teacher, world))
     for model in (student, teacher.requires_grad_(False)):
         prepare(model, world, dials.bf16)
-    loop = Loop(student, read(LoopConfig, config["loop"]), config["run"], world)
+    how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
+    loop = Loop(student, how, config["run"], world, watch)
     if resume:
         loop.resume()
     null = teacher.text.tokenize([""])[0]
@@ -72,7 +74,8 @@ def distill_ladd(
     model = Ladd(_waiting(first_student(config, teacher), world), heads)
     for net in (model, teacher.requires_grad_(False)):
         prepare(net, world, dials.bf16)
-    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
+    how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
+    loop = Loop(model, how, config["run"], world, watch)
     if resume:
         loop.resume()
     loop.run(ladd_loss(model, teacher, real, dials, world.device), on_log)

@@ -29,7 +29,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "folder": PLACES | {"parts": str, "data": dict, "start": str | None},
     "lora": PLACES | {"parts": str, "data": dict},
     "guidance": PLACES | {"teacher": str, "data": dict, "start": dict | None},
-    "ladd": PLACES | {"teacher": str, "data": dict, "start": dict | None},
+    "ladd": PLACES
+    | {"teacher": str, "data": dict, "start": dict | None, "autoencoder": str | None},
 }
 COMMON = dict.fromkeys(("training", "transformer", "text", "defaults", "parallel"), dict | None)
 COMMON |= {"name": str | None, "seed": int | None, "device": str | None, "peak": float | None}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 
 from minikontext import configs, files, flow, images
 from minikontext.device import mixed_precision
-from minikontext.errors import ConfigError, ImageError, TrainingError
+from minikontext.errors import ConfigError, ImageError, PromptError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.text import TextFeatures, check_prompts
 from minikontext.training.editor import EditorTraining
@@ -44,6 +45,7 @@ from minikontext.velocity import PATCH, Velocity
 
 Picture = Path | bytes
 LARGEST = 1 << 28  # bytes of one file in a shard; a picture stays far below
+_DIGITS = re.compile(r"(\d+)")
 NULL = "null"  # the file with the features of the empty prompt
 
 
@@ -105,7 +107,7 @@ def _from_line(line: str, folder: Path) -> Triplet:
         raise TypeError(f"{names!r:.80} are no names of files")
     if outside := [name for name in names if not files.lies_in(folder, name)]:
         raise ValueError(f"{outside[0]!r:.80} lies outside the folder")
-    (prompt,) = check_prompts([str(told["prompt"])])
+    (prompt,) = check_prompts([told["prompt"]])
     picture, *paths = (folder / check_prompts([name])[0] for name in names)
     return Triplet(names[0], prompt, picture, tuple(paths))
 
@@ -136,10 +138,18 @@ def _from_files(key: str, parts: dict[str, bytes]) -> Triplet | Bad:
     pictures = {name.split(".")[0]: data for name, data in parts.items() if name != "txt"}
     if "image" not in pictures or "txt" not in parts:
         return Bad(key, f"needs an image and a txt, has {', '.join(sorted(parts))}")
-    contexts = tuple(data for name, data in sorted(pictures.items()) if name != "image")
-    return Triplet(
-        key, parts["txt"].decode("utf-8", "replace").strip(), pictures["image"], contexts
-    )
+    image = pictures.pop("image")
+    contexts = tuple(pictures[name] for name in sorted(pictures, key=_counted))
+    try:
+        (prompt,) = check_prompts([parts["txt"].decode("utf-8", "replace").strip()])
+    except PromptError as error:
+        return Bad(key, str(error))
+    return Triplet(key, prompt, image, contexts)
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A name to sort by, in which context10 comes after context2."""
+    return [(int(part or 0), "") if part.isdecimal() else (0, part) for part in _DIGITS.split(name)]
 
 
 # -------------------------------------------------------------------------------- encoding once
@@ -190,14 +200,25 @@ def _is_whole(place: Path, chunk: list[Triplet | Bad]) -> bool:
 
 
 def _asked(chunk: list[Triplet | Bad]) -> str:
-    """What a shard is made of: it is made again when names, prompts or their order change."""
+    """What a shard is made of: it is made again when pictures, prompts or their order change."""
     told = [
-        (one.key, one.prompt, [p.name if isinstance(p, Path) else len(p) for p in one.contexts])
+        (one.key, one.prompt, *map(_told_by, (one.image, *one.contexts)))
         if isinstance(one, Triplet)
         else (one.key, one.why)
         for one in chunk
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _told_by(picture: Picture) -> list[object]:
+    """What changes when a picture does: a file's name, size and time, or a shard's bytes."""
+    if isinstance(picture, bytes):
+        return [hashlib.sha256(picture).hexdigest()]
+    try:
+        facts = picture.stat()
+    except OSError:
+        return [picture.name]
+    return [picture.name, facts.st_size, facts.st_mtime_ns]
 
 
 def _encode_shard(

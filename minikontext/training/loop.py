@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from minikontext.errors import TrainingError
+from minikontext.errors import ConfigError, TrainingError
 from minikontext.training.optimizer import MuonAdamW, learning_rate
 from minikontext.training.parallel import ALONE, World, local, whole
 from minikontext.training.store import Store
@@ -57,7 +58,8 @@ class Loop:
 
     Files in `folder`: the checkpoint (weights, EMA, optimiser, step; see `store`), `log.jsonl`.
     With a world of many processes, all of them run the same loop, on a model that is `prepare`d.
-    Raises TrainingError when the loss stops being finite, or a checkpoint is of another model.
+    Raises TrainingError when the loss stops being finite (what is on disk then stays as it is), or
+    a checkpoint is of another model; ConfigError for `validate_every` without a way to validate.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Loop:
     ) -> None:  # fmt: skip
         self.model, self.config, self.folder, self.world = model, config, Path(folder), world
         self.watch, self._logged = watch, (0, 0.0)
+        if config.validate_every and not (watch and watch.validate):
+            raise ConfigError("validate_every: trainings of kind editor and folder can validate")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.optimizer = MuonAdamW(
             model, config.lr, config.muon_lr, config.weight_decay, config.rates,
@@ -77,7 +81,7 @@ class Loop:
         self.usual, self.skipped = 0.0, 0  # the gradient's usual norm; steps left out in a row
         self.store = Store(self.folder, world)
         self.board = Board(self.folder) if config.tensorboard and world.rank == 0 else None
-        self._stopped = False
+        self._stopped, self._within = False, False
 
     def save(self) -> None:
         """Write a checkpoint; what was there stays until the new one is whole."""
@@ -115,11 +119,15 @@ class Loop:
         return True
 
     def run(self, loss: LossFunction, on_log: Callable[[dict], None] | None = None) -> None:
-        """Train to the last step; Ctrl-C and SIGTERM save first, and a second call goes on."""
-        before = {s: signal.signal(s, self._interrupt) for s in self._signals()}
+        """Train to the last step, and save. A second call goes on.
+
+        Ctrl-C and SIGTERM end the step, save and raise KeyboardInterrupt; a second one does not
+        wait for the step, and goes back to the checkpoint before.
+        """
+        before = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
         quiet = self.world.rank > 0
         bar = tqdm(total=self.config.steps, initial=self.step, desc=self.folder.name, disable=quiet)
-        self._logged = self.step, self.seconds
+        self._logged, self._stopped = (self.step, self.seconds), False
         saved, last, together = time.monotonic(), time.monotonic(), self.world.size == 1
         try:
             while self.step < self.config.steps:
@@ -128,24 +136,40 @@ class Loop:
                 self.seconds, last = self.seconds + now - last, now
                 agreed = self._agree(now - saved)
                 bar.update()
-                checked = self._validate()
-                last_one = self.step == self.config.steps
-                if checked or self.step % self.config.log_every == 0 or last_one:
-                    self._log({**metrics, **checked}, bar, on_log)
+                self._look(metrics, bar, on_log)
                 if agreed["due"]:
                     self.save()
-                    saved = now
+                    saved = time.monotonic()
+                    self._leave_out(saved - now)
                 if agreed["stopped"]:
                     together = True
                     raise KeyboardInterrupt
             together = True
+        except TrainingError:
+            together = False  # these weights led to it: what was saved before is better
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
             bar.close()
-            if together:  # a process that failed alone would wait for the others for ever
+            self.model.zero_grad()
+            if together and not self._within:  # who failed alone would wait for the others for ever
                 self.save()
                 self.store.finish()
+
+    def _look(self, metrics: dict[str, float], bar: tqdm, on_log: Callable | None) -> None:
+        """Validate and log, if it is time."""
+        start = time.monotonic()
+        checked = self._validate()
+        aside = time.monotonic() - start
+        last_one = self.step == self.config.steps
+        if checked or self.step % self.config.log_every == 0 or last_one:
+            self._log({**metrics, **checked}, bar, on_log)
+        self._leave_out(aside)
+
+    def _leave_out(self, seconds: float) -> None:
+        """Seconds that the clock counts, but that are not the steps' own: no part of their rate."""
+        self._logged = self._logged[0], self._logged[1] + seconds
 
     def _agree(self, since: float) -> dict[str, float]:
         """What all processes do next, and one clock for all of them."""
@@ -180,9 +204,11 @@ class Loop:
             self.model.zero_grad()
             self.step += 1
             return {**metrics, "norm": norm, "skipped": float(self.skipped)}
+        self._within = True
         self.optimizer.step(learning_rate(int(self.progress()), c.steps, c.warmup, c.decay))
         self.step += 1
         self._average()
+        self._within = False
         if c.minutes and self.seconds >= c.minutes * 60:
             self.step = c.steps
         return {**metrics, "norm": norm}
@@ -233,7 +259,8 @@ class Loop:
     def _log(self, metrics: dict[str, float], bar: tqdm, on_log: Callable | None) -> None:
         facts = {"step": self.step, "seconds": round(self.seconds, 1)}
         metrics = metrics | self._rates()
-        facts |= {key: round(value, 5) for key, value in metrics.items()}
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        facts |= {key: value and round(value, 5) for key, value in finite.items()}
         if self.world.rank == 0:
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
@@ -244,11 +271,9 @@ class Loop:
         if on_log:
             on_log(facts)
 
-    def _signals(self) -> tuple[int, ...]:
-        """Ctrl-C stops one process at once; many must first agree on the step they stop at."""
-        return (signal.SIGTERM,) if self.world.size == 1 else (signal.SIGTERM, signal.SIGINT)
-
     def _interrupt(self, *_: object) -> None:
-        if self.world.size == 1:
+        if self._stopped:
             raise KeyboardInterrupt
-        self._stopped = True
+        self._stopped = True  # all processes must stop at the same step, and no step be half done
+        if self.world.rank == 0:
+            print("\nstopping after this step; once more: at once", file=sys.stderr)

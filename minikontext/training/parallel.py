@@ -13,7 +13,7 @@ checkpointing, compilation of single blocks. Its HSDP layout and sizes are not p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -199,13 +199,21 @@ def prepare(
         use_flash_attention_3(world.device)
     for part in _parts(model):
         blocks = _blocks(part)
-        for block in blocks:
-            block.forward = kept_less(block.forward, flags.checkpointing)
-            if flags.compile:
-                block.forward = torch.compile(block.forward)
+        lighten(blocks, flags)
         narrow = bool(blocks) and bf16 and flags.bf16 and in_bfloat16(world.device)
         _place(part, "", part, blocks, world, narrow, fill)
     return model
+
+
+def lighten(blocks: Iterable[nn.Module], flags: ParallelConfig) -> None:
+    """Set checkpointing and compilation of blocks, in place."""
+    for block in blocks:
+        block.forward = kept_less(block.forward, flags.checkpointing)
+        if flags.compile:
+            # Behind `checkpoint`, both kinds of blocks are one function, in training, in validation
+            # and for each size anew: more versions than torch allows by itself.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            block.forward = torch.compile(block.forward)
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:

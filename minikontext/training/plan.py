@@ -52,6 +52,7 @@ class Job:
     """What of a training decides its memory and time.
 
     target, contexts, text: tokens of one sample. beside: parameters outside the transformer.
+    rank: of a LoRA, 0 where the transformer itself learns; base: bytes of the frozen one, then.
     """
 
     sizes: TransformerConfig
@@ -63,6 +64,15 @@ class Job:
     text: int
     beside: int = 0
     bf16: bool = True
+    rank: int = 0
+    base: int = 0
+
+    @property
+    def learning(self) -> int:
+        """Parameters that are trained."""
+        if self.rank:
+            return self.rank * lora_width(self.sizes)
+        return parameters(self.sizes).total + self.beside
 
     @property
     def tokens(self) -> int:
@@ -108,6 +118,12 @@ def parameters(c: TransformerConfig) -> Parameters:
         largest_block=max(2 * (block + stream) * bool(c.depth), block + single),
         largest_matrix=d * (3 * d + hidden),
     )
+
+
+def lora_width(c: TransformerConfig) -> int:
+    """Parameters of a LoRA of rank 1 on all projections of the blocks: inputs and outputs."""
+    double, single = 2 * (8 + 2 * c.mlp_ratio), 6 + 2 * c.mlp_ratio
+    return int(c.hidden_size * (c.depth * double + c.depth_single_blocks * single))
 
 
 # ----------------------------------------------------------------------------------- activations
@@ -195,6 +211,8 @@ def memory(job: Job, gpus: int) -> dict[str, float]:
     A gradient comes when its activations go, so of the two the larger counts, unless gradients
     wait for the next part of the batch. The optimiser's own numbers come when activations are gone.
     """
+    if job.rank:
+        return lora_memory(job)
     p, loop, flags = parameters(job.sizes), job.loop, job.parallel
     shards = gpus // flags.replicate
     muon = p.matrices if loop.muon_lr > 0 else 0
@@ -219,6 +237,30 @@ def memory(job: Job, gpus: int) -> dict[str, float]:
     return held | {"peak": fixed + max(passes, held["gradients"] + step)}
 
 
+def lora_memory(job: Job) -> dict[str, float]:
+    """The same for a LoRA, on one GPU: the base only lies there, and what learns is small.
+
+    A quantised matrix is unpacked to be multiplied, and autograd keeps what was unpacked: all of
+    it, or with checkpointing that of one block.
+    """
+    p, level = parameters(job.sizes), job.parallel.checkpointing
+    tokens = -(-job.batch // job.loop.accumulate) * job.tokens
+    number = HALF if job.bf16 else FLOAT
+    packed = job.base < number * p.total
+    unpacked = p.matrices if level == "none" else p.largest_block
+    held = {
+        "base": float(job.base),
+        "weights": FLOAT * job.learning,
+        "moving average": FLOAT * job.learning * bool(job.loop.ema),
+        "optimiser": 2.0 * FLOAT * job.learning,
+        "gradients": FLOAT * job.learning,
+        "activations": activations(job.sizes, tokens, level, job.bf16),
+        "block at work": at_work(job.sizes, tokens, level, job.bf16),
+        "unpacked": float(number * unpacked * packed),
+    }
+    return held | {"peak": sum(held.values())}
+
+
 def _whole_blocks(p: Parameters, job: Job, shards: int) -> float:
     """Gathered weights of the block at work and the next, and the gradient that is being sent."""
     number = HALF if job.bf16 and job.parallel.bf16 else FLOAT
@@ -239,15 +281,23 @@ def forward_flops(c: TransformerConfig, image_tokens: int, text_tokens: int) -> 
     return (c.depth + c.depth_single_blocks) * (linear + attention) + ends
 
 
-def step_flops(job: Job) -> float:
-    """Of the whole batch: a backward pass is two forward passes; "full" adds one more."""
+def model_flops(job: Job) -> float:
+    """Of the whole batch: a backward pass is two forward passes; one where no matrix learns."""
     forward = forward_flops(job.sizes, job.target + job.contexts, job.text)
-    return job.batch * forward * (4 if job.parallel.checkpointing == "full" else 3)
+    return job.batch * forward * (2 if job.rank else 3)
+
+
+def step_flops(job: Job) -> float:
+    """With what is computed twice: checkpointing "full" adds a forward pass."""
+    again = 1 if job.parallel.checkpointing == "full" else 0
+    return model_flops(job) + again * job.batch * forward_flops(
+        job.sizes, job.target + job.contexts, job.text
+    )
 
 
 def muon_flops(job: Job, gpus: int) -> float:
     """Of each GPU: it makes every gathered matrix (d × k d) orthogonal, in five iterations."""
-    if not job.loop.muon_lr:
+    if not job.loop.muon_lr or job.rank:
         return 0.0
     return 5 * (4 + 1) * job.sizes.hidden_size * parameters(job.sizes).matrices
 
@@ -258,6 +308,8 @@ def exchanged(job: Job, gpus: int) -> tuple[float, float]:
     Weights are gathered for the forward and for the backward pass, gradients summed in float32,
     for each part of the batch. Muon gathers its matrices once more.
     """
+    if job.rank:
+        return 0.0, 0.0
     p, flags = parameters(job.sizes), job.parallel
     shards, total = gpus // flags.replicate, p.total + job.beside
     number = HALF if job.bf16 and flags.bf16 else FLOAT
@@ -299,8 +351,9 @@ class Plan:
         rows += [("reserve", RESERVE / GIB), ("peak", (self.held["peak"] + RESERVE) / GIB)]
         flops = step_flops(job) / 1e12
         lines = [
-            f"{p.total + job.beside:,} parameters on {machine.gpus} GPU(s) of {machine.memory:g} "
-            f"GiB, checkpointing {job.parallel.checkpointing!r}",
+            f"{job.learning:,} parameters{f' beside {p.total:,}' if job.rank else ''} on "
+            f"{machine.gpus} GPU(s) of {machine.memory:g} GiB, checkpointing "
+            f"{job.parallel.checkpointing!r}",
             f"a sample: {job.target} + {job.contexts} + {job.text} tokens (target, contexts, text)",
             "",
             *(f"{name:<18}{size:9.2f} GiB" for name, size in rows),
@@ -321,6 +374,8 @@ class Plan:
 def make(job: Job, machine: Machine) -> Plan:
     """The plan of a job. Raises ConfigError for a number of GPUs that does not fit the config."""
     gpus, copies = machine.gpus, job.parallel.replicate
+    if job.rank and gpus > 1:
+        raise ConfigError("a LoRA is small: one process trains it, plan it with --gpus 1")
     if gpus % copies or job.batch % (gpus * job.loop.accumulate):
         raise ConfigError(
             f"{gpus} GPUs: replicate={copies} must divide them, and they times accumulate="
@@ -344,6 +399,6 @@ def read_job(config: Mapping[str, Any]) -> Job:
     from minikontext.training import check_entries, recipes
 
     check_entries(config)
-    if config["kind"] not in ("editor", "folder"):
+    if config["kind"] not in ("editor", "folder", "lora"):
         raise ConfigError(f"there is no plan for kind = {config['kind']!r}: it is small")
     return recipes.job(config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,8 +15,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from minikontext import checkpoints, configs, files, lora, weights
+from minikontext import checkpoints, configs, files, lora, memory, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.device import DTYPES, mixed_precision
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pipeline import Defaults, KontextPipeline
 from minikontext.pretrained import find_weights
@@ -33,8 +36,16 @@ from minikontext.training.folders import (
     validate_folder,
 )
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.parallel import ParallelConfig, World, local, prepare, start, whole
-from minikontext.training.plan import Job, step_flops
+from minikontext.training.parallel import (
+    ParallelConfig,
+    World,
+    lighten,
+    local,
+    prepare,
+    start,
+    whole,
+)
+from minikontext.training.plan import Job, model_flops
 from minikontext.training.watch import Metrics, Watch
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
 from minikontext.velocity import PATCH
@@ -73,7 +84,8 @@ def train_autoencoder(
     trained = model.decoder if dials.decoder_only else model
     model.requires_grad_(False)
     trained.requires_grad_(True)
-    loop = Loop(trained, read(LoopConfig, config["loop"]), config["run"])
+    how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
+    loop = Loop(trained, how, config["run"], watch=watch)
     if resume:
         loop.resume()
     loop.run(autoencoder_loss(model, dials, world.device), on_log)
@@ -156,7 +168,8 @@ def held_out_check(
         found = validate_editor(model, unseen, bf16, world.device)
         if not cases:
             return found
-        made = try_edits(model, autoencoder, cases)
+        with mixed_precision(world.device, bf16):
+            made = try_edits(model, autoencoder, cases)
         if world.rank == 0:
             rows = [(c.context_images()[0], c.target_image(), one) for c, one in zip(cases, made)]
             folder.mkdir(exist_ok=True)
@@ -263,13 +276,13 @@ def train_folder(
     if world.rank == 0:
         print(samples.report())
     del pipe  # makes room for the training
+    gc.collect()  # its parts hold on to each other
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
     model = new_transformer(config)
     prepare(model, world, dials.bf16, first_weights(config))
-    watch = watched(
-        config, (lambda _: validate_folder(model, unseen, dials, world.device)) if unseen else None
-    )
+    check = (lambda _: validate_folder(model, unseen, dials, world.device)) if unseen else None
+    watch = watched(config, check, samples)
     loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world, watch)
     if resume:
         loop.resume()
@@ -287,7 +300,8 @@ def train_folder(
 def train_lora(config: dict[str, Any], resume: bool = True, on_log: Callable | None = None) -> Path:
     """Train a LoRA of the transformer of `parts` on a folder of triplets; writes one file.
 
-    The base stays as it is loaded: `offload = "8-bit"` or "4-bit" makes room on one GPU.
+    The base stays as it is loaded: `offload = "8-bit"` or "4-bit" makes room on one GPU, and so
+    does `checkpointing` in [parallel]; `--plan` tells how much.
     Raises ConfigError under torchrun: a LoRA is small, one process trains it.
     """
     world = start(config)
@@ -307,7 +321,13 @@ def train_lora(config: dict[str, Any], resume: bool = True, on_log: Callable | N
     except TypeError as error:
         raise ConfigError(f"[lora]: {error}") from error
     model.to(world.device).attach(base)
-    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world)
+    flags = read(ParallelConfig, config.get("parallel", {}))
+    if flags.checkpointing != "none" and memory.is_streamed(base):
+        raise ConfigError("streamed blocks are gone when checkpointing would make them again")
+    lighten(memory.transformer_blocks(base), flags)
+    known = {"kind": "lora", "transformer": asdict(base.config)}
+    watch = watched(config | known, samples=samples)
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world, watch)
     if resume:
         loop.resume()
     loop.run(folder_loss(base, samples, dials, world.device), on_log)
@@ -325,27 +345,59 @@ def new_transformer(config: dict[str, Any]) -> KontextTransformer:
     return model
 
 
-def watched(config: dict[str, Any], validate: Callable[[], Metrics] | None = None) -> Watch:
-    """What the log needs to tell the speed of a config's steps; `peak` in TFLOP/s is optional."""
+def watched(
+    config: dict[str, Any],
+    validate: Callable[[int], Metrics] | None = None,
+    samples: Encoded | None = None,
+) -> Watch:
+    """What the log needs to tell the speed of a config's steps; `peak` in TFLOP/s is optional.
+
+    samples: of a folder, whose pictures and prompts may be smaller than the config foresaw.
+    """
     asked = job(config)
-    return Watch(asked.batch, step_flops(asked), validate, config.get("peak", 0.0))
+    flops = model_flops(asked) if samples is None else folder_flops(asked, samples)
+    return Watch(asked.batch, flops, validate, config.get("peak", 0.0))
+
+
+def folder_flops(asked: Job, samples: Encoded) -> float:
+    """Of a batch of a folder's samples, on average."""
+    counts = Counter(samples.shapes)
+    text = len(samples.null()["tokens"])
+    each = 0.0
+    for (target, *contexts), count in counts.items():
+        sizes = [shape[-2] * shape[-1] // PATCH**2 for shape in (target, *contexts)]
+        one = replace(asked, batch=1, target=sizes[0], contexts=sum(sizes[1:]), text=text)
+        each += count * model_flops(one)
+    return asked.batch * each / len(samples)
 
 
 def job(config: dict[str, Any]) -> Job:
     """What of a config decides memory and time; see `plan`."""
     sizes, data = transformer_sizes(config), config["data"]
-    kind = FolderTraining if config["kind"] == "folder" else EditorTraining
-    dials = read(kind, config.get("training", {}))
-    side = data.get("side", 1024) if config["kind"] == "folder" else 64
+    folder = config["kind"] != "editor"
+    dials = read(FolderTraining if folder else EditorTraining, config.get("training", {}))
+    side = data.get("side", 1024) if folder else 64
     text, beside = data.get("text_tokens", 512), 0
-    if config["kind"] == "editor":
+    if not folder:
         encoder = new_editor({k: v for k, v in config.items() if k != "start"}).text
         text, beside = encoder.max_length, sum(p.numel() for p in encoder.parameters())
     target = (side // (8 * PATCH)) ** 2
     return Job(
         sizes, read(LoopConfig, config["loop"]), read(ParallelConfig, config.get("parallel", {})),
         dials.batch, target, data.get("contexts", 1) * target, text, beside, dials.bf16,
+        **lora_base(config, sizes),
     )  # fmt: skip
+
+
+def lora_base(config: dict[str, Any], sizes: TransformerConfig) -> dict[str, int]:
+    """A LoRA's rank, and the bytes of the frozen transformer as `dtype` and `offload` keep it."""
+    if config["kind"] != "lora":
+        return {}
+    bits = {"8-bit": 8, "4-bit": 4}.get(config.get("offload", ""))
+    dtype = DTYPES.get(config.get("dtype", "bfloat16"), torch.bfloat16)
+    with torch.device("meta"):
+        base = memory.weight_bytes(KontextTransformer(sizes), dtype, bits)
+    return {"rank": config.get("lora", {}).get("rank", 8), "base": base}
 
 
 def gathered(model: nn.Module, world: World) -> nn.Module | None:

@@ -1,10 +1,11 @@
 """A run's state on disk: never half written, never unpickled, readable by any number of processes.
 
-One process writes `checkpoint.safetensors`. Many write `checkpoints/step-…/` with a safetensors
-file each, by `torch.distributed.checkpoint` (DCP), and `facts.json`, which lists the files' sizes.
-DCP's usual format keeps its table of contents as a pickle; the one used here has safetensors'
-headers instead, so reading a store executes nothing. (What the processes of one run tell each other
-while they save is pickled by PyTorch, but it never touches the disk.)
+One process writes `checkpoint.safetensors`; the one before becomes `checkpoint.last.safetensors`.
+Many write `checkpoints/step-…/` with a safetensors file each, by `torch.distributed.checkpoint`
+(DCP), and `facts.json`, which lists the files' sizes. DCP's usual format keeps its table of
+contents as a pickle; the one used here has safetensors' headers instead, so reading a store
+executes nothing. (What the processes of one run tell each other while they save is pickled by
+PyTorch, but it never touches the disk.)
 
 A store is written under a temporary name and renamed when every process is done, so a kill or a
 full disk leaves the one before; the last two are kept, and a damaged one is passed over.
@@ -41,6 +42,7 @@ class Store:
     def __init__(self, folder: Path, world: World) -> None:
         self.folder, self.world = folder, world
         self.file, self.stores = folder / "checkpoint.safetensors", folder / "checkpoints"
+        self.last = folder / "checkpoint.last.safetensors"
         self._writing: tuple[Future | None, Path, Facts] | None = None
         self._group: dist.ProcessGroup | None = None
 
@@ -57,6 +59,7 @@ class Store:
                 left.unlink(missing_ok=True)
             with files.replacing(self.file) as temporary:
                 save_file(tensors, temporary, metadata=facts)
+                self._keep_last()
             shutil.rmtree(self.stores, ignore_errors=True)  # of more processes, or another run
             return
         self.finish()
@@ -68,6 +71,15 @@ class Store:
         self._writing = self._write(tensors, place), place, facts
         if not self.world.config.background:
             self.finish()
+
+    def _keep_last(self) -> None:
+        """One process's last checkpoint gets a second name, under which it outlives the next."""
+        if _is_sound(_facts(self.file)):
+            self.last.unlink(missing_ok=True)
+            try:
+                os.link(self.file, self.last)
+            except OSError:  # a disk that knows no second names
+                shutil.copyfile(self.file, self.last)
 
     def _write(self, tensors: dict[str, Tensor], place: Path) -> Future | None:
         import torch.distributed.checkpoint as dcp
@@ -90,12 +102,14 @@ class Store:
         """Wait until the checkpoint in the making is written, then publish it: all together."""
         if self._writing is None:
             return
+        import torch.distributed.checkpoint as dcp
+
         future, place, facts = self._writing
         self._writing = None
         try:
             if future is not None:
                 future.result()
-        except Exception as error:  # DCP wraps what went wrong on any process
+        except (Exception, dcp.api.CheckpointException) as error:  # the latter is no Exception
             raise _full(place, error) from error
         self.world.wait()
         if self.world.rank == 0:
@@ -111,7 +125,8 @@ class Store:
         final = place.with_name(place.name[1:].removesuffix(".tmp"))
         shutil.rmtree(final, ignore_errors=True)  # the same step, saved once more
         os.replace(place, final)
-        self.file.unlink(missing_ok=True)  # of one process, or of another run
+        for file in (self.file, self.last):  # of one process, or of another run
+            file.unlink(missing_ok=True)
         stores = sorted(self.stores.glob("step-*"))
         now = stores.index(final)
         for old in (*stores[: max(0, now - 1)], *stores[now + 1 :]):  # a run that started over
@@ -124,7 +139,7 @@ class Store:
 
         Raises TrainingError if there are checkpoints and none can be read.
         """
-        places = [self.file] if self.file.exists() else []
+        places = [file for file in (self.last, self.file) if file.exists()]
         places += sorted(self.stores.glob("step-*"))
         found = [(place, facts) for place in places if _is_sound(facts := _facts(place))]
         if places and not found:
@@ -164,11 +179,13 @@ class Store:
 @contextmanager
 def _reading(place: Path) -> Iterator[None]:
     """Turn whatever a damaged or foreign checkpoint leads to into a TrainingError."""
+    import torch.distributed.checkpoint as dcp
+
     try:
         yield
     except MissingPackageError:
         raise
-    except Exception as error:
+    except (Exception, dcp.api.CheckpointException) as error:
         raise TrainingError(
             f"{place} cannot be read ({error!r:.300}). It is damaged or of another training: "
             "remove it to start anew."

@@ -26,12 +26,13 @@ Metrics = dict[str, float]
 class Watch:
     """What a step is made of, so that its speed can be told, and how to validate.
 
-    samples, flops: of the whole batch. validate: gets the step, gives metrics. peak: TFLOP/s of one
-    device, if it is known.
+    samples, flops: of the whole batch; flops as the model needs them, without what checkpointing
+    makes again, and 0 where they were not counted. validate: gets the step, gives metrics. peak:
+    TFLOP/s of one device, if it is known.
     """
 
     samples: int
-    flops: float
+    flops: float = 0.0
     validate: Callable[[int], Metrics] | None = None
     peak: float = 0.0
 
@@ -40,8 +41,10 @@ class Watch:
         if seconds <= 0:
             return {}
         tflops = self.flops * steps / seconds / processes / 1e12
-        told = {"samples_per_second": self.samples * steps / seconds, "tflops": tflops}
-        return told | ({"share": tflops / self.peak} if self.peak else {})
+        told = {"samples_per_second": self.samples * steps / seconds}
+        if self.flops:
+            told["tflops"] = tflops
+        return told | ({"share": tflops / self.peak} if self.flops and self.peak else {})
 
 
 @torch.no_grad()
