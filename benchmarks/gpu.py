@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,7 +151,7 @@ def setting(args: argparse.Namespace, device: torch.device) -> dict[str, object]
 def table(rows: dict[str, dict], columns: dict[str, str], width: int = 42) -> None:
     """Print one line for each row; columns: from a key to a format, as "10.4f"."""
     if rows:
-        sizes = {key: int(form.partition(".")[0]) for key, form in columns.items()}
+        sizes = {key: int(re.match(r"\d+", form)[0]) for key, form in columns.items()}
         print(f"{'':{width}}" + "".join(f"{key:>{size}}" for key, size in sizes.items()))
     for name, row in rows.items():
         print(f"{name:{width}}" + "".join(f"{row[key]:{form}}" for key, form in columns.items()))
@@ -210,6 +211,7 @@ def kernels(run: Callable[[], object], device: torch.device) -> list[str]:
         run()
         torch.cuda.synchronize()
     names = {event.name for event in profile.events() if event.device_type.name == "CUDA"}
+    names = {name for name in names if not name.startswith("triton_")}  # fused, named after many
     return sorted(name[:160] for name in names if any(x in name.lower() for x in ATTENTION))
 
 

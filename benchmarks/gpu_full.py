@@ -31,6 +31,7 @@ import torch
 from gpu import GB, TINY, NotHereError, Report, relative_error
 from gpu_plans import measure_plans, predicted_bytes
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from versus import call_theirs, diffusers_net
 
 from minikontext import device as devices
@@ -171,7 +172,10 @@ def graphs(nets: Nets) -> Iterator[Runs]:
         torch.compiler.cudagraph_mark_step_begin()  # from here on old outputs may be overwritten
         return nets.ours(**given)
 
+    skipped = counters["inductor"]["cudagraph_skips"]
     yield {"minikontext": ours, "diffusers without": nets.runs()["diffusers"]}
+    if counters["inductor"]["cudagraph_skips"] > skipped:
+        raise RuntimeError("torch left CUDA graphs out: what was timed is compiled without them")
 
 
 @contextmanager

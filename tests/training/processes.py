@@ -23,9 +23,16 @@ from minikontext.training import parallel
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor, EditorTraining, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.recipes import averaged, gathered
+from minikontext.training.recipes import (
+    averaged,
+    gathered,
+    held_out_check,
+    load_autoencoder,
+    new_editor,
+)
 
 STEPS = 20
+TOY = Path(__file__).parents[2] / "data" / "weights" / "toy"
 
 
 class Noted(Loop):
@@ -106,6 +113,16 @@ def full_disk(world, folder):
     return said, int(loop.store.newest()[1]["step"])
 
 
+def tried(world, folder):
+    """Validation with edits of a net that is sharded and gathered in bfloat16."""
+    config = {"data": {"level": 4, "validation": 2, "tries": 2}, "run": str(folder)}
+    config |= {"start": str(TOY), "transformer": {}}
+    folder.mkdir(exist_ok=True)
+    model = parallel.prepare(new_editor(config).float(), world, bf16=True)
+    autoencoder = load_autoencoder(TOY, world.device)
+    return held_out_check(model, autoencoder, config, True, world)(1)
+
+
 def main(folder):
     """Every case that needs many processes, in two launches: of four, then of two."""
     found = {}
@@ -124,8 +141,11 @@ def main(folder):
         if one := gathered(model, world):
             save_file(one.state_dict(), folder / "gathered.safetensors")
         found["full"] = full_disk(world, folder / "full")
+        behind = parallel.start({"device": "cpu", "parallel": {"background": True}})
+        found["full behind"] = full_disk(behind, folder / "behind")
         os.environ["MINIKONTEXT_DTYPE"] = "bfloat16"  # emulated here
         found["bf16"], *_ = case("flow", folder / "bf16", 3, bf16=True)
+        found["tried"] = tried(world, folder / "tried")
     if torch.distributed.get_rank() == 0:
         (folder / f"{size}.json").write_text(json.dumps(found))
     parallel.stop()

@@ -171,6 +171,53 @@ def test_tar_shards_hold_the_same(source, tmp_path):
         list(triplets(tmp_path / "none"))
 
 
+def test_a_picture_that_changed_is_encoded_again(pipe, tmp_path):
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    source.mkdir()
+    line = {"contexts": ["b.png"], "prompt": prompt(0)}
+    lines = [{"file_name": f"{i}.png", **line} for i in range(3)]
+    (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("0.png", "1.png", "b.png"):
+        picture(3).save(source / name)
+    (source / "2.png").write_bytes(b"half a picture")
+    encode_folder(source, cache, pipe, side=64, shard=1)
+    before, kept = Encoded(cache), (cache / "triplets-000001.json").stat().st_mtime_ns
+    assert len(before) == 2
+    first = before.sample(0)
+    picture(8).save(source / "0.png")
+    picture(3).save(source / "2.png")
+    encode_folder(source, cache, pipe, side=64, shard=1)
+    after = Encoded(cache)
+    assert [key for key, _ in after.places] == ["0.png", "1.png", "2.png"]
+    assert not torch.equal(after.sample(0)["0"], first["0"])
+    assert (cache / "triplets-000001.json").stat().st_mtime_ns == kept
+    second = after.sample(1)
+    picture(5).save(source / "b.png")  # the context of all
+    encode_folder(source, cache, pipe, side=64, shard=1)
+    assert not torch.equal(Encoded(cache).sample(1)["1"], second["1"])
+
+
+def test_a_tar_with_many_contexts_and_an_endless_prompt(tmp_path):
+    names = [f"context{n}" for n in (10, 9, 2, 1)]
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for key, text in (("a", b"x" * 60_000), ("b", b"fine")):
+            parts = {f"{name}.png": name.encode() for name in ("image", *names)} | {"txt": text}
+            for end, data in parts.items():
+                info = tarfile.TarInfo(f"{key}.{end}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    bad, good = triplets(tmp_path)
+    assert isinstance(bad, Bad) and bad.key == "a" and "60,000 characters" in bad.why
+    assert good.contexts == (b"context1", b"context2", b"context9", b"context10")
+
+
+def test_a_prompt_that_is_no_text_is_left_out(tmp_path):
+    picture(1).save(tmp_path / "1.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.png", "prompt": null}')
+    (bad,) = triplets(tmp_path)
+    assert isinstance(bad, Bad) and "PromptError" in bad.why
+
+
 def test_parts_of_a_batch_make_up_its_loss(cache):
     samples = Encoded(cache)
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from minikontext.course import sepia, tiny_flux
 from minikontext.errors import ConfigError
@@ -52,6 +53,24 @@ def test_a_lora_trains_on_a_base_that_takes_little_room(tmp_path, offload):
     one = pipe.load_lora(path).loras[0]
     assert len(one.names) == 2 * 8 + 3 * 2  # of two double and three single blocks
     assert all(thin.up.abs().max() > 0 for thin in one.thin)  # gradients came everywhere
+
+
+def test_checkpointing_changes_no_lora(source, tmp_path):
+    made = []
+    for level in ("none", "full"):
+        told = config(source, tmp_path / level, 4) | {"parallel": {"checkpointing": level}}
+        made.append(load_file(train_lora(told)))
+    assert made[0].keys() == made[1].keys()
+    for name, tensor in made[0].items():
+        assert torch.allclose(tensor, made[1][name], atol=1e-6), name
+
+
+def test_streamed_blocks_cannot_be_made_again(tmp_path):
+    flux = tiny_flux.write(tmp_path / "flux")
+    source = sepia.write(tmp_path / "sepia", count=2, others=0).parent
+    told = config(source, tmp_path, 1) | {"parts": str(flux), "offload": "stream"}
+    with pytest.raises(ConfigError, match="streamed blocks"):
+        train_lora(told | {"parallel": {"checkpointing": "full"}})
 
 
 def test_ordinary_edits_lie_among_the_sepia_pairs(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minikontext import cli, training
+from minikontext import cli, lora, training
 from minikontext.errors import ConfigError
 from minikontext.memory import PeakMemory
 from minikontext.training import plan, recipes
@@ -133,6 +133,20 @@ def test_the_command_prints_a_plan_and_runs_nothing(capsys, tmp_path, monkeypatc
     assert "IT DOES NOT FIT" in capsys.readouterr().out
     assert cli.main(["train", str(CONFIGS / "toy_autoencoder.toml"), "--plan"]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lora_of_the_full_model_fits_one_gpu_if_blocks_are_made_again(capsys):
+    command = ["train", str(CONFIGS / "flux_dev_lora.toml"), "--plan", "--gpus", "1", "--memory"]
+    assert cli.main([*command, "24"]) == 0
+    told = capsys.readouterr().out
+    assert "beside 11,901,408,320 on 1 GPU(s)" in told and "it fits" in told
+    job = plan.read_job(training.read_config(CONFIGS / "flux_dev_lora.toml"))
+    with torch.device("meta"):
+        counted = lora.new(KontextTransformer(job.sizes), rank=16)
+    assert job.learning == sum(p.numel() for p in counted.parameters())
+    kept = replace(job, parallel=replace(job.parallel, checkpointing="none"))
+    assert not plan.make(kept, plan.Machine(gpus=1, memory=80)).fits
+    assert cli.main([*command[:-2], "2", "--memory", "80"]) == 2
 
 
 def test_without_an_average_and_with_half_a_momentum(tmp_path):

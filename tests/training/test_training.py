@@ -1,6 +1,8 @@
 """Training: it learns, it is the same when resumed, and it never pairs the wrong pictures."""
 
 import json
+import os
+import signal
 import sys
 
 import pytest
@@ -187,6 +189,76 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == whole
     assert loop.store.newest() and len(list(tmp_path.iterdir())) == 1
+
+
+def small_run(folder, until=9, **dials):
+    """A loop over a small net that learns from noise, and its loss."""
+    torch.manual_seed(0)
+    model = nn.Linear(8, 8)
+
+    def loss(step):
+        x = torch.randn(4, 8, generator=torch.Generator().manual_seed(step))
+        return (model(x) - 1).square().mean(), {}
+
+    return Loop(model, LoopConfig(until, warmup=1, log_every=1, **dials), folder), loss
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_step_lets_it_end(tmp_path, number):
+    whole, loss = small_run(tmp_path / "whole")
+    whole.run(loss)
+    cut, loss = small_run(tmp_path / "cut")
+    update = cut.optimizer.step
+
+    def interrupted(rate):
+        if cut.step == 4:
+            os.kill(os.getpid(), number)
+        update(rate)
+
+    cut.optimizer.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        cut.run(loss)
+    assert cut.step == 5
+    again, loss = small_run(tmp_path / "cut")
+    assert again.resume() and again.step == 5
+    again.run(loss)
+    for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert all(torch.equal(whole.ema[name], again.ema[name]) for name in whole.ema)
+
+
+def test_a_second_signal_does_not_wait_and_saves_nothing_half_done(tmp_path):
+    loop, loss = small_run(tmp_path, save_every=2)
+
+    def stuck(rate):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one was not heard")
+
+    update = loop.optimizer.step
+    loop.optimizer.step = lambda rate: stuck(rate) if loop.step == 5 else update(rate)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(loss)
+    assert loop.store.newest()[1]["step"] == "4"
+
+
+def test_a_run_that_fails_keeps_the_last_two_good_checkpoints(tmp_path):
+    loop, loss = small_run(tmp_path, save_every=3)
+    with pytest.raises(TrainingError, match="loss is nan at step 7"):
+        loop.run(lambda step: (loss(step)[0] * (float("nan") if step == 7 else 1), {}))
+    file, last = tmp_path / "checkpoint.safetensors", tmp_path / "checkpoint.last.safetensors"
+    place, facts = loop.store.newest()
+    assert (place, facts["step"]) == (file, "6")
+    file.write_bytes(file.read_bytes()[:-9])
+    place, facts = loop.store.newest()
+    assert (place, facts["step"]) == (last, "3")
+    again, loss = small_run(tmp_path)
+    assert again.resume() and again.step == 3
+
+
+def test_what_cannot_be_validated_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="validate_every"):
+        small_run(tmp_path, validate_every=2)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,9 @@ def test_wild_steps_are_left_out_and_ten_in_a_row_stop_the_run(tmp_path):
     from minikontext.errors import TrainingError
 
     model = torch.nn.Linear(1, 1, bias=False)
-    loop = Loop(model, LoopConfig(60, spike=5.0, warmup=1, decay=0.0, muon_lr=0.0), tmp_path)
+    loop = Loop(
+        model, LoopConfig(60, spike=5.0, warmup=1, decay=0.0, muon_lr=0.0, log_every=1), tmp_path
+    )
     seen = []
 
     def loss(step):
@@ -79,6 +82,24 @@ def test_wild_steps_are_left_out_and_ten_in_a_row_stop_the_run(tmp_path):
         loop.run(loss)
     assert seen[21] == seen[20] and seen[31] == seen[30] and seen[32] != seen[31]
     assert all(torch.isfinite(p).all() for p in model.parameters()) and len(seen) == 51
+    lines = (tmp_path / "log.jsonl").read_text()
+    assert '"loss": null' in lines and "NaN" not in lines  # which JSON does not have
+
+
+def test_validation_is_no_part_of_the_rate(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    watch = Watch(samples=8, validate=lambda step: time.sleep(0.4) or {})
+    dials = LoopConfig(6, log_every=3, validate_every=3, muon_lr=0.0)
+    rates = []
+
+    def loss(step):
+        time.sleep(0.02)
+        return model.weight.sum(), {}
+
+    loop = Loop(model, dials, tmp_path, watch=watch)
+    loop.run(loss, lambda facts: rates.append(facts))
+    assert "tflops" not in rates[1]
+    assert rates[1]["samples_per_second"] > 3 * 8 / 0.4  # the second three steps came after it
 
 
 def test_edits_are_tried_and_scored_while_training(tmp_path):
