@@ -54,6 +54,12 @@ def ready(device: torch.device, tiny: bool, need: float = 0) -> None:
         )
 
 
+def strict_compiler() -> None:
+    """A block that was compiled too often would run uncompiled, and be timed as if it were not."""
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
 # ---- the report
 
 
@@ -107,6 +113,15 @@ class Report:
         self.add("errors", name, {"error": told, "limit": limit})
         if not error <= limit:
             self.fail(f"error of {name}", f"{error:.2g} is above {limit:g}")
+
+    def note_kernels(self, name: str, run: Callable[[], object], device: torch.device) -> None:
+        """Which attention kernels a call ran; where nobody may profile, the times still stand."""
+        what = f"profile of {name}"
+        if self.has_time(what):
+            try:
+                self.add("attention_kernels", name, kernels(run, device))
+            except Exception as error:
+                self.fail(what, f"{type(error).__name__}: {error}")
 
     def is_over(self) -> bool:
         """Whether the time is up, for any process."""

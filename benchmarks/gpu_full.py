@@ -55,9 +55,7 @@ def main() -> None:
     args = options().parse_args()
     device = torch.device(args.device)
     gpu.ready(device, args.tiny, NEED)
-    # A block that was compiled too often would run uncompiled and be timed as if it were.
-    torch._dynamo.config.recompile_limit = 64
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    gpu.strict_compiler()
     report = Report(args, device)
     report.facts["rate_tflops"] = gpu.matrix_rate(device, args.tiny)
     config = TINY if args.tiny else TransformerConfig.flux_dev()
@@ -219,6 +217,7 @@ def measure_variants(
     bench = Bench(report, nets, inputs, expected, args.rounds)
     for name in (name for name in VARIANTS if name in args.only):
         report.attempt(name, partial(bench.measure, name))
+    nets.refresh()  # CUDA graphs keep memory of their own
 
 
 @torch.no_grad()
@@ -259,7 +258,8 @@ class Bench:
                     self.judge(name, case, runs["minikontext"], n)
                     self.time(runs, name, n)
             for who, run in runs.items():
-                self.note_kernels(f"{who} {name}", run)
+                run = partial(run, self.inputs[-1])
+                self.report.note_kernels(f"{who} {name}", run, self.device)
 
     def judge(self, name: str, case: str, run: Callable[[Inputs], Tensor], n: int) -> None:
         """The error that a variant makes."""
@@ -295,15 +295,6 @@ class Bench:
             for who, run in list(runs.items())[:: (-1) ** round_]:
                 samples[who].append(gpu.once(partial(run, given), self.device))
         return {who: some[WARM_UP:] for who, some in samples.items()}
-
-    def note_kernels(self, name: str, run: Callable[[Inputs], Tensor]) -> None:
-        """Which attention kernel ran, as the profiler sees it."""
-        given = self.inputs[-1]
-        try:
-            found = gpu.kernels(partial(run, given), self.device)
-        except Exception as error:  # a profiler that may not look: the times stand all the same
-            return self.report.fail(f"profile of {name}", f"{type(error).__name__}: {error}")
-        return self.report.add("attention_kernels", name, found)
 
 
 def show(facts: dict) -> None:

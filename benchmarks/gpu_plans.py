@@ -69,9 +69,10 @@ def planned(
     with torch.device("meta"):
         net = KontextTransformer(config).eval().requires_grad_(False)
     prepare, state = memory.quantiser(bits), {}
+    drawn = torch.Generator(device).manual_seed(0)  # on the device: a CPU would take minutes
     for name, sketch in net.named_parameters():
         weight = torch.empty(sketch.shape, dtype=dtype_of(device), device=device)
-        weight = randomise(name, weight)  # drawn on the device: a CPU would take minutes
+        weight = randomise(name, weight, lambda x: x.normal_(generator=drawn))
         if stream and "_blocks." in name:
             weight = weight.cpu()
         state[name] = prepare(name, weight) if prepare else weight

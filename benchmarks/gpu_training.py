@@ -13,6 +13,8 @@ tflops: what the model needs, a forward pass three times, for each GPU; share_of
 of one large matrix product in the same run. computed_tflops: with what checkpointing makes again
 and Muon's products. predicted_gb is the plan's peak without its reserve, measured_gb that of
 torch's allocator.
+
+Under torchrun, a process that fails alone leaves the others waiting until NCCL gives up.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ def main() -> None:
     args = options().parse_args()
     world = parallel.start({"device": args.device})
     gpu.ready(world.device, args.tiny)
+    gpu.strict_compiler()
     report = Report(args, world.device, partial(anywhere, world), writes=world.rank == 0)
     report.facts["setting"]["gpus"] = world.size
     report.facts["rate_tflops"] = gpu.matrix_rate(world.device, args.tiny)
@@ -176,7 +179,7 @@ def measure(name: str, report: Report, world: World, args: argparse.Namespace) -
         step = training(config, job, world, folder)
         steps = timed(step, report, args.rounds, world.device)
         report.add("cases", name, row(job, steps, report.facts["rate_tflops"], world.size))
-        report.add("attention_kernels", name, gpu.kernels(step, world.device))
+        report.note_kernels(name, step, world.device)
 
 
 def timed(
