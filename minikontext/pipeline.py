@@ -331,7 +331,8 @@ class KontextPipeline:
         """Compile the two kinds of blocks, once for all their copies, and return self.
 
         Seconds instead of minutes, and from the third size on nothing is compiled again; a LoRA
-        that comes, goes or is turned is seen, and compiled in. `options` go to torch.compile.
+        that comes, goes or is turned is seen, and compiled in. `options` go to torch.compile; CUDA
+        graphs are left out, because at 1024 × 1024 a kernel takes longer than its launch.
         Raises ConfigError where blocks are streamed: they change at each step.
         """
         if memory.is_streamed(self.transformer):

@@ -210,6 +210,7 @@ class Loop:
         self._average()
         self._within = False
         if c.minutes and self.seconds >= c.minutes * 60:
+            self._logged = self._logged[0] + c.steps - self.step, self._logged[1]  # not done: left
             self.step = c.steps
         return {**metrics, "norm": norm}
 

@@ -102,6 +102,18 @@ def test_validation_is_no_part_of_the_rate(tmp_path):
     assert rates[1]["samples_per_second"] > 3 * 8 / 0.4  # the second three steps came after it
 
 
+def test_steps_that_the_clock_left_out_are_no_part_of_the_rate(tmp_path):
+    model, rates = torch.nn.Linear(1, 1), []
+
+    def loss(step):
+        time.sleep(0.02)
+        return model.weight.sum(), {}
+
+    dials = LoopConfig(10_000, minutes=0.003, log_every=100, muon_lr=0.0)
+    Loop(model, dials, tmp_path, watch=Watch(samples=1)).run(loss, rates.append)
+    assert rates[-1]["step"] == 10_000 and 0 < rates[-1]["samples_per_second"] < 60
+
+
 def test_edits_are_tried_and_scored_while_training(tmp_path):
     from PIL import Image
 
