@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -257,6 +258,13 @@ class AutoEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode and decode: the round trip, (b, 3, h, w) -> (b, 3, h, w)."""
         return self.decode(self.encode(pixels))
+
+    def same_latents(self, other: AutoEncoder) -> bool:
+        """Whether another autoencoder encodes alike, bit for bit; its decoder is no matter."""
+        mine, theirs = self.encoder.state_dict(), other.encoder.state_dict()
+        return self.config == other.config and all(
+            torch.equal(tensor, theirs[name].to(tensor.device)) for name, tensor in mine.items()
+        )
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

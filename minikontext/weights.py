@@ -25,7 +25,8 @@ DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,  # for storage: nothing computes in it
+    "F8_E4M3": torch.float8_e4m3fn,  # these two for storage: nothing computes in them
+    "F8_E5M2": torch.float8_e5m2,
 }
 
 

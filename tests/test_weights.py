@@ -3,6 +3,8 @@
 import json
 import pickle
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,8 +63,9 @@ def test_bfloat16_on_disk_float32_in_memory(tmp_path):
     assert same(loaded, {k: v.bfloat16().float() for k, v in state.items()})
 
 
-def test_float8_on_disk_float32_in_memory(tmp_path):
-    state = {k: v.to(torch.float8_e4m3fn) for k, v in transformer().state_dict().items()}
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_on_disk_float32_in_memory(tmp_path, dtype):
+    state = {k: v.to(dtype) for k, v in transformer().state_dict().items()}
     path = weights.save(state, tmp_path / "eighth.safetensors")
     loaded = weights.load_into(empty(), path, dtype=torch.float32).state_dict()
     assert same(loaded, {k: v.float() for k, v in state.items()})
@@ -101,6 +104,41 @@ def shards(tmp_path):
 
 def test_a_folder_of_shards_is_one_file(shards):
     assert same(weights.load_into(empty(), shards()).state_dict(), transformer().state_dict())
+
+
+LOADER = """
+import sys
+from pathlib import Path
+import torch
+from minikontext import weights
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+def status(name):
+    return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0]) / 1024
+
+with torch.device("meta"):
+    model = KontextTransformer(TransformerConfig(*eval(sys.argv[2])))
+weights.check(model, weights.Reader(sys.argv[1]))  # what this imports is no part of the peak
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = status("VmRSS")
+model = weights.load_into(model, sys.argv[1], "cpu", torch.float32)
+print(status("VmHWM") - before, sum(p.nbytes for p in model.parameters()) / 2**20)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is Linux's")
+def test_the_host_holds_the_model_and_one_shard_at_most(tmp_path):
+    sizes = (16, 16, 12, 20, 512, 4.0, 4, 4, 8, (32, 48, 48), 10_000, True, False)
+    state = KontextTransformer(TransformerConfig(*sizes)).state_dict()
+    shards = weights.save_shards(
+        weights.to_diffusers(state), tmp_path / "model", torch.bfloat16, limit=20 * 2**20
+    )
+    shard = max(file.stat().st_size for file in shards) / 2**20
+    command = [sys.executable, "-c", LOADER, str(tmp_path), str(sizes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak, model = map(float, done.stdout.split())
+    assert len(shards) > 5 and model > 200
+    assert peak < model + 1.5 * shard, (peak, model, shard)
 
 
 def test_a_missing_or_cut_shard_is_named(shards):

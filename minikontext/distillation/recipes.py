@@ -21,6 +21,7 @@ from minikontext.training.editor import Editor
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.parallel import World, prepare, start
 from minikontext.training.recipes import (
+    add_chains,
     averaged,
     export,
     find_autoencoder,
@@ -98,10 +99,7 @@ def students_autoencoder(config: dict[str, Any], teacher: KontextPipeline) -> Au
     if "autoencoder" not in config:
         return teacher.autoencoder
     other = load_autoencoder(find_autoencoder(config), teacher.device)
-    theirs = other.encoder.state_dict()
-    same = teacher.autoencoder.encoder.state_dict()
-    sizes = other.config == teacher.autoencoder.config
-    if not sizes or not all(torch.equal(theirs[name], tensor) for name, tensor in same.items()):
+    if not teacher.autoencoder.same_latents(other):
         raise ConfigError(
             f"autoencoder={config['autoencoder']!r} has another encoder than the teacher. Train "
             "its decoder alone (decoder_only), or leave it out."
@@ -154,4 +152,5 @@ def load_pairs(config: dict[str, Any], pipe: KontextPipeline, bf16: bool, world:
     mark = files.sha256([pipe.folder / "autoencoder.safetensors"])[:12]
     level = (data["level"], data["count"], data.get("seed", 0))
     build_cache(folder, *level, pipe.autoencoder, mark, bf16=bf16, world=world)
-    return load_cache(folder, pipe.text_encoder, data["count"])
+    pairs, text = load_cache(folder, pipe.text_encoder, data["count"]), pipe.text_encoder
+    return add_chains(pairs, config, text, pipe.autoencoder, bf16, world)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
@@ -16,7 +17,8 @@ from minikontext.toyworld.scene import CHOICES, STYLES, Scene, sample_scene, sam
 from minikontext.training.loop import LossFunction
 
 FINE = ("comic", "comic", "comic", "pastel", "sketch", "neon", "pixel", "plain")  # what is drawn of
-VISIBLE = 4 / 127.5  # a smaller difference between two pixels in [-1, 1] is none
+MISTAKEN = ("eyes", "pattern", "accessory_colour")
+UNSEEN = 1e-2  # a smaller squared difference between two pictures in [-1, 1] is hardly any
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class AutoEncoderTraining:
 
     decoder_only: the encoder stays, so that editors which were trained on its latents fit still.
     fine_share: of the pictures, in which a character's details are hard to see (see `fine`).
-    detail: how much a pixel counts by which two kinds of eyes, or of patterns, are told apart.
+    detail: how much it counts that eyes, pattern or accessory look like others (see `confusion`).
     disturbed: up to so much noise on latents of unit variance: an editor's are never exact.
     """
 
@@ -39,7 +41,7 @@ class AutoEncoderTraining:
     sign_share: float = 0.5
     decoder_only: bool = False
     fine_share: float = 0.0
-    detail: float = 1.0
+    detail: float = 0.0
     disturbed: float = 0.0
     bf16: bool = False
     compile: bool = True
@@ -68,15 +70,27 @@ def pixels_of(scenes: list[Scene]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def details(scenes: list[Scene], pixels: Tensor, seed: int) -> Tensor:
-    """Where other eyes or another pattern would show: 0 or 1, (b, 1, 64, 64)."""
-    rng, where = random.Random(seed), torch.zeros(len(pixels), 1, *pixels.shape[2:])
-    for name in ("eyes", "pattern"):
+def mistakes(scenes: list[Scene], pixels: Tensor, seed: int) -> Tensor:
+    """What other eyes, another pattern and other glasses or hat would change in the pictures.
+
+    One of each, drawn: (b, 3, 3, 64, 64). Zero where it cannot be seen.
+    """
+    rng, found = random.Random(seed), []
+    for name in MISTAKEN:
         others = [[v for v in CHOICES[name] if v != getattr(scene, name)] for scene in scenes]
         changed = [s.change(**{name: rng.choice(o)}) for s, o in zip(scenes, others, strict=True)]
-        apart = (pixels_of(changed) - pixels).abs().amax(1, keepdim=True)
-        where = torch.maximum(where, (apart > VISIBLE).float())
-    return where
+        found.append(pixels_of(changed) - pixels)
+    return torch.stack(found, 1)
+
+
+def confusion(pixels: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
+    """How far pictures are on the way from the target to each mistake, (b, k).
+
+    0: not at all. From 0.5 on the mistake is nearer, and is what the oracle reads. Contrast is no
+    matter: in a pale picture the way is short.
+    """
+    way = ((pixels - target)[:, None] * mistakes).sum((2, 3, 4))
+    return way / mistakes.pow(2).sum((2, 3, 4)).clamp(min=UNSEEN)
 
 
 def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,14 +98,17 @@ def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return pixels[..., 1:] - pixels[..., :-1], pixels[..., 1:, :] - pixels[..., :-1, :]
 
 
-def reconstruction_loss(pixels: Tensor, target: Tensor, gradient: float, weight: Tensor) -> Tensor:
-    """Mean absolute and squared error plus `gradient` times the edges' error: letters are edges.
-
-    weight: how much each pixel counts, but for the edges; (b, 1, h, w), 1 on average.
-    """
+def reconstruction_loss(pixels: Tensor, target: Tensor, gradient: float) -> Tensor:
+    """Mean absolute and squared error plus `gradient` times the edges' error: letters are edges."""
     error = pixels - target
     rough = sum(edge.abs().mean() for edge in edges(error))
-    return (weight * (error.abs() + error.pow(2))).mean() + gradient * rough
+    return (error.abs() + error.pow(2)).mean() + gradient * rough
+
+
+def confusion_loss(pixels: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
+    """The mean of `confusion`, small values squared; steps away from a mistake cost nothing."""
+    towards = confusion(pixels, target, mistakes).relu()
+    return F.smooth_l1_loss(towards, torch.zeros_like(towards), beta=0.25)
 
 
 def autoencoder_loss(
@@ -101,12 +118,14 @@ def autoencoder_loss(
 
     f, z = model.config.downsample, model.config.z_channels
 
-    def parts(x: Tensor, epsilon: Tensor, weight: Tensor, more: Tensor) -> tuple[Tensor, ...]:
+    def parts(x: Tensor, epsilon: Tensor, wrong: Tensor, more: Tensor) -> tuple[Tensor, ...]:
         mean, logvar = model.moments(x)
         logvar = logvar.float().clamp(-12, 4)
         y = model.decoder(mean.float() + ((0.5 * logvar).exp() + more) * epsilon).float()
         kl = kl_divergence(mean.float(), logvar)
-        loss = reconstruction_loss(y, x, config.gradient, weight) + config.kl * kl
+        loss = reconstruction_loss(y, x, config.gradient) + config.kl * kl
+        if config.detail:
+            loss = loss + config.detail * confusion_loss(y, x, wrong)
         return loss, y, kl, logvar
 
     compute = torch.compile(parts) if config.compile else parts
@@ -121,13 +140,10 @@ def autoencoder_loss(
         epsilon = torch.randn(len(x), z, x.shape[2] // f, x.shape[3] // f, generator=noise)
         more = torch.rand(len(x), 1, 1, 1, generator=noise)
         more = more * config.disturbed / model.config.scale_factor
-        weight = torch.ones(1)
-        if config.detail != 1:
-            weight = 1 + (config.detail - 1) * details(scenes, x, seed)
-            weight = weight / weight.mean()
+        wrong = mistakes(scenes, x, seed) if config.detail else torch.zeros(1)
         x = x.to(device)
         with mixed_precision(device, config.bf16):
-            total, y, kl, logvar = compute(x, *(v.to(device) for v in (epsilon, weight, more)))
+            total, y, kl, logvar = compute(x, *(v.to(device) for v in (epsilon, wrong, more)))
         mse = (y.detach() - x).pow(2).mean() / 4
         facts = {"psnr": float(-10 * mse.log10()), "kl": float(kl.detach())}
         facts["std"] = float((0.5 * logvar.detach()).exp().mean())

@@ -53,6 +53,11 @@ class Pairs:
         """Some of the pairs."""
         return Pairs(**{name: value[rows] for name, value in vars(self).items()})
 
+    def plus(self, others: Pairs) -> Pairs:
+        """These pairs, then others."""
+        both = {name: (value, vars(others)[name]) for name, value in vars(self).items()}
+        return Pairs(**{name: torch.cat(values) for name, values in both.items()})
+
 
 def pixels(scenes: Sequence[Scene | None]) -> Tensor:
     """Scenes as pixels (b, 3, 64, 64) in [-1, 1]; None is the grey card of a refusal."""
@@ -110,19 +115,13 @@ def build_cache(
     Many processes share the files out among them. `mark` identifies the autoencoder. Raises
     TrainingError if the folder was made with another one or from another world.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
     if practise:
         facts["practise"] = ", ".join(practise)
     if mix:
         facts["mix"] = str(mix)
     facts["world"] = world_mark(level, seed)
-    label = folder / "cache.txt"
-    if world.rank == 0 and not label.exists():
-        label.write_text(str(facts))
-    world.wait()
-    if label.read_text() != str(facts):
-        raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
+    labelled(folder, facts, world)
     mine = range(world.rank * shard, count, world.size * shard)
     for first in tqdm(mine, desc=f"encoding level {level}", disable=world.rank > 0):
         path = folder / f"pairs-{first:08d}.safetensors"
@@ -135,6 +134,17 @@ def build_cache(
             tensors = encode(cases, autoencoder, first, bf16, refuse=mix is not None)
             save_file(tensors, temporary, metadata=facts)
     world.wait()
+
+
+def labelled(folder: Path, facts: dict[str, str], world: World = ALONE) -> None:
+    """Make a folder for pairs and note how they are made. Raises TrainingError if otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    label = folder / "cache.txt"
+    if world.rank == 0 and not label.exists():
+        label.write_text(str(facts))
+    world.wait()
+    if label.read_text() != str(facts):
+        raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
 
 
 def training_case(

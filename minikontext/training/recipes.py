@@ -26,7 +26,8 @@ from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
 from minikontext.toyworld.attacks import Mix
 from minikontext.training.autoencoder import AutoEncoderTraining, autoencoder_loss, normalised
-from minikontext.training.data import build_cache, held_out, load_cache
+from minikontext.training.chains import Chains, build_chains, with_chains
+from minikontext.training.data import Pairs, build_cache, held_out, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss, validate_editor
 from minikontext.training.folders import (
     Encoded,
@@ -140,6 +141,7 @@ def train_editor(
         asked["mix"] = read(Mix, data["mix"])
     build_cache(cache, *level, autoencoder, mark, bf16=dials.bf16, world=world, **asked)
     pairs = load_cache(cache, model.text, data["count"])
+    pairs = add_chains(pairs, config, model.text, autoencoder, dials.bf16, world)
     how, check = read(LoopConfig, config["loop"]), None
     if how.validate_every:
         check = held_out_check(model, autoencoder, config, dials.bf16, world)
@@ -150,6 +152,19 @@ def train_editor(
     null = model.text.tokenize([""])[0]
     loop.run(editor_loss(model, pairs, null, dials, world.device), on_log)
     return export(averaged(loop, model), autoencoder, config, world)
+
+
+def add_chains(
+    pairs: Pairs, config: dict[str, Any], text: ToyTextEncoder, autoencoder: AutoEncoder,
+    bf16: bool, world: World,
+) -> Pairs:  # fmt: skip
+    """The pairs, with those of [data.chains] if the config has it. Raises ConfigError."""
+    if "chains" not in config["data"]:
+        return pairs
+    chains = read(Chains, config["data"]["chains"])
+    folder = Path(chains.folder or Path(config["run"]) / "chains")
+    build_chains(folder, chains, config["data"]["level"], autoencoder, bf16, world)
+    return with_chains(pairs, folder, chains.share, text)
 
 
 def held_out_check(

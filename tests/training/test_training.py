@@ -14,8 +14,15 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import language, render, sample_edit
+from minikontext.toyworld.scene import CHOICES
 from minikontext.training import recipes
-from minikontext.training.autoencoder import details, pixels_of, sample_picture
+from minikontext.training.autoencoder import (
+    confusion,
+    confusion_loss,
+    mistakes,
+    pixels_of,
+    sample_picture,
+)
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
@@ -326,15 +333,30 @@ def test_fine_pictures_hide_what_is_small_and_change_no_others():
     assert comic[1] > comic[0] + 15
 
 
-def test_details_are_where_other_eyes_or_another_pattern_would_show():
+def test_mistakes_are_what_other_eyes_would_change_and_confusion_how_far_a_picture_went():
     scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
-    where = details([scene], pixels_of([scene]), 0)
-    assert where.shape == (1, 1, 64, 64) and 0.002 < where.mean() < 0.25
-    sleepy = pixels_of([scene.change(eyes="sleepy")]) - pixels_of([scene])
-    single = pixels_of([scene.change(eyes="single")]) - pixels_of([scene])
-    round_ = pixels_of([scene.change(eyes="round")]) - pixels_of([scene])
-    shown = [(d.abs().amax(1, keepdim=True) > 0.1).float() for d in (sleepy, single, round_)]
-    assert any(bool((where >= one).all()) for one in shown)  # one of the three was compared
+    right = pixels_of([scene])
+    wrong = mistakes([scene], right, 0)
+    assert wrong.shape == (1, 3, 3, 64, 64)
+    other_eyes = [pixels_of([scene.change(eyes=e)]) - right for e in CHOICES["eyes"]]
+    assert any(torch.equal(wrong[:, 0], one) for one in other_eyes) and wrong[:, 0].any()
+    for share in (0.0, 0.5, 1.0):
+        towards = confusion(right + share * wrong[:, 0], right, wrong)
+        assert towards.shape == (1, 3) and float(towards[0, 0]) == pytest.approx(share, abs=1e-4)
+    pale = confusion(0.1 * (right + 0.5 * wrong[:, 0]), 0.1 * right, 0.1 * wrong)
+    assert float(pale[0, 0]) == pytest.approx(0.5, abs=1e-4)
+    nothing = confusion(right + 0.1, right, torch.zeros_like(wrong))
+    assert not nothing.any()
+
+
+def test_what_looks_like_other_eyes_costs_and_what_is_far_from_them_does_not():
+    scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
+    right = pixels_of([scene])
+    wrong = mistakes([scene], right, 0)[:, :1]
+    near, halfway, away = (
+        float(confusion_loss(right + share * wrong[:, 0], right, wrong)) for share in (0.1, 0.5, -1)
+    )
+    assert 0 < near < halfway and away == 0
 
 
 def toy_scene(index):
@@ -348,7 +370,7 @@ def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_fold
         "run": str(tmp_path / "run"),
         "output": str(tmp_path / "weights"),
         "training": {"batch": 2, "compile": False, "decoder_only": True, "fine_share": 0.5,
-                     "detail": 10.0, "disturbed": 0.1},
+                     "detail": 1.0, "disturbed": 0.1},
         "loop": LOOP,
     }  # fmt: skip
     folder, cpu = recipes.train_autoencoder(config), torch.device("cpu")
