@@ -19,6 +19,7 @@ else:
 PLACES = {"run": str, "output": str, "loop": dict}
 CASES = {"level": int, "count": int, "seed": int | None, "practise": tuple[str, ...] | None}
 CASES |= {"validation": int | None, "tries": int | None, "chains": dict | None}
+CASES |= {"folder": str | None}
 FOLDER = {"source": str, "validation": str | None, "side": int | None}
 FOLDER |= {"contexts": int | None, "text_tokens": int | None}
 

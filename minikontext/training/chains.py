@@ -27,6 +27,7 @@ from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, read, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case
 from minikontext.toyworld.scene import COLOURLESS, IDENTITY
+from minikontext.toyworld.scene import level as scene_level
 from minikontext.training.data import Pairs, encode, labelled, load_cache, wordings
 from minikontext.training.parallel import ALONE, World
 
@@ -65,7 +66,10 @@ class Chains:
 
 
 def chain(index: int, level: int, turns: int, seed: int = 0) -> list[Case]:
-    """Chain number `index`: each edit starts from the scene of the one before; none is held out."""
+    """Chain number `index`: each edit starts from the scene of the one before; none is held out.
+
+    Raises ConfigError for a level without such edits.
+    """
     for start in itertools.count():
         rng = random.Random(f"{seed}/chain/{index}/{start}")
         cases = list(itertools.islice(_edits(rng, level), turns))
@@ -76,7 +80,10 @@ def chain(index: int, level: int, turns: int, seed: int = 0) -> list[Case]:
 def _edits(rng: random.Random, level: int) -> Iterator[Case]:
     """Edits in a row, until none can be found for the scene."""
     scene = sample_scene(rng, level)
-    names = [name for name in OPERATIONS if name not in AFRESH]
+    known = scene_level(level).operations
+    names = [name for name in OPERATIONS if name in known and name not in AFRESH]
+    if not names:
+        raise ConfigError(f"chains: level {level} has no edits that leave the character as it is")
     while True:
         tries = (make_case(rng.choice(names), rng, scene, level) for _ in range(TRIES))
         fits = (c for c in tries if c.contexts == (scene,) and not c.unseen and c.target != scene)

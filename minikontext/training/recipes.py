@@ -132,7 +132,7 @@ def train_editor(
     autoencoder = load_autoencoder(source, world.device)
     model = new_editor(config)
     data = config["data"]
-    cache = Path(config["run"]) / "pairs"
+    cache = Path(data.get("folder", Path(config["run"]) / "pairs"))
     mark = files.sha256([source / "autoencoder.safetensors"])[:12]
     dials = read(EditorTraining, config.get("training", {}))
     level = (data["level"], data["count"], data.get("seed", 0))

@@ -11,6 +11,7 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case
+from minikontext.toyworld.scene import level
 from minikontext.training import recipes
 from minikontext.training.chains import Chains, build_chains, chain, with_chains
 from minikontext.training.data import encode, load_cache
@@ -39,6 +40,13 @@ def test_a_chain_goes_on_where_it_was_and_shows_nothing_held_out():
             assert case.contexts == (before.target,)
         assert not any(case.unseen for case in cases)
     assert chain(0, 4, 5) != chain(0, 4, 5, seed=1) and chain(0, 4, 5) != chain(1, 4, 5)
+
+
+def test_a_level_has_its_own_edits_or_none():
+    names = {case.operation for i in range(10) for case in chain(i, 2, 3)}
+    assert names <= set(level(2).operations)
+    with pytest.raises(ConfigError, match="level 1 has no edits"):
+        chain(0, 1, 3)
 
 
 def test_contexts_are_answers_and_targets_are_right(toy, folder):
