@@ -18,6 +18,7 @@ from minikontext.training.loop import LossFunction
 
 FINE = ("comic", "comic", "comic", "pastel", "sketch", "neon", "pixel", "plain")  # what is drawn of
 MISTAKEN = ("eyes", "pattern", "accessory_colour")
+SIDE = 64  # of a picture, in pixels
 UNSEEN = 1e-2  # a smaller squared difference between two pictures in [-1, 1] is hardly any
 
 
@@ -32,6 +33,8 @@ class AutoEncoderTraining:
     fine_share: of the pictures, in which a character's details are hard to see (see `fine`).
     detail: how much it counts that eyes, pattern or accessory look like others (see `confusion`).
     disturbed: up to so much noise on latents of unit variance: an editor's are never exact.
+    answers_share: of the pictures, for which the decoder gets the latents that an editor made in
+    place of the encoder's (see `answers`).
     """
 
     batch: int = 16
@@ -43,6 +46,7 @@ class AutoEncoderTraining:
     fine_share: float = 0.0
     detail: float = 0.0
     disturbed: float = 0.0
+    answers_share: float = 0.0
     bf16: bool = False
     compile: bool = True
 
@@ -112,16 +116,26 @@ def confusion_loss(pixels: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
 
 
 def autoencoder_loss(
-    model: AutoEncoder, config: AutoEncoderTraining, device: torch.device
+    model: AutoEncoder,
+    config: AutoEncoderTraining,
+    device: torch.device,
+    answers: Answers | None = None,
 ) -> LossFunction:
-    """The loss of a step: encode, sample the posterior, decode, compare."""
+    """The loss of a step: encode, sample the posterior, decode, compare.
 
-    f, z = model.config.downsample, model.config.z_channels
+    With answers, the last of each batch are decoded from an editor's latents.
+    """
 
-    def parts(x: Tensor, epsilon: Tensor, wrong: Tensor, more: Tensor) -> tuple[Tensor, ...]:
+    z, sides = model.config.z_channels, [SIDE // model.config.downsample] * 2
+
+    def parts(
+        x: Tensor, epsilon: Tensor, wrong: Tensor, more: Tensor, made: Tensor
+    ) -> tuple[Tensor, ...]:
         mean, logvar = model.moments(x)
         logvar = logvar.float().clamp(-12, 4)
-        y = model.decoder(mean.float() + ((0.5 * logvar).exp() + more) * epsilon).float()
+        z = mean.float() + ((0.5 * logvar).exp() + more) * epsilon
+        z = torch.cat((z[: len(z) - len(made)], made))
+        y = model.decoder(z).float()
         kl = kl_divergence(mean.float(), logvar)
         loss = reconstruction_loss(y, x, config.gradient) + config.kl * kl
         if config.detail:
@@ -135,21 +149,42 @@ def autoencoder_loss(
         scenes = [
             sample_picture(i, config.seed, config.sign_share, config.fine_share) for i in numbers
         ]
-        x, seed = pixels_of(scenes), config.seed * 1_000_003 + step
+        seed = config.seed * 1_000_003 + step
+        made = torch.zeros(0, z, *sides)
+        if answers:
+            count = round(config.answers_share * config.batch)
+            latents, right = answers.some(count, random.Random(seed))
+            scenes[config.batch - count :] = right
+            made = latents / model.config.scale_factor + model.config.shift_factor
+        x = pixels_of(scenes)
         noise = torch.Generator().manual_seed(seed)
-        epsilon = torch.randn(len(x), z, x.shape[2] // f, x.shape[3] // f, generator=noise)
+        epsilon = torch.randn(len(x), z, *sides, generator=noise)
         more = torch.rand(len(x), 1, 1, 1, generator=noise)
         more = more * config.disturbed / model.config.scale_factor
         wrong = mistakes(scenes, x, seed) if config.detail else torch.zeros(1)
         x = x.to(device)
         with mixed_precision(device, config.bf16):
-            total, y, kl, logvar = compute(x, *(v.to(device) for v in (epsilon, wrong, more)))
+            given = (v.to(device) for v in (epsilon, wrong, more, made))
+            total, y, kl, logvar = compute(x, *given)
         mse = (y.detach() - x).pow(2).mean() / 4
         facts = {"psnr": float(-10 * mse.log10()), "kl": float(kl.detach())}
         facts["std"] = float((0.5 * logvar.detach()).exp().mean())
         return total, facts
 
     return loss
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an editor made of training cases: normalised latents (n, c, h, w), and what is right."""
+
+    latents: Tensor
+    scenes: list[Scene]
+
+    def some(self, count: int, rng: random.Random) -> tuple[Tensor, list[Scene]]:
+        """A random few."""
+        rows = [rng.randrange(len(self.scenes)) for _ in range(count)]
+        return self.latents[rows].float(), [self.scenes[row] for row in rows]
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,10 +14,12 @@ from minikontext import distillation, training
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.toyworld import language, render, sample_edit
+from minikontext.toyworld import language, psnr, render, sample_edit
 from minikontext.toyworld.scene import CHOICES
 from minikontext.training import recipes
 from minikontext.training.autoencoder import (
+    AutoEncoderTraining,
+    autoencoder_loss,
     confusion,
     confusion_loss,
     mistakes,
@@ -382,6 +385,31 @@ def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_fold
     del config["start"]
     with pytest.raises(ConfigError, match="decoder_only needs start"):
         recipes.train_autoencoder(config | {"run": str(tmp_path / "other")})
+
+
+ANSWERS = {"editor": "toy", "level": 4, "count": 3, "seed": 5}
+
+
+def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
+    config = {"run": str(tmp_path), "answers": ANSWERS}
+    toy = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
+    cpu = torch.device("cpu")
+    found = recipes.stored_answers(config, toy.autoencoder, cpu)
+    again = recipes.stored_answers(config, toy.autoencoder, cpu)  # from the file
+    assert torch.equal(found.latents, again.latents) and found.scenes == again.scenes
+    shown = toy.decode(found.latents.float())
+    assert all(psnr(np.asarray(p), render(s)) > 20 for p, s in zip(shown, found.scenes))
+    dials = {"batch": 2, "compile": False, "decoder_only": True}
+    losses = {}
+    for share in (0.0, 0.5, 1.0):
+        train = AutoEncoderTraining(**dials, answers_share=share)
+        loss, _ = autoencoder_loss(toy.autoencoder, train, cpu, found)(0)
+        losses[share] = float(loss.detach())
+    assert len(set(losses.values())) == 3  # each time other pictures
+    with pytest.raises(ConfigError, match=r"\[answers\] count is missing"):
+        recipes.stored_answers({"answers": {"editor": "toy", "level": 4}}, toy.autoencoder, cpu)
+    with pytest.raises(ConfigError, match="another encoder"):
+        recipes.stored_answers(config, AutoEncoder(toy.autoencoder.config), cpu)
 
 
 @pytest.mark.parametrize(
