@@ -1,6 +1,7 @@
 """Is the oracle to be trusted? Right answers must pass, planted wrong ones must not.
 
-`python -m minikontext.bench.wrong_answers --json data/bench/oracle.json`
+`python -m minikontext.bench.wrong_answers --json data/bench/oracle.json`; with `--right` only the
+former, which is what there is to ask of another autoencoder.
 
 Right answers go in as rendered, and once through the autoencoder: what an editor in its latents
 can reach. Each kind of wrong answer is a right one with one thing spoiled; a case is left out of a
@@ -264,14 +265,17 @@ def examine(
     known: dict[str, Kind] | None = None,
     first: int = 0,
     note: Callable[[int, dict[str, Kind]], None] | None = None,
+    wrong: bool = True,
 ) -> dict[str, Kind]:
     """Ask the oracle about all answers to the cases from number `first` on, on top of `known`.
 
+    wrong: about wrong answers as well, not only the right ones.
     note: is told how many cases are done, and the result so far, every few cases.
     """
     kinds = dict(known or {})
     for i, case in enumerate(tqdm(cases[first:], "asking the oracle"), first):
-        donor = next((c for c in cases[i + 1 :] + cases[:i] if c.operation == case.operation), case)
+        others = (c for c in cases[i + 1 :] + cases[:i] if c.operation == case.operation)
+        donor = next(others, case) if wrong else None
         for name, passed in _verdicts(case, donor, random.Random(i), pipe).items():
             kinds[name] = kinds.get(name, Kind(0, 0)).plus(passed, case, name in RIGHT)
         if note and ((i + 1) % 20 == 0 or i + 1 == len(cases)):
@@ -280,15 +284,15 @@ def examine(
 
 
 def _verdicts(
-    case: Case, donor: Case, rng: random.Random, pipe: KontextPipeline
+    case: Case, donor: Case | None, rng: random.Random, pipe: KontextPipeline
 ) -> dict[str, bool]:
-    """What the oracle says of each kind of answer to one case."""
+    """What the oracle says of each kind of answer to one case; without a donor of right ones."""
     rendered, coded, edged = RIGHT
     verdicts = {rendered: succeeds(case.target_image(), case)}
     verdicts[coded] = succeeds(pipe.decode(pipe.encode(case.target_image()))[0], case)
     if case.target.style != "comic":
         verdicts[edged] = verdicts[coded]
-    wrong = planted(case, donor, rng)
+    wrong = planted(case, donor, rng) if donor else {}
     return verdicts | {name: succeeds(picture, case) for name, picture in wrong.items()}
 
 
@@ -327,6 +331,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cases", type=int, default=1000, help="how many (default: 1000)")
     parser.add_argument("--again", action="store_true", help="start over, though there are results")
     parser.add_argument("--json", type=Path, default=STORED, help="results, also to go on from")
+    parser.add_argument("--right", action="store_true", help="ask about right answers only")
     options = parser.parse_args(arguments)
     known = [case for *_, case in mini.cases(more=True)]
     cases = random.Random(0).sample(known, len(known))[: options.cases]
@@ -336,7 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
     def note(done: int, kinds: dict[str, Kind]) -> None:
         save(options.weights, done, kinds, options.json)
 
-    print(table(examine(cases, pipe, kinds, done, note)))
+    print(table(examine(cases, pipe, kinds, done, note, not options.right)))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def test_right_answers_pass_and_planted_ones_do_not(cases, tmp_path):
     wrong = [kind for name, kind in kinds.items() if name not in wrong_answers.RIGHT]
     assert sum(kind.cases for kind in wrong) > 100 and sum(kind.passed for kind in wrong) == 0
     assert "| black | 6 | 0.00 |" in wrong_answers.table(kinds)
+    only = wrong_answers.examine(cases, pipe, wrong=False)
+    assert only == {name: kinds[name] for name in wrong_answers.RIGHT}
 
 
 @pytest.mark.parametrize(
