@@ -34,7 +34,7 @@ class AutoEncoderTraining:
     detail: how much it counts that eyes, pattern or accessory look like others (see `confusion`).
     disturbed: up to so much noise on latents of unit variance: an editor's are never exact.
     answers_share: of the pictures, for which the decoder gets the latents that an editor made in
-    place of the encoder's (see `answers`).
+    place of the encoder's (see `Answers`).
     """
 
     batch: int = 16

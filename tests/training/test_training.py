@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -406,6 +407,11 @@ def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
         loss, _ = autoencoder_loss(toy.autoencoder, train, cpu, found)(0)
         losses[share] = float(loss.detach())
     assert len(set(losses.values())) == 3  # each time other pictures
+    blank = replace(found, latents=torch.zeros_like(found.latents))
+    loss, _ = autoencoder_loss(toy.autoencoder, train, cpu, blank)(0)
+    assert float(loss) > losses[1.0]  # the same pictures, and latents that do not show them
+    careful, _ = autoencoder_loss(toy.autoencoder, replace(train, detail=1.0), cpu, blank)(0)
+    assert float(careful) > float(loss)
     with pytest.raises(ConfigError, match=r"\[answers\] count is missing"):
         recipes.stored_answers({"answers": {"editor": "toy", "level": 4}}, toy.autoencoder, cpu)
     with pytest.raises(ConfigError, match="another encoder"):
