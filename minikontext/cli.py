@@ -384,7 +384,10 @@ def _config_file(name: str) -> Path:
 
 def _add_distill(commands: argparse._SubParsersAction) -> None:
     distill = commands.add_parser("distill", help="make a faster student of trained weights")
-    distill.add_argument("kind", choices=("guidance", "ladd"), help="one pass; or few steps")
+    distill.add_argument(
+        "kind", choices=("guidance", "ladd", "rollout"),
+        help="guidance in one pass; few steps; few steps, on states of its own making",
+    )  # fmt: skip
     distill.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")
     distill.add_argument(
         "--restart", action="store_true", help="start over, though the run has a checkpoint"

@@ -68,6 +68,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "empty_prompts": (0, 1),
     "ema": (0, 1),
     "decay": (0, 1),
+    "sign_share": (0, 1),
+    "fine_share": (0, 1),
+    "answers_share": (0, 1),
+    "shares": (0, 1),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minikontext.errors import ConfigError
 
-KINDS = ("guidance", "ladd")
+KINDS = ("guidance", "ladd", "rollout")
 
 
 def main(kind: str, path: str | Path, resume: bool = True) -> Path:

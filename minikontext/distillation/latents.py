@@ -22,28 +22,29 @@ from minikontext.velocity import PATCH, Velocity
 
 @torch.no_grad()
 def answers(
-    teacher: Editor, pairs: Pairs, null: Tensor, steps: int, scale: float, seed: int = 0
-) -> Tensor:
+    teacher: Editor, pairs: Pairs, null: Tensor, steps: int, scale: float, seed: int = 0,
+    shifted: bool = True,
+) -> Tensor:  # fmt: skip
     """The teacher's latents for pairs of equal numbers of contexts, (b, c, h, w).
 
     Each pair has its own noise, drawn from its index: the same in any batch.
     """
     device = next(teacher.parameters()).device
     shape = pairs.target.shape[1:]
-    noise = torch.stack([_noise(seed, int(i), shape) for i in pairs.index]).to(device)
+    noise = own_noise(pairs, seed).to(device)
     count = int(pairs.count[0])
     contexts = [pairs.contexts[:, i].float().to(device) for i in range(count)]
     words = pairs.tokens[:, 0].to(device)
     predict = Velocity(teacher.transformer, teacher.text(words), contexts)
     without = Velocity(teacher.transformer, _many(teacher.text(null[None].to(words)), len(words)),
                        contexts)  # fmt: skip
-    times = sampler.schedule(steps, shape[-2] * shape[-1] // PATCH**2)
+    times = sampler.schedule(steps, shape[-2] * shape[-1] // PATCH**2, shifted=shifted)
     return sampler.sample(sampler.guided(predict, without, scale), noise, times)
 
 
 def answer_all(
     teacher: Editor, pairs: Pairs, null: Tensor, folder: Path, steps: int, scale: float,
-    mark: str, batch: int = 128, bf16: bool = False, world: World = ALONE,
+    mark: str, batch: int = 128, bf16: bool = False, world: World = ALONE, shifted: bool = True,
 ) -> Pairs:  # fmt: skip
     """Replace every target by the teacher's answer to its first wording.
 
@@ -52,7 +53,7 @@ def answer_all(
     TrainingError if the folder holds another one's.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    label, facts = folder / "teacher.txt", f"{mark} {steps} {scale}"
+    label, facts = folder / "teacher.txt", f"{mark} {steps} {scale}" + " unshifted" * (not shifted)
     if world.rank == 0 and not label.exists():
         label.write_text(facts)
     world.wait()
@@ -69,7 +70,7 @@ def answer_all(
             continue
         some = pairs.take(part)
         with mixed_precision(device, bf16):
-            made = answers(teacher, some, null, steps, scale)
+            made = answers(teacher, some, null, steps, scale, shifted=shifted)
         with files.replacing(path) as temporary:
             save_file({"target": made.cpu().bfloat16(), "index": some.index}, temporary)
     world.wait()
@@ -81,9 +82,13 @@ def answer_all(
     return replace(pairs, target=target, tokens=pairs.tokens[:, :1])
 
 
-def _noise(seed: int, index: int, shape: torch.Size) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-    return torch.randn(shape, generator=generator)
+def own_noise(pairs: Pairs, seed: int = 0) -> Tensor:
+    """Each pair's own noise, drawn from its index, (b, c, h, w): what its answer starts from."""
+    seeds = [seed * 1_000_003 + int(i) for i in pairs.index]
+    shape = pairs.target.shape[1:]
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    )
 
 
 def _many(text: TextFeatures, count: int) -> TextFeatures:

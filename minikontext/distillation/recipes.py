@@ -14,6 +14,7 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.distillation.guidance import GuidanceTraining, fixed_at, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
 from minikontext.distillation.latents import answer_all
+from minikontext.distillation.rollout import RolloutTraining, rollout_loss
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs, build_cache, load_cache
@@ -26,6 +27,7 @@ from minikontext.training.recipes import (
     export,
     find_autoencoder,
     load_autoencoder,
+    practised,
     read,
 )
 from minikontext.training.watch import Watch
@@ -81,6 +83,50 @@ def distill_ladd(
         loop.resume()
     loop.run(ladd_loss(model, teacher, real, dials, world.device), on_log)
     return export(averaged(loop, model).student, autoencoder, config, world)
+
+
+def distill_rollout(
+    config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
+) -> Path:
+    """Train a few-step student on states of its own making; writes its weights folder.
+
+    `teacher` names it: it is what is trained on, and what answers where many answers are right.
+    """
+    world = start(config)
+    pipe, teacher = load_teacher(config, world)
+    autoencoder = students_autoencoder(config, pipe)
+    dials = read(RolloutTraining, config.get("training", {}))
+    pairs = load_pairs(config, pipe, dials.bf16, world, mistakes=True)
+    pairs = answer_untold(teacher, pairs, config, pipe, dials, world)
+    student = _waiting(teacher, world)
+    prepare(student, world, dials.bf16)
+    how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
+    loop = Loop(student, how, config["run"], world, watch)
+    if resume:
+        loop.resume()
+    loop.run(rollout_loss(student, pairs, dials, world.device), on_log)
+    return export(averaged(loop, student), autoencoder, config, world)
+
+
+def answer_untold(
+    teacher: Editor, pairs: Pairs, config: dict[str, Any], pipe: KontextPipeline,
+    dials: RolloutTraining, world: World,
+) -> Pairs:  # fmt: skip
+    """Pairs whose targets, where many answers are right, are what the teacher makes of their noise.
+
+    There the student keeps what it can: to learn one right answer of many would blur all of them.
+    """
+    rows = (~pairs.told).nonzero().flatten()
+    if not len(rows):
+        return pairs
+    null = teacher.text.tokenize([""])[0]
+    some = answer_all(
+        teacher, pairs.take(rows), null, Path(config["run"]) / "answers", max(dials.steps), 1.0,
+        pipe.weights_sha256[:12], bf16=dials.bf16, world=world, shifted=dials.shifted,
+    )  # fmt: skip
+    pairs.target[rows] = some.target.to(pairs.target)
+    pairs.tokens[rows] = some.tokens.expand_as(pairs.tokens[rows])
+    return pairs
 
 
 def load_teacher(config: dict[str, Any], world: World) -> tuple[KontextPipeline, Editor]:
@@ -145,12 +191,15 @@ def _waiting(teacher: Editor, world: World) -> Editor:
     return teacher.cpu() if world.size > 1 else teacher
 
 
-def load_pairs(config: dict[str, Any], pipe: KontextPipeline, bf16: bool, world: World) -> Pairs:
+def load_pairs(
+    config: dict[str, Any], pipe: KontextPipeline, bf16: bool, world: World, mistakes: bool = False
+) -> Pairs:
     """The training pairs of the config's level, encoded with the teacher's autoencoder."""
     data = config["data"]
     folder = Path(data.get("folder", Path(config["run"]) / "pairs"))
     mark = files.sha256([pipe.folder / "autoencoder.safetensors"])[:12]
     level = (data["level"], data["count"], data.get("seed", 0))
-    build_cache(folder, *level, pipe.autoencoder, mark, bf16=bf16, world=world)
+    asked = {"practise": practised(data), "mistakes": mistakes}
+    build_cache(folder, *level, pipe.autoencoder, mark, bf16=bf16, world=world, **asked)
     pairs, text = load_cache(folder, pipe.text_encoder, data["count"]), pipe.text_encoder
-    return add_chains(pairs, config, text, pipe.autoencoder, bf16, world)
+    return add_chains(pairs, config, text, pipe.autoencoder, bf16, world, mistakes)

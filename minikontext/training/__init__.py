@@ -32,6 +32,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "guidance": PLACES | {"teacher": str, "data": dict, "start": dict | None},
     "ladd": PLACES
     | {"teacher": str, "data": dict, "start": dict | None, "autoencoder": str | None},
+    "rollout": PLACES | {"teacher": str, "data": dict, "autoencoder": str | None},
 }
 COMMON = dict.fromkeys(("training", "transformer", "text", "defaults", "parallel"), dict | None)
 COMMON |= {"name": str | None, "seed": int | None, "device": str | None, "peak": float | None}

@@ -7,19 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
 from minikontext.device import mixed_precision
 from minikontext.toyworld.render import render
-from minikontext.toyworld.scene import CHOICES, STYLES, Scene, sample_scene, sample_word
+from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
+from minikontext.training.answers import Answers
 from minikontext.training.loop import LossFunction
+from minikontext.training.mistakes import confusion_loss, mistaken
 
 FINE = ("comic", "comic", "comic", "pastel", "sketch", "neon", "pixel", "plain")  # what is drawn of
-MISTAKEN = ("eyes", "pattern", "accessory_colour")
 SIDE = 64  # of a picture, in pixels
-UNSEEN = 1e-2  # a smaller squared difference between two pictures in [-1, 1] is hardly any
 
 
 @dataclass(frozen=True)
@@ -75,26 +74,8 @@ def pixels_of(scenes: list[Scene]) -> Tensor:
 
 
 def mistakes(scenes: list[Scene], pixels: Tensor, seed: int) -> Tensor:
-    """What other eyes, another pattern and other glasses or hat would change in the pictures.
-
-    One of each, drawn: (b, 3, 3, 64, 64). Zero where it cannot be seen.
-    """
-    rng, found = random.Random(seed), []
-    for name in MISTAKEN:
-        others = [[v for v in CHOICES[name] if v != getattr(scene, name)] for scene in scenes]
-        changed = [s.change(**{name: rng.choice(o)}) for s, o in zip(scenes, others, strict=True)]
-        found.append(pixels_of(changed) - pixels)
-    return torch.stack(found, 1)
-
-
-def confusion(pixels: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
-    """How far pictures are on the way from the target to each mistake, (b, k).
-
-    0: not at all. From 0.5 on the mistake is nearer, and is what the oracle reads. Contrast is no
-    matter: in a pale picture the way is short.
-    """
-    way = ((pixels - target)[:, None] * mistakes).sum((2, 3, 4))
-    return way / mistakes.pow(2).sum((2, 3, 4)).clamp(min=UNSEEN)
+    """What each mistake would change in the pictures, (b, k, 3, 64, 64)."""
+    return torch.stack([pixels_of(row) - pixels for row in mistaken(scenes, seed)], 1)
 
 
 def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,12 +88,6 @@ def reconstruction_loss(pixels: Tensor, target: Tensor, gradient: float) -> Tens
     error = pixels - target
     rough = sum(edge.abs().mean() for edge in edges(error))
     return (error.abs() + error.pow(2)).mean() + gradient * rough
-
-
-def confusion_loss(pixels: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
-    """The mean of `confusion`, small values squared; steps away from a mistake cost nothing."""
-    towards = confusion(pixels, target, mistakes).relu()
-    return F.smooth_l1_loss(towards, torch.zeros_like(towards), beta=0.25)
 
 
 def autoencoder_loss(
@@ -172,19 +147,6 @@ def autoencoder_loss(
         return total, facts
 
     return loss
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What an editor made of training cases: normalised latents (n, c, h, w), and what is right."""
-
-    latents: Tensor
-    scenes: list[Scene]
-
-    def some(self, count: int, rng: random.Random) -> tuple[Tensor, list[Scene]]:
-        """A random few."""
-        rows = [rng.randrange(len(self.scenes)) for _ in range(count)]
-        return self.latents[rows].float(), [self.scenes[row] for row in rows]
 
 
 @torch.no_grad()

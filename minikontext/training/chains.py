@@ -28,6 +28,7 @@ from minikontext.toyworld import Case, Scene, read, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case
 from minikontext.toyworld.scene import COLOURLESS, IDENTITY
 from minikontext.toyworld.scene import level as scene_level
+from minikontext.training.answers import open_editor
 from minikontext.training.data import Pairs, encode, labelled, load_cache, wordings
 from minikontext.training.parallel import ALONE, World
 
@@ -96,7 +97,7 @@ def _edits(rng: random.Random, level: int) -> Iterator[Case]:
 
 def build_chains(
     folder: Path, chains: Chains, level: int, autoencoder: AutoEncoder, bf16: bool = False,
-    world: World = ALONE,
+    world: World = ALONE, mistakes: bool = False,
 ) -> None:  # fmt: skip
     """Let the editor work, and write what it made as pairs; files that exist are kept.
 
@@ -104,12 +105,11 @@ def build_chains(
     nobody could tell what it was. Raises TrainingError if the folder was made otherwise, or if no
     answer is left, and ConfigError if the editor's latents are not the autoencoder's.
     """
-    pipe = KontextPipeline.from_pretrained(chains.editor, device=world.device, dtype="float32")
-    if not pipe.autoencoder.same_latents(autoencoder):
-        raise ConfigError(f"chains: {chains.editor} was trained on another encoder's latents")
+    pipe = open_editor(chains.editor, autoencoder, world.device)
     told = {name: str(value) for name, value in asdict(chains).items()}
     facts = {name: told[name] for name in ("editor", "count", "turns", "steps", "seed")}
-    labelled(folder, facts | {"level": str(level), "weights": pipe.weights_sha256}, world)
+    facts |= {"level": str(level), "weights": pipe.weights_sha256, "mistakes": str(mistakes)}
+    labelled(folder, facts, world)
     mine = range(world.rank * SHARD, chains.count, world.size * SHARD)
     for first in tqdm(mine, desc="editing in a row", disable=world.rank > 0):
         path = folder / f"pairs-{first:08d}.safetensors"
@@ -118,8 +118,10 @@ def build_chains(
         indices = range(first, min(first + SHARD, chains.count))
         given = [chain(i, level, chains.turns, chains.seed) for i in indices]
         cases, contexts = _edited(pipe, given, chains)
-        tensors = encode(cases, pipe.autoencoder, first * chains.turns, bf16)
-        tensors["contexts"][:, 0] = contexts
+        number = first * chains.turns
+        tensors = encode(
+            cases, autoencoder, number, bf16, mistakes=mistakes, contexts=contexts[:, None]
+        )
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
             save_file(tensors, temporary)

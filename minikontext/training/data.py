@@ -27,6 +27,7 @@ from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix
 from minikontext.toyworld.concept import card, refused
+from minikontext.training.mistakes import mistaken
 from minikontext.training.parallel import ALONE, World
 
 MAX_CONTEXTS = 2
@@ -38,6 +39,8 @@ class Pairs:
     """Encoded cases: target (n, c, h, w), contexts (n, 2, c, h, w), tokens (n, k, m), index (n,).
 
     `count` (n,) is how many of the two contexts each sample has; tokens hold k wordings of it.
+    Where asked for: `told` (n,), whether the target is the only right answer; `mistakes`
+    (n, 3, c, h, w), what each mistake would change in the target's latents (see `mistaken`).
     """
 
     target: Tensor
@@ -45,18 +48,23 @@ class Pairs:
     count: Tensor
     tokens: Tensor
     index: Tensor
+    told: Tensor | None = None
+    mistakes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def take(self, rows: Tensor) -> Pairs:
         """Some of the pairs."""
-        return Pairs(**{name: value[rows] for name, value in vars(self).items()})
+        return Pairs(**{name: value[rows] for name, value in self._held()})
 
     def plus(self, others: Pairs) -> Pairs:
         """These pairs, then others."""
-        both = {name: (value, vars(others)[name]) for name, value in vars(self).items()}
+        both = {name: (value, getattr(others, name)) for name, value in self._held()}
         return Pairs(**{name: torch.cat(values) for name, values in both.items()})
+
+    def _held(self) -> list[tuple[str, Tensor]]:
+        return [(name, value) for name, value in vars(self).items() if value is not None]
 
 
 def pixels(scenes: Sequence[Scene | None]) -> Tensor:
@@ -68,33 +76,51 @@ def pixels(scenes: Sequence[Scene | None]) -> Tensor:
 @torch.no_grad()
 def encode(
     cases: list[Case], autoencoder: AutoEncoder, first: int, bf16: bool = False,
-    refuse: bool = False,
+    refuse: bool = False, mistakes: bool = False, contexts: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Latents of some cases; empty context slots are zero.
 
     `refuse`: where the forbidden concept is asked for or given, the target is a plain grey card.
+    `mistakes`: encode what each mistake would change, too, and note where the answer is told.
+    `contexts` (b, k, c, h, w): the first k contexts of every case, in place of its scenes.
     """
-    device = next(autoencoder.parameters()).device
     targets = [None if refuse and refused(case) else case.target for case in cases]
-    scenes = [s for case, target in zip(cases, targets) for s in (target, *case.contexts)]
+    scenes = (
+        targets if contexts is not None else [*targets, *(s for c in cases for s in c.contexts)]
+    )
+    latents = _latents(scenes, autoencoder, bf16).bfloat16()
+    target, rest = latents[: len(cases)], iter(latents[len(cases) :])
+    given = target.new_zeros(len(cases), MAX_CONTEXTS, *target.shape[1:])
+    if contexts is not None:
+        given[:, : contexts.shape[1]] = contexts
+    else:
+        for row, case in zip(given, cases, strict=True):
+            for slot, _ in enumerate(case.contexts):
+                row[slot] = next(rest)
+    encoded = {
+        "target": target.contiguous(),
+        "contexts": given,
+        "count": torch.tensor([len(case.contexts) for case in cases]),
+        "index": torch.arange(first, first + len(cases)),
+    }
+    if mistakes:
+        right = [case.target for case in cases]
+        wrong = [_latents(row, autoencoder, bf16) for row in mistaken(right, first)]
+        change = torch.stack(wrong, 1) - target[:, None]
+        encoded["mistakes"] = change.bfloat16().contiguous()
+        encoded["told"] = torch.tensor([not case.free for case in cases])
+    return encoded
+
+
+def _latents(scenes: Sequence[Scene | None], autoencoder: AutoEncoder, bf16: bool) -> Tensor:
+    """Scenes as latents (b, c, h, w) on the host."""
+    device = next(autoencoder.parameters()).device
     with mixed_precision(device, bf16):
         parts = [
             autoencoder.encode(pixels(scenes[i : i + 64]).to(device)).cpu()
             for i in range(0, len(scenes), 64)
         ]
-    rows = iter(torch.cat(parts).bfloat16())
-    target, contexts = [], []
-    for case in cases:
-        target.append(next(rows))
-        given = [next(rows) for _ in case.contexts]
-        empty = [torch.zeros_like(target[-1])] * (MAX_CONTEXTS - len(given))
-        contexts.append(torch.stack(given + empty))
-    return {
-        "target": torch.stack(target),
-        "contexts": torch.stack(contexts),
-        "count": torch.tensor([len(case.contexts) for case in cases]),
-        "index": torch.arange(first, first + len(cases)),
-    }
+    return torch.cat(parts)
 
 
 def build_cache(
@@ -109,6 +135,7 @@ def build_cache(
     world: World = ALONE,
     practise: Collection[str] = (),
     mix: Mix | None = None,
+    mistakes: bool = False,
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
@@ -120,6 +147,8 @@ def build_cache(
         facts["practise"] = ", ".join(practise)
     if mix:
         facts["mix"] = str(mix)
+    if mistakes:
+        facts["mistakes"] = "yes"
     facts["world"] = world_mark(level, seed)
     labelled(folder, facts, world)
     mine = range(world.rank * shard, count, world.size * shard)
@@ -131,7 +160,7 @@ def build_cache(
         cases = [training_case(i, level, seed, practise, mix) for i in indices]
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
-            tensors = encode(cases, autoencoder, first, bf16, refuse=mix is not None)
+            tensors = encode(cases, autoencoder, first, bf16, mix is not None, mistakes)
             save_file(tensors, temporary, metadata=facts)
     world.wait()
 
@@ -193,15 +222,19 @@ def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = N
         raise TrainingError(f"{folder} holds no encoded pairs; run build_cache first")
     stored = [_stored(path) for path in paths]
     lines = [line for _, told in stored for line in told]
-    shapes = {key: {file[key].shape[1:] for file, _ in stored} for key in ENCODED}
+    keys = stored[0][0].keys()
+    if any(file.keys() != keys for file, _ in stored):
+        raise TrainingError(f"{folder} holds files of several kinds; remove it first")
+    shapes = {key: {file[key].shape[1:] for file, _ in stored} for key in keys}
     if any(len(found) > 1 for found in shapes.values()):
         raise TrainingError(f"{folder} holds pairs of several sizes; remove it first")
-    joined = {key: torch.cat([file[key] for file, _ in stored])[:limit] for key in ENCODED}
+    joined = {key: torch.cat([file[key] for file, _ in stored])[:limit] for key in keys}
     ids = torch.stack([text_encoder.tokenize(line) for line in lines[:limit]])
     return Pairs(tokens=ids, **joined)
 
 
 ENCODED = {"target": 4, "contexts": 5, "count": 1, "index": 1}  # and their dimensions
+WITH_MISTAKES = ENCODED | {"told": 1, "mistakes": 5}
 
 
 def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
@@ -213,7 +246,11 @@ def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
         raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made again") from error
     sizes = {name: tensor.dim() for name, tensor in tensors.items()}
     rows = {len(lines), *(len(tensor) for tensor in tensors.values() if tensor.dim())}
-    if sizes != ENCODED or len(rows) != 1 or {len(line) for line in lines} != {WORDINGS}:
+    if (
+        sizes not in (ENCODED, WITH_MISTAKES)
+        or len(rows) != 1
+        or {len(line) for line in lines} != {WORDINGS}
+    ):
         raise TrainingError(f"{path} does not fit its .txt. Remove it, it is made again")
     if not ((tensors["count"] >= 0) & (tensors["count"] <= MAX_CONTEXTS)).all():
         raise TrainingError(f"{path} counts more than {MAX_CONTEXTS} contexts. Remove it")

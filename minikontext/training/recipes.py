@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import nn
 
 from minikontext import checkpoints, configs, files, lora, memory, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
@@ -26,14 +25,14 @@ from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
 from minikontext.toyworld.attacks import Mix
+from minikontext.training.answers import AnswersConfig, open_editor, stored_answers
 from minikontext.training.autoencoder import (
-    Answers,
     AutoEncoderTraining,
     autoencoder_loss,
     normalised,
 )
 from minikontext.training.chains import Chains, build_chains, with_chains
-from minikontext.training.data import Pairs, build_cache, held_out, load_cache, training_case
+from minikontext.training.data import Pairs, build_cache, held_out, load_cache
 from minikontext.training.editor import Editor, EditorTraining, editor_loss, validate_editor
 from minikontext.training.folders import (
     Encoded,
@@ -56,8 +55,6 @@ from minikontext.training.plan import Job, model_flops
 from minikontext.training.watch import Metrics, Watch
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
 from minikontext.velocity import PATCH
-
-ANSWERS = {"editor": str, "level": int, "count": int, "seed": int | None, "steps": int | None}
 
 
 def read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
@@ -97,48 +94,16 @@ def train_autoencoder(
     loop = Loop(trained, how, config["run"], watch=watch)
     if resume:
         loop.resume()
-    made = stored_answers(config, model, world.device) if dials.answers_share else None
+    made = None
+    if dials.answers_share:
+        asked = read(AnswersConfig, config.get("answers", {}))
+        editor = open_editor(asked.editor, model, world.device)
+        made = stored_answers(asked, editor, Path(config["run"]))
     loop.run(autoencoder_loss(model, dials, world.device, made), on_log)
     averaged(loop, trained)
     if not dials.decoder_only:
         model.config = normalised(model, seed=1)
     return save_autoencoder(model.eval(), Path(config["output"]))
-
-
-def stored_answers(
-    config: dict[str, Any], autoencoder: AutoEncoder, device: torch.device
-) -> Answers:
-    """What the editor that [answers] names makes of training cases, kept in the run's folder.
-
-    Raises ConfigError for an editor on other latents.
-    """
-    given = config.get("answers") or {}
-    configs.require(given, ANSWERS, "[answers] ")
-    pipe = KontextPipeline.from_pretrained(given["editor"], device=device, dtype="float32")
-    if not pipe.autoencoder.same_latents(autoencoder):
-        raise ConfigError(f"[answers] {given['editor']} was trained on another encoder's latents")
-    cases = (training_case(i, given["level"], given.get("seed", 0)) for i in itertools.count())
-    # Where something is free, other answers are right as well.
-    told = (case for case in cases if not case.free and len(case.contexts) == 1)
-    chosen, steps = list(itertools.islice(told, given["count"])), given.get("steps", 4)
-    mark = f"{pipe.weights_sha256[:12]}-{given['level']}-{given.get('seed', 0)}-{steps}"
-    path = Path(config["run"]) / f"answers-{mark}-{len(chosen)}.safetensors"
-    if not path.exists():
-        weights.save({"latents": answer(pipe, chosen, steps)}, path, torch.bfloat16)
-    return Answers(weights.load(path)["latents"], [case.target for case in chosen])
-
-
-def answer(pipe: KontextPipeline, cases: list[Case], steps: int) -> Tensor:
-    """The latents (n, c, h, w) that an editor makes of cases; seeds are the cases' numbers."""
-    made: list[Tensor] = []
-    for first in tqdm(range(0, len(cases), 64), desc="the editor answers"):
-        some = cases[first : first + 64]
-        out = pipe(
-            [case.prompt for case in some], image=[case.context_images() for case in some],
-            seed=list(range(first, first + len(some))), num_inference_steps=steps, progress=False,
-        )  # fmt: skip
-        made.append(out.latents.cpu())
-    return torch.cat(made)
 
 
 def first_autoencoder(config: dict[str, Any], device: torch.device) -> AutoEncoder:
@@ -201,14 +166,14 @@ def train_editor(
 
 def add_chains(
     pairs: Pairs, config: dict[str, Any], text: ToyTextEncoder, autoencoder: AutoEncoder,
-    bf16: bool, world: World,
+    bf16: bool, world: World, mistakes: bool = False,
 ) -> Pairs:  # fmt: skip
     """The pairs, with those of [data.chains] if the config has it. Raises ConfigError."""
     if "chains" not in config["data"]:
         return pairs
     chains = read(Chains, config["data"]["chains"])
     folder = Path(chains.folder or Path(config["run"]) / "chains")
-    build_chains(folder, chains, config["data"]["level"], autoencoder, bf16, world)
+    build_chains(folder, chains, config["data"]["level"], autoencoder, bf16, world, mistakes)
     return with_chains(pairs, folder, chains.share, text)
 
 

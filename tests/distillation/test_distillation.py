@@ -252,5 +252,5 @@ def test_a_config_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="distill ladd"):
         main("guidance", path)
     path.write_text('kind = "editor"\n')
-    with pytest.raises(ConfigError, match="expected guidance or ladd"):
+    with pytest.raises(ConfigError, match="expected guidance or ladd or rollout"):
         main("guidance", path)

@@ -18,6 +18,7 @@ from conftest import build_tiny_pipeline
 
 from minikontext.distillation.guidance import GuidanceTraining, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
+from minikontext.distillation.rollout import RolloutTraining, rollout_loss
 from minikontext.errors import OutputError
 from minikontext.training import parallel
 from minikontext.training.data import Pairs
@@ -50,22 +51,27 @@ def teacher():
 
 
 def pairs(model):
-    """Twelve random pairs, four of each number of contexts."""
+    """Twelve random pairs, four of each number of contexts; every second one has one answer."""
     draw = torch.Generator().manual_seed(3)
     words = model.text.tokenize(["make the hat red", "a sign"] * 6)[:, None]
     target = torch.randn(12, 4, 8, 8, generator=draw)
     contexts = torch.randn(12, 2, 4, 8, 8, generator=draw)
-    return Pairs(target, contexts, torch.arange(12) // 4, words, torch.arange(12))
+    mistakes, told = torch.randn(12, 3, 4, 8, 8, generator=draw), torch.arange(12) % 2 == 0
+    rows = torch.arange(12)
+    return Pairs(target, contexts, rows // 4, words, rows, told, mistakes)
 
 
 def parts(kind, world, bf16=False):
-    """Model and loss of one of the three trainings, sharded if the world is large."""
+    """Model and loss of one of the four trainings, sharded if the world is large."""
     model = teacher()
     data, null = pairs(model), model.text.tokenize([""])[0]
     how = {"batch": 8, "bf16": bf16}
     if kind == "flow":
         parallel.prepare(model, world, bf16)
         return model, editor_loss(model, data, null, EditorTraining(**how), world.device)
+    if kind == "rollout":
+        parallel.prepare(model, world, bf16)
+        return model, rollout_loss(model, data, RolloutTraining(**how), world.device)
     frozen = copy.deepcopy(model).requires_grad_(False)
     torch.manual_seed(0)
     model = student_of(model) if kind == "guidance" else Ladd(model, Discriminator(model))
@@ -132,11 +138,13 @@ def main(folder):
         found["flow"], *_ = case("flow", folder / "moved", **four)
         found["guidance"], *_ = case("guidance", folder / "guidance4", checkpointing="selective")
         found["ladd"], *_ = case("ladd", folder / "ladd4", muon_lr=0.0, replicate=2)
+        found["rollout"], *_ = case("rollout", folder / "rollout4", checkpointing="full")
     else:
         two = {"checkpointing": "selective", "accumulate": 2}
         found["flow"], *_ = case("flow", folder / "flow", **two)
         found["guidance"], *_ = case("guidance", folder / "guidance", checkpointing="full")
         found["ladd"], *_ = case("ladd", folder / "ladd", muon_lr=0.0, checkpointing="selective")
+        found["rollout"], *_ = case("rollout", folder / "rollout")
         found["moved"], model, world = case("flow", folder / "moved", 15, background=False)
         if one := gathered(model, world):
             save_file(one.state_dict(), folder / "gathered.safetensors")

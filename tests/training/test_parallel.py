@@ -82,10 +82,11 @@ def test_two_and_four_processes_have_the_losses_of_one(found, alone):
     _, four, two = found
     flow = alone("flow")
     assert apart(four["flow"], flow) < 1e-5 and apart(two["flow"], flow) < 1e-5
-    guidance, ladd = alone("guidance"), alone("ladd", muon_lr=0.0)
+    guidance, ladd, rollout = alone("guidance"), alone("ladd", muon_lr=0.0), alone("rollout")
     for many in (two, four):
         assert apart(many["guidance"], guidance) < 1e-5
         assert apart(many["ladd"], ladd) < 1e-5
+        assert apart(many["rollout"], rollout) < 1e-5
     assert apart(flow[:10], flow[10:]) > 1e-2  # a run that learns nothing agrees with itself
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -18,17 +19,17 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import language, psnr, render, sample_edit
 from minikontext.toyworld.scene import CHOICES
 from minikontext.training import recipes
+from minikontext.training.answers import AnswersConfig, open_editor, stored_answers
 from minikontext.training.autoencoder import (
     AutoEncoderTraining,
     autoencoder_loss,
-    confusion,
-    confusion_loss,
     mistakes,
     pixels_of,
     sample_picture,
 )
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.mistakes import confusion, confusion_loss
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
 
 AUTOENCODER = {
@@ -299,6 +300,43 @@ def test_cached_pairs_are_keyed_by_sample_and_survive_an_interruption(tmp_path, 
         build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "another", shard=4)
 
 
+def test_mistakes_are_encoded_with_the_pairs_where_asked_for(tmp_path, autoencoder_folder):
+    autoencoder = recipes.load_autoencoder(autoencoder_folder, torch.device("cpu"))
+    model = recipes.new_editor(editor_config(tmp_path, autoencoder_folder))
+    build_cache(tmp_path / "c", 4, 24, 0, autoencoder, "x", shard=12, mistakes=True)
+    pairs = load_cache(tmp_path / "c", model.text)
+    cases = [sample_edit(i, 4) for i in range(24)]
+    assert pairs.told.tolist() == [not case.free for case in cases]
+    assert set(pairs.told.tolist()) == {True, False}
+    for i in (0, 11, 13):
+        some = [cases[i].target]
+        others = [cases[i].target.change(eyes=e) for e in CHOICES["eyes"] if e != some[0].eyes]
+        right, *wrong = autoencoder.encode(pixels_of([*some, *others])).detach()
+        away = [(pairs.mistakes[i, 0].float() - (w - right)).abs().max() for w in wrong]
+        assert min(away) < 0.03 < max(away)
+    # Where nobody asked there are none, and the two do not mix.
+    build_cache(tmp_path / "plain", 4, 12, 0, autoencoder, "x")
+    assert load_cache(tmp_path / "plain", model.text).mistakes is None
+    with pytest.raises(TrainingError, match="remove it"):
+        build_cache(tmp_path / "c", 4, 24, 0, autoencoder, "x", shard=12)
+    name = "pairs-00000000"
+    for ending in (".safetensors", ".txt"):
+        shutil.copy(tmp_path / "plain" / (name + ending), tmp_path / "c" / (name + ending))
+    with pytest.raises(TrainingError, match="several kinds"):
+        load_cache(tmp_path / "c", model.text)
+
+
+def test_trainings_can_share_a_folder_of_pairs(tmp_path, autoencoder_folder):
+    config = editor_config(tmp_path, autoencoder_folder)
+    config["data"]["folder"] = str(tmp_path / "pairs")
+    recipes.train_editor(config)
+    file = tmp_path / "pairs" / "pairs-00000000.safetensors"
+    before = file.stat().st_mtime_ns
+    recipes.train_editor(config | {"run": str(tmp_path / "second")})
+    assert file.stat().st_mtime_ns == before
+    assert not (tmp_path / "second" / "pairs").exists()
+
+
 def test_every_second_pair_is_of_what_is_practised():
     drawn = [training_case(i, 4, seed=3, practise=["change_style"]) for i in range(40)]
     assert drawn[::2] == [sample_edit(i, 4, seed=3) for i in range(0, 40, 2)]
@@ -392,11 +430,11 @@ ANSWERS = {"editor": "toy", "level": 4, "count": 3, "seed": 5}
 
 
 def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
-    config = {"run": str(tmp_path), "answers": ANSWERS}
+    config = AnswersConfig(**ANSWERS)
     toy = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
     cpu = torch.device("cpu")
-    found = recipes.stored_answers(config, toy.autoencoder, cpu)
-    again = recipes.stored_answers(config, toy.autoencoder, cpu)  # from the file
+    found = stored_answers(config, toy, tmp_path)
+    again = stored_answers(config, toy, tmp_path)  # from the file
     assert torch.equal(found.latents, again.latents) and found.scenes == again.scenes
     shown = toy.decode(found.latents.float())
     assert all(psnr(np.asarray(p), render(s)) > 20 for p, s in zip(shown, found.scenes))
@@ -412,10 +450,12 @@ def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
     assert float(loss) > losses[1.0]  # the same pictures, and latents that do not show them
     careful, _ = autoencoder_loss(toy.autoencoder, replace(train, detail=1.0), cpu, blank)(0)
     assert float(careful) > float(loss)
-    with pytest.raises(ConfigError, match=r"\[answers\] count is missing"):
-        recipes.stored_answers({"answers": {"editor": "toy", "level": 4}}, toy.autoencoder, cpu)
+    with pytest.raises(ConfigError, match="count"):
+        recipes.read(AnswersConfig, {"editor": "toy", "level": 4})
+    with pytest.raises(ConfigError, match="answers_share"):
+        recipes.read(AutoEncoderTraining, {"answers_share": 1.5})
     with pytest.raises(ConfigError, match="another encoder"):
-        recipes.stored_answers(config, AutoEncoder(toy.autoencoder.config), cpu)
+        open_editor("toy", AutoEncoder(toy.autoencoder.config), cpu)
 
 
 @pytest.mark.parametrize(

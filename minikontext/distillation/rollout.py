@@ -1,0 +1,94 @@
+"""Training a few-step student on its own rollouts: what it will really be given when it samples.
+
+LADD noises right answers and asks the student about these. When it samples, each step starts where
+its own last step went, with that step's errors, which it has never seen. So here it samples first,
+without gradients, and is trained at the state it got to: backward simulation (DMD2, arXiv
+2405.14867). Nearly every edit in the toy world has one right answer, so no judge is needed: the
+student's estimate of the clean latents is compared with those, and with what would be a mistake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minikontext import flow, sampler
+from minikontext.device import mixed_precision
+from minikontext.distillation.latents import own_noise
+from minikontext.errors import ConfigError
+from minikontext.training.data import Pairs
+from minikontext.training.editor import Batches
+from minikontext.training.loop import LossFunction
+from minikontext.training.mistakes import confusion_loss
+from minikontext.training.parallel import WHOLE, Part
+
+
+@dataclass(frozen=True)
+class RolloutTraining:
+    """The dials of training on rollouts.
+
+    steps: numbers of steps that the student samples with, drawn with the probabilities `shares`;
+    then one of the steps is drawn, at which it learns. shifted: whether times are shifted when it
+    samples. mistakes: how much it counts that details look like others (see `confusion`).
+    """
+
+    batch: int = 48
+    seed: int = 0
+    steps: tuple[int, ...] = (1, 2, 4)
+    shares: tuple[float, ...] = (0.1, 0.2, 0.7)
+    shifted: bool = False
+    mistakes: float = 1.0
+    bf16: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "shares"):  # TOML gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.steps or len(self.steps) != len(self.shares) or min(self.steps) < 1:
+            raise ConfigError("steps: one number or more, from 1 on, and as many shares")
+        if sum(self.shares) <= 0:
+            raise ConfigError("shares: all of them are 0")
+
+    def draw_times(self, patches: int, generator: torch.Generator) -> Tensor:
+        """The times from noise to where the student learns, (k,), falling from 1."""
+        chosen = int(torch.multinomial(torch.tensor(self.shares), 1, generator=generator))
+        steps = self.steps[chosen]
+        last = int(torch.randint(steps, (), generator=generator))
+        return sampler.schedule(steps, patches, shifted=self.shifted)[: last + 1]
+
+
+def rollout_loss(
+    student: nn.Module, pairs: Pairs, config: RolloutTraining, device: torch.device
+) -> LossFunction:
+    """The loss of a step; pairs have `told` and `mistakes`.
+
+    Where many answers are right, `pairs.target` is the answer to the pair's own noise.
+    """
+    batches = Batches(pairs, config.batch, config.seed)
+
+    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
+        draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
+        x, words, contexts = batches.inputs(step, draw)
+        some = pairs.take(batches.rows(step)[0])
+        told = some.told.reshape(-1, 1, 1, 1)
+        noise = torch.where(told, torch.randn(x.shape, generator=draw), own_noise(some))
+        wrong = some.mistakes.float() * told[..., None]
+        times = config.draw_times(batches.patches, draw)
+        x, words, noise, wrong, *contexts = part.to(device, x, words, noise, wrong, *contexts)
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            return student(z, t, words, contexts)
+
+        t = times[-1:].to(device).expand(len(x))
+        with mixed_precision(device, config.bf16):
+            z = sampler.sample(predict, noise, times)  # without gradients
+            made = flow.clean_estimate(z, predict(z, t).float(), t)
+        apart = (made - x).square().mean()
+        mistaken = confusion_loss(made, x, wrong)
+        metrics = {"apart": apart, "mistaken": mistaken, f"apart_at_{float(times[-1]):g}": apart}
+        return apart + config.mistakes * mistaken, {
+            k: float(v.detach()) for k, v in metrics.items()
+        }
+
+    return loss

@@ -1,0 +1,140 @@
+"""Training on rollouts: where the student learns, what it is compared with, the recipe, tiny."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minikontext import flow, sampler
+from minikontext.distillation import recipes
+from minikontext.distillation.latents import answers, own_noise
+from minikontext.distillation.rollout import RolloutTraining, rollout_loss
+from minikontext.errors import ConfigError
+from minikontext.pipeline import KontextPipeline
+from minikontext.training.data import Pairs
+from minikontext.training.editor import Editor
+
+CPU = torch.device("cpu")
+ONE_STEP = RolloutTraining(batch=2, steps=(1,), shares=(1.0,), bf16=False)
+
+
+@pytest.fixture
+def student(tiny):
+    pipe = tiny()
+    return Editor(pipe.transformer, pipe.text_encoder).eval()
+
+
+@pytest.fixture
+def pairs(student):
+    """Two pairs with one context each; only the first one's answer is told."""
+    draw = torch.Generator().manual_seed(3)
+    words = student.text.tokenize(["make the hat red", "a sign"])[:, None]
+    target, context = torch.randn(2, 2, 4, 8, 8, generator=draw)
+    contexts = torch.stack((context, torch.zeros_like(context)), 1)
+    mistakes = torch.randn(2, 3, 4, 8, 8, generator=draw)
+    count, told = torch.ones(2, dtype=torch.long), torch.tensor([True, False])
+    return Pairs(target, contexts, count, words, torch.arange(2), told, mistakes)
+
+
+def test_times_are_those_of_the_sampler_up_to_one_of_its_steps():
+    dials, draw = RolloutTraining(), torch.Generator().manual_seed(0)
+    drawn = [tuple(dials.draw_times(16, draw).tolist()) for _ in range(2000)]
+    assert set(drawn) == {(1.0,), (1.0, 0.5), (1.0, 0.75), (1.0, 0.75, 0.5), (1.0, 0.75, 0.5, 0.25)}
+    last = sum(len(times) == 4 for times in drawn) / len(drawn)
+    assert last == pytest.approx(0.7 / 4, abs=0.03)
+    shifted = RolloutTraining(steps=(2,), shares=(1.0,), shifted=True)
+    assert {len(shifted.draw_times(16, draw)) for _ in range(20)} == {1, 2}
+    times = next(t for t in iter(lambda: shifted.draw_times(16, draw), None) if len(t) == 2)
+    torch.testing.assert_close(times, sampler.schedule(2, 16)[:2])
+    with pytest.raises(ConfigError, match="as many shares"):
+        RolloutTraining(steps=(1, 2), shares=(1.0,))
+
+
+def test_it_learns_where_its_own_steps_lead(student, pairs):
+    """The state is what the sampler comes to, and its gradient that of the last step alone."""
+    told = pairs.take(torch.tensor([0, 0]))
+    dials = replace(ONE_STEP, steps=(4,), mistakes=0.0)
+    seen = []
+    student.register_forward_pre_hook(lambda _, given: seen.append(given[:2]))
+    loss = rollout_loss(student, told, dials, CPU)
+    step = next(i for i in range(99) if _length(loss, i, seen) == 4)
+    seen.clear()
+    value, facts = loss(step)
+    z, t = seen[-1]
+    with torch.no_grad():
+        words, contexts = told.tokens[:, 0], [told.contexts[:, 0]]
+        noise = seen[0][0]
+        right = sampler.sample(
+            lambda z, t: student(z, t, words, contexts), noise, torch.tensor([1.0, 0.75, 0.5, 0.25])
+        )
+        made = flow.clean_estimate(z, student(z, t, words, contexts), t)
+    torch.testing.assert_close(z, right)
+    assert t.tolist() == [0.25, 0.25] and not z.requires_grad
+    assert float(value.detach()) == pytest.approx(float((made - told.target).square().mean()))
+    assert facts["apart_at_0.25"] == facts["apart"]
+    value.backward()
+    assert student.transformer.img_in.weight.grad.abs().sum() > 0
+
+
+def _length(loss, step, seen):
+    seen.clear()
+    loss(step)
+    return len(seen)
+
+
+def test_mistakes_count_where_the_answer_is_told_and_nowhere_else(student, pairs):
+    free, told = (pairs.take(torch.tensor([row, row])) for row in (1, 0))
+    for some, counts in ((told, True), (free, False)):
+        plain, careful = (
+            float(rollout_loss(student, some, replace(ONE_STEP, mistakes=w), CPU)(0)[0].detach())
+            for w in (0.0, 1.0)
+        )
+        assert (careful > plain) is counts
+
+
+def test_where_many_answers_are_right_the_noise_is_the_answers_own(student, pairs):
+    seen = []
+    student.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for row in (0, 1):
+        some = pairs.take(torch.tensor([row, row]))
+        rollout_loss(student, some, ONE_STEP, CPU)(0)
+    told, free = seen
+    assert torch.equal(free, own_noise(pairs)[[1, 1]]) and not torch.equal(told[0], told[1])
+
+
+@torch.no_grad()
+def test_an_answer_to_its_noise_is_kept(student, pairs):
+    """What the student itself makes of the noise costs nothing: there it stays as it is."""
+    some = pairs.take(torch.tensor([1, 1]))
+    null = student.text.tokenize([""])[0]
+    made = answers(student, some, null, steps=1, scale=1.0, shifted=False)
+    value, _ = rollout_loss(student, replace(some, target=made), ONE_STEP, CPU)(0)
+    assert float(value) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def interrupt(facts):
+        raise Stop
+
+    before = tiny().save_pretrained(tmp_path / "before")
+    given = {
+        "kind": "rollout", "teacher": str(before), "run": str(tmp_path / "run"),
+        "output": str(tmp_path / "after"), "training": {"batch": 4},
+        "data": {"level": 4, "count": 30, "practise": ["change_eyes"]},
+        "loop": {"steps": 4, "warmup": 1, "lr": 1e-3, "muon_lr": 0.0, "log_every": 2},
+        "defaults": {"num_inference_steps": 4, "shifted": False},
+    }  # fmt: skip
+    with pytest.raises(Stop):
+        recipes.distill_rollout(copy.deepcopy(given), on_log=interrupt)
+    steps = []
+    folder = recipes.distill_rollout(given, on_log=lambda facts: steps.append(facts["step"]))
+    assert steps == [4]
+    old, new = (KontextPipeline.from_pretrained(place) for place in (before, folder))
+    assert new.defaults.num_inference_steps == 4 and not new.defaults.shifted
+    weights = (pipe.transformer.img_in.weight for pipe in (old, new))
+    assert not torch.equal(*weights)
+    assert old.autoencoder.same_latents(new.autoencoder)
