@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -189,10 +190,42 @@ def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits
 
 
 def convert(source: Path, target: Path, dtype: torch.dtype | None = None) -> list[Path]:
-    """Rewrite one part: into an official file if target ends in .safetensors, else for diffusers.
+    """Rewrite weights between official files and diffusers' layout; returns what was written.
 
-    Raises WeightsError for what is neither a transformer nor an autoencoder, and OutputError.
+    A folder with text encoders is rewritten as a whole into the other layout; they are copied as
+    they are. One part becomes an official file if target ends in .safetensors, else a folder for
+    diffusers. Raises WeightsError for what is neither a transformer nor an autoencoder, and
+    OutputError; then nothing is left of the target.
     """
+    whole = find(source) if files.is_folder(source / "text_encoder") else None
+    if whole is None:
+        return _convert_part(source, target, dtype)
+    if target.suffix == ".safetensors":
+        raise ConfigError(
+            f"{source} is a whole model; {target} would hold one part. Name a folder."
+        )
+    with files.replacing_folder(target) as temporary:
+        written = _convert_whole(whole, temporary, dtype)
+    return [target / path.relative_to(temporary) for path in written]
+
+
+def _convert_whole(whole: Checkpoint, target: Path, dtype: torch.dtype | None) -> list[Path]:
+    guided = transformer_config(whole.transformer).guidance_embed
+    if whole.transformer.is_dir():
+        name = "kontext-dev" if whole.edits else "dev" if guided else "schnell"
+        written = _convert_part(whole.transformer, target / f"flux1-{name}.safetensors", dtype)
+        written += _convert_part(whole.autoencoder, target / AUTOENCODER, dtype)
+    else:
+        written = _convert_part(whole.transformer, target / "transformer", dtype)
+        written += _convert_part(whole.autoencoder, target / "vae", dtype)
+        write_json(target / "scheduler" / "scheduler_config.json", _schedule(guided))
+        write_json(target / "model_index.json", _model_index(whole.edits))
+    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        written.append(shutil.copytree(whole.encoders / part, target / part))
+    return written
+
+
+def _convert_part(source: Path, target: Path, dtype: torch.dtype | None) -> list[Path]:
     kind = kind_of(weights.inspect(source))
     if kind == "transformer":
         config, describe = transformer_config(source), transformer_to_json

@@ -411,9 +411,11 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
     for what, run in ((inspect, _weights_inspect), (verify, _weights_verify)):
         what.add_argument("place", help="a weights folder, a part of it, or a .safetensors file")
         what.set_defaults(run=run)
-    convert = kinds.add_parser("convert", help="official file to diffusers folder, or back")
-    convert.add_argument("source", help="a transformer or autoencoder: a file or a folder")
-    convert.add_argument("target", help="NAME.safetensors for official names; else a new folder")
+    convert = kinds.add_parser("convert", help="official files to a diffusers folder, or back")
+    convert.add_argument("source", help="a folder of weights, or a transformer or autoencoder")
+    convert.add_argument(
+        "target", help="a new folder; of one part, NAME.safetensors makes an official file"
+    )
     convert.add_argument("--dtype", help="float32 or bfloat16 (default: as it is stored)")
     convert.set_defaults(run=_weights_convert)
 

@@ -292,18 +292,27 @@ class ResizePlan:
             return image.resize(self.original, Image.Resampling.LANCZOS)
         return image
 
-    def warn(self, stacklevel: int = 2) -> None:
-        """Tell the user about a change, as a ResizeWarning that carries the whole plan."""
-        if self.changed:
-            warnings.warn(str(self), ResizeWarning, stacklevel=stacklevel + 1)
+    def warn(self, stacklevel: int = 2, undone: bool = True) -> None:
+        """Tell the user about a change, as a ResizeWarning that carries the plan.
 
-    def __str__(self) -> str:
+        undone: whether a result has this size, too, and the plan is undone on it.
+        """
+        if self.changed:
+            warnings.warn(self.told(undone), ResizeWarning, stacklevel=stacklevel + 1)
+
+    def told(self, undone: bool = True) -> str:
+        """The plan in words, with or without its way back."""
         original, working = _show(self.original), _show(self.working)
         if self.method == "none":
             return f"{original}, used as it is"
         if self.method == "pad":
-            return f"{original} padded to {working}, and cut back to {original} on output"
-        return f"{original} resized to {working}, and back to {original} on output{self._losses()}"
+            back = f", and cut back to {original} on output" if undone else ""
+            return f"{original} padded to {working}{back}"
+        back = f", and back to {original} on output" if undone else ""
+        return f"{original} resized to {working}{back}{self._losses()}"
+
+    def __str__(self) -> str:
+        return self.told()
 
     def _losses(self) -> str:
         (width, height), (working_width, working_height) = self.original, self.working

@@ -387,7 +387,7 @@ class KontextPipeline:
         seeds = pick_seeds(seed, len(prompts))
         contexts = self._contexts(image, len(prompts), num_images_per_prompt, resize)
         plan = self._target_plan(width, height, contexts)
-        warn_resized([*(context.plan for context in contexts), plan])
+        warn_resized([context.plan for context in contexts], plan)
         settings = self._settings(num_inference_steps, guidance_scale, true_cfg_scale)
         z = self.noise(seeds, *plan.working)
         cache = as_cache(step_cache)
@@ -635,7 +635,7 @@ def as_cache(given: StepCache | float | None) -> StepCache | None:
     return given if given is None or isinstance(given, StepCache) else StepCache(given)
 
 
-def warn_resized(plans: Sequence[ResizePlan]) -> None:
+def warn_resized(contexts: Sequence[ResizePlan], target: ResizePlan) -> None:
     """Say which pictures change their size inside the model, at the line that called it."""
-    for plan in dict.fromkeys(plans):
-        plan.warn(stacklevel=4)  # warn_resized, __call__, no_grad
+    for plan in dict.fromkeys((*contexts, target)):
+        plan.warn(stacklevel=4, undone=plan == target)  # warn_resized, __call__, no_grad

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from minikontext.errors import OutputError
-from minikontext.files import check_writable, replacing, sha256
+from minikontext.files import check_writable, replacing, replacing_folder, sha256
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path):
@@ -77,3 +77,19 @@ def test_the_hash_covers_every_file_in_order(tmp_path):
     for name, text in {"a": "one", "b": "two"}.items():
         (tmp_path / name).write_text(text)
     assert sha256([tmp_path / "b", tmp_path / "a"]) == hashlib.sha256(b"onetwo").hexdigest()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError("disk full")])
+def test_a_folder_is_whole_or_absent(tmp_path, error):
+    path = tmp_path / "deep" / "folder"
+    kind = OutputError if isinstance(error, OSError) else error
+    with pytest.raises(kind), replacing_folder(path) as temporary:
+        (temporary / "file").write_text("half")
+        raise error
+    assert not list(path.parent.iterdir())
+    with replacing_folder(path) as temporary:
+        (temporary / "file").write_text("whole")
+    assert (path / "file").read_text() == "whole" and len(list(path.parent.iterdir())) == 1
+    with pytest.raises(OutputError, match="is a folder"), replacing_folder(path):
+        pass
+    assert (path / "file").read_text() == "whole"

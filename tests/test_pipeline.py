@@ -176,6 +176,8 @@ def test_context_is_snapped_to_a_trained_size_and_undone(pipe, picture):
     with pytest.warns(ResizeWarning, match="150×90 padded"):
         out = run(pipe, "the hat", image=wide, resize="none")
     assert out.images[0].size == (150, 90) and out.plan.working == (160, 96)
+    with pytest.warns(ResizeWarning, match="150×90 padded to 160×96$"):  # nothing to cut back
+        assert run(pipe, "the hat", image=wide, resize="none", width=64).images[0].width == 64
 
 
 def test_contexts_may_differ_in_size_from_the_target_and_each_other(pipe, picture):

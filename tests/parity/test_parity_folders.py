@@ -514,6 +514,32 @@ def test_convert_there_and_back_changes_nothing(folder, tmp_path, part):
     assert {k: theirs[k] for k in same} == {k: ours[k] for k in same} and len(same) > 8
 
 
+def test_a_whole_folder_is_converted_there_and_back(folder, tmp_path):
+    official, back = tmp_path / "official", tmp_path / "back"
+    assert command("weights", "convert", folder, official) == 0
+    assert (official / "flux1-kontext-dev.safetensors").exists()
+    assert command("weights", "convert", official, back) == 0
+    for place in (official, back):
+        assert command("weights", "verify", place) == 0
+    call = {"image": picture((64, 64)), "seed": SEED, "num_inference_steps": 1, "resize": "none"}
+    first, *others = (load(p)(PROMPT, **call).latents for p in (folder, official, back))
+    for other in others:
+        torch.testing.assert_close(other, first)
+    opened = FluxKontextPipeline.from_pretrained(back)
+    assert opened.transformer.config.guidance_embeds
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "official"]
+
+
+def test_a_conversion_that_fails_leaves_nothing(folder, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    shutil.rmtree(broken / "tokenizer")
+    assert command("weights", "convert", broken, tmp_path / "new") == 2
+    assert command("weights", "convert", folder, tmp_path / "new.safetensors") == 2
+    assert "Name a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
 def test_convert_refuses_what_it_cannot_do(folder, tmp_path, capsys):
     assert command("weights", "convert", folder / "text_encoder_2", tmp_path / "x") == 2
     assert "holds a T5" in capsys.readouterr().err
