@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
   minikontext inspect night.png
   minikontext train configs/toy.toml
-  minikontext train configs/flux_dev_finetune.toml --plan --gpus 8 --memory 80
+  minikontext train configs/flux_dev_finetune.toml --plan --gpus 2 --memory 80
   minikontext distill ladd configs/toy_pro.toml
   minikontext bench mini --weights toy --steps 10
   minikontext weights verify FLUX.1-Kontext-dev
@@ -350,7 +350,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 # Of the GPUs that a plan is for: what they are called in training.plan.Machine.
 MACHINE = {
-    "gpus": (int, "how many (default: 8)"),
+    "gpus": (int, "how many (default: as many of 8 as the config can use)"),
     "memory": (float, "GiB of each (default: 80)"),
     "peak": (float, "TFLOP/s of each in bfloat16 (default: 989, an H100)"),
     "share": (float, "of the peak that training reaches (default: 0.4, an assumption)"),
@@ -367,9 +367,10 @@ def _train(options: argparse.Namespace) -> int:
     if options.plan:
         from minikontext.training import plan
 
+        job = plan.read_job(training.read_config(path))
         given = {name: getattr(options, name) for name in MACHINE}
-        machine = plan.Machine(**{k: v for k, v in given.items() if v is not None})
-        print(plan.make(plan.read_job(training.read_config(path)), machine))
+        given = {name: value for name, value in given.items() if value is not None}
+        print(plan.make(job, plan.Machine(**{"gpus": plan.most_gpus(job)} | given)))
         return 0
     training.main(path, resume=not options.restart)
     return 0

@@ -342,8 +342,14 @@ class Plan:
 
     @property
     def hours(self) -> float:
+        """Of the whole run; a config's `minutes` end it."""
+        whole, loop = self.seconds * self.job.loop.steps / 3600, self.job.loop
+        return min(whole, loop.minutes / 60) if loop.minutes else whole
+
+    @property
+    def steps(self) -> int:
         """Of the whole run."""
-        return self.seconds * self.job.loop.steps / 3600
+        return min(self.job.loop.steps, round(3600 * self.hours / self.seconds))
 
     def __str__(self) -> str:
         job, machine, p = self.job, self.machine, parameters(self.job.sizes)
@@ -365,10 +371,22 @@ class Plan:
             f"{'exchange':<18}{self.exchange:9.3f} s, meanwhile",
             f"{'Muon':<18}{self.optimiser:9.3f} s",
             f"{'the step':<18}{self.seconds:9.3f} s, {job.batch / self.seconds:,.2f} samples/s",
-            f"{'the run':<18}{self.hours:9.1f} h for {job.loop.steps:,} steps, "
+            f"{'the run':<18}{self.hours:9.1f} h for {self.steps:,} steps, "
             f"{self.hours * machine.gpus:,.0f} GPU hours",
         ]
         return "\n".join(lines)
+
+
+def fits_config(job: Job, gpus: int) -> bool:
+    """Whether so many GPUs can share a job's batch and its copies of the model."""
+    whole = gpus % job.parallel.replicate == 0 and job.batch % (gpus * job.loop.accumulate) == 0
+    return whole and (gpus == 1 or not job.rank)
+
+
+def most_gpus(job: Job, host: int = 8) -> int:
+    """The most GPUs of one host that a job can use, or the fewest it needs if that is more."""
+    rest = range(host + 1, job.batch + 1)
+    return next((n for n in (*range(host, 0, -1), *rest) if fits_config(job, n)), host)
 
 
 def make(job: Job, machine: Machine) -> Plan:
@@ -376,7 +394,7 @@ def make(job: Job, machine: Machine) -> Plan:
     gpus, copies = machine.gpus, job.parallel.replicate
     if job.rank and gpus > 1:
         raise ConfigError("a LoRA is small: one process trains it, plan it with --gpus 1")
-    if gpus % copies or job.batch % (gpus * job.loop.accumulate):
+    if not fits_config(job, gpus):
         raise ConfigError(
             f"{gpus} GPUs: replicate={copies} must divide them, and they times accumulate="
             f"{job.loop.accumulate} must divide batch={job.batch}"

@@ -135,6 +135,33 @@ def test_the_command_prints_a_plan_and_runs_nothing(capsys, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "gpus"), [("toy", 8), ("small", 8), ("flux_dev_finetune", 2), ("flux_dev_lora", 1)]
+)
+def test_every_config_can_be_planned_without_saying_on_what(name, gpus, capsys):
+    assert cli.main(["train", str(CONFIGS / f"{name}.toml"), "--plan"]) == 0
+    assert f"on {gpus} GPU(s)" in capsys.readouterr().out
+
+
+def test_the_most_gpus_divide_the_batch_and_hold_whole_copies():
+    job = plan.read_job(config("small"))
+    job = replace(job, loop=replace(job.loop, accumulate=1))
+    batch, flags = (replace(job, batch=n) for n in (12, 7)), replace(job.parallel, replicate=3)
+    assert [plan.most_gpus(one) for one in batch] == [6, 7]
+    assert plan.most_gpus(replace(job, batch=12, parallel=flags)) == 6
+    assert plan.most_gpus(replace(job, batch=20, parallel=replace(flags, replicate=10))) == 10
+
+
+def test_the_clock_ends_a_planned_run():
+    job, machine = plan.read_job(config("small")), plan.Machine(gpus=1)
+    whole = plan.make(job, machine)
+    short = plan.make(replace(job, loop=replace(job.loop, minutes=30)), machine)
+    assert short.hours == 0.5 < whole.hours and whole.steps == job.loop.steps
+    assert short.steps == round(1800 / short.seconds) and f" {short.steps:,} steps" in str(short)
+    endless = plan.make(replace(job, loop=replace(job.loop, minutes=1e9)), machine)
+    assert endless.hours == whole.hours
+
+
 def test_a_lora_of_the_full_model_fits_one_gpu_if_blocks_are_made_again(capsys):
     command = ["train", str(CONFIGS / "flux_dev_lora.toml"), "--plan", "--gpus", "1", "--memory"]
     assert cli.main([*command, "24"]) == 0
