@@ -317,10 +317,17 @@ class Encoded:
         return len(self.places)
 
     def report(self) -> str:
-        """How many samples there are, and the reasons for which others were left out."""
-        reasons = Counter(bad.why.split(":")[0].split(" /")[0] for bad in self.skipped)
-        lines = [f"{len(self)} samples, {len(self.skipped)} left out"]
-        return "\n".join([*lines, *(f"  {n} × {why}" for why, n in reasons.most_common(5))])
+        """How many samples there are, with how many contexts, and why others were left out."""
+        contexts = Counter(len(shapes) - 1 for shapes in self.shapes)
+        told = ", ".join(f"{n} with {k or 'no'} context(s)" for k, n in sorted(contexts.items()))
+        told = told and f" ({told})"
+        lines = [f"{len(self)} samples{told}, {len(self.skipped)} left out"]
+        kinds: dict[str, list[Bad]] = {}
+        for bad in self.skipped:
+            kinds.setdefault(bad.why.split(":")[0].split(" /")[0], []).append(bad)
+        for some in sorted(kinds.values(), key=len, reverse=True)[:5]:
+            lines.append(f"  {len(some)} × like {some[0].key:.80}: {some[0].why:.160}")
+        return "\n".join(lines)
 
     def sample(self, number: int) -> dict[str, Tensor]:
         """Its tensors: "0" the picture's latents, "1" … the contexts', "tokens", "pooled".

@@ -13,6 +13,7 @@ checkpointing, compilation of single blocks. Its HSDP layout and sizes are not p
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -195,6 +196,8 @@ def prepare(
     within the transformer. bf16: whether the training computes in bfloat16.
     """
     flags = world.config
+    # A linear layer's output is such a view; nothing here writes into one.
+    warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module.*returned a view tensor")
     if bf16:
         use_flash_attention_3(world.device)
     for part in _parts(model):

@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -118,7 +119,11 @@ def test_what_is_bad_is_left_out_counted_and_reported(cache):
     why = {bad.key: bad.why for bad in samples.skipped}
     assert why.keys() == {"broken.png", "missing.png", "1.png", "line 10"}
     assert "damaged" in why["broken.png"] and "before" in why["1.png"]
-    assert f"{COUNT} samples, 4 left out" in samples.report()
+    told = samples.report()
+    counts = Counter(len(shapes) - 1 for shapes in samples.shapes)
+    assert told.startswith(f"{COUNT} samples (") and "), 4 left out" in told
+    assert all(f"{n} with {k or 'no'} context(s)" in told for k, n in counts.items())
+    assert f"1 × like broken.png: {why['broken.png']:.160}" in told
 
 
 def test_encoding_goes_on_and_damage_is_found(cache, source, pipe, tmp_path):
