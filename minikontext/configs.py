@@ -72,6 +72,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "fine_share": (0, 1),
     "answers_share": (0, 1),
     "shares": (0, 1),
+    "final": (0, 1),
 }
 
 

@@ -30,14 +30,16 @@ class RolloutTraining:
     """The dials of training on rollouts.
 
     steps: numbers of steps that the student samples with, drawn with the probabilities `shares`;
-    then one of the steps is drawn, at which it learns. shifted: whether times are shifted when it
-    samples. mistakes: how much it counts that details look like others (see `confusion`).
+    then one of the steps is drawn, at which it learns. final: the share in which it is the last
+    one, whose estimate is the answer. shifted: whether times are shifted when it samples.
+    mistakes: how much it counts that details look like others (see `confusion`).
     """
 
     batch: int = 48
     seed: int = 0
     steps: tuple[int, ...] = (1, 2, 4)
     shares: tuple[float, ...] = (0.1, 0.2, 0.7)
+    final: float = 0.5
     shifted: bool = False
     mistakes: float = 1.0
     bf16: bool = True
@@ -55,6 +57,8 @@ class RolloutTraining:
         chosen = int(torch.multinomial(torch.tensor(self.shares), 1, generator=generator))
         steps = self.steps[chosen]
         last = int(torch.randint(steps, (), generator=generator))
+        if float(torch.rand((), generator=generator)) < self.final:
+            last = steps - 1
         return sampler.schedule(steps, patches, shifted=self.shifted)[: last + 1]
 
 
@@ -87,8 +91,8 @@ def rollout_loss(
         apart = (made - x).square().mean()
         mistaken = confusion_loss(made, x, wrong)
         metrics = {"apart": apart, "mistaken": mistaken, f"apart_at_{float(times[-1]):g}": apart}
-        return apart + config.mistakes * mistaken, {
-            k: float(v.detach()) for k, v in metrics.items()
-        }
+        # The later, the nearer the answer and the smaller the error; 1/t lets it count as well.
+        total = (apart + config.mistakes * mistaken) / float(times[-1])
+        return total, {name: float(value.detach()) for name, value in metrics.items()}
 
     return loss
