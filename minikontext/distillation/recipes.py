@@ -98,7 +98,7 @@ def distill_rollout(
     dials = read(RolloutTraining, config.get("training", {}))
     pairs = load_pairs(config, pipe, dials.bf16, world, mistakes=True)
     pairs = answer_untold(teacher, pairs, config, pipe, dials, world)
-    student = _waiting(teacher, world)
+    student = _waiting(teacher, world).requires_grad_(True).train()
     prepare(student, world, dials.bf16)
     how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
     loop = Loop(student, how, config["run"], world, watch)

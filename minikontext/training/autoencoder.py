@@ -17,7 +17,7 @@ from minikontext.training.answers import Answers
 from minikontext.training.loop import LossFunction
 from minikontext.training.mistakes import confusion_loss, mistaken
 
-FINE = ("comic", "comic", "comic", "pastel", "sketch", "neon", "pixel", "plain")  # what is drawn of
+FINE = (*["comic"] * 5, "pastel", "pastel", "sketch", "neon", "pixel", "plain")  # what is drawn of
 SIDE = 64  # of a picture, in pixels
 
 
