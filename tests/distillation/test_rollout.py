@@ -14,6 +14,7 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor
+from minikontext.training.parallel import start
 
 CPU = torch.device("cpu")
 ONE_STEP = RolloutTraining(batch=2, steps=(1,), shares=(1.0,), bf16=False)
@@ -142,3 +143,21 @@ def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
     weights = (pipe.transformer.img_in.weight for pipe in (old, new))
     assert not torch.equal(*weights)
     assert old.autoencoder.same_latents(new.autoencoder)
+
+
+def test_only_where_many_answers_are_right_the_students_own_is_the_target(tiny, tmp_path, pairs):
+    place = tiny().save_pretrained(tmp_path / "student")
+    pipe = KontextPipeline.from_pretrained(place, dtype="float32")
+    student, world = Editor(pipe.transformer, pipe.text_encoder), start({"device": "cpu"})
+    wordings = pairs.tokens.expand(-1, 3, -1).clone()
+    wordings[:, 1:] += 1
+    given = replace(pairs, target=pairs.target.clone(), tokens=wordings.clone())
+    config = {"run": str(tmp_path / "run")}
+    found = recipes.answer_untold(student, given, config, pipe, ONE_STEP, world)
+    assert torch.equal(found.target[0], pairs.target[0])
+    assert torch.equal(found.tokens[0], wordings[0])
+    null = student.text.tokenize([""])[0]
+    some = replace(pairs, tokens=wordings).take(torch.tensor([1]))
+    right = answers(student, some, null, steps=1, scale=1.0, shifted=False)
+    torch.testing.assert_close(found.target[1:], right, atol=0.02, rtol=0.02)  # kept in bfloat16
+    assert (found.tokens[1] == wordings[1, :1]).all()
