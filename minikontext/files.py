@@ -24,7 +24,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors' own files can be read by nobody else
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
         raise _cannot_write(path, error) from error

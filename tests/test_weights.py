@@ -1,6 +1,7 @@
 """Weights files: what is read, what is refused and why, and that saving loses nothing."""
 
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -41,6 +42,12 @@ def file(tmp_path):
 
 def test_what_is_saved_is_loaded(file):
     assert same(weights.load(file), transformer().state_dict())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_others_may_read_what_was_saved_as_any_other_file(file, tmp_path):
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_inspect_reads_the_header_only(file):
