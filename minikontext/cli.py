@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import minikontext
+from minikontext.distillation import KINDS
 from minikontext.errors import (
     ConfigError,
     MinikontextError,
@@ -386,7 +387,7 @@ def _config_file(name: str) -> Path:
 def _add_distill(commands: argparse._SubParsersAction) -> None:
     distill = commands.add_parser("distill", help="make a faster student of trained weights")
     distill.add_argument(
-        "kind", choices=("guidance", "ladd", "rollout"),
+        "kind", choices=KINDS,
         help="guidance in one pass; few steps; few steps, on states of its own making",
     )  # fmt: skip
     distill.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from minikontext import files
 from minikontext.autoencoder import AutoEncoder
@@ -19,7 +20,7 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs, build_cache, load_cache
 from minikontext.training.editor import Editor
-from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.training.parallel import World, prepare, start
 from minikontext.training.recipes import (
     add_chains,
@@ -45,13 +46,10 @@ def distill_guidance(
     student = guided_student(config, _waiting(teacher, world))
     for model in (student, teacher.requires_grad_(False)):
         prepare(model, world, dials.bf16)
-    how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
-    loop = Loop(student, how, config["run"], world, watch)
-    if resume:
-        loop.resume()
     null = teacher.text.tokenize([""])[0]
-    loop.run(guidance_loss(student, teacher, pairs, null, dials, world.device), on_log)
-    return export(averaged(loop, student), pipe.autoencoder, config, world)
+    loss = guidance_loss(student, teacher, pairs, null, dials, world.device)
+    student = learned(student, loss, dials.batch, config, world, resume, on_log)
+    return export(student, pipe.autoencoder, config, world)
 
 
 def distill_ladd(
@@ -77,12 +75,9 @@ def distill_ladd(
     model = Ladd(_waiting(first_student(config, teacher), world), heads)
     for net in (model, teacher.requires_grad_(False)):
         prepare(net, world, dials.bf16)
-    how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
-    loop = Loop(model, how, config["run"], world, watch)
-    if resume:
-        loop.resume()
-    loop.run(ladd_loss(model, teacher, real, dials, world.device), on_log)
-    return export(averaged(loop, model).student, autoencoder, config, world)
+    loss = ladd_loss(model, teacher, real, dials, world.device)
+    model = learned(model, loss, dials.batch, config, world, resume, on_log)
+    return export(model.student, autoencoder, config, world)
 
 
 def distill_rollout(
@@ -100,12 +95,21 @@ def distill_rollout(
     pairs = answer_untold(teacher, pairs, config, pipe, dials, world)
     student = _waiting(teacher, world).requires_grad_(True).train()
     prepare(student, world, dials.bf16)
-    how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
-    loop = Loop(student, how, config["run"], world, watch)
+    loss = rollout_loss(student, pairs, dials, world.device)
+    student = learned(student, loss, dials.batch, config, world, resume, on_log)
+    return export(student, autoencoder, config, world)
+
+
+def learned(
+    model: nn.Module, loss: LossFunction, batch: int, config: dict[str, Any], world: World,
+    resume: bool, on_log: Callable | None,
+) -> Any:  # fmt: skip
+    """The model after the config's [loop], with the average of its weights."""
+    loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world, Watch(batch))
     if resume:
         loop.resume()
-    loop.run(rollout_loss(student, pairs, dials, world.device), on_log)
-    return export(averaged(loop, student), autoencoder, config, world)
+    loop.run(loss, on_log)
+    return averaged(loop, model)
 
 
 def answer_untold(

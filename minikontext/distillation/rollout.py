@@ -1,10 +1,10 @@
 """Training a few-step student on its own rollouts: what it will really be given when it samples.
 
-LADD noises right answers and asks the student about these. When it samples, each step starts where
-its own last step went, with that step's errors, which it has never seen. So here it samples first,
-without gradients, and is trained at the state it got to: backward simulation (DMD2, arXiv
-2405.14867). Nearly every edit in the toy world has one right answer, so no judge is needed: the
-student's estimate of the clean latents is compared with those, and with what would be a mistake.
+LADD noises its teacher's answers and asks the student about these. When it samples, each step
+starts where its own last step went, with that step's errors, which it has never seen. So here it
+samples first, without gradients, and is trained at the state it got to: backward simulation (DMD2,
+arXiv 2405.14867). Nearly every edit in the toy world has one right answer, so no judge is needed:
+its estimate of the clean latents is compared with that answer, and with what would be a mistake.
 """
 
 from __future__ import annotations

@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
 from minikontext.device import mixed_precision
-from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
+from minikontext.training import data
 from minikontext.training.answers import Answers
 from minikontext.training.loop import LossFunction
 from minikontext.training.mistakes import confusion_loss, mistaken
@@ -67,15 +66,9 @@ def fine(scene: Scene, rng: random.Random) -> Scene:
     return scene.change(accessory="glasses") if rng.random() < 0.5 else scene
 
 
-def pixels_of(scenes: list[Scene]) -> Tensor:
-    """Scenes as pixels (b, 3, 64, 64) in [-1, 1]."""
-    images = np.stack([render(scene) for scene in scenes])
-    return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
-
-
 def mistakes(scenes: list[Scene], pixels: Tensor, seed: int) -> Tensor:
     """What each mistake would change in the pictures, (b, k, 3, 64, 64)."""
-    return torch.stack([pixels_of(row) - pixels for row in mistaken(scenes, seed)], 1)
+    return torch.stack([data.pixels(row) - pixels for row in mistaken(scenes, seed)], 1)
 
 
 def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +124,7 @@ def autoencoder_loss(
             latents, right = answers.some(count, random.Random(seed))
             scenes[config.batch - count :] = right
             made = latents / model.config.scale_factor + model.config.shift_factor
-        x = pixels_of(scenes)
+        x = data.pixels(scenes)
         noise = torch.Generator().manual_seed(seed)
         epsilon = torch.randn(len(x), z, *sides, generator=noise)
         more = torch.rand(len(x), 1, 1, 1, generator=noise)
@@ -155,7 +148,7 @@ def normalised(model: AutoEncoder, seed: int, count: int = 512) -> AutoEncoderCo
     device = next(model.parameters()).device
     scenes = [sample_picture(i, seed + 1, 0.25) for i in range(count)]
     means = [
-        model.moments(pixels_of(scenes[i : i + 64]).to(device))[0] for i in range(0, count, 64)
+        model.moments(data.pixels(scenes[i : i + 64]).to(device))[0] for i in range(0, count, 64)
     ]
     latents = torch.cat(means)
     return replace(

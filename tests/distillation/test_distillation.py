@@ -23,15 +23,8 @@ from minikontext.distillation.latents import answer_all
 from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
-from minikontext.training.editor import Editor
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def teacher(tiny):
-    pipe = tiny()
-    return Editor(pipe.transformer, pipe.text_encoder).eval()
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ ONE_STEP = RolloutTraining(batch=2, steps=(1,), shares=(1.0,), bf16=False)
 
 
 @pytest.fixture
-def student(tiny):
-    pipe = tiny()
-    return Editor(pipe.transformer, pipe.text_encoder).eval()
+def student(teacher):
+    """It starts as a teacher does, and is trained itself."""
+    return teacher
 
 
 @pytest.fixture
@@ -53,6 +53,8 @@ def test_times_are_those_of_the_sampler_up_to_one_of_its_steps():
     torch.testing.assert_close(times, sampler.schedule(2, 16)[:2])
     with pytest.raises(ConfigError, match="as many shares"):
         RolloutTraining(steps=(1, 2), shares=(1.0,))
+    with pytest.raises(ConfigError, match="all of them are 0"):
+        RolloutTraining(steps=(1, 2), shares=(0.0, 0.0))
 
 
 def test_it_learns_where_its_own_steps_lead(student, pairs):

@@ -24,10 +24,10 @@ from minikontext.training.autoencoder import (
     AutoEncoderTraining,
     autoencoder_loss,
     mistakes,
-    pixels_of,
     sample_picture,
 )
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
+from minikontext.training.data import pixels as pixels_of
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.mistakes import confusion, confusion_loss
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
