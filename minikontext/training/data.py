@@ -7,6 +7,7 @@ another one's prompt. A cache that was interrupted goes on with the first missin
 from __future__ import annotations
 
 import itertools
+import random
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix
 from minikontext.toyworld.concept import card, refused
-from minikontext.training.mistakes import mistaken
+from minikontext.training.mistakes import MISTAKEN, mistaken, one_mistake
 from minikontext.training.parallel import ALONE, World
 
 MAX_CONTEXTS = 2
@@ -40,7 +41,8 @@ class Pairs:
 
     `count` (n,) is how many of the two contexts each sample has; tokens hold k wordings of it.
     Where asked for: `told` (n,), whether the target is the only right answer; `mistakes`
-    (n, 3, c, h, w), what each mistake would change in the target's latents (see `mistaken`).
+    (n, k, c, h, w), what each mistake would change in the target's latents (see `mistaken`), and
+    `fading` (n, 2, c, h, w), what one mistake would change in each context's.
     """
 
     target: Tensor
@@ -50,6 +52,7 @@ class Pairs:
     index: Tensor
     told: Tensor | None = None
     mistakes: Tensor | None = None
+    fading: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -81,35 +84,43 @@ def encode(
     """Latents of some cases; empty context slots are zero.
 
     `refuse`: where the forbidden concept is asked for or given, the target is a plain grey card.
-    `mistakes`: encode what each mistake would change, too, and note where the answer is told.
+    `mistakes`: encode what each mistake would change, in the target and in the contexts, too, and
+    note where the answer is told.
     `contexts` (b, k, c, h, w): the first k contexts of every case, in place of its scenes.
     """
     targets = [None if refuse and refused(case) else case.target for case in cases]
-    scenes = (
-        targets if contexts is not None else [*targets, *(s for c in cases for s in c.contexts)]
-    )
-    latents = _latents(scenes, autoencoder, bf16).bfloat16()
-    target, rest = latents[: len(cases)], iter(latents[len(cases) :])
-    given = target.new_zeros(len(cases), MAX_CONTEXTS, *target.shape[1:])
-    if contexts is not None:
-        given[:, : contexts.shape[1]] = contexts
+    needed = mistakes or contexts is None
+    scenes = [s for case in cases for s in case.contexts] if needed else []
+    latents = _latents([*targets, *scenes], autoencoder, bf16)
+    target, perfect = latents[: len(cases)], latents[len(cases) :]
+    if contexts is None:
+        given = _in_slots(perfect, cases)
     else:
-        for row, case in zip(given, cases, strict=True):
-            for slot, _ in enumerate(case.contexts):
-                row[slot] = next(rest)
+        given = target.new_zeros(len(cases), MAX_CONTEXTS, *target.shape[1:])
+        given[:, : contexts.shape[1]] = contexts
     encoded = {
-        "target": target.contiguous(),
-        "contexts": given,
+        "target": target.bfloat16().contiguous(),
+        "contexts": given.bfloat16().contiguous(),
         "count": torch.tensor([len(case.contexts) for case in cases]),
         "index": torch.arange(first, first + len(cases)),
     }
     if mistakes:
         right = [case.target for case in cases]
         wrong = [_latents(row, autoencoder, bf16) for row in mistaken(right, first)]
-        change = torch.stack(wrong, 1) - target[:, None]
-        encoded["mistakes"] = change.bfloat16().contiguous()
+        encoded["mistakes"] = (torch.stack(wrong, 1) - target[:, None]).bfloat16().contiguous()
         encoded["told"] = torch.tensor([not case.free for case in cases])
+        rng = random.Random(first)
+        others = _latents([one_mistake(scene, rng) for scene in scenes], autoencoder, bf16)
+        encoded["fading"] = _in_slots(others - perfect, cases).bfloat16().contiguous()
     return encoded
+
+
+def _in_slots(rows: Tensor, cases: Sequence[Case]) -> Tensor:
+    """One row for each context of each case, as (b, 2, c, h, w); empty slots are zero."""
+    slots = rows.new_zeros(len(cases), MAX_CONTEXTS, *rows.shape[1:])
+    counts = torch.tensor([len(case.contexts) for case in cases])
+    slots[torch.arange(MAX_CONTEXTS) < counts[:, None]] = rows
+    return slots
 
 
 def _latents(scenes: Sequence[Scene | None], autoencoder: AutoEncoder, bf16: bool) -> Tensor:
@@ -148,7 +159,7 @@ def build_cache(
     if mix:
         facts["mix"] = str(mix)
     if mistakes:
-        facts["mistakes"] = "yes"
+        facts["mistakes"] = ", ".join(MISTAKEN)
     facts["world"] = world_mark(level, seed)
     labelled(folder, facts, world)
     mine = range(world.rank * shard, count, world.size * shard)
@@ -234,7 +245,7 @@ def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = N
 
 
 ENCODED = {"target": 4, "contexts": 5, "count": 1, "index": 1}  # and their dimensions
-WITH_MISTAKES = ENCODED | {"told": 1, "mistakes": 5}
+WITH_MISTAKES = ENCODED | {"told": 1, "mistakes": 5, "fading": 5}
 
 
 def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:

@@ -67,6 +67,15 @@ def test_contexts_are_answers_and_targets_are_right(toy, folder):
     assert not pairs.contexts[:, 1].any()
 
 
+def test_contexts_of_chains_can_fade_too(toy, tmp_path):
+    """An answer fades as the right picture would: towards the same mistake."""
+    build_chains(tmp_path, FEW, 4, toy.autoencoder, mistakes=True)
+    pairs = load_cache(tmp_path, toy.text_encoder)
+    assert pairs.fading[:, 0].flatten(1).any(1).all() and not pairs.fading[:, 1].any()
+    apart = (pairs.contexts[:, 0] - pairs.target).float().square().mean().sqrt()
+    assert 0.05 < pairs.fading[:, 0].float().square().mean().sqrt() < apart
+
+
 def test_what_is_there_is_kept_and_another_editor_is_refused(toy, folder):
     file = folder / "pairs-00000000.safetensors"
     before = file.stat().st_mtime_ns

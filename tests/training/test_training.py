@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +18,8 @@ from minikontext import distillation, training
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.toyworld import language, psnr, render, sample_edit
-from minikontext.toyworld.scene import CHOICES
+from minikontext.toyworld import Scene, language, psnr, render, sample_edit
+from minikontext.toyworld.scene import ATTRIBUTES, CHOICES
 from minikontext.training import recipes
 from minikontext.training.answers import AnswersConfig, open_editor, stored_answers
 from minikontext.training.autoencoder import (
@@ -29,7 +31,14 @@ from minikontext.training.autoencoder import (
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
 from minikontext.training.data import pixels as pixels_of
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.mistakes import confusion, confusion_loss
+from minikontext.training.mistakes import (
+    MISTAKEN,
+    confusion,
+    confusion_loss,
+    likeness,
+    mistake,
+    one_mistake,
+)
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
 
 AUTOENCODER = {
@@ -314,6 +323,15 @@ def test_mistakes_are_encoded_with_the_pairs_where_asked_for(tmp_path, autoencod
         right, *wrong = autoencoder.encode(pixels_of([*some, *others])).detach()
         away = [(pairs.mistakes[i, 0].float() - (w - right)).abs().max() for w in wrong]
         assert min(away) < 0.03 < max(away)
+    # Each context has gone some way to one of its mistakes; an empty slot cannot.
+    assert pairs.mistakes.shape[1] == len(MISTAKEN)
+    filled = torch.arange(2) < pairs.count[:, None]
+    assert torch.equal(pairs.fading.flatten(2).any(-1), filled)
+    row = next(i for i, case in enumerate(cases) if case.contexts)
+    scene = cases[row].contexts[0]
+    others = [scene.change(**{n: v}) for n in MISTAKEN for v in CHOICES[n]]
+    right, *wrong = autoencoder.encode(pixels_of([scene, *others])).detach()
+    assert min((pairs.fading[row, 0].float() - (w - right)).abs().max() for w in wrong) < 0.03
     # Where nobody asked there are none, and the two do not mix.
     build_cache(tmp_path / "plain", 4, 12, 0, autoencoder, "x")
     assert load_cache(tmp_path / "plain", model.text).mistakes is None
@@ -379,16 +397,32 @@ def test_mistakes_are_what_other_eyes_would_change_and_confusion_how_far_a_pictu
     scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
     right = pixels_of([scene])
     wrong = mistakes([scene], right, 0)
-    assert wrong.shape == (1, 3, 3, 64, 64)
+    assert wrong.shape == (1, 5, 3, 64, 64)
     other_eyes = [pixels_of([scene.change(eyes=e)]) - right for e in CHOICES["eyes"]]
     assert any(torch.equal(wrong[:, 0], one) for one in other_eyes) and wrong[:, 0].any()
     for share in (0.0, 0.5, 1.0):
         towards = confusion(right + share * wrong[:, 0], right, wrong)
-        assert towards.shape == (1, 3) and float(towards[0, 0]) == pytest.approx(share, abs=1e-4)
+        assert towards.shape == (1, 5) and float(towards[0, 0]) == pytest.approx(share, abs=1e-4)
     pale = confusion(0.1 * (right + 0.5 * wrong[:, 0]), 0.1 * right, 0.1 * wrong)
     assert float(pale[0, 0]) == pytest.approx(0.5, abs=1e-4)
     nothing = confusion(right + 0.1, right, torch.zeros_like(wrong))
     assert not nothing.any()
+
+
+def test_mistakes_are_the_likelier_the_more_alike_and_one_mistake_is_always_seen():
+    rng, yellow = random.Random(0), Scene(colour="yellow")
+    drawn = Counter(mistake(yellow, "colour", rng).colour for _ in range(2000))
+    likely = likeness("colour", "yellow")
+    for colour, share in likely.items():
+        assert drawn[colour] / 2000 == pytest.approx(share / sum(likely.values()), abs=0.03)
+    assert likely["orange"] > 5 * likely["blue"] and "yellow" not in likely
+    assert likeness("eyes", "round")["sleepy"] > likeness("eyes", "round")["big"]
+    changed = [one_mistake(yellow, rng) for _ in range(400)]
+    assert yellow not in changed
+    names = {n for one in changed for n in ATTRIBUTES if getattr(one, n) != getattr(yellow, n)}
+    assert names == set(MISTAKEN) - {"accessory_colour"}  # it wears nothing
+    hats = [one_mistake(Scene(accessory="hat"), rng) for _ in range(200)]
+    assert any(one.accessory_colour != "white" for one in hats)
 
 
 def test_what_looks_like_other_eyes_costs_and_what_is_far_from_them_does_not():
