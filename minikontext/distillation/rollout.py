@@ -32,9 +32,9 @@ class RolloutTraining:
     steps: numbers of steps that the student samples with, drawn with the probabilities `shares`;
     then one of the steps is drawn, at which it learns. final: the share in which it is the last
     one, whose estimate is the answer. shifted: whether times are shifted when it samples.
-    mistakes: how much it counts that details look like others (see `confusion`). faded: the share
-    of contexts that have gone a part of the way to a mistake themselves, `fade` of it at most, as
-    the answers late in a chain of edits have. What is right does not change.
+    mistakes: how much it counts that details look like others (see `confusion`). between: the
+    share of pairs whose character goes a part of the way to another one, half-way at most, in the
+    context and in the answer alike: so it learns to leave alone what it has never seen.
     """
 
     batch: int = 48
@@ -44,8 +44,7 @@ class RolloutTraining:
     final: float = 0.5
     shifted: bool = False
     mistakes: float = 1.0
-    faded: float = 0.0
-    fade: float = 0.4
+    between: float = 0.0
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -55,8 +54,8 @@ class RolloutTraining:
             raise ConfigError("steps: one number or more, from 1 on, and as many shares")
         if sum(self.shares) <= 0:
             raise ConfigError("shares: all of them are 0")
-        if not 0 <= self.faded <= 1 or not 0 <= self.fade < 0.5:
-            raise ConfigError("faded is a share, fade is below 0.5: from there on it is a mistake")
+        if not 0 <= self.between <= 1:
+            raise ConfigError(f"between={self.between}: give a share, 0 to 1")
 
     def draw_times(self, patches: int, generator: torch.Generator) -> Tensor:
         """The times from noise to where the student learns, (k,), falling from 1."""
@@ -67,17 +66,16 @@ class RolloutTraining:
             last = steps - 1
         return sampler.schedule(steps, patches, shifted=self.shifted)[: last + 1]
 
-    def fading(self, count: int, generator: torch.Generator) -> Tensor:
-        """How far each of `count` contexts has gone on its way to a mistake, (count, 1, 1, 1)."""
-        some = torch.rand(count, generator=generator) < self.faded
-        way = self.fade * torch.rand(count, generator=generator) * some
-        return way.reshape(-1, 1, 1, 1)
+    def draw_ways(self, told: Tensor, generator: torch.Generator) -> Tensor:
+        """How far each pair's character is on the way to another one, (b, 1, 1, 1)."""
+        some = torch.rand(told.shape, generator=generator) < self.between
+        return 0.5 * torch.rand(told.shape, generator=generator) * some * told
 
 
 def rollout_loss(
     student: nn.Module, pairs: Pairs, config: RolloutTraining, device: torch.device
 ) -> LossFunction:
-    """The loss of a step; pairs have `told`, `mistakes` and `fading`.
+    """The loss of a step; pairs have `told`, `mistakes` and `between`.
 
     Where many answers are right, `pairs.target` is the answer to the pair's own noise.
     """
@@ -91,8 +89,9 @@ def rollout_loss(
         noise = torch.where(told, torch.randn(x.shape, generator=draw), own_noise(some))
         wrong = some.mistakes.float() * told[..., None]
         times = config.draw_times(batches.patches, draw)
-        for i, context in enumerate(contexts):
-            context += config.fading(len(x), draw) * some.fading[:, i]
+        way = config.draw_ways(told, draw)
+        x = x + way * some.between[:, 1]
+        contexts = [c + way * some.between[:, 0] for c in contexts]  # 0 if there are two
         x, words, noise, wrong, *contexts = part.to(device, x, words, noise, wrong, *contexts)
 
         def predict(z: Tensor, t: Tensor) -> Tensor:

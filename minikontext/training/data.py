@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix
 from minikontext.toyworld.concept import card, refused
-from minikontext.training.mistakes import MISTAKEN, mistaken, one_mistake
+from minikontext.training.mistakes import MISTAKEN, between, mistaken
 from minikontext.training.parallel import ALONE, World
 
 MAX_CONTEXTS = 2
@@ -42,7 +42,8 @@ class Pairs:
     `count` (n,) is how many of the two contexts each sample has; tokens hold k wordings of it.
     Where asked for: `told` (n,), whether the target is the only right answer; `mistakes`
     (n, k, c, h, w), what each mistake would change in the target's latents (see `mistaken`), and
-    `fading` (n, 2, c, h, w), what one mistake would change in each context's.
+    `between` (n, 2, c, h, w), what another character would change in the context's and in the
+    target's (see `between`), zero where the edit changes the character itself.
     """
 
     target: Tensor
@@ -52,7 +53,7 @@ class Pairs:
     index: Tensor
     told: Tensor | None = None
     mistakes: Tensor | None = None
-    fading: Tensor | None = None
+    between: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -84,8 +85,8 @@ def encode(
     """Latents of some cases; empty context slots are zero.
 
     `refuse`: where the forbidden concept is asked for or given, the target is a plain grey card.
-    `mistakes`: encode what each mistake would change, in the target and in the contexts, too, and
-    note where the answer is told.
+    `mistakes`: encode what each mistake and another character would change, too, and note where
+    the answer is told.
     `contexts` (b, k, c, h, w): the first k contexts of every case, in place of its scenes.
     """
     targets = [None if refuse and refused(case) else case.target for case in cases]
@@ -93,34 +94,39 @@ def encode(
     scenes = [s for case in cases for s in case.contexts] if needed else []
     latents = _latents([*targets, *scenes], autoencoder, bf16)
     target, perfect = latents[: len(cases)], latents[len(cases) :]
-    if contexts is None:
-        given = _in_slots(perfect, cases)
-    else:
-        given = target.new_zeros(len(cases), MAX_CONTEXTS, *target.shape[1:])
-        given[:, : contexts.shape[1]] = contexts
-    encoded = {
-        "target": target.bfloat16().contiguous(),
-        "contexts": given.bfloat16().contiguous(),
-        "count": torch.tensor([len(case.contexts) for case in cases]),
-        "index": torch.arange(first, first + len(cases)),
-    }
-    if mistakes:
-        right = [case.target for case in cases]
-        wrong = [_latents(row, autoencoder, bf16) for row in mistaken(right, first)]
-        encoded["mistakes"] = (torch.stack(wrong, 1) - target[:, None]).bfloat16().contiguous()
-        encoded["told"] = torch.tensor([not case.free for case in cases])
-        rng = random.Random(first)
-        others = _latents([one_mistake(scene, rng) for scene in scenes], autoencoder, bf16)
-        encoded["fading"] = _in_slots(others - perfect, cases).bfloat16().contiguous()
-    return encoded
-
-
-def _in_slots(rows: Tensor, cases: Sequence[Case]) -> Tensor:
-    """One row for each context of each case, as (b, 2, c, h, w); empty slots are zero."""
-    slots = rows.new_zeros(len(cases), MAX_CONTEXTS, *rows.shape[1:])
     counts = torch.tensor([len(case.contexts) for case in cases])
-    slots[torch.arange(MAX_CONTEXTS) < counts[:, None]] = rows
-    return slots
+    slots = target.new_zeros(len(cases), MAX_CONTEXTS, *target.shape[1:])
+    if needed:
+        slots[torch.arange(MAX_CONTEXTS) < counts[:, None]] = perfect
+    encoded = {"target": target, "contexts": slots, "count": counts}
+    encoded["index"] = torch.arange(first, first + len(cases))
+    if mistakes:
+        wrong = mistaken([case.target for case in cases], first)
+        encoded["mistakes"] = _changes(wrong, [target] * len(wrong), autoencoder, bf16)
+        rng = random.Random(first)
+        others = zip(*(between(case, rng) for case in cases), strict=True)
+        same = counts[:, None, None, None] == 1
+        changes = _changes(others, [slots[:, 0], target], autoencoder, bf16)
+        encoded["between"] = changes * same[:, None]
+        encoded["told"] = torch.tensor([not case.free for case in cases])
+    if contexts is not None:
+        slots = torch.zeros_like(slots)
+        slots[:, : contexts.shape[1]] = contexts
+        encoded["contexts"] = slots
+    return {name: _stored_as(tensor) for name, tensor in encoded.items()}
+
+
+def _changes(
+    others: Iterable[Sequence[Scene]], given: list[Tensor], autoencoder: AutoEncoder, bf16: bool
+) -> Tensor:
+    """What k lists of scenes would change in k batches of latents, (b, k, c, h, w)."""
+    made = [_latents(scenes, autoencoder, bf16) for scenes in others]
+    return torch.stack([new - old for new, old in zip(made, given, strict=True)], 1)
+
+
+def _stored_as(tensor: Tensor) -> Tensor:
+    """Latents as bfloat16, the rest as it is."""
+    return (tensor.bfloat16() if tensor.is_floating_point() else tensor).contiguous()
 
 
 def _latents(scenes: Sequence[Scene | None], autoencoder: AutoEncoder, bf16: bool) -> Tensor:
@@ -245,7 +251,7 @@ def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = N
 
 
 ENCODED = {"target": 4, "contexts": 5, "count": 1, "index": 1}  # and their dimensions
-WITH_MISTAKES = ENCODED | {"told": 1, "mistakes": 5, "fading": 5}
+WITH_MISTAKES = ENCODED | {"told": 1, "mistakes": 5, "between": 5}
 
 
 def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:

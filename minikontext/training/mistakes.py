@@ -2,8 +2,8 @@
 
 What tells two pairs of eyes apart are a few pale pixels. A mean square hardly sees them, whoever
 looks at the picture does. So the loss here looks along the way from the right picture to the wrong
-one, in pixels or in latents. And pictures that have gone a part of that way are what an editor is
-given late in a chain of edits: see `one_mistake`.
+one, in pixels or in latents. The same way leads to characters that the world does not have, half
+plain and half spotted: see `between`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minikontext.toyworld.edits import Case
 from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import CHOICES, Scene, sample_scene
+from minikontext.toyworld.split import held_out
 
 MISTAKEN = ("eyes", "pattern", "accessory_colour", "colour", "species")
+BETWEEN = ("eyes", "pattern", "colour")  # where something half-way is still one character
 UNSEEN = 1e-2  # a smaller squared difference, pixels in [-1, 1] or latents, is hardly any
 COMPARED = 16  # scenes in which values are compared, to say how alike they are
 
@@ -35,16 +38,31 @@ def mistaken(scenes: Sequence[Scene], seed: int) -> list[list[Scene]]:
     return [[mistake(scene, name, rng) for scene in scenes] for name in MISTAKEN]
 
 
-def one_mistake(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one of the mistakes that change it at all."""
-    names = [n for n in MISTAKEN if n != "accessory_colour" or scene.accessory != "none"]
-    return mistake(scene, rng.choice(names), rng)
-
-
 def mistake(scene: Scene, name: str, rng: random.Random) -> Scene:
-    """The scene with another value of an attribute, drawn by likeness."""
-    others = likeness(name, getattr(scene, name))
-    return scene.change(**{name: rng.choices(list(others), list(others.values()))[0]})
+    """The scene with another value of an attribute, drawn by likeness; no held-out character."""
+    given = likeness(name, getattr(scene, name)).items()
+    others = {scene.change(**{name: value}): alike for value, alike in given}
+    known = {other: alike for other, alike in others.items() if not _unknown(other)}
+    return rng.choices(list(known), list(known.values()))[0] if known else scene
+
+
+def between(case: Case, rng: random.Random) -> tuple[Scene, Scene]:
+    """Context and target of an edit with the same other eyes, pattern or colour.
+
+    A pair on the way there shows a character that there is not, and the edit leaves it as it is.
+    Where it does not, or has another number of contexts, both scenes come back unchanged.
+    """
+    if len(case.contexts) != 1 or case.contexts[0].identity != case.target.identity:
+        return (case.contexts or (case.target,))[0], case.target
+    name = rng.choice(BETWEEN)
+    other = mistake(case.target, name, rng)
+    values = {name: getattr(other, name)}
+    return case.contexts[0].change(**values), other
+
+
+def _unknown(scene: Scene) -> bool:
+    """Whether the character is held out, and no editor may see it."""
+    return held_out("identity", *scene.identity)
 
 
 @cache
@@ -73,6 +91,9 @@ def confusion(made: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
 
 
 def confusion_loss(made: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
-    """The mean of `confusion`, small values squared; steps away from a mistake cost nothing."""
-    towards = confusion(made, target, mistakes).relu()
-    return F.smooth_l1_loss(towards, torch.zeros_like(towards), beta=0.25)
+    """The mean of `confusion`, small values squared.
+
+    Steps away from a mistake count as well: who exaggerates goes astray in a chain of edits, too.
+    """
+    way = confusion(made, target, mistakes)
+    return F.smooth_l1_loss(way, torch.zeros_like(way), beta=0.25)

@@ -33,10 +33,10 @@ def pairs(student):
     words = student.text.tokenize(["make the hat red", "a sign"])[:, None]
     target, context = torch.randn(2, 2, 4, 8, 8, generator=draw)
     contexts = torch.stack((context, torch.zeros_like(context)), 1)
-    mistakes, fading = torch.randn(2, 3, 4, 8, 8, generator=draw), contexts.new_zeros(2, 2, 4, 8, 8)
-    fading[:, 0] = torch.randn(2, 4, 8, 8, generator=draw)
+    mistakes = torch.randn(2, 3, 4, 8, 8, generator=draw)
+    between = torch.randn(2, 2, 4, 8, 8, generator=draw)
     count, told = torch.ones(2, dtype=torch.long), torch.tensor([True, False])
-    return Pairs(target, contexts, count, words, torch.arange(2), told, mistakes, fading)
+    return Pairs(target, contexts, count, words, torch.arange(2), told, mistakes, between)
 
 
 def test_times_are_those_of_the_sampler_up_to_one_of_its_steps():
@@ -101,25 +101,32 @@ def test_mistakes_count_where_the_answer_is_told_and_nowhere_else(student, pairs
         assert (careful > plain) is counts
 
 
-def test_contexts_fade_and_what_is_right_stays(student, pairs):
-    """A share of them goes a part of the way to their mistakes; the pairs themselves do not."""
-    seen, before = [], pairs.contexts.clone()
+def test_characters_half_way_to_others_are_the_same_in_context_and_answer(student, pairs):
+    seen, before = [], (pairs.contexts.clone(), pairs.target.clone())
     student.register_forward_pre_hook(lambda _, given: seen.append(given[3][0]))
     some = pairs.take(torch.zeros(2, dtype=torch.long))
-    for faded in (0.0, 0.5, 1.0):
+    context, change = some.contexts[0, 0], some.between[0, 0]
+    for share in (0.0, 0.5, 1.0):
         seen.clear()
-        loss = rollout_loss(student, some, replace(ONE_STEP, faded=faded, fade=0.3), CPU)
-        for step in range(50):
-            loss(step)
-        change = torch.cat(seen) - some.contexts[0, 0]
-        way = (change * some.fading[0, 0]).sum((1, 2, 3)) / some.fading[0, 0].square().sum()
-        torch.testing.assert_close(change, way.reshape(-1, 1, 1, 1) * some.fading[0, 0])
-        assert (way > 1e-4).float().mean() == pytest.approx(faded, abs=0.15)
-        assert way.min() > -1e-4 and way.max() < 0.3 and bool(way.max() > 0.25) is (faded > 0)
-    assert torch.equal(pairs.contexts, before)
-    for wrong in ({"faded": 1.5}, {"fade": 0.5}):
-        with pytest.raises(ConfigError, match="faded is a share"):
-            RolloutTraining(**wrong)
+        dials = replace(ONE_STEP, between=share, mistakes=0.0)
+        losses = [rollout_loss(student, some, dials, CPU)(step)[1]["apart"] for step in range(50)]
+        moved = torch.cat(seen) - context
+        way = (moved * change).sum((1, 2, 3)) / change.square().sum()
+        torch.testing.assert_close(moved, way.reshape(-1, 1, 1, 1) * change)
+        assert (way > 1e-4).float().mean() == pytest.approx(share, abs=0.15)
+        assert way.min() > -1e-4 and way.max() < 0.5 and bool(way.max() > 0.4) is (share > 0)
+    # Told apart by the answer: with a context that moves alone, the loss is another.
+    alone = some.between.clone()
+    alone[:, 1] = 0
+    loss = rollout_loss(student, replace(some, between=alone), dials, CPU)
+    assert [loss(step)[1]["apart"] for step in range(50)] != losses
+    still = replace(some, told=torch.tensor([False, False]))
+    seen.clear()
+    rollout_loss(student, still, dials, CPU)(0)
+    assert torch.equal(seen[0], still.contexts[:, 0])
+    assert torch.equal(pairs.contexts, before[0]) and torch.equal(pairs.target, before[1])
+    with pytest.raises(ConfigError, match="between=1.5"):
+        RolloutTraining(between=1.5)
 
 
 def test_where_many_answers_are_right_the_noise_is_the_answers_own(student, pairs):

@@ -71,7 +71,7 @@ def parts(kind, world, bf16=False):
         return model, editor_loss(model, data, null, EditorTraining(**how), world.device)
     if kind == "rollout":
         parallel.prepare(model, world, bf16)
-        return model, rollout_loss(model, data, RolloutTraining(**how, faded=0.5), world.device)
+        return model, rollout_loss(model, data, RolloutTraining(**how, between=0.5), world.device)
     frozen = copy.deepcopy(model).requires_grad_(False)
     torch.manual_seed(0)
     model = student_of(model) if kind == "guidance" else Ladd(model, Discriminator(model))
