@@ -3,7 +3,8 @@
 `minikontext bench multiturn --chains 24`
 
 Each edit starts from the last result, handed on in one of three ways: as pixels, as latents, or as
-pixels with everything that hardly changed pasted back from the picture before.
+pixels with everything that hardly changed pasted back from the picture before. The characters are
+held out; the way "known" is latents once more, with characters and edits that training may show.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from tqdm.auto import tqdm
 from minikontext import files
 from minikontext.bench.mini import LEVEL, base_scenes
 from minikontext.pipeline import KontextOutput, KontextPipeline
-from minikontext.toyworld import Case, Scene, psnr, read, render, score
+from minikontext.toyworld import Case, Scene, held_out, psnr, read, render, score
 from minikontext.toyworld.edits import make_case
-from minikontext.toyworld.scene import IDENTITY
+from minikontext.toyworld.scene import CHOICES, IDENTITY
 
 TURNS = 8
 # Edits that leave the character's identity alone, so that it should survive all of them.
@@ -57,16 +58,30 @@ class Drift:
     right_cosine: list[float]
 
 
-def chain(number: int, turns: int = TURNS) -> list[Case]:
-    """Chain number `number`: each case starts at the scene where the one before should end."""
+def chain(number: int, turns: int = TURNS, known: bool = False) -> list[Case]:
+    """Chain number `number`: each case starts at the scene where the one before should end.
+
+    known: with another character, one that is not held out, and with edits that are not, either.
+    """
     rng = random.Random(f"multiturn/{number}")
     scene, cases = base_scenes()[number % len(base_scenes())].change(style="plain"), []
+    if known:
+        scene = with_known_character(scene, rng)
     while len(cases) < turns:
         case = make_case(rng.choice(OPERATIONS), rng, scene, LEVEL)
-        if case.contexts[0] == scene and case.target not in [c.target for c in cases]:
+        fits = case.contexts[0] == scene and not (known and case.unseen)
+        if fits and case.target not in [c.target for c in cases]:
             cases.append(case)
             scene = case.target
     return cases
+
+
+def with_known_character(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with a random character that is not held out; without its sign, which may be."""
+    while True:
+        drawn = scene.change(**{name: rng.choice(CHOICES[name]) for name in IDENTITY}, sign="")
+        if not held_out("identity", *drawn.identity):
+            return drawn
 
 
 # ---------------------------------------------------------------- three ways to hand on
@@ -95,7 +110,9 @@ def paste_back(before: Image.Image, after: Image.Image, limit: float = PASTE) ->
     return Image.composite(after, before, mask.filter(ImageFilter.MaxFilter(5)))
 
 
-WAYS: dict[str, Hand] = {"pixels": as_pixels, "latents": as_latents, "paste-back": as_pasted}
+WAYS: dict[str, Hand] = {
+    "pixels": as_pixels, "latents": as_latents, "paste-back": as_pasted, "known": as_latents,
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- running and measuring
@@ -230,9 +247,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.
     options = parser.parse_args(arguments)
     pipe = KontextPipeline.from_pretrained(options.weights)
     steps = options.steps or pipe.defaults.num_inference_steps
-    chains = [chain(i, options.turns) for i in range(options.chains)]
     drifts = {}
     for way in tqdm(options.ways, "ways of chaining"):
+        chains = [chain(i, options.turns, way == "known") for i in range(options.chains)]
         shown = run(pipe, chains, way, options.seed, num_inference_steps=steps)
         drifts[way] = measure(pipe, chains, shown)
     facts = {"weights": pipe.name, "sha256": pipe.weights_sha256, "steps": steps}
