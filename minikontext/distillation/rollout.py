@@ -24,6 +24,8 @@ from minikontext.training.loop import LossFunction
 from minikontext.training.mistakes import confusion_loss
 from minikontext.training.parallel import WHOLE, Part
 
+TINY = 1e-4  # a squared distance, latents; below it the loss is flat, so its slope stays finite
+
 
 @dataclass(frozen=True)
 class RolloutTraining:
@@ -101,11 +103,14 @@ def rollout_loss(
         with mixed_precision(device, config.bf16):
             z = sampler.sample(predict, noise, times)  # without gradients
             made = flow.clean_estimate(z, predict(z, t).float(), t)
-        apart = (made - x).square().mean()
+        squares = (made - x).square()
+        # Not squared: between two answers that may be right, the mean is neither.
+        distance = (squares.mean(1) + TINY).sqrt().mean()
+        apart = squares.mean()
         mistaken = confusion_loss(made, x, wrong)
         metrics = {"apart": apart, "mistaken": mistaken, f"apart_at_{float(times[-1]):g}": apart}
         # The later, the nearer the answer and the smaller the error; 1/t lets it count as well.
-        total = (apart + config.mistakes * mistaken) / float(times[-1])
+        total = (distance + config.mistakes * mistaken) / float(times[-1])
         return total, {name: float(value.detach()) for name, value in metrics.items()}
 
     return loss
