@@ -104,10 +104,12 @@ def encode(
         wrong = mistaken([case.target for case in cases], first)
         encoded["mistakes"] = _changes(wrong, [target] * len(wrong), autoencoder, bf16)
         rng = random.Random(first)
-        others = zip(*(between(case, rng) for case in cases), strict=True)
-        same = counts[:, None, None, None] == 1
+        pairs = [between(case, rng) for case in cases]
+        others = zip(*pairs, strict=True)
         changes = _changes(others, [slots[:, 0], target], autoencoder, bf16)
-        encoded["between"] = changes * same[:, None]
+        # Encoded in another batch, the same scene differs in the last digits.
+        other = [right != case.target for case, (_, right) in zip(cases, pairs, strict=True)]
+        encoded["between"] = changes * torch.tensor(other)[:, None, None, None, None]
         encoded["told"] = torch.tensor([not case.free for case in cases])
     if contexts is not None:
         slots = torch.zeros_like(slots)
