@@ -1,4 +1,4 @@
-"""The two distillations, from a config file to a weights folder."""
+"""The three distillations, from a config file to a weights folder."""
 
 from __future__ import annotations
 

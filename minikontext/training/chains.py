@@ -8,7 +8,9 @@ latents, and each answer becomes a context. The target is the right answer, with
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,13 +24,21 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.text import ToyTextEncoder
-from minikontext.toyworld import Case, Scene, read
+from minikontext.toyworld import Case, Scene, read, sample_scene
+from minikontext.toyworld.edits import OPERATIONS, make_case
 from minikontext.toyworld.scene import COLOURLESS, IDENTITY
-from minikontext.training.answers import chain, open_editor
+from minikontext.toyworld.scene import level as scene_level
+from minikontext.training.answers import open_editor
 from minikontext.training.data import Pairs, encode, labelled, load_cache, wordings
 from minikontext.training.parallel import ALONE, World
 
 SHARD = 100  # chains a file
+TRIES = 40  # to go on from a scene; some have hardly anything left that is not held out
+# No context, a new picture or a new character: nothing that could fade would be handed on.
+AFRESH = (
+    "text_to_image", "style_reference", "character_reference", "replace_character",
+    "recolour_character", "change_pattern", "change_eyes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,35 @@ class Chains:
             raise ConfigError("chains: count and steps are at least 1, turns at least 2")
         if not 0 < self.share < 1:
             raise ConfigError(f"chains: share={self.share} is not between 0 and 1")
+
+
+def chain(index: int, level: int, turns: int, seed: int = 0) -> list[Case]:
+    """Chain number `index`: each edit starts from the scene of the one before; none is held out.
+
+    Raises ConfigError for a level without such edits.
+    """
+    for start in itertools.count():
+        rng = random.Random(f"{seed}/chain/{index}/{start}")
+        cases = list(itertools.islice(_edits(rng, level), turns))
+        if len(cases) == turns:
+            return cases
+
+
+def _edits(rng: random.Random, level: int) -> Iterator[Case]:
+    """Edits in a row, until none can be found for the scene."""
+    scene = sample_scene(rng, level)
+    known = scene_level(level).operations
+    names = [name for name in OPERATIONS if name in known and name not in AFRESH]
+    if not names:
+        raise ConfigError(f"chains: level {level} has no edits that leave the character as it is")
+    while True:
+        tries = (make_case(rng.choice(names), rng, scene, level) for _ in range(TRIES))
+        fits = (c for c in tries if c.contexts == (scene,) and not c.unseen and c.target != scene)
+        case = next(fits, None)
+        if case is None:
+            return
+        yield case
+        scene = case.target
 
 
 def build_chains(
