@@ -25,6 +25,7 @@ from minikontext.training.mistakes import confusion_loss
 from minikontext.training.parallel import WHOLE, Part
 
 TINY = 1e-4  # a squared distance, latents; below it the loss is flat, so its slope stays finite
+SQUARED = 0.05  # confusion below which it is squared; small ones add up, turn by turn
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def rollout_loss(
         # Not squared: between two answers that may be right, the mean is neither.
         distance = (squares.mean(1) + TINY).sqrt().mean()
         apart = squares.mean()
-        mistaken = confusion_loss(made, x, wrong)
+        mistaken = confusion_loss(made, x, wrong, SQUARED)
         metrics = {"apart": apart, "mistaken": mistaken, f"apart_at_{float(times[-1]):g}": apart}
         # The later, the nearer the answer and the smaller the error; 1/t lets it count as well.
         total = (distance + config.mistakes * mistaken) / float(times[-1])

@@ -90,10 +90,12 @@ def confusion(made: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
     return way / mistakes.pow(2).sum((2, 3, 4)).clamp(min=UNSEEN)
 
 
-def confusion_loss(made: Tensor, target: Tensor, mistakes: Tensor) -> Tensor:
-    """The mean of `confusion`, small values squared.
+def confusion_loss(
+    made: Tensor, target: Tensor, mistakes: Tensor, squared_below: float = 0.25
+) -> Tensor:
+    """The mean of `confusion`, values below `squared_below` squared.
 
     Steps away from a mistake count as well: who exaggerates goes astray in a chain of edits, too.
     """
     way = confusion(made, target, mistakes)
-    return F.smooth_l1_loss(way, torch.zeros_like(way), beta=0.25)
+    return F.smooth_l1_loss(way, torch.zeros_like(way), beta=squared_below)

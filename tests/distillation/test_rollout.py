@@ -9,7 +9,7 @@ import torch
 from minikontext import flow, sampler
 from minikontext.distillation import recipes
 from minikontext.distillation.latents import answers, own_noise
-from minikontext.distillation.rollout import TINY, RolloutTraining, rollout_loss
+from minikontext.distillation.rollout import SQUARED, TINY, RolloutTraining, rollout_loss
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
@@ -104,30 +104,43 @@ def test_mistakes_count_where_the_answer_is_told_and_nowhere_else(student, pairs
 
 def test_characters_half_way_to_others_are_the_same_in_context_and_answer(student, pairs):
     seen, before = [], (pairs.contexts.clone(), pairs.target.clone())
-    student.register_forward_pre_hook(lambda _, given: seen.append(given[3][0]))
+    student.register_forward_hook(lambda _, given, out: seen.append((*given, out.detach())))
     some = pairs.take(torch.zeros(2, dtype=torch.long))
-    context, change = some.contexts[0, 0], some.between[0, 0]
+    context, change = some.contexts[0, 0], some.between[0]
     for share in (0.0, 0.5, 1.0):
-        seen.clear()
-        dials = replace(ONE_STEP, between=share, mistakes=0.0)
-        losses = [rollout_loss(student, some, dials, CPU)(step)[1]["apart"] for step in range(50)]
-        moved = torch.cat(seen) - context
-        way = (moved * change).sum((1, 2, 3)) / change.square().sum()
-        torch.testing.assert_close(moved, way.reshape(-1, 1, 1, 1) * change)
-        assert (way > 1e-4).float().mean() == pytest.approx(share, abs=0.15)
+        loss = rollout_loss(student, some, replace(ONE_STEP, between=share), CPU)
+        ways = []
+        for step in range(40):
+            seen.clear()
+            apart = loss(step)[1]["apart"]
+            z, t, _, (given,), velocity = seen[0]
+            way = ((given - context) * change[0]).sum((1, 2, 3)) / change[0].square().sum()
+            way = way.reshape(-1, 1, 1, 1)
+            torch.testing.assert_close(given, context + way * change[0])
+            made = flow.clean_estimate(z, velocity, t)
+            right = some.target + way * change[1]
+            assert apart == pytest.approx(float((made - right).square().mean()), rel=1e-4)
+            ways.append(way.flatten())
+        way = torch.cat(ways)
+        assert (way > 1e-4).float().mean() == pytest.approx(share, abs=0.17)
         assert way.min() > -1e-4 and way.max() < 0.5 and bool(way.max() > 0.4) is (share > 0)
-    # Told apart by the answer: with a context that moves alone, the loss is another.
-    alone = some.between.clone()
-    alone[:, 1] = 0
-    loss = rollout_loss(student, replace(some, between=alone), dials, CPU)
-    assert [loss(step)[1]["apart"] for step in range(50)] != losses
-    still = replace(some, told=torch.tensor([False, False]))
-    seen.clear()
-    rollout_loss(student, still, dials, CPU)(0)
-    assert torch.equal(seen[0], still.contexts[:, 0])
     assert torch.equal(pairs.contexts, before[0]) and torch.equal(pairs.target, before[1])
+    still = pairs.take(torch.ones(2, dtype=torch.long))  # many answers are right
+    seen.clear()
+    rollout_loss(student, still, replace(ONE_STEP, between=1.0), CPU)(0)
+    assert torch.equal(seen[0][3][0], still.contexts[:, 0])
     with pytest.raises(ConfigError, match="between=1.5"):
         RolloutTraining(between=1.5)
+
+
+def test_small_confusion_is_not_squared_away(student, pairs):
+    """From there on twice as far is twice as bad; squared, small errors would hardly count."""
+    told = pairs.take(torch.tensor([0, 0]))
+    far = []
+    for size in (0.2, 0.4):  # the confusion is in proportion to 1 / size
+        some = replace(told, mistakes=told.mistakes * size)
+        far.append(rollout_loss(student, some, ONE_STEP, CPU)(0)[1]["mistaken"])
+    assert far[0] > SQUARED and far[0] - far[1] == pytest.approx(far[0] / 2, rel=0.3)
 
 
 def test_where_many_answers_are_right_the_noise_is_the_answers_own(student, pairs):
