@@ -197,10 +197,16 @@ def table(drifts: dict[str, Drift]) -> str:
             form = "{:.3f}" if name == "cosine" else "{:.1f}"
             row = [form.format(value) for value in getattr(drift, name)]
             lines.append(f"| {way} | {label} | " + " | ".join(row) + " |")
-    right = next(iter(drifts.values())).right_cosine
-    row = [f"{value:.3f}" for value in right]
-    lines.append("| right answers | cosine | " + " | ".join(row) + " |")
+    for label, right in right_answers(drifts).items():
+        row = [f"{value:.3f}" for value in right]
+        lines.append(f"| {label} | cosine | " + " | ".join(row) + " |")
     return "\n".join(lines)
+
+
+def right_answers(drifts: dict[str, Drift]) -> dict[str, list[float]]:
+    """The cosine of pictures without any error; the way "known" has chains of its own."""
+    labels = {way: "right answers" + ", known" * (way == "known") for way in drifts}
+    return {labels[way]: drift.right_cosine for way, drift in drifts.items()}
 
 
 def plot(drifts: dict[str, Drift]) -> Figure:
@@ -212,9 +218,9 @@ def plot(drifts: dict[str, Drift]) -> Figure:
             values = getattr(drift, name)
             axes.plot(range(1, len(values) + 1), values, marker="o", label=way)
         if name == "cosine":
-            axes.plot(
-                range(1, len(drift.cosine) + 1), drift.right_cosine, "k:", label="right answers"
-            )
+            for label, right in right_answers(drifts).items():
+                dots = "k-." if label.endswith("known") else "k:"
+                axes.plot(range(1, len(right) + 1), right, dots, label=label)
         axes.set(xlabel="turn", ylabel=label)
     axes.legend()
     return figure

@@ -1,6 +1,7 @@
 """The results page, chains of edits, variety, and the autoencoders' table, each in small."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -109,7 +110,12 @@ def test_drift_is_measured_in_every_way(toy, tmp_path):
     drifts = {way: multiturn.measure(toy, chains, turns) for way, turns in shown.items()}
     multiturn.save(drifts, {"weights": "toy"}, tmp_path)
     assert multiturn.load(tmp_path / "multiturn.json") == drifts
-    assert len(multiturn.plot(drifts).axes[2].lines) == 5
+    # Each way is compared with the right answers of its own chains.
+    drifts["known"] = replace(drift, right_cosine=[0.25, 0.125])
+    own = {"right answers": drifts["latents"].right_cosine, "right answers, known": [0.25, 0.125]}
+    dotted = multiturn.plot(drifts).axes[2].lines[4:]
+    assert {line.get_label(): list(line.get_ydata()) for line in dotted} == own
+    assert "| right answers, known | cosine | 0.250 | 0.125 |" in multiturn.table(drifts)
 
 
 # ---------------------------------------------------------------- variety
