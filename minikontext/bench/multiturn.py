@@ -211,18 +211,18 @@ def right_answers(drifts: dict[str, Drift]) -> dict[str, list[float]]:
 
 def plot(drifts: dict[str, Drift]) -> Figure:
     """Drift curves: identity, PSNR and cosine against the turn."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(9, 3.3), layout="constrained")
     names = {"identity": "identity kept, %", "psnr": "PSNR, dB", "cosine": "cosine to the input"}
     for axes, (name, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
         for way, drift in drifts.items():
             values = getattr(drift, name)
             axes.plot(range(1, len(values) + 1), values, marker="o", label=way)
         if name == "cosine":
-            for label, right in right_answers(drifts).items():
-                dots = "k-." if label.endswith("known") else "k:"
-                axes.plot(range(1, len(right) + 1), right, dots, label=label)
+            for answers, right in right_answers(drifts).items():
+                dots = "k-." if answers.endswith("known") else "k:"
+                axes.plot(range(1, len(right) + 1), right, dots, label=answers)
         axes.set(xlabel="turn", ylabel=label)
-    axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 

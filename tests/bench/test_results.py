@@ -113,8 +113,10 @@ def test_drift_is_measured_in_every_way(toy, tmp_path):
     # Each way is compared with the right answers of its own chains.
     drifts["known"] = replace(drift, right_cosine=[0.25, 0.125])
     own = {"right answers": drifts["latents"].right_cosine, "right answers, known": [0.25, 0.125]}
-    dotted = multiturn.plot(drifts).axes[2].lines[4:]
+    cosines = multiturn.plot(drifts).axes[2]
+    dotted = cosines.lines[4:]
     assert {line.get_label(): list(line.get_ydata()) for line in dotted} == own
+    assert cosines.get_ylabel() == "cosine to the input"
     assert "| right answers, known | cosine | 0.250 | 0.125 |" in multiturn.table(drifts)
 
 
