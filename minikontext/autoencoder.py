@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -265,6 +266,13 @@ class AutoEncoder(nn.Module):
         return self.config == other.config and all(
             torch.equal(tensor, theirs[name].to(tensor.device)) for name, tensor in mine.items()
         )
+
+    def encoder_mark(self) -> str:
+        """A checksum of what latents depend on, hex digits; equal for the same latents."""
+        digest = hashlib.sha256(repr(self.config).encode())
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

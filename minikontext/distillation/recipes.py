@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from minikontext import files
 from minikontext.autoencoder import AutoEncoder
 from minikontext.distillation.guidance import GuidanceTraining, fixed_at, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
@@ -201,7 +200,7 @@ def load_pairs(
     """The training pairs of the config's level, encoded with the teacher's autoencoder."""
     data = config["data"]
     folder = Path(data.get("folder", Path(config["run"]) / "pairs"))
-    mark = files.sha256([pipe.folder / "autoencoder.safetensors"])[:12]
+    mark = pipe.autoencoder.encoder_mark()[:12]
     level = (data["level"], data["count"], data.get("seed", 0))
     asked = {"practise": practised(data), "mistakes": mistakes}
     build_cache(folder, *level, pipe.autoencoder, mark, bf16=bf16, world=world, **asked)

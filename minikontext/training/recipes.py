@@ -143,7 +143,7 @@ def train_editor(
     model = new_editor(config)
     data = config["data"]
     cache = Path(data.get("folder", Path(config["run"]) / "pairs"))
-    mark = files.sha256([source / "autoencoder.safetensors"])[:12]
+    mark = autoencoder.encoder_mark()[:12]
     dials = read(EditorTraining, config.get("training", {}))
     level = (data["level"], data["count"], data.get("seed", 0))
     asked = {"practise": practised(data)}

@@ -10,7 +10,7 @@ from minikontext import flow, sampler
 from minikontext.distillation import recipes
 from minikontext.distillation.latents import answers, own_noise
 from minikontext.distillation.rollout import SQUARED, TINY, RolloutTraining, rollout_loss
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor
@@ -188,6 +188,22 @@ def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
     weights = (pipe.transformer.img_in.weight for pipe in (old, new))
     assert not torch.equal(*weights)
     assert old.autoencoder.same_latents(new.autoencoder)
+
+
+def test_pairs_fit_every_teacher_with_their_encoder(tiny, tmp_path):
+    """An exchanged decoder is no matter; another encoder's latents are others."""
+    pipe = tiny()
+    world = start({"device": "cpu"})
+    given = {"run": str(tmp_path), "data": {"level": 4, "count": 4, "folder": str(tmp_path / "p")}}
+    first = recipes.load_pairs(given, pipe, False, world)
+    with torch.no_grad():
+        pipe.autoencoder.decoder.conv_out.weight += 1
+    again = recipes.load_pairs(given, pipe, False, world)
+    assert torch.equal(first.target, again.target)
+    with torch.no_grad():
+        pipe.autoencoder.encoder.conv_in.weight += 1
+    with pytest.raises(TrainingError, match="holds pairs made"):
+        recipes.load_pairs(given, pipe, False, world)
 
 
 def test_only_where_many_answers_are_right_the_students_own_is_the_target(tiny, tmp_path, pairs):
