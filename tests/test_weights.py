@@ -142,7 +142,9 @@ def test_the_host_holds_the_model_and_one_shard_at_most(tmp_path):
     )
     shard = max(file.stat().st_size for file in shards) / 2**20
     command = [sys.executable, "-c", LOADER, str(tmp_path), str(sizes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # glibc now and then keeps what was freed; here all but small things go back at once.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     peak, model = map(float, done.stdout.split())
     assert len(shards) > 5 and model > 200
     assert peak < model + 1.5 * shard, (peak, model, shard)
