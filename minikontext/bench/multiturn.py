@@ -245,6 +245,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.
     parser = argparse.ArgumentParser(prog=prog, description="Eight edits in a row.")
     parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
     parser.add_argument("--chains", type=int, default=24, help="how many (default: 24)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first (default: 0)")
     parser.add_argument("--turns", type=int, default=TURNS, help=f"edits a chain ({TURNS})")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
@@ -255,11 +256,12 @@ def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.
     steps = options.steps or pipe.defaults.num_inference_steps
     drifts = {}
     for way in tqdm(options.ways, "ways of chaining"):
-        chains = [chain(i, options.turns, way == "known") for i in range(options.chains)]
+        numbers = range(options.first, options.first + options.chains)
+        chains = [chain(i, options.turns, way == "known") for i in numbers]
         shown = run(pipe, chains, way, options.seed, num_inference_steps=steps)
         drifts[way] = measure(pipe, chains, shown)
     facts = {"weights": pipe.name, "sha256": pipe.weights_sha256, "steps": steps}
-    save(drifts, facts | {"seed": options.seed}, options.output)
+    save(drifts, facts | {"seed": options.seed, "first": options.first}, options.output)
     print(table(drifts))
 
 

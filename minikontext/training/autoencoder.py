@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
 from minikontext.device import mixed_precision
+from minikontext.errors import ConfigError
 from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
 from minikontext.training import data
 from minikontext.training.answers import Answers
@@ -32,7 +34,8 @@ class AutoEncoderTraining:
     detail: how much it counts that eyes, pattern or accessory look like others (see `confusion`).
     disturbed: up to so much noise on latents of unit variance: an editor's are never exact.
     answers_share: of the pictures, for which the decoder gets the latents that an editor made in
-    place of the encoder's (see `Answers`).
+    place of the encoder's (see `Answers`). hard_share: of the pictures, which are drawn from those
+    that it confused before (see `hard`).
     """
 
     batch: int = 16
@@ -45,8 +48,13 @@ class AutoEncoderTraining:
     detail: float = 0.0
     disturbed: float = 0.0
     answers_share: float = 0.0
+    hard_share: float = 0.0
     bf16: bool = False
     compile: bool = True
+
+    def __post_init__(self) -> None:
+        if self.answers_share + self.hard_share > 1:
+            raise ConfigError("answers_share and hard_share are more than all pictures")
 
 
 def sample_picture(index: int, seed: int, sign_share: float, fine_share: float = 0.0) -> Scene:
@@ -88,10 +96,12 @@ def autoencoder_loss(
     config: AutoEncoderTraining,
     device: torch.device,
     answers: Answers | None = None,
+    hard: Sequence[Scene] = (),
 ) -> LossFunction:
     """The loss of a step: encode, sample the posterior, decode, compare.
 
-    With answers, the last of each batch are decoded from an editor's latents.
+    The first of each batch are hard pictures. With answers, the last are decoded from an editor's
+    latents.
     """
 
     z, sides = model.config.z_channels, [SIDE // model.config.downsample] * 2
@@ -118,6 +128,9 @@ def autoencoder_loss(
             sample_picture(i, config.seed, config.sign_share, config.fine_share) for i in numbers
         ]
         seed = config.seed * 1_000_003 + step
+        if hard:
+            count = round(config.hard_share * config.batch)
+            scenes[:count] = random.Random(f"{seed}/hard").choices(hard, k=count)
         made = torch.zeros(0, z, *sides)
         if answers:
             count = round(config.answers_share * config.batch)

@@ -2,8 +2,9 @@
 
 Every other context in training is a perfect picture. In a chain the editor is given its own last
 answer: the next one copies its small errors and adds to them, until a pale spot is gone. So an
-editor that is trained already edits training scenes several times in a row, from latents to
-latents, and each answer becomes a context. The target is the right answer, without any error.
+editor that is trained already edits training scenes several times in a row, and each answer
+becomes a context: its latents, or what is left of them after a way through a picture. The target
+is the right answer, without any error.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 from minikontext import files
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, TrainingError
-from minikontext.pipeline import KontextPipeline
+from minikontext.pipeline import KontextOutput, KontextPipeline
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, read, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case
@@ -46,7 +47,8 @@ class Chains:
     """What a config's [data.chains] says.
 
     editor: the weights that edit, a folder or a shipped name. count: how many chains. turns: edits
-    in each; all but the first start from an answer. steps: of sampling. share: of all training
+    in each; all but the first start from an answer. steps: of sampling. pictures: the share of
+    answers that are handed on as a picture, decoded and encoded again. share: of all training
     pairs; the chains' are repeated if need be. folder: where they are kept, for several trainings;
     else in the run's.
     """
@@ -55,6 +57,7 @@ class Chains:
     count: int
     turns: int = 6
     steps: int = 4
+    pictures: float = 0.0
     share: float = 0.3
     seed: int = 0
     folder: str = ""
@@ -64,6 +67,8 @@ class Chains:
             raise ConfigError("chains: count and steps are at least 1, turns at least 2")
         if not 0 < self.share < 1:
             raise ConfigError(f"chains: share={self.share} is not between 0 and 1")
+        if not 0 <= self.pictures <= 1:
+            raise ConfigError(f"chains: pictures={self.pictures}: give a share, 0 to 1")
 
 
 def chain(index: int, level: int, turns: int, seed: int = 0) -> list[Case]:
@@ -107,7 +112,7 @@ def build_chains(
     """
     pipe = open_editor(chains.editor, autoencoder, world.device)
     told = {name: str(value) for name, value in asdict(chains).items()}
-    facts = {name: told[name] for name in ("editor", "count", "turns", "steps", "seed")}
+    facts = {n: told[n] for n in ("editor", "count", "turns", "steps", "seed", "pictures")}
     facts |= {"level": str(level), "weights": pipe.weights_sha256, "mistakes": str(mistakes)}
     labelled(folder, facts, world)
     mine = range(world.rank * SHARD, chains.count, world.size * SHARD)
@@ -143,14 +148,20 @@ def _edited(
             num_inference_steps=chains.steps, progress=False,
         )  # fmt: skip
         kept = [i for i, case in enumerate(asked) if _is_itself(out.images[i], case.target)]
-        given, before = [given[i] for i in kept], [out[i] for i in kept]
+        given = [given[i] for i in kept]
         if not given:
             break
+        before = [out.images[i] if rng.random() < chains.pictures else out[i] for i in kept]
         cases += [chain[turn + 1] for chain in given]
-        contexts += [one.latents[0] for one in before]
+        contexts += [_latents(pipe, one) for one in before]
     if not cases:
         raise TrainingError(f"chains: {chains.editor} keeps no character; train it further first")
     return cases, torch.stack(contexts).bfloat16().cpu()
+
+
+def _latents(pipe: KontextPipeline, answer: Image.Image | KontextOutput) -> torch.Tensor:
+    """What the next turn is given, (c, h, w); a picture has lost a little on its way."""
+    return pipe.encode([answer])[0] if isinstance(answer, Image.Image) else answer.latents[0]
 
 
 def _is_itself(picture: Image.Image, scene: Scene) -> bool:

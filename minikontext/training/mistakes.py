@@ -23,7 +23,7 @@ from minikontext.toyworld.scene import CHOICES, Scene, sample_scene
 from minikontext.toyworld.split import held_out
 
 MISTAKEN = ("eyes", "pattern", "accessory_colour", "colour", "species")
-BETWEEN = ("eyes", "pattern", "colour")  # where something half-way is still one character
+BETWEEN = ("eyes", "pattern", "colour", "species")  # what may be half-way to something else
 UNSEEN = 1e-2  # a smaller squared difference, pixels in [-1, 1] or latents, is hardly any
 COMPARED = 16  # scenes in which values are compared, to say how alike they are
 
@@ -47,16 +47,18 @@ def mistake(scene: Scene, name: str, rng: random.Random) -> Scene:
 
 
 def between(case: Case, rng: random.Random) -> tuple[Scene, Scene]:
-    """Context and target of an edit with the same other eyes, pattern or colour.
+    """Context and target of an edit with another character, one to all of BETWEEN exchanged.
 
     A pair on the way there shows a character that there is not, and the edit leaves it as it is.
     Where it does not, or has another number of contexts, both scenes come back unchanged.
     """
     if len(case.contexts) != 1 or case.contexts[0].identity != case.target.identity:
         return (case.contexts or (case.target,))[0], case.target
-    name = rng.choice(BETWEEN)
-    other = mistake(case.target, name, rng)
-    values = {name: getattr(other, name)}
+    names = rng.sample(BETWEEN, rng.randint(1, len(BETWEEN)))
+    other = case.target
+    for name in names:
+        other = mistake(other, name, rng)
+    values = {name: getattr(other, name) for name in names}
     return case.contexts[0].change(**values), other
 
 

@@ -67,6 +67,17 @@ def test_contexts_are_answers_and_targets_are_right(toy, folder):
     assert not pairs.contexts[:, 1].any()
 
 
+def test_some_answers_are_handed_on_as_pictures(toy, folder, tmp_path):
+    build_chains(tmp_path, replace(FEW, pictures=1.0), 4, toy.autoencoder)
+    straight, shown = (load_cache(p, toy.text_encoder) for p in (folder, tmp_path))
+    assert torch.equal(straight.target[0], shown.target[0])
+    latents = [pairs.contexts[:1, 0].float() for pairs in (straight, shown)]
+    # The first answer is the same in both; here it was decoded and encoded again.
+    again = toy.encode(toy.decode(latents[0]))
+    assert torch.allclose(latents[1], again, atol=0.05)
+    assert (latents[1] - latents[0]).abs().max() > 0.1
+
+
 def test_other_characters_change_a_chains_context_as_they_change_the_right_one(toy, tmp_path):
     build_chains(tmp_path, FEW, 4, toy.autoencoder, mistakes=True)
     pairs = load_cache(tmp_path, toy.text_encoder)
@@ -82,8 +93,9 @@ def test_what_is_there_is_kept_and_another_editor_is_refused(toy, folder):
     before = file.stat().st_mtime_ns
     build_chains(folder, replace(FEW, share=0.5), 4, toy.autoencoder)
     assert file.stat().st_mtime_ns == before
-    with pytest.raises(TrainingError, match="remove it first"):
-        build_chains(folder, replace(FEW, steps=5), 4, toy.autoencoder)
+    for other in ({"steps": 5}, {"pictures": 0.5}):
+        with pytest.raises(TrainingError, match="remove it first"):
+            build_chains(folder, replace(FEW, **other), 4, toy.autoencoder)
     other = AutoEncoder(toy.autoencoder.config)
     with pytest.raises(ConfigError, match="another encoder"):
         build_chains(folder, FEW, 4, other)
@@ -99,7 +111,9 @@ def test_chains_make_their_share(toy, folder, share):
     assert torch.equal(mixed.target[12], chained.target[0])
 
 
-@pytest.mark.parametrize("wrong", [{"share": 0.0}, {"share": 1.0}, {"turns": 1}, {"count": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"share": 0.0}, {"share": 1.0}, {"turns": 1}, {"count": 0}, {"pictures": 1.5}]
+)
 def test_chains_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError, match="chains: "):
         replace(FEW, **wrong)

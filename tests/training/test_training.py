@@ -30,6 +30,7 @@ from minikontext.training.autoencoder import (
 )
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
 from minikontext.training.data import pixels as pixels_of
+from minikontext.training.hard import HardConfig, hardness, stored_hard
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.mistakes import (
     BETWEEN,
@@ -440,16 +441,21 @@ def test_no_mistake_shows_a_character_that_is_held_out():
 
 def test_between_changes_the_same_in_context_and_target_or_nothing():
     rng, met = random.Random(0), Counter()
+    numbers = set()
     for case in (sample_edit(i, 4) for i in range(300)):
         given, right = between(case, rng)
         if len(case.contexts) != 1 or case.contexts[0].identity != case.target.identity:
             assert right == case.target and given in (*case.contexts, case.target)
             continue
-        for old, new in ((case.contexts[0], given), (case.target, right)):
-            (name,) = (n for n in ATTRIBUTES if getattr(new, n) != getattr(old, n))
-        met[name] += 1
-        assert given.identity == right.identity
-    assert set(met) == set(BETWEEN)
+        names = [
+            {n for n in ATTRIBUTES if getattr(new, n) != getattr(old, n)}
+            for old, new in ((case.contexts[0], given), (case.target, right))
+        ]
+        assert names[0] == names[1] and given.identity == right.identity
+        assert not held_out("identity", *right.identity)
+        met.update(names[0])
+        numbers.add(len(names[0]))
+    assert set(met) == set(BETWEEN) and numbers >= {1, 2, 3, 4}
 
 
 def test_what_looks_like_other_eyes_costs_and_so_does_what_exaggerates():
@@ -486,6 +492,30 @@ def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_fold
     del config["start"]
     with pytest.raises(ConfigError, match="decoder_only needs start"):
         recipes.train_autoencoder(config | {"run": str(tmp_path / "other")})
+
+
+def test_hard_pictures_are_those_that_are_confused_and_are_trained_on(tmp_path):
+    cpu = torch.device("cpu")
+    model = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").autoencoder
+    dials = AutoEncoderTraining(batch=2, compile=False, detail=1.0, fine_share=0.7, hard_share=1.0)
+    scenes = stored_hard(HardConfig(pool=48, count=6, seed=5), model, dials, tmp_path)
+    (kept,) = (json.loads(path.read_text()) for path in tmp_path.glob("hard-*.json"))
+    pool = [sample_picture(i, 5, dials.sign_share, 0.7) for i in range(48)]
+    assert scenes == [pool[i] for i in kept] and len(set(kept)) == 6
+    hard = hardness(model, pool, 5 * 1_000_003)
+    assert hard[kept].min() >= hard.sort(descending=True).values[5]
+    assert hard[kept].mean() > 2 * hard.clamp(min=0).mean()
+    spoiled = AutoEncoder(model.config)  # nothing is asked again
+    assert stored_hard(HardConfig(pool=48, count=6, seed=5), spoiled, dials, tmp_path) == scenes
+    losses = set()
+    for given in ([], scenes, scenes[:1], scenes[1:2]):
+        loss, _ = autoencoder_loss(model, dials, cpu, None, given)(0)
+        losses.add(float(loss.detach()))
+    assert len(losses) == 4  # each picture is a hard one
+    with pytest.raises(ConfigError, match="count=9 is not from 1 to pool=8"):
+        HardConfig(pool=8, count=9)
+    with pytest.raises(ConfigError, match="more than all pictures"):
+        AutoEncoderTraining(hard_share=0.7, answers_share=0.4)
 
 
 ANSWERS = {"editor": "toy", "level": 4, "count": 3, "seed": 5}
