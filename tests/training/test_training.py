@@ -331,16 +331,18 @@ def test_mistakes_are_encoded_with_the_pairs_where_asked_for(tmp_path, autoencod
     changed = pairs.between.flatten(2).any(-1)
     assert torch.equal(changed[:, 0], changed[:, 1])
     assert set(changed[:, 0].tolist()) == {True, False}
-    row = int(changed[:, 0].nonzero()[0])
-    before, after = cases[row].contexts[0], cases[row].target
-    assert before.identity == after.identity
-    apart = []
-    for name, value in [(n, v) for n in BETWEEN for v in CHOICES[n]]:
-        four = [before, after, *(s.change(**{name: value}) for s in (before, after))]
-        given, right, *others = autoencoder.encode(pixels_of(four)).detach()
-        change = torch.stack((others[0] - given, others[1] - right))
-        apart.append(float((pairs.between[row].float() - change).abs().max()))
-    assert min(apart) < 0.03
+    # The files have 12 cases each, and each file's characters are drawn with its first number.
+    for first in (0, 12):
+        rng = random.Random(first)
+        drawn = [between(case, rng) for case in cases[first : first + 12]]
+        rows = [i for i in range(12) if changed[first + i, 0]]
+        for i in rows[:3]:
+            case = cases[first + i]
+            four = autoencoder.encode(
+                pixels_of([case.contexts[0], case.target, *drawn[i]])
+            ).detach()
+            apart = pairs.between[first + i].float() - (four[2:] - four[:2])
+            assert apart.abs().max() < 0.03
     # Where nobody asked there are none, and the two do not mix.
     build_cache(tmp_path / "plain", 4, 12, 0, autoencoder, "x")
     assert load_cache(tmp_path / "plain", model.text).mistakes is None
