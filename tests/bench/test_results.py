@@ -175,3 +175,13 @@ def test_equal_budgets_are_trained_measured_and_written(tmp_path, capsys):
     for channels in (4, 16):
         model = autoencoder_bench.train(channels, 2, tmp_path / "runs")  # is there already
         assert model.encode(torch.zeros(1, 3, 64, 64)).shape == (1, channels, 8, 8)
+
+
+def test_other_chains_can_be_asked(toy, tmp_path):
+    asked = ["--chains", "1", "--first", "3", "--turns", "1", "--ways", "latents", "--steps", "1"]
+    multiturn.main([*asked, "--output", str(tmp_path)])
+    (case,) = multiturn.chain(3, 1)
+    pictures = [case.context_images()[0], case.target_image()]
+    before, right = (multiturn.features(toy, [picture]) for picture in pictures)
+    found = multiturn.load(tmp_path / "multiturn.json")["latents"].right_cosine
+    assert found == [pytest.approx(float(torch.cosine_similarity(before, right)), abs=1e-3)]
