@@ -42,7 +42,8 @@ def stored_hard(
     config: HardConfig, model: AutoEncoder, dials: AutoEncoderTraining, folder: Path
 ) -> list[Scene]:
     """The scenes that a config asks for; found once, their numbers are kept in `folder`."""
-    path = folder / f"hard-{config.pool}-{config.count}-{config.seed}.json"
+    mark = (config.pool, config.count, config.seed, dials.sign_share, dials.fine_share)
+    path = folder / f"hard-{'-'.join(map(str, mark))}.json"
     if not path.exists():
         numbers = hardest(config, model, dials)
         with files.replacing(path) as temporary:

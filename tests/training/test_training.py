@@ -509,6 +509,8 @@ def test_hard_pictures_are_those_that_are_confused_and_are_trained_on(tmp_path):
     assert hard[kept].mean() > 2 * hard.clamp(min=0).mean()
     spoiled = AutoEncoder(model.config)  # nothing is asked again
     assert stored_hard(HardConfig(pool=48, count=6, seed=5), spoiled, dials, tmp_path) == scenes
+    others = stored_hard(HardConfig(48, 6, 5), model, replace(dials, fine_share=0.0), tmp_path)
+    assert others != scenes and len(list(tmp_path.glob("hard-*.json"))) == 2  # of other pictures
     losses = set()
     for given in ([], scenes, scenes[:1], scenes[1:2]):
         loss, _ = autoencoder_loss(model, dials, cpu, None, given)(0)
