@@ -101,3 +101,17 @@ def confusion_loss(
     """
     way = confusion(made, target, mistakes)
     return F.smooth_l1_loss(way, torch.zeros_like(way), beta=squared_below)
+
+
+def local_error(
+    made: Tensor, target: Tensor, mistakes: Tensor, visible: float = 4 / 127.5
+) -> Tensor:
+    """The squared error where each mistake would show, over the mistake's own, (b, k).
+
+    Shapes as for `confusion`, which sees only what leads to the mistake: a detail can be blurred or
+    miss its edges and not look like any other. Above 0.5 an oracle that asks whether the right
+    picture or the wrong one is clearly nearer cannot be sure.
+    """
+    shown = (mistakes.abs().amax(2) > visible).to(made.dtype)
+    error = ((made - target).pow(2).sum(1)[:, None] * shown).sum((2, 3))
+    return error / mistakes.pow(2).sum((2, 3, 4)).clamp(min=UNSEEN)

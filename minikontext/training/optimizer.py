@@ -27,10 +27,11 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
         "img_in",
         "txt_in",
         "final_layer",
-        "decoder.conv_out",
     )
     modulation = ("modulation", "_mod.", "time_in", "vector_in", "guidance_in")
-    return parameter.ndim >= 2 and not any(word in name for word in outside + modulation)
+    pixels = ("decoder.conv_out", "conv_out")  # a decoder's, in its autoencoder or alone
+    hidden = not (name.startswith(pixels) or any(word in name for word in outside + modulation))
+    return parameter.ndim >= 2 and hidden
 
 
 def orthogonalised(g: Tensor, iterations: int = 5) -> Tensor:

@@ -23,7 +23,7 @@ from minikontext.pipeline import Defaults, KontextPipeline
 from minikontext.pretrained import find_weights
 from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
-from minikontext.toyworld import OPERATIONS, Case, Scene, sample_edit, score, vocabulary
+from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
 from minikontext.toyworld.attacks import Mix
 from minikontext.training.answers import AnswersConfig, open_editor, stored_answers
 from minikontext.training.autoencoder import (
@@ -41,7 +41,6 @@ from minikontext.training.folders import (
     folder_loss,
     validate_folder,
 )
-from minikontext.training.hard import HardConfig, stored_hard
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.parallel import (
     ParallelConfig,
@@ -91,7 +90,6 @@ def train_autoencoder(
     trained = model.decoder if dials.decoder_only else model
     model.requires_grad_(False)
     trained.requires_grad_(True)
-    hard = find_hard(config, model, dials)  # of the start, before a run that goes on is loaded
     how, watch = read(LoopConfig, config["loop"]), Watch(dials.batch)
     loop = Loop(trained, how, config["run"], watch=watch)
     if resume:
@@ -101,7 +99,7 @@ def train_autoencoder(
         asked = read(AnswersConfig, config.get("answers", {}))
         editor = open_editor(asked.editor, model, world.device)
         made = stored_answers(asked, editor, Path(config["run"]))
-    loop.run(autoencoder_loss(model, dials, world.device, made, hard), on_log)
+    loop.run(autoencoder_loss(model, dials, world.device, made), on_log)
     averaged(loop, trained)
     if not dials.decoder_only:
         model.config = normalised(model, seed=1)
@@ -116,16 +114,6 @@ def first_autoencoder(config: dict[str, Any], device: torch.device) -> AutoEncod
         raise ConfigError("decoder_only needs start = a weights folder, whose encoder stays")
     sizes = read(AutoEncoderConfig, config.get("autoencoder", {}), AutoEncoderConfig.toy())
     return AutoEncoder(sizes).to(device)
-
-
-def find_hard(
-    config: dict[str, Any], model: AutoEncoder, dials: AutoEncoderTraining
-) -> list[Scene]:
-    """The hard pictures that a config asks for with `hard_share` and [hard]."""
-    if not dials.hard_share:
-        return []
-    asked = read(HardConfig, config.get("hard", {}))
-    return stored_hard(asked, model, dials, Path(config["run"]))
 
 
 def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:

@@ -26,11 +26,11 @@ from minikontext.training.autoencoder import (
     AutoEncoderTraining,
     autoencoder_loss,
     mistakes,
+    reconstruction_loss,
     sample_picture,
 )
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
 from minikontext.training.data import pixels as pixels_of
-from minikontext.training.hard import HardConfig, hardness, stored_hard
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.mistakes import (
     BETWEEN,
@@ -39,6 +39,7 @@ from minikontext.training.mistakes import (
     confusion,
     confusion_loss,
     likeness,
+    local_error,
     mistake,
     mistaken,
 )
@@ -104,6 +105,11 @@ def test_muon_gets_the_hidden_matrices_and_only_them():
     assert "encoder.conv_in.weight" not in optimizer.views
     assert not is_matrix("double_blocks.0.img_mod.lin.weight", torch.ones(2, 2))
     assert all(model.get_parameter(n).ndim >= 2 for n in optimizer.views)
+    kernel = torch.ones(2, 2, 3, 3)
+    for alone in ("", "decoder."):  # what makes pixels is no hidden matrix; the latents' is
+        assert is_matrix(f"{alone}mid.block_1.conv1.weight", kernel)
+        assert not is_matrix(f"{alone}conv_out.weight", kernel)
+    assert is_matrix("encoder.conv_out.weight", kernel)
 
 
 def test_a_part_of_the_model_can_learn_faster():
@@ -471,6 +477,44 @@ def test_what_looks_like_other_eyes_costs_and_so_does_what_exaggerates():
     assert 0 < near < halfway == pytest.approx(away)
 
 
+def test_local_error_counts_what_is_wrong_where_a_mistake_would_show_and_nothing_else():
+    scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
+    right = pixels_of([scene])
+    wrong = mistakes([scene], right, 0)
+    eyes = wrong[:, 0]
+    for share in (0.0, 0.5, 1.0):
+        error = local_error(right + share * eyes, right, wrong)
+        assert error.shape == (1, 5) and float(error[0, 0]) == pytest.approx(share**2, abs=1e-2)
+    shown = eyes.abs().amax(1, keepdim=True) > 4 / 127.5
+    across = torch.randn(right.shape, generator=torch.Generator().manual_seed(0)) * 0.5 * shown
+    across -= eyes * (across * eyes).sum() / eyes.pow(2).sum()  # leads to no other eyes
+    blurred = right + across
+    assert float(confusion(blurred, right, wrong)[0, 0]) == pytest.approx(0, abs=1e-3)
+    assert float(local_error(blurred, right, wrong)[0, 0]) > 0.1
+    elsewhere = right + 0.5 * ~shown
+    assert not local_error(elsewhere, right, wrong[:, :1]).any()
+    assert not local_error(right + 0.1, right, torch.zeros_like(wrong)).any()
+
+
+def test_squared_errors_count_as_much_as_asked():
+    right = torch.zeros(2, 3, 8, 8)
+    spread, single = right + 0.1, right.clone()
+    single[0, 0, 0, 0] = 0.1 * single.numel()  # the same absolute error, in one place
+    by = [reconstruction_loss(spread, right, 0.0, squared=s) for s in (0.0, 1.0, 5.0)]
+    assert [float(v) for v in by] == pytest.approx([0.1, 0.11, 0.15], abs=1e-4)
+    assert float(reconstruction_loss(single, right, 0.0, 0.0)) == pytest.approx(0.1, abs=1e-4)
+    assert reconstruction_loss(single, right, 0.0, 5.0) > 10 * by[2]
+
+
+def test_a_training_weighs_local_and_squared_errors(tmp_path):
+    model = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").autoencoder
+    dials = AutoEncoderTraining(batch=2, compile=False, decoder_only=True)
+    every = (dials, replace(dials, squared=5.0), replace(dials, local=1.0))
+    cpu = torch.device("cpu")
+    losses = [float(autoencoder_loss(model, d, cpu)(0)[0].detach()) for d in every]
+    assert losses[0] < losses[1] and losses[0] < losses[2] and len(set(losses)) == 3
+
+
 def toy_scene(index):
     return sample_picture(index, 0, 0.0)
 
@@ -494,32 +538,6 @@ def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_fold
     del config["start"]
     with pytest.raises(ConfigError, match="decoder_only needs start"):
         recipes.train_autoencoder(config | {"run": str(tmp_path / "other")})
-
-
-def test_hard_pictures_are_those_that_are_confused_and_are_trained_on(tmp_path):
-    cpu = torch.device("cpu")
-    model = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").autoencoder
-    dials = AutoEncoderTraining(batch=2, compile=False, detail=1.0, fine_share=0.7, hard_share=1.0)
-    scenes = stored_hard(HardConfig(pool=48, count=6, seed=5), model, dials, tmp_path)
-    (kept,) = (json.loads(path.read_text()) for path in tmp_path.glob("hard-*.json"))
-    pool = [sample_picture(i, 5, dials.sign_share, 0.7) for i in range(48)]
-    assert scenes == [pool[i] for i in kept] and len(set(kept)) == 6
-    hard = hardness(model, pool, 5 * 1_000_003)
-    assert hard[kept].min() >= hard.sort(descending=True).values[5]
-    assert hard[kept].mean() > 2 * hard.clamp(min=0).mean()
-    spoiled = AutoEncoder(model.config)  # nothing is asked again
-    assert stored_hard(HardConfig(pool=48, count=6, seed=5), spoiled, dials, tmp_path) == scenes
-    others = stored_hard(HardConfig(48, 6, 5), model, replace(dials, fine_share=0.0), tmp_path)
-    assert others != scenes and len(list(tmp_path.glob("hard-*.json"))) == 2  # of other pictures
-    losses = set()
-    for given in ([], scenes, scenes[:1], scenes[1:2]):
-        loss, _ = autoencoder_loss(model, dials, cpu, None, given)(0)
-        losses.add(float(loss.detach()))
-    assert len(losses) == 4  # each picture is a hard one
-    with pytest.raises(ConfigError, match="count=9 is not from 1 to pool=8"):
-        HardConfig(pool=8, count=9)
-    with pytest.raises(ConfigError, match="more than all pictures"):
-        AutoEncoderTraining(hard_share=0.7, answers_share=0.4)
 
 
 ANSWERS = {"editor": "toy", "level": 4, "count": 3, "seed": 5}
