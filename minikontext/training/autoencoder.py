@@ -16,7 +16,7 @@ from minikontext.training.answers import Answers
 from minikontext.training.loop import LossFunction
 from minikontext.training.mistakes import confusion_loss, local_error, mistaken
 
-# What `fine` draws of: the styles that lose small things most often, and what is asked for most.
+# What `fine` draws of: styles that thin or pale what is small, and the plain one, lest it suffer.
 FINE = (*["comic"] * 6, *["plain"] * 4, "pastel", "pastel", "sketch", "sketch", "neon", "pixel")
 SIDE = 64  # of a picture, in pixels
 
@@ -66,7 +66,7 @@ def sample_picture(index: int, seed: int, sign_share: float, fine_share: float =
 
 
 def fine(scene: Scene, rng: random.Random) -> Scene:
-    """The scene in one of FINE, which thin or pale what is small, half the time with glasses."""
+    """The scene in a style of FINE, half the time with glasses, behind which eyes are small."""
     scene = scene.change(style=rng.choice(FINE))
     return scene.change(accessory="glasses") if rng.random() < 0.5 else scene
 
@@ -86,8 +86,8 @@ def reconstruction_loss(
 ) -> Tensor:
     """Mean absolute error, plus squared ones, plus the edges' error: letters are edges.
 
-    `squared` and `gradient` weigh the second and the third. The absolute error alone spends itself
-    on what is nearly right, and leaves the few large errors of a style with hard edges.
+    `squared` and `gradient` weigh the second and the third. Absolute errors forgive a few large
+    ones, squares do not.
     """
     error = pixels - target
     rough = sum(edge.abs().mean() for edge in edges(error))

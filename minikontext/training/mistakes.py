@@ -109,8 +109,8 @@ def local_error(
     """The squared error where each mistake would show, over the mistake's own, (b, k).
 
     Shapes as for `confusion`, which sees only what leads to the mistake: a detail can be blurred or
-    miss its edges and not look like any other. Above 0.5 an oracle that asks whether the right
-    picture or the wrong one is clearly nearer cannot be sure.
+    miss its edges and not look like any other. The oracle wants the right picture nearer by a clear
+    factor; from 1 on, an error that leads neither to the mistake nor away from it is too large.
     """
     shown = (mistakes.abs().amax(2) > visible).to(made.dtype)
     error = ((made - target).pow(2).sum(1)[:, None] * shown).sum((2, 3))

@@ -506,7 +506,7 @@ def test_squared_errors_count_as_much_as_asked():
     assert reconstruction_loss(single, right, 0.0, 5.0) > 10 * by[2]
 
 
-def test_a_training_weighs_local_and_squared_errors(tmp_path):
+def test_a_training_weighs_local_and_squared_errors():
     model = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").autoencoder
     dials = AutoEncoderTraining(batch=2, compile=False, decoder_only=True)
     every = (dials, replace(dials, squared=5.0), replace(dials, local=1.0))
