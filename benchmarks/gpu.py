@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minikontext import files
-from minikontext.memory import GB
+from minikontext.runtime import files
+from minikontext.runtime.memory_plan import GB
 from minikontext.transformer import TransformerConfig
 
 TINY = TransformerConfig(16, 16, 12, 20, 64, 4.0, 2, 2, 2, (8, 12, 12), 10_000, True, True)

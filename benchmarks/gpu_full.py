@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from versus import call_theirs, diffusers_net
 
-from minikontext import device as devices
-from minikontext import float8, memory, tokens
+from minikontext import tokens
+from minikontext.runtime import attention, offload, quantization
 from minikontext.training.plan import forward_flops
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -116,7 +116,7 @@ class Nets:
     def compile(self, **ours: str) -> None:
         """Both by region: each kind of block once. On a CPU nothing is fused, so it is quick."""
         given = {} if next(self.ours.parameters()).is_cuda else {"backend": "eager"}
-        for block in memory.transformer_blocks(self.ours):
+        for block in offload.transformer_blocks(self.ours):
             block.compile(**given, **ours)
         if self.theirs is not None:
             self.theirs.compile_repeated_blocks(**given)
@@ -179,23 +179,23 @@ def graphs(nets: Nets) -> Iterator[Runs]:
 @contextmanager
 def flash3(nets: Nets) -> Iterator[Runs]:
     """Both compiled, with FlashAttention 3."""
-    if not devices.use_flash_attention_3(next(nets.ours.parameters()).device):
+    if not attention.use_flash_attention_3(next(nets.ours.parameters()).device):
         raise NotHereError("not here (needs a Hopper GPU and flash_attn_interface)")
     try:
         nets.compile()
         yield nets.runs()
     finally:
-        devices.leave_flash_attention_3()
+        attention.leave_flash_attention_3()
 
 
 @contextmanager
 def fp8(nets: Nets) -> Iterator[Runs]:
     """Ours compiled, its products in float8, a scale for each row; its weights change for good."""
-    if not float8.is_usable(next(nets.ours.parameters()).device):
+    if not quantization.float8_usable(next(nets.ours.parameters()).device):
         raise NotHereError("not here (needs CUDA capability 8.9 and torchao)")
     nets.theirs = None  # it holds all weights in bfloat16
     gpu.tidy()
-    float8.use(nets.ours)
+    quantization.use_float8(nets.ours)
     nets.compile()
     yield {"minikontext": nets.runs()["minikontext"]}
 

@@ -10,7 +10,7 @@ import torch
 from gpu import GB, NotHereError, Report, dtype_of, once, randomise, tidy
 from torch import Tensor
 
-from minikontext import memory
+from minikontext.runtime import memory_plan, offload, quantization
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 Inputs = dict[str, Tensor]
@@ -19,7 +19,7 @@ Inputs = dict[str, Tensor]
 def measure_plans(report: Report, config: TransformerConfig, given: Inputs) -> None:
     """Measure all plans, one after the other; nothing of one is left when the next begins."""
     report.facts["plans"] = {}
-    for name, bits, _, stream in memory.PLANS:
+    for name, bits, _, stream in memory_plan.PLANS:
         report.attempt(
             f"plan {name}",
             lambda n=name, b=bits, s=stream: report.add("plans", n, measured(config, b, s, given)),
@@ -30,7 +30,7 @@ def measured(
     config: TransformerConfig, bits: int | None, stream: bool, given: Inputs
 ) -> dict[str, float]:
     """What one plan predicts and takes, in GB; the second of two velocities is timed."""
-    if bits and not memory.has_torchao():
+    if bits and not quantization.has_torchao():
         raise NotHereError("not here (needs torchao)")
     device = given["img"].device
     predicted = predicted_bytes(config, bits, stream, given)
@@ -57,8 +57,8 @@ def predicted_bytes(
     dtype, n, text = given["img"].dtype, given["img"].shape[1], given["txt"].shape[1]
     with torch.device("meta"):
         sketch = KontextTransformer(config)
-    activations = memory.velocity_bytes(sketch, dtype, (n, 1), 1, text, side=1)
-    return memory.transformer_bytes(sketch, dtype, bits, stream) + activations
+    activations = memory_plan.velocity_bytes(sketch, dtype, (n, 1), 1, text, side=1)
+    return memory_plan.transformer_bytes(sketch, dtype, bits, stream) + activations
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def planned(
     """A random transformer, stored as the plan says: see `checkpoints.load`."""
     with torch.device("meta"):
         net = KontextTransformer(config).eval().requires_grad_(False)
-    prepare, state = memory.quantiser(bits), {}
+    prepare, state = quantization.quantiser(bits), {}
     drawn = torch.Generator(device).manual_seed(0)  # on the device: a CPU would take minutes
     for name, sketch in net.named_parameters():
         weight = torch.empty(sketch.shape, dtype=dtype_of(device), device=device)
@@ -78,5 +78,5 @@ def planned(
         state[name] = prepare(name, weight) if prepare else weight
     net.load_state_dict(state, assign=True)
     if stream:
-        memory.stream(memory.transformer_blocks(net), device, dtype_of(device), ahead=True)
+        offload.stream(offload.transformer_blocks(net), device, dtype_of(device), ahead=True)
     return net

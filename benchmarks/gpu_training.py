@@ -34,15 +34,15 @@ import torch.distributed as dist
 from gpu import GB, TINY, Report
 from torch import Tensor, nn
 
-from minikontext import memory
+from minikontext.denoiser import PATCH
 from minikontext.errors import NotEnoughMemoryError
+from minikontext.runtime import memory_plan
 from minikontext.training import parallel, plan, read_config, recipes
 from minikontext.training.folders import FolderTraining, folder_loss
 from minikontext.training.loop import Loop
 from minikontext.training.parallel import World
 from minikontext.training.plan import Job
 from minikontext.transformer import TransformerConfig
-from minikontext.velocity import PATCH
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "flux_dev_finetune.toml"
 VARIANTS = {
@@ -224,7 +224,7 @@ def anywhere(world: World, here: bool) -> bool:
 
 def free_everywhere(world: World) -> float:
     """Free bytes of the GPU that has the fewest: all must build the same net."""
-    free = torch.tensor(float(memory.available_bytes(world.device)), dtype=torch.float64)
+    free = torch.tensor(float(memory_plan.available_bytes(world.device)), dtype=torch.float64)
     if world.size > 1:
         dist.all_reduce(free, dist.ReduceOp.MIN)
     return free.item()

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minikontext import tokens
-from minikontext.checkpoints import transformer_to_json
+from minikontext.pretrained.config_mapping import transformer_to_json
+from minikontext.pretrained.key_mapping import to_diffusers
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.transformer import KontextTransformer, TransformerConfig
-from minikontext.weights import to_diffusers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

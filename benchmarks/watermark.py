@@ -20,7 +20,8 @@ import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
-from minikontext import files, watermark
+from minikontext.images import watermark
+from minikontext.runtime import files
 from minikontext.toyworld import psnr, render, sample_scene
 
 Treatment = Callable[[Image.Image], Image.Image]

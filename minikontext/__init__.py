@@ -1,81 +1,112 @@
 """minikontext: FLUX.1 Kontext, small enough to train on a laptop, exact enough to run the weights.
 
+The paper lies at the top, one file an idea, to be read in this order:
+
+    tokens        latents ↔ tokens; the context joins the target's sequence
+    rope          three-axis positions: virtual time, row, column
+    layers        attention, modulation, double-stream and single-stream blocks
+    transformer   velocity of a token sequence
+    flow          the straight path, its loss, the shift of time
+    sampler       schedule, Euler steps, guidance
+    autoencoder   pixels ↔ latents
+    text          prompt → token features and one pooled vector
+    denoiser      latents in, velocity out
+    pipeline      one edit in ten numbered steps
+
+Everything else has a wing of its own:
+
+    editing/        around one call: request, contexts, codec, output, defaults
+    images/         pictures in and out, where they come from, and what became of them
+    pretrained/     weights in and out, in our layout and in the published ones
+    runtime/        device, attention kernels, memory plans, offloading, quantisation, files
+    safety/         filters on prompts and pictures
+    cli/            the `minikontext` command
+    toyworld/       a picture world in which the right answer is known; knows no model
+    training/       the loop, data, parallelism
+    distillation/   guidance distillation, LADD, own states
+    bench/          what is measured
+    course/         what only the notebooks use
+
 Modules and the main classes load on first use, so that `import minikontext` costs next to nothing.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_MODULES = (
-    "arguments",
+IDEAS = (
     "autoencoder",
-    "bench",
-    "caching",
-    "checkpoints",
-    "classifiers",
-    "cli",
-    "configs",
-    "course",
-    "device",
-    "distillation",
-    "doctor",
+    "denoiser",
     "errors",
-    "files",
-    "float8",
     "flow",
-    "images",
     "layers",
-    "lora",
-    "memory",
     "pipeline",
-    "pretrained",
-    "provenance",
     "rope",
-    "safety",
     "sampler",
     "text",
-    "tiling",
     "tokens",
-    "towers",
+    "transformer",
+)
+WINGS = (
+    "bench",
+    "cli",
+    "course",
+    "distillation",
+    "editing",
+    "images",
+    "pretrained",
+    "runtime",
+    "safety",
     "toyworld",
     "training",
-    "transformer",
-    "velocity",
-    "watermark",
-    "weights",
 )
 
 _HOMES = {
     "AutoEncoder": "autoencoder",
     "AutoEncoderConfig": "autoencoder",
-    "KontextTransformer": "transformer",
-    "TransformerConfig": "transformer",
-    "ToyTextEncoder": "text",
-    "ToyTextConfig": "text",
-    "FluxTextEncoder": "text",
-    "TextFeatures": "text",
-    "StepCache": "caching",
+    "Denoiser": "denoiser",
+    "FluxTextEncoder": "pretrained.text_encoders",
+    "KontextOutput": "editing.output",
     "KontextPipeline": "pipeline",
-    "KontextOutput": "pipeline",
-    "ResizePlan": "images",
-    "Safety": "safety",
-    "Verdict": "safety",
+    "KontextTransformer": "transformer",
     "MinikontextError": "errors",
+    "ResizePlan": "images.resize",
+    "Safety": "safety.filters",
+    "StepCache": "runtime.step_cache",
+    "TextFeatures": "text",
+    "ToyTextConfig": "text",
+    "ToyTextEncoder": "text",
+    "TransformerConfig": "transformer",
+    "Verdict": "safety.filters",
 }
 
-__all__ = ["__version__", *_MODULES, *_HOMES]
+__all__ = ["__version__", *IDEAS, *WINGS, *_HOMES]
+
+
+def lazy(package: str, modules: tuple[str, ...], homes: dict[str, str]) -> Callable[[str], object]:
+    """A package's `__getattr__` (PEP 562): its modules, and names by the module that has them."""
+
+    def find(name: str) -> object:
+        if name in modules:
+            return import_module(f"{package}.{name}")
+        if name in homes:
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find
 
 
 def __getattr__(name: str) -> object:
     """Import a module or class when it is first asked for (PEP 562)."""
-    if name in _MODULES:
+    if name in IDEAS or name in WINGS:
         return import_module(f"{__name__}.{name}")
     if name in _HOMES:
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    else:
+        value = import_module(f"{__name__}.runtime.moved").find(name)  # names of version 0.1
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

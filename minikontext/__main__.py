@@ -2,7 +2,7 @@
 
 import sys
 
-from minikontext.cli import main
+from minikontext.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minikontext.device import attend
 from minikontext.errors import ConfigError
+from minikontext.layers import attend
 
 
 @dataclass(frozen=True)

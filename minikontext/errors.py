@@ -4,6 +4,8 @@ Each error is also the builtin that a caller would catch without knowing this mo
 says what was got, what was expected and what to do.
 """
 
+from collections.abc import Iterable
+
 
 class MinikontextError(Exception):
     """Base of all errors of this package: `except MinikontextError` catches each of them."""
@@ -79,3 +81,10 @@ class ResizeWarning(UserWarning):
 
 class MetadataWarning(UserWarning):
     """A picture's history cannot be read or checked, so it is not carried on."""
+
+
+def shorten_list(items: Iterable[str], limit: int = 3) -> str:
+    """The first names of many, for a message."""
+    items = list(items)
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minikontext.device import attend
 from minikontext.rope import rotate
 
 
@@ -179,3 +178,14 @@ class LastLayer(nn.Module):
         """x (b, n, d), vec (b, d) -> (b, n, out_channels)."""
         shift, scale = self.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
         return self.linear(modulate(x, shift, scale))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention, `softmax(q k^T / sqrt(d)) v`: (b, heads, n, d) -> (b, heads, n, d).
+
+    PyTorch's kernel, but for training in bfloat16 on a CPU: there its backward pass takes several
+    times as long as that of the formula, which keeps n × n weights (benchmarks/attention.py).
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        return torch.softmax(q * q.shape[-1] ** -0.5 @ k.mT, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)

@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import (
-    checkpoints,
-    files,
-    float8,
-    images,
-    lora,
-    memory,
-    provenance,
-    sampler,
-    weights,
-)
+from minikontext import images, sampler
 from minikontext import safety as safe
-from minikontext.arguments import (
+from minikontext.autoencoder import AutoEncoder
+from minikontext.denoiser import PATCH, Velocity, grid_ids
+from minikontext.editing.codec import OVERLAP, TILE, UNTILED, split_by_area
+from minikontext.editing.contexts import Context, Picture
+from minikontext.editing.defaults import Defaults
+from minikontext.editing.output import KontextOutput, carry_on, output_sources
+from minikontext.editing.request import (
+    as_cache,
     check_scales,
     context_slots,
     match_prompts,
@@ -37,18 +33,18 @@ from minikontext.arguments import (
     repeat,
     warn_unused,
 )
-from minikontext.autoencoder import AutoEncoder
-from minikontext.caching import CachedTransformer, StepCache
-from minikontext.device import pick
 from minikontext.errors import (
     ConfigError,
     ImageError,
     NonFiniteError,
     SizeError,
 )
-from minikontext.images import ResizePlan
-from minikontext.lora import Lora
-from minikontext.pretrained import (
+from minikontext.images import provenance
+from minikontext.images.provenance import Provenance, Source
+from minikontext.images.resize import ResizePlan
+from minikontext.pretrained import convert, layouts, lora, safetensors_io
+from minikontext.pretrained.lora import Lora
+from minikontext.pretrained.native import (
     FORMAT,
     FORMAT_VERSION,
     PARTS,
@@ -57,105 +53,14 @@ from minikontext.pretrained import (
     from_dict,
     read_config,
 )
-from minikontext.provenance import Provenance, Source
-from minikontext.safety import Safety, Verdict
+from minikontext.runtime import files, offload, quantization
+from minikontext.runtime.device import pick
+from minikontext.runtime.step_cache import CachedTransformer, StepCache
+from minikontext.runtime.tiling import tiled
+from minikontext.safety.filters import Safety
 from minikontext.sampler import StepInfo
 from minikontext.text import TextFeatures, ToyTextEncoder, check_prompts
-from minikontext.tiling import tiled
 from minikontext.transformer import KontextTransformer
-from minikontext.velocity import PATCH, Velocity, grid_ids
-
-# Pixels: above this area, which no trained size has, the autoencoder works in tiles.
-UNTILED, TILE, OVERLAP = 1_150_000, 1024, 256
-
-Picture = Image.Image | str | Path | np.ndarray | bytes
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a call uses where it says nothing; stored beside the weights.
-
-    width, height: pixels of a text-to-image result. sizes: the trained (width, height), empty for
-    those of about width × height pixels. max_contexts: context images the weights have seen.
-    min_contexts: 1 for weights that only edit. shifted: False for few-step weights, whose times
-    are evenly spaced.
-    """
-
-    num_inference_steps: int = 28
-    guidance_scale: float | None = None
-    true_cfg_scale: float = 1.0
-    width: int = 64
-    height: int = 64
-    multiple: int = 16
-    max_contexts: int = 2
-    min_contexts: int = 0
-    shifted: bool = True
-    sizes: tuple[images.Size, ...] = ()
-
-    def __post_init__(self) -> None:
-        sizes = tuple((w, h) for w, h in self.sizes)  # JSON gives lists
-        sizes = sizes or images.sizes_near(self.width, self.height, self.multiple)
-        object.__setattr__(self, "sizes", sizes)
-
-
-@dataclass(frozen=True)
-class KontextOutput:
-    """What a call made: n images, their latents (n, c, h, w), their seeds, the resize plan.
-
-    `verdicts` has what the output filter said of each image, if there is one. A withheld image is
-    a grey card, and so are its latents.
-    `output[i]` is the output with only image i. Pass an output as `image=` to edit it further
-    from its latents, without the loss of a round trip through pixels.
-    """
-
-    images: list[Image.Image]
-    latents: Tensor
-    seeds: list[int]
-    plan: ResizePlan
-    provenance: list[Provenance] = field(default_factory=list, repr=False)
-    verdicts: list[Verdict] = field(default_factory=list, repr=False)
-
-    @property
-    def withheld(self) -> list[int]:
-        """The numbers of the images that the output filter replaced by a grey card."""
-        return [i for i, verdict in enumerate(self.verdicts) if verdict.flagged]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> KontextOutput:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Got index {index}, but there are {len(self)} images.")
-        i = index % len(self)
-        lists = (self.images, self.seeds, self.provenance, self.verdicts)
-        pictures, seeds, *facts = (x[i : i + 1] for x in lists)
-        return KontextOutput(pictures, self.latents[i : i + 1], seeds, self.plan, *facts)
-
-    def save(
-        self, path: str | Path, private: bool | None = None, quality: int | None = None
-    ) -> list[Path]:
-        """Write the images with their provenance; several get -0, -1, … in their names.
-
-        PNG, JPEG or WebP, as `provenance.save` says; private: without the prompts.
-        """
-        path = Path(path)
-        names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self))]
-        names = [path] if len(self) == 1 else names
-        made = self.provenance or [None] * len(self)
-        items = zip(self.images, names, made, strict=True)
-        return [provenance.save(*item, private=private, quality=quality) for item in items]
-
-
-@dataclass(frozen=True)
-class Context:
-    """One context image of every sample: latents (b or 1, c, h, w) and its target-size plan.
-
-    sources: what is known of each picture behind these latents, one for each.
-    """
-
-    latents: Tensor
-    plan: ResizePlan
-    sources: tuple[Source, ...]
 
 
 class KontextPipeline:
@@ -202,7 +107,7 @@ class KontextPipeline:
         Raises WeightsError if there is no such folder or a file in it does not fit, and
         NotEnoughMemoryError if the device is too small.
         """
-        if not files.exists(Path(name) / "config.json") and (found := checkpoints.find(name)):
+        if not files.exists(Path(name) / "config.json") and (found := layouts.find(name)):
             return cls._from_checkpoint(found, device, dtype, offload, safety)
         folder = find_weights(name)
         config = read_config(folder)
@@ -210,7 +115,9 @@ class KontextPipeline:
         where, number = pick(device, dtype)
         stored = [folder / f"{part}.safetensors" for part in PARTS]
         modules = build_parts(config)
-        parts = {p: weights.load_into(modules[p], f, where, number) for p, f in zip(PARTS, stored)}
+        parts = {
+            p: safetensors_io.load_into(modules[p], f, where, number) for p, f in zip(PARTS, stored)
+        }
         defaults = from_dict(Defaults, config.get("defaults", {}))
         name = config.get("name") or folder.name
         where = {"folder": folder, "weight_files": stored}
@@ -219,17 +126,17 @@ class KontextPipeline:
     @classmethod
     def _from_checkpoint(
         cls,
-        found: checkpoints.Checkpoint,
+        found: layouts.Checkpoint,
         device: str | torch.device | None,
         dtype: str | torch.dtype | None,
         offload: str,
         safety: Safety | str | Path | None,
     ) -> KontextPipeline:
         filters = safe.chosen(safety)
-        parts = checkpoints.load(found, *pick(device, dtype), offload)
+        parts = layouts.load(found, *pick(device, dtype), offload)
         if filters is None and parts["transformer"].config.guidance_embed:
             safe.tell_once()
-        defaults = Defaults(**checkpoints.defaults(found))
+        defaults = Defaults(**layouts.defaults(found))
         where = {"folder": found.encoders, "weight_files": found.files}
         return cls(**parts, defaults=defaults, name=found.name, **where, safety=filters)
 
@@ -251,18 +158,18 @@ class KontextPipeline:
         toy = isinstance(self.text_encoder, ToyTextEncoder)
         layout = layout or ("minikontext" if toy else "diffusers")
         if layout == "diffusers":
-            checkpoints.save(modules, folder, dtype, edits=self.defaults.max_contexts > 0)
+            convert.save(modules, folder, dtype, edits=self.defaults.max_contexts > 0)
             return folder
         if layout != "minikontext" or not toy:
             raise ConfigError(f"Got layout={layout!r}; these weights go into 'diffusers'.")
         for part, module in modules.items():
-            weights.save(module.state_dict(), folder / f"{part}.safetensors", dtype)
+            safetensors_io.save(module.state_dict(), folder / f"{part}.safetensors", dtype)
         config = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name or self.name}
         config |= {part: asdict(module.config) for part, module in modules.items()}
         config["defaults"] = asdict(self.defaults)
         if self.safety is not None and self.safety.shipped:
             config["safety"] = self.safety.name
-        checkpoints.write_json(folder / "config.json", config)
+        config.write_json(folder / "config.json", config)
         return folder
 
     @property
@@ -286,7 +193,7 @@ class KontextPipeline:
     def to(self, device: str | torch.device) -> KontextPipeline:
         """Move all parts to a device, and return self. Raises ConfigError for streamed weights."""
         parts = [getattr(self, part) for part in PARTS]
-        if any(map(memory.is_streamed, parts)):
+        if any(map(offload.is_streamed, parts)):
             raise ConfigError("Streamed weights stay where they are. Load again for that device.")
         for part in (*parts, *self.loras):
             part.to(device)
@@ -324,7 +231,7 @@ class KontextPipeline:
         Meant for speed, and a little off: compare a picture of the same seed. Load
         LoRAs without `merge` afterwards, or merge them before. Raises ConfigError elsewhere.
         """
-        float8.use(self.transformer)
+        quantization.use_float8(self.transformer)
         return self
 
     def compile(self, **options: Any) -> KontextPipeline:
@@ -335,11 +242,11 @@ class KontextPipeline:
         graphs are left out, because at 1024 × 1024 a kernel takes longer than its launch.
         Raises ConfigError where blocks are streamed: they change at each step.
         """
-        if memory.is_streamed(self.transformer):
+        if offload.is_streamed(self.transformer):
             raise ConfigError("Streamed blocks cannot be compiled. Load with another plan.")
         # LoRAs are hooks, and compiled code does not look whether hooks have changed, unless asked.
         torch._dynamo.config.skip_nnmodule_hook_guards = False
-        for block in memory.transformer_blocks(self.transformer):
+        for block in offload.transformer_blocks(self.transformer):
             block.compile(**options)
         return self
 
@@ -604,35 +511,6 @@ class KontextPipeline:
         away = match_prompts(negative, prompts)
         rows = zip(prompts, away, map(str, seeds))
         return [Provenance(*row, **shared) for row in rows]
-
-
-def output_sources(output: KontextOutput) -> tuple[Source, ...]:
-    """What is known of the pictures of an output, whose latents are edited further."""
-    made = output.provenance or [None] * len(output)
-    return tuple(Source(provenance.checksum(i), m) for i, m in zip(output.images, made))
-
-
-def carry_on(
-    made: list[Provenance], contexts: Sequence[Context], pictures: list[Image.Image]
-) -> list[Provenance]:
-    """Put every edit behind the history of its pictures, and let its result carry it, too."""
-    done = []
-    for i, (edit, picture) in enumerate(zip(made, pictures, strict=True)):
-        sources = [c.sources[i if len(c.sources) > 1 else 0] for c in contexts]
-        edit = provenance.after(replace(edit, pixels=provenance.checksum(picture)), sources)
-        provenance.attach(picture, edit)
-        done.append(edit)
-    return done
-
-
-def split_by_area(x: Tensor, area: int = 1, limit: int = 2**22) -> tuple[Tensor, ...]:
-    """Cut a batch so that a part has at most `limit` pixels: full-size pictures need the memory."""
-    return x.split(max(1, limit // (x.shape[-2] * x.shape[-1] * area)))
-
-
-def as_cache(given: StepCache | float | None) -> StepCache | None:
-    """A cache as given, one for a threshold, or none."""
-    return given if given is None or isinstance(given, StepCache) else StepCache(given)
 
 
 def warn_resized(contexts: Sequence[ResizePlan], target: ResizePlan) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
-from minikontext.pipeline import Defaults, KontextPipeline
+from minikontext.editing.defaults import Defaults
+from minikontext.pipeline import KontextPipeline
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import memory
-from minikontext.caching import CachedTransformer, StepCache
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import offload
+from minikontext.runtime.step_cache import CachedTransformer, StepCache
 from minikontext.toyworld import psnr
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
@@ -85,8 +85,8 @@ def test_the_toy_skips_half_of_its_passes_and_hardly_shows_it():
 
 def test_streamed_blocks_that_are_skipped_need_not_come(tiny, everything):
     pipe, visits = tiny(), []
-    blocks = memory.transformer_blocks(pipe.transformer)
-    memory.stream(blocks, "cpu", torch.float32)
+    blocks = offload.transformer_blocks(pipe.transformer)
+    offload.stream(blocks, "cpu", torch.float32)
     blocks[-1].register_forward_pre_hook(lambda *_: visits.append(1))
     edit(pipe, everything)
     assert len(visits) == 1

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 import minikontext as mk
-from minikontext import cli, images, provenance
+from minikontext import images
+from minikontext.cli import app
+from minikontext.images import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +37,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    return cli.main([str(argument) for argument in arguments])
+    return app.main([str(argument) for argument in arguments])
 
 
 def edit(weights, *arguments):

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from minikontext import configs
 from minikontext.errors import ConfigError, WeightsError
+from minikontext.runtime.config import build_config, make_config, read_json, require_entries
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Dials:
     ],
 )
 def test_what_fits_is_taken_as_it_is(given):
-    made = configs.build(Dials, given)
+    made = build_config(Dials, given)
     assert all(getattr(made, name) == value for name, value in given.items())
 
 
@@ -53,20 +53,20 @@ def test_what_fits_is_taken_as_it_is(given):
 )
 def test_what_does_not_fit_is_named(given, words):
     with pytest.raises(WeightsError, match=f"does not fit Dials.*{words}"):
-        configs.build(Dials, given, error=WeightsError)
+        build_config(Dials, given, error=WeightsError)
 
 
 def test_values_go_on_top_of_a_base():
-    base = configs.make(Dials, steps=3, lr=2.0)
-    assert configs.build(Dials, {"lr": 1.0}, base) == Dials(3, 1.0)
+    base = make_config(Dials, steps=3, lr=2.0)
+    assert build_config(Dials, {"lr": 1.0}, base) == Dials(3, 1.0)
 
 
 def test_entries_that_are_needed_or_may_be_there():
     wanted = {"run": str, "seed": int | None}
-    configs.require({"run": "x", "other": 1}, wanted)
+    require_entries({"run": "x", "other": 1}, wanted)
     for given, words in (({}, "run is missing"), ({"run": "x", "seed": "1"}, "seed = '1'")):
         with pytest.raises(ConfigError, match=f"a.toml: .*{words}"):
-            configs.require(given, wanted, "a.toml: ")
+            require_entries(given, wanted, "a.toml: ")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\ufeff{}", '"' + "x"])
@@ -74,4 +74,4 @@ def test_a_file_without_an_object_is_refused(text, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(WeightsError, match=r"a\.json.*Download"):
-        configs.read_json(path, WeightsError, "Download it again.")
+        read_json(path, WeightsError, "Download it again.")

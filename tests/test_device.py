@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from minikontext import device
+from minikontext import layers
 from minikontext.errors import ConfigError
+from minikontext.runtime import attention, device
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ def test_mixed_precision_is_bfloat16_only_if_wanted_and_there(monkeypatch, wante
 
 
 def test_flash_attention_3_is_not_used_where_it_is_not():
-    assert not device.use_flash_attention_3(torch.device("cpu"))
+    assert not attention.use_flash_attention_3(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 17, 8), (1, 1, 40, 24)])
@@ -97,7 +98,7 @@ def test_training_in_bfloat16_has_the_attention_of_the_kernel(shape):
     for dtype, learns in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
         q, k, v = (x.detach().to(dtype).requires_grad_(learns) for x in given)
         with _Kernels() as kernels:
-            out = device.attend(q, k, v)
+            out = layers.attend(q, k, v)
         assert kernels.used == (not (learns and dtype is torch.bfloat16))
         if learns:
             out.float().square().sum().backward()

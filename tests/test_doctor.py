@@ -2,7 +2,7 @@
 
 import pytest
 
-from minikontext import doctor
+from minikontext.cli import doctor
 
 
 def lines(capsys):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from minikontext.errors import OutputError
-from minikontext.files import check_writable, replacing, replacing_folder, sha256
+from minikontext.runtime.files import check_writable, replacing, replacing_folder, sha256
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path):

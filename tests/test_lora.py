@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from minikontext import lora, memory
 from minikontext.errors import ConfigError, WeightsError
+from minikontext.pretrained import lora
+from minikontext.runtime import quantization
 
 
 def random_lora(model, rank=3, seed=0):
@@ -60,12 +61,12 @@ def test_two_loras_add_up(model):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_quantised_base_passes_the_gradients_of_the_matrices_it_stands_for(tiny, bits):
     plain, quantised = tiny().transformer, tiny().transformer
-    prepare = memory.quantiser(bits)
+    prepare = quantization.quantiser(bits)
     packed = {name: prepare(name, p.detach()) for name, p in quantised.named_parameters()}
     quantised.load_state_dict(packed, assign=True)
     for name, p in plain.named_parameters():
         p.requires_grad_(False)
-        if memory.is_quantised(name, p.shape):  # the same matrix at full width
+        if quantization.is_quantised(name, p.shape):  # the same matrix at full width
             p.copy_(torch.nn.functional.linear(torch.eye(p.shape[1]), packed[name]).T)
     grads = []
     for model in (plain, quantised):
@@ -79,7 +80,7 @@ def test_a_quantised_base_passes_the_gradients_of_the_matrices_it_stands_for(tin
 
 
 def test_a_merge_that_is_refused_changes_nothing(model):
-    prepare, made = memory.quantiser(8), random_lora(model)
+    prepare, made = quantization.quantiser(8), random_lora(model)
     last = "single_blocks.0.linear2.weight"  # far behind the first layers that the LoRA knows
     packed = prepare(last, model.get_parameter(last).detach())
     model.load_state_dict({last: packed}, strict=False, assign=True)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from minikontext import float8, memory
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, NotEnoughMemoryError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import memory_plan, offload, quantization
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
-GB = memory.GB
+GB = memory_plan.GB
 
 
 @pytest.fixture(scope="module")
@@ -18,31 +18,31 @@ def plans():
     with torch.device("meta"):
         transformer = KontextTransformer(TransformerConfig.flux_dev())
         autoencoder = AutoEncoder(AutoEncoderConfig.flux())
-    encoders = memory.Encoders(total=9_770_000_000, largest=263_000_000)
-    return memory.predict(transformer, autoencoder, encoders, torch.bfloat16)
+    encoders = memory_plan.Encoders(total=9_770_000_000, largest=263_000_000)
+    return memory_plan.predict(transformer, autoencoder, encoders, torch.bfloat16)
 
 
 @pytest.mark.parametrize(
     ("free", "name"), [(40, "resident"), (28, "encoders"), (18, "8-bit"), (12, "4-bit")]
 )
 def test_a_gpu_of_this_size_gets_this_plan(plans, free, name, monkeypatch):
-    monkeypatch.setattr(memory, "import_torchao", lambda: None)
-    assert memory.choose(plans, free * GB).name == name
-    assert memory.choose(plans, 6 * GB).name == "stream"
+    monkeypatch.setattr(quantization, "import_torchao", lambda: None)
+    assert memory_plan.choose(plans, free * GB).name == name
+    assert memory_plan.choose(plans, 6 * GB).name == "stream"
 
 
 def test_without_torchao_streaming_takes_the_place_of_quantising(plans, monkeypatch):
-    monkeypatch.setattr(memory, "has_torchao", lambda: False)
-    assert memory.choose(plans, 12 * GB).name == "stream"
+    monkeypatch.setattr(quantization, "has_torchao", lambda: False)
+    assert memory_plan.choose(plans, 12 * GB).name == "stream"
 
 
 def test_what_cannot_fit_is_refused_with_the_arithmetic(plans):
     with pytest.raises(NotEnoughMemoryError, match=r"3\.0 GB are free[^$]*transformer 23\.8 \+"):
-        memory.choose(plans, 3 * GB)
+        memory_plan.choose(plans, 3 * GB)
     with pytest.raises(NotEnoughMemoryError, match="resident: 3"):
-        memory.choose(plans, 30 * GB, "resident")
+        memory_plan.choose(plans, 30 * GB, "resident")
     with pytest.raises(ConfigError, match="Use one of auto, resident"):
-        memory.choose(plans, 80 * GB, "half")
+        memory_plan.choose(plans, 80 * GB, "half")
 
 
 def test_the_parts_of_a_plan_are_counted(plans):
@@ -65,8 +65,8 @@ def test_activations_are_the_most_that_is_alive_at_once():
         return torch.cat((d, d)).sum()  # 4000 + 8000 + 4 alive
 
     weight = torch.empty(10**6, device="meta")
-    assert memory.peak_bytes(run) == 12_004
-    assert memory.peak_bytes(lambda: weight.view(-1)[:5] + 1) == 20
+    assert memory_plan.peak_bytes(run) == 12_004
+    assert memory_plan.peak_bytes(lambda: weight.view(-1)[:5] + 1) == 20
 
 
 def test_activations_grow_with_the_picture_and_not_with_the_depth(plans):
@@ -74,7 +74,7 @@ def test_activations_grow_with_the_picture_and_not_with_the_depth(plans):
     config = TransformerConfig.toy()
     with torch.device("meta"):
         model = KontextTransformer(config)
-    small, large = (memory.velocity_bytes(model, torch.float32, (n, n)) for n in (512, 1024))
+    small, large = (memory_plan.velocity_bytes(model, torch.float32, (n, n)) for n in (512, 1024))
     assert 3 < large / small < 5
 
 
@@ -101,9 +101,9 @@ def velocity(model):
 @pytest.mark.parametrize("ahead", [False, True])
 def test_streamed_blocks_give_the_same_numbers_and_go_home(ahead):
     expected, streamed = velocity(model()), model()
-    blocks = memory.transformer_blocks(streamed)
+    blocks = offload.transformer_blocks(streamed)
     homes = [p.data_ptr() for block in blocks for p in block.parameters()]
-    memory.stream(blocks, "cpu", torch.float32, ahead)
+    offload.stream(blocks, "cpu", torch.float32, ahead)
     assert torch.equal(velocity(streamed), expected)
     assert torch.equal(velocity(streamed), expected)
     assert homes == [p.data_ptr() for block in blocks for p in block.parameters()]
@@ -111,17 +111,17 @@ def test_streamed_blocks_give_the_same_numbers_and_go_home(ahead):
 
 def test_streamed_blocks_work_in_another_dtype_than_they_are_stored_in():
     rounded, streamed = model(), model()
-    blocks = memory.transformer_blocks(streamed)
-    for block in (*blocks, *memory.transformer_blocks(rounded)):
+    blocks = offload.transformer_blocks(streamed)
+    for block in (*blocks, *offload.transformer_blocks(rounded)):
         block.bfloat16()
-    memory.stream(blocks, "cpu", torch.float32)
+    offload.stream(blocks, "cpu", torch.float32)
     assert torch.equal(velocity(streamed), velocity(rounded.float()))
     assert {p.dtype for p in blocks[0].parameters()} == {torch.bfloat16}
 
 
 def test_a_streamed_block_visits_alone():
     streamed, guests = model(), []
-    blocks = memory.transformer_blocks(streamed)
+    blocks = offload.transformer_blocks(streamed)
 
     def count(module, inputs):
         dtypes = [next(block.parameters()).dtype for block in blocks]
@@ -129,7 +129,7 @@ def test_a_streamed_block_visits_alone():
 
     for block in blocks:
         block.bfloat16()
-    memory.stream(blocks, "cpu", torch.float32)
+    offload.stream(blocks, "cpu", torch.float32)
     for block in blocks:
         block.register_forward_pre_hook(count)
     velocity(streamed)
@@ -137,12 +137,12 @@ def test_a_streamed_block_visits_alone():
 
 
 def test_the_next_block_sets_out_when_one_is_at_work(monkeypatch):
-    sent, send = [], memory._Visits.send
-    monkeypatch.setattr(memory._Visits, "send", lambda v, n: sent.append(n) or send(v, n))
+    sent, send = [], offload._Visits.send
+    monkeypatch.setattr(offload._Visits, "send", lambda v, n: sent.append(n) or send(v, n))
     for ahead, due in ((False, 2), (True, 3)):
         streamed = model()
-        blocks = memory.transformer_blocks(streamed)
-        memory.stream(blocks, "cpu", torch.float32, ahead)
+        blocks = offload.transformer_blocks(streamed)
+        offload.stream(blocks, "cpu", torch.float32, ahead)
         sent.clear()
         blocks[2].register_forward_hook(lambda *_: sent.append("stop"))
         velocity(streamed)
@@ -151,8 +151,8 @@ def test_the_next_block_sets_out_when_one_is_at_work(monkeypatch):
 
 
 def test_a_block_that_set_out_for_a_broken_pass_makes_room_for_the_next():
-    visits = memory._Visits(torch.device("cpu"), None, ahead=True)
-    blocks = memory.transformer_blocks(model())
+    visits = offload._Visits(torch.device("cpu"), None, ahead=True)
+    blocks = offload.transformer_blocks(model())
     for block in blocks:
         visits.add(block)
     visits.leave(blocks[1], 1)
@@ -164,13 +164,13 @@ def test_a_block_that_set_out_for_a_broken_pass_makes_room_for_the_next():
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.02), (4, 0.2)])
 def test_quantised_blocks_are_close_and_as_small_as_predicted(bits, most):
     expected, quantised = velocity(model()), model()
-    prepare = memory.quantiser(bits)
+    prepare = quantization.quantiser(bits)
     state = {name: prepare(name, p) for name, p in quantised.state_dict().items()}
     quantised.load_state_dict(state, assign=True)
     error = (velocity(quantised) - expected).norm() / expected.norm()
     assert 1e-5 < error < most
     real = sum(stored_bytes(p) for p in quantised.parameters())
-    assert real == pytest.approx(memory.weight_bytes(model(), torch.float32, bits), rel=0.02)
+    assert real == pytest.approx(memory_plan.weight_bytes(model(), torch.float32, bits), rel=0.02)
 
 
 def stored_bytes(tensor):
@@ -185,17 +185,17 @@ def stored_bytes(tensor):
 
 
 @pytest.fixture
-def quantization(monkeypatch):
+def torchao(monkeypatch):
     """torchao without its look at the hardware: a CPU computes the same numbers, slowly."""
     import torchao.quantization.quant_api as api
 
     monkeypatch.setattr(api, "_check_hardware_support", lambda granularity: None)
-    return memory.import_torchao()
+    return quantization.import_torchao()
 
 
-def test_the_velocity_is_near_and_only_what_sees_tokens_is_changed(quantization):
+def test_the_velocity_is_near_and_only_what_sees_tokens_is_changed(torchao):
     expected, changed = velocity(model().bfloat16()), model().bfloat16()
-    float8.convert(changed, quantization)
+    quantization.to_float8(changed, torchao)
     error = (velocity(changed) - expected).norm() / expected.norm()
     assert 1e-3 < error < 0.1
     kinds = {name: type(p.data).__name__ for name, p in changed.named_parameters()}
@@ -207,23 +207,23 @@ def test_the_velocity_is_near_and_only_what_sees_tokens_is_changed(quantization)
 def test_a_device_without_it_is_refused_and_nothing_changes():
     net = model()
     with pytest.raises(ConfigError, match="8.9"):
-        float8.use(net)
+        quantization.use_float8(net)
     assert all(type(p.data) is torch.Tensor for p in net.parameters())
     with pytest.raises(ConfigError, match="8.9"):
         KontextPipeline.from_pretrained("toy").use_float8()
 
 
-def test_streamed_quantised_and_wide_blocks_are_refused(quantization, monkeypatch):
+def test_streamed_quantised_and_wide_blocks_are_refused(torchao, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(float8, "is_usable", lambda device: True)
+        patch.setattr(quantization, "float8_usable", lambda device: True)
         with pytest.raises(ConfigError, match="bfloat16"):
-            float8.use(model())
+            quantization.use_float8(model())
     streamed, quantised = model(), model()
-    memory.stream(memory.transformer_blocks(streamed), "cpu")
+    offload.stream(offload.transformer_blocks(streamed), "cpu")
     with pytest.raises(ConfigError, match="[Ss]treamed"):
-        float8.use(streamed)
-    prepare = memory.quantiser(8)
+        quantization.use_float8(streamed)
+    prepare = quantization.quantiser(8)
     state = {name: prepare(name, p) for name, p in quantised.state_dict().items()}
     quantised.load_state_dict(state, assign=True)
     with pytest.raises(ConfigError, match="quantised already"):
-        float8.use(quantised)
+        quantization.use_float8(quantised)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import memory, provenance
-from minikontext import pipeline as module
+from minikontext.denoiser import Velocity
 from minikontext.errors import (
     Cancelled,
     ConfigError,
@@ -23,8 +22,9 @@ from minikontext.errors import (
     SizeError,
     WeightsError,
 )
-from minikontext.images import KONTEXT_SIZES
+from minikontext.images import KONTEXT_SIZES, provenance
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import offload
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_guidance_follows_its_formula(pipe, picture):
     contexts = [pipe.encode(picture)]
     t = torch.ones(1)
     pos, neg = (
-        module.Velocity(pipe.transformer, pipe._encode_text([p]), contexts)(noise, t)
+        Velocity(pipe.transformer, pipe._encode_text([p]), contexts)(noise, t)
         for p in ("the hat", "a sign")
     )
     out = run(
@@ -225,7 +225,7 @@ def test_compiled_blocks_give_the_same_and_new_sizes_cost_nothing(tiny):
 
 def test_streamed_blocks_are_neither_compiled_nor_moved(tiny):
     pipe = tiny()
-    memory.stream(memory.transformer_blocks(pipe.transformer), "cpu")
+    offload.stream(offload.transformer_blocks(pipe.transformer), "cpu")
     with pytest.raises(ConfigError, match="Streamed blocks"):
         pipe.compile()
     with pytest.raises(ConfigError, match="stay where they are"):

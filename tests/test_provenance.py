@@ -11,9 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
-from minikontext import cli, images, provenance
+from minikontext import images
+from minikontext.cli import app
 from minikontext.errors import ImageError, MetadataError, MetadataWarning, OutputError
-from minikontext.provenance import CHANGED, UNCHANGED, UNKNOWN, Note, Provenance, Source
+from minikontext.images import inspect, provenance
+from minikontext.images.inspect import CHANGED, UNCHANGED, UNKNOWN
+from minikontext.images.provenance import Note, Provenance, Source
 
 MADE = Provenance(
     prompt="make the hat réd, 帽子",
@@ -185,7 +188,7 @@ def test_very_long_prompts_are_cut_and_say_so(name, prompt, tmp_path):
     assert found.prompt and prompt.startswith(found.prompt)
     assert found.prompt == prompt or len(found.prompt) > 4000
     assert path.stat().st_size < 700_000
-    assert ("is cut" in str(provenance.inspect(path))) == found.cut
+    assert ("is cut" in str(inspect.inspect(path))) == found.cut
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -197,7 +200,7 @@ def test_a_history_too_long_for_the_file_loses_its_oldest_edits(name, tmp_path):
     again = provenance.after(MADE, [Source("", found)])
     assert again.left_out == found.left_out
     assert f"  {found.left_out + 1}. “{found.left_out} make" in str(
-        provenance.inspect(tmp_path / name)
+        inspect.inspect(tmp_path / name)
     )
 
 
@@ -217,7 +220,7 @@ def test_prompts_can_be_kept_out(name, how, tmp_path, monkeypatch):
         assert word.encode() not in data
     assert [edit.private for edit in found.edits] == [True] * 3
     assert prompts(found) == ["", "", ""] and found.seed == "7"
-    assert str(provenance.inspect(path)).count("withheld") == 3
+    assert str(inspect.inspect(path)).count("withheld") == 3
 
 
 def test_the_environment_can_be_overruled(tmp_path, monkeypatch):
@@ -233,11 +236,11 @@ def test_the_environment_can_be_overruled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.png", "a.webp"])
 def test_untouched_pixels_are_recognised_in_any_lossless_copy(name, tmp_path):
     path = provenance.save(noise(), tmp_path / name, MADE)
-    assert provenance.inspect(path).verdict == UNCHANGED
-    assert provenance.inspect(path.read_bytes()).verdict == UNCHANGED
+    assert inspect.inspect(path).verdict == UNCHANGED
+    assert inspect.inspect(path.read_bytes()).verdict == UNCHANGED
     for copy in ("copy.png", "lossless.webp"):
         copied = with_note(images.read(path), note_of(path), tmp_path / copy)
-        found = provenance.inspect(copied)
+        found = inspect.inspect(copied)
         assert (found.verdict, found.regions) == (UNCHANGED, ())
 
 
@@ -246,7 +249,7 @@ def test_a_changed_region_is_named_in_pixels(name, tmp_path):
     path = provenance.save(noise(), tmp_path / name, MADE)
     picture, text = images.read(path), note_of(path)
     picture.paste("red", (17, 13, 30, 20))
-    found = provenance.inspect(with_note(picture, text, path))
+    found = inspect.inspect(with_note(picture, text, path))
     assert found.verdict == CHANGED
     assert found.regions == ((16, 12, 32, 24),)  # tiles of 8 × 6
     assert "columns 16 to 31, rows 12 to 23" in str(found)
@@ -257,13 +260,13 @@ def test_two_changed_places_are_two_regions(tmp_path):
     picture, text = images.read(path), note_of(path)
     for x, y in ((0, 0), (63, 47), (62, 40)):  # the last two in tiles above each other
         picture.putpixel((x, y), (1, 2, 3))
-    found = provenance.inspect(with_note(picture, text, path))
+    found = inspect.inspect(with_note(picture, text, path))
     assert found.regions == ((0, 0, 8, 6), (56, 36, 64, 48))
 
 
 def test_the_end_of_a_row_does_not_touch_the_next_one():
     changed = [i in (7, 8, 15, 16) for i in range(64)]  # 7 above 15, and 8 above 16
-    assert provenance.regions(changed, (64, 64)) == ((56, 0, 64, 16), (0, 8, 8, 24))
+    assert inspect.regions(changed, (64, 64)) == ((56, 0, 64, 16), (0, 8, 8, 24))
 
 
 @settings(max_examples=80, deadline=None)
@@ -276,7 +279,7 @@ def test_one_pixel_anywhere_is_noticed(width, height, data):
     red, green, blue = picture.getpixel((x, y))
     picture.putpixel((x, y), (red, green ^ 1, blue))
     picture.info["minikontext"] = note.text()
-    found = provenance.inspect(picture)
+    found = inspect.inspect(picture)
     assert found.verdict == CHANGED
     ((left, top, right, bottom),) = found.regions
     assert left <= x < right and top <= y < bottom
@@ -322,7 +325,7 @@ def saved_as(name):
 )
 def test_what_it_cannot_know_is_said(treat, verdict, words, tmp_path):
     path = treat(provenance.save(noise(), tmp_path / "a.png", MADE))
-    found = provenance.inspect(path)
+    found = inspect.inspect(path)
     assert found.verdict == verdict and words in found.reason
     assert words in str(found)
     assert ("None of this is signed" in str(found)) == (found.made is not None)
@@ -331,7 +334,7 @@ def test_what_it_cannot_know_is_said(treat, verdict, words, tmp_path):
 @pytest.mark.parametrize(("name", "quality"), [("a.jpg", None), ("a.jpg", 75), ("a.webp", 90)])
 def test_files_with_loss_cannot_be_checked(name, quality, tmp_path):
     path = provenance.save(noise(), tmp_path / name, MADE, quality=quality)
-    found = provenance.inspect(path)
+    found = inspect.inspect(path)
     assert (found.verdict, found.made.prompt) == (UNKNOWN, MADE.prompt)
     assert "with loss" in found.reason
 
@@ -339,20 +342,20 @@ def test_files_with_loss_cannot_be_checked(name, quality, tmp_path):
 def test_a_forgery_is_not_noticed_and_nobody_claims_so(tmp_path):
     """Whoever writes the note anew gets a picture that looks right: that is what unsigned means."""
     forged = Provenance(prompt="paint nothing", seed="0", weights="other", weights_sha256="0" * 64)
-    found = provenance.inspect(provenance.save(noise(), tmp_path / "a.png", forged))
+    found = inspect.inspect(provenance.save(noise(), tmp_path / "a.png", forged))
     assert found.verdict == UNCHANGED and "not forgery" in str(found)
 
 
 def test_changes_can_be_shown(tmp_path):
     picture = provenance.attach(noise(), MADE)
-    marked = provenance.mark_regions(picture, [(16, 12, 32, 24)])
+    marked = inspect.mark_regions(picture, [(16, 12, 32, 24)])
     assert marked.size == (64, 48) and marked.info == {}
     assert marked.getpixel((16, 12)) == marked.getpixel((31, 23)) == (255, 0, 0)
     inside = (20, 16)
     assert marked.getpixel(inside) == noise().getpixel(inside)
     assert min(marked.getpixel((0, 0))) > 140  # pale
     with pytest.raises(ImageError, match="nothing to mark"):
-        provenance.mark_regions(noise(), [])
+        inspect.mark_regions(noise(), [])
 
 
 # --------------------------------------------------------------------------------- bad metadata
@@ -409,7 +412,7 @@ BAD = {
 def test_broken_metadata_is_a_verdict_and_costs_no_picture(kind, name, tmp_path):
     path = with_note(noise(), BAD[kind], tmp_path / name)
     assert np.array_equal(images.read(path), noise())
-    found = provenance.inspect(path)
+    found = inspect.inspect(path)
     assert (found.verdict, found.made) == (UNKNOWN, None)
     assert (
         "no metadata" in found.reason
@@ -469,7 +472,7 @@ def test_damaged_bytes_anywhere_are_a_verdict_or_an_image_error(data, changes):
     for position, value in changes:
         damaged[min(int(position * len(data)), len(data) - 1)] = value
     try:
-        found = provenance.inspect(bytes(damaged))
+        found = inspect.inspect(bytes(damaged))
     except ImageError:
         return
     if found.verdict == UNCHANGED:
@@ -483,7 +486,7 @@ def test_a_text_that_unpacks_beyond_reason_is_refused():
     buffer = BytesIO()
     noise().save(buffer, "PNG", pnginfo=info)
     assert len(buffer.getvalue()) < 200_000
-    for look in (images.read, provenance.read, provenance.inspect):
+    for look in (images.read, provenance.read, inspect.inspect):
         with pytest.raises(ImageError):
             look(buffer.getvalue())
 
@@ -501,7 +504,7 @@ def test_a_terminal_gets_no_control_characters(tmp_path):
     evil = "\x1b]0;owned\x07\x1b[2J\n\r\u202e\u2028" + "x" * 5000
     fields = {"negative_prompt": evil, "guidance": evil, "weights": evil, "software": evil}
     path = provenance.save(noise(), tmp_path / "a.png", Provenance(evil, seed=evil, **fields))
-    shown = str(provenance.inspect(path))
+    shown = str(inspect.inspect(path))
     assert all(c.isprintable() for line in shown.split("\n") for c in line)
     assert "\\x1b" in shown and "characters)" in shown and len(shown) < 10_000
 
@@ -523,7 +526,7 @@ def test_a_picture_edited_three_times_tells_its_history_through_files(tiny_pipe,
     image, files = noise(64, 64), [*names, "last.png"]
     for prompt, name in zip(THREE, files, strict=True):
         (image,) = run(tiny_pipe, prompt, image).save(tmp_path / name)
-    found = provenance.inspect(image)
+    found = inspect.inspect(image)
     assert prompts(found.made) == list(THREE) and found.verdict == UNCHANGED
     assert found.made.edits[0].contexts == (provenance.checksum(noise(64, 64)),)
     for before, after in zip(found.made.edits, found.made.edits[1:]):
@@ -543,14 +546,14 @@ def test_history_goes_on_in_memory(tiny_pipe, how, tmp_path):
     # An array is only numbers: its history cannot be known, and none is made up.
     assert prompts(found) == (list(THREE[2:]) if how == "array" else list(THREE))
     if how != "array":
-        assert str(provenance.inspect(tmp_path / "a.png")).count("from the result before\n") == 2
+        assert str(inspect.inspect(tmp_path / "a.png")).count("from the result before\n") == 2
 
 
 def test_a_picture_changed_in_between_shows_in_the_history(tiny_pipe, tmp_path):
     picture = run(tiny_pipe, THREE[0], noise(64, 64)).images[0]
     picture.putpixel((3, 3), (1, 2, 3))
     run(tiny_pipe, THREE[1], picture).save(tmp_path / "a.png")
-    assert "the result before, changed in between" in str(provenance.inspect(tmp_path / "a.png"))
+    assert "the result before, changed in between" in str(inspect.inspect(tmp_path / "a.png"))
 
 
 def test_of_several_pictures_the_first_tells_the_history(tiny_pipe):
@@ -580,7 +583,7 @@ def test_latents_and_words_alone_have_no_history(tiny_pipe, tmp_path):
     out = run(tiny_pipe, THREE[0])
     assert out.provenance[0].contexts == () and out.provenance[0].history == ()
     out.save(tmp_path / "a.png")
-    assert "from words alone" in str(provenance.inspect(tmp_path / "a.png"))
+    assert "from words alone" in str(inspect.inspect(tmp_path / "a.png"))
     made = run(tiny_pipe, THREE[1], torch.zeros(1, 4, 8, 8)).provenance[0]
     assert made.contexts == ("",) and prompts(made) == [THREE[1]]
 
@@ -608,7 +611,7 @@ def here(tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    return cli.main([str(argument) for argument in arguments])
+    return app.main([str(argument) for argument in arguments])
 
 
 def edited(weights, source, prompt, target, *options):

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import cli, provenance, safety
+from minikontext import safety
+from minikontext.cli import app
 from minikontext.errors import PromptWarning, SafetyError, SafetyWarning, WeightsError
+from minikontext.images import inspect
 from minikontext.pipeline import KontextPipeline
 from minikontext.safety import Safety
+from minikontext.safety.clip import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.text import ToyTextConfig
-from minikontext.towers import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.toyworld import Scene, render, vocabulary
 from minikontext.toyworld.attacks import (
     ATTACKS,
@@ -118,7 +120,7 @@ def test_a_flagged_output_is_a_grey_card_and_so_are_its_latents(tiny, tmp_path):
     assert free.withheld == [] and free[0].verdicts == []
     for i, made in enumerate(safe.provenance):  # the card's own history says what it is
         path = safe[i].save(tmp_path / f"{i}.png")[0]
-        assert made.withheld == ("a safety filter withheld" in str(provenance.inspect(path)))
+        assert made.withheld == ("a safety filter withheld" in str(inspect.inspect(path)))
         assert made.withheld == (i in safe.withheld)
 
 
@@ -209,14 +211,14 @@ def test_the_command_takes_filters(tiny, home, tmp_path, capsys, monkeypatch):
     picture().save("fox.png")
     folder = tiny().save_pretrained("weights")
     edit = ["edit", "fox.png", "make the hat red", "--weights", str(folder), "--steps", "1"]
-    assert cli.main([*edit, "--safety", "small"]) == 0
+    assert app.main([*edit, "--safety", "small"]) == 0
     path = home / "small" / "config.json"
     flags_all = json.loads(path.read_text()) | {"thresholds": {"prompt": 1e-9, "image": 1e-9}}
     path.write_text(json.dumps(flags_all))
-    assert cli.main([*edit, "--safety", "small"]) == 2
+    assert app.main([*edit, "--safety", "small"]) == 2
     assert "refused by the filter 'small'" in capsys.readouterr().err
-    assert cli.main([*edit, "--safety", "none"]) == 0
-    assert cli.main([*edit, "--safety", "nothing-there"]) == 2
+    assert app.main([*edit, "--safety", "none"]) == 0
+    assert app.main([*edit, "--safety", "nothing-there"]) == 2
     assert "Known names: small" in capsys.readouterr().err
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from minikontext.errors import PromptError, PromptWarning, WeightsError
-from minikontext.text import FluxTextEncoder, ToyTextConfig, ToyTextEncoder, split_prompt
+from minikontext.pretrained.text_encoders import FluxTextEncoder
+from minikontext.text import ToyTextConfig, ToyTextEncoder, split_prompt
 
 WORDS = ("make", "the", "hat", "red", "write", "on", "sign", "a", "t-shirt")
 

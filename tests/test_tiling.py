@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from minikontext import images, pipeline, pretrained, weights
+from minikontext import images
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.editing import codec
 from minikontext.errors import SizeError
-from minikontext.tiling import starts, tiled
+from minikontext.pretrained import native, safetensors_io
+from minikontext.runtime.tiling import starts, tiled
 
 
 def grow(x):
@@ -34,10 +36,10 @@ def test_tiles_cover_the_whole_side():
 
 @pytest.mark.weights
 def test_a_picture_in_tiles_is_nearer_to_the_whole_than_the_whole_to_the_input():
-    folder = pretrained.find_weights("toy")
+    folder = native.find_weights("toy")
     with torch.device("meta"):
         model = AutoEncoder(AutoEncoderConfig.toy())
-    weights.load_into(model, folder / "autoencoder.safetensors", dtype=torch.float32)
+    safetensors_io.load_into(model, folder / "autoencoder.safetensors", dtype=torch.float32)
     bear = Image.open(folder.parent.parent / "images" / "bear.png").convert("RGB")
     pixels = images.to_tensor(bear.resize((256, 192)))
     with torch.no_grad():
@@ -56,9 +58,9 @@ def psnr(a, b):
 
 def test_the_pipeline_uses_tiles_for_large_pictures_only(tiny_pipe, monkeypatch):
     sizes = []
-    monkeypatch.setattr(pipeline, "UNTILED", 64 * 64)
-    monkeypatch.setattr(pipeline, "TILE", 64)
-    monkeypatch.setattr(pipeline, "OVERLAP", 32)
+    monkeypatch.setattr(codec, "UNTILED", 64 * 64)
+    monkeypatch.setattr(codec, "TILE", 64)
+    monkeypatch.setattr(codec, "OVERLAP", 32)
     decode = tiny_pipe.autoencoder.decode
     monkeypatch.setattr(
         tiny_pipe.autoencoder, "decode", lambda z: (sizes.append(z.shape), decode(z))[1]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from minikontext import layers, tokens
+from minikontext.denoiser import Velocity
 from minikontext.errors import ConfigError
 from minikontext.text import TextFeatures
 from minikontext.transformer import KontextTransformer, TransformerConfig
-from minikontext.velocity import Velocity
 
 TINY = TransformerConfig(
     in_channels=16,

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minikontext import cli, images, provenance, watermark
+from minikontext import images
+from minikontext.cli import app
 from minikontext.errors import MissingPackageError, SizeError
+from minikontext.images import inspect, provenance, watermark
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("imwatermark") is None, reason="the extra 'watermark' is not installed"
@@ -58,7 +60,7 @@ def test_a_marked_picture_keeps_its_history(tmp_path):
     made = provenance.Provenance(prompt="make it night", seed="1", weights="toy")
     marked = watermark.mark(provenance.attach(picture(), made))
     path = provenance.save(marked, tmp_path / "a.png")
-    assert provenance.inspect(path).verdict == provenance.UNCHANGED
+    assert inspect.inspect(path).verdict == inspect.UNCHANGED
     assert provenance.read(path).prompt == "make it night"
 
 
@@ -84,7 +86,7 @@ def here(tiny_pipe, tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    return cli.main([str(argument) for argument in arguments])
+    return app.main([str(argument) for argument in arguments])
 
 
 def edit(*options):

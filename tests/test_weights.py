@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from minikontext import weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import OutputError, WeightsError
+from minikontext.pretrained import key_mapping, safetensors_io
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 SIZES = TransformerConfig(16, 16, 12, 20, 32, 2.0, 2, 1, 2, (4, 6, 6), 10_000, True, False)
@@ -37,11 +37,11 @@ def same(a, b):
 
 @pytest.fixture
 def file(tmp_path):
-    return weights.save(transformer().state_dict(), tmp_path / "model.safetensors")
+    return safetensors_io.save(transformer().state_dict(), tmp_path / "model.safetensors")
 
 
 def test_what_is_saved_is_loaded(file):
-    assert same(weights.load(file), transformer().state_dict())
+    assert same(safetensors_io.load(file), transformer().state_dict())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
@@ -51,54 +51,54 @@ def test_others_may_read_what_was_saved_as_any_other_file(file, tmp_path):
 
 
 def test_inspect_reads_the_header_only(file):
-    header = weights.inspect(file)
-    assert header["img_in.weight"] == weights.TensorInfo("F32", (32, 16))
+    header = safetensors_io.inspect(file)
+    assert header["img_in.weight"] == safetensors_io.TensorInfo("F32", (32, 16))
     assert header.keys() == transformer().state_dict().keys()
 
 
 def test_load_into_fills_a_model_from_nothing(file):
-    model = weights.load_into(empty(), file)
+    model = safetensors_io.load_into(empty(), file)
     assert same(model.state_dict(), transformer().state_dict())
     assert all(p.requires_grad for p in model.parameters())
 
 
 def test_bfloat16_on_disk_float32_in_memory(tmp_path):
     state = transformer().state_dict()
-    half = weights.save(state, tmp_path / "half.safetensors", dtype=torch.bfloat16)
-    assert {info.dtype for info in weights.inspect(half).values()} == {"BF16"}
-    loaded = weights.load_into(empty(), half, dtype=torch.float32).state_dict()
+    half = safetensors_io.save(state, tmp_path / "half.safetensors", dtype=torch.bfloat16)
+    assert {info.dtype for info in safetensors_io.inspect(half).values()} == {"BF16"}
+    loaded = safetensors_io.load_into(empty(), half, dtype=torch.float32).state_dict()
     assert same(loaded, {k: v.bfloat16().float() for k, v in state.items()})
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_float8_on_disk_float32_in_memory(tmp_path, dtype):
     state = {k: v.to(dtype) for k, v in transformer().state_dict().items()}
-    path = weights.save(state, tmp_path / "eighth.safetensors")
-    loaded = weights.load_into(empty(), path, dtype=torch.float32).state_dict()
+    path = safetensors_io.save(state, tmp_path / "eighth.safetensors")
+    loaded = safetensors_io.load_into(empty(), path, dtype=torch.float32).state_dict()
     assert same(loaded, {k: v.float() for k, v in state.items()})
 
 
 def test_prefix_is_stripped(tmp_path):
-    state = {weights.PREFIX + k: v for k, v in transformer().state_dict().items()}
-    path = weights.save(state, tmp_path / "prefixed.safetensors")
-    assert same(weights.load(path), transformer().state_dict())
-    assert same(weights.load_into(empty(), path).state_dict(), transformer().state_dict())
+    state = {key_mapping.PREFIX + k: v for k, v in transformer().state_dict().items()}
+    path = safetensors_io.save(state, tmp_path / "prefixed.safetensors")
+    assert same(safetensors_io.load(path), transformer().state_dict())
+    assert same(safetensors_io.load_into(empty(), path).state_dict(), transformer().state_dict())
 
 
 def test_diffusers_names_load_too(tmp_path):
-    state = weights.to_diffusers(transformer().state_dict())
-    path = weights.save(state, tmp_path / "theirs.safetensors")
-    assert same(weights.load_into(empty(), path).state_dict(), transformer().state_dict())
+    state = key_mapping.to_diffusers(transformer().state_dict())
+    path = safetensors_io.save(state, tmp_path / "theirs.safetensors")
+    assert same(safetensors_io.load_into(empty(), path).state_dict(), transformer().state_dict())
 
 
 @pytest.fixture
 def shards(tmp_path):
     """A folder of three shards in diffusers' names; `shards(changes)` rewrites the index."""
-    state = weights.to_diffusers(transformer().state_dict())
+    state = key_mapping.to_diffusers(transformer().state_dict())
     names, places = sorted(state), {}
     for i in range(3):
         shard = f"part-{i}.safetensors"
-        weights.save({name: state[name] for name in names[i::3]}, tmp_path / shard)
+        safetensors_io.save({name: state[name] for name in names[i::3]}, tmp_path / shard)
         places |= dict.fromkeys(names[i::3], shard)
 
     def write(changes=()):
@@ -110,7 +110,9 @@ def shards(tmp_path):
 
 
 def test_a_folder_of_shards_is_one_file(shards):
-    assert same(weights.load_into(empty(), shards()).state_dict(), transformer().state_dict())
+    assert same(
+        safetensors_io.load_into(empty(), shards()).state_dict(), transformer().state_dict()
+    )
 
 
 LOADER = """
@@ -137,8 +139,8 @@ print(status("VmHWM") - before, sum(p.nbytes for p in model.parameters()) / 2**2
 def test_the_host_holds_the_model_and_one_shard_at_most(tmp_path):
     sizes = (16, 16, 12, 20, 512, 4.0, 4, 4, 8, (32, 48, 48), 10_000, True, False)
     state = KontextTransformer(TransformerConfig(*sizes)).state_dict()
-    shards = weights.save_shards(
-        weights.to_diffusers(state), tmp_path / "model", torch.bfloat16, limit=20 * 2**20
+    shards = safetensors_io.save_shards(
+        key_mapping.to_diffusers(state), tmp_path / "model", torch.bfloat16, limit=20 * 2**20
     )
     shard = max(file.stat().st_size for file in shards) / 2**20
     command = [sys.executable, "-c", LOADER, str(tmp_path), str(sizes)]
@@ -181,7 +183,7 @@ def test_no_more_than_one_shard_is_in_memory(tmp_path):
         model = KontextTransformer(wide)
     zeros = {name: torch.zeros(p.shape) for name, p in model.state_dict().items()}
     limit = 4_000_000
-    files = weights.save_shards(zeros, tmp_path / "model", torch.bfloat16, limit)
+    files = safetensors_io.save_shards(zeros, tmp_path / "model", torch.bfloat16, limit)
     assert len(files) > 4 and all(file.stat().st_size < limit + 10_000 for file in files)
     before, seen = mapped_bytes(), []
 
@@ -189,7 +191,7 @@ def test_no_more_than_one_shard_is_in_memory(tmp_path):
         seen.append(mapped_bytes() - before)
         return tensor
 
-    weights.load_into(model, tmp_path, dtype=torch.float32, prepare=watch)
+    safetensors_io.load_into(model, tmp_path, dtype=torch.float32, prepare=watch)
     assert limit / 2 < max(seen) < 1.5 * limit
 
 
@@ -200,14 +202,14 @@ def mapped_bytes():
 
 
 def test_two_files_with_the_same_tensors_are_refused(file):
-    weights.save(transformer().state_dict(), file.with_name("again.safetensors"))
+    safetensors_io.save(transformer().state_dict(), file.with_name("again.safetensors"))
     refused(file.parent, "Two files")
 
 
 def test_fingerprint_is_the_sha256(file):
     import hashlib
 
-    assert weights.fingerprint(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert safetensors_io.fingerprint(file) == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 # ---- refused
@@ -217,7 +219,7 @@ def refused(path, match, model=None):
     """Loading raises a WeightsError, and the model keeps its (meta) tensors: nothing was loaded."""
     model = model or empty()
     with pytest.raises(WeightsError, match=match):
-        weights.load_into(model, path)
+        safetensors_io.load_into(model, path)
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -280,42 +282,42 @@ def test_missing_and_unknown_names_are_named(tmp_path):
     state = transformer().state_dict()
     del state["img_in.bias"]
     state["surprise.weight"] = torch.zeros(3)
-    path = weights.save(state, tmp_path / "odd.safetensors")
+    path = safetensors_io.save(state, tmp_path / "odd.safetensors")
     refused(path, r"missing img_in\.bias; unknown surprise\.weight")
 
 
 def test_wrong_shapes_are_named(tmp_path):
     state = transformer().state_dict()
     state["txt_in.weight"] = torch.zeros(32, 21)
-    path = weights.save(state, tmp_path / "odd.safetensors")
+    path = safetensors_io.save(state, tmp_path / "odd.safetensors")
     refused(path, r"txt_in\.weight has shape \(32, 21\), expected \(32, 20\)")
 
 
 def test_quantised_weights_are_named(tmp_path):
     state = transformer().state_dict()
     state["img_in.weight"] = torch.zeros(32, 16).to(torch.int8)
-    path = weights.save(state, tmp_path / "odd.safetensors")
+    path = safetensors_io.save(state, tmp_path / "odd.safetensors")
     refused(path, r"img_in\.weight as I8")
 
 
 def test_matrices_of_two_dtypes_are_refused_but_finer_norms_are_not(tmp_path):
     state = {k: v.bfloat16() if v.dim() > 1 else v for k, v in transformer().state_dict().items()}
-    path = weights.save(state, tmp_path / "norms.safetensors")
-    loaded = weights.load_into(empty(), path, dtype=torch.float32).state_dict()
+    path = safetensors_io.save(state, tmp_path / "norms.safetensors")
+    loaded = safetensors_io.load_into(empty(), path, dtype=torch.float32).state_dict()
     assert same(loaded, {k: v.float() for k, v in state.items()})
     state["txt_in.weight"] = state["txt_in.weight"].float()
-    path = weights.save(state, tmp_path / "odd.safetensors")
+    path = safetensors_io.save(state, tmp_path / "odd.safetensors")
     refused(path, r"mixes dtypes: .*F32 \(txt_in\.weight\)")
 
 
 def test_the_wrong_model_is_refused(tmp_path):
-    path = weights.save(AutoEncoder(PIXELS).state_dict(), tmp_path / "ae.safetensors")
+    path = safetensors_io.save(AutoEncoder(PIXELS).state_dict(), tmp_path / "ae.safetensors")
     refused(path, "does not fit KontextTransformer")
 
 
 def test_a_lora_is_called_one(tmp_path):
     lora = {"transformer.x_embedder.lora_A.weight": torch.zeros(4, 16)}
-    refused(weights.save(lora, tmp_path / "lora.safetensors"), "LoRA")
+    refused(safetensors_io.save(lora, tmp_path / "lora.safetensors"), "LoRA")
 
 
 # ---- saving
@@ -323,9 +325,9 @@ def test_a_lora_is_called_one(tmp_path):
 
 def test_a_read_only_place_keeps_the_older_file(file, monkeypatch):
     before = file.read_bytes()
-    monkeypatch.setattr(weights, "save_file", _disk_full)
+    monkeypatch.setattr(safetensors_io, "save_file", _disk_full)
     with pytest.raises(OutputError, match="No space left"):
-        weights.save({"a": torch.zeros(2)}, file)
+        safetensors_io.save({"a": torch.zeros(2)}, file)
     assert file.read_bytes() == before
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 
@@ -338,13 +340,13 @@ def _disk_full(tensors, path, metadata):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "a file").touch()
     with pytest.raises(OutputError, match="a file"):
-        weights.save({"a": torch.zeros(2)}, tmp_path / "a file" / "model.safetensors")
+        safetensors_io.save({"a": torch.zeros(2)}, tmp_path / "a file" / "model.safetensors")
 
 
 def test_views_of_one_tensor_can_be_saved(tmp_path):
     both = torch.randn(4, 3)
-    path = weights.save({"a": both[:2], "b": both[2:]}, tmp_path / "views.safetensors")
-    assert same(weights.load(path), {"a": both[:2], "b": both[2:]})
+    path = safetensors_io.save({"a": both[:2], "b": both[2:]}, tmp_path / "views.safetensors")
+    assert same(safetensors_io.load(path), {"a": both[:2], "b": both[2:]})
 
 
 # ---- names
@@ -353,26 +355,26 @@ def test_views_of_one_tensor_can_be_saved(tmp_path):
 def test_renaming_there_and_back_is_exact():
     for model in (transformer(), AutoEncoder(PIXELS)):
         state = model.state_dict()
-        theirs = weights.to_diffusers(state)
+        theirs = key_mapping.to_diffusers(state)
         assert not theirs.keys() & {k for k in state if "mid." in k or "blocks" in k}
-        assert same(weights.from_diffusers(theirs), state)
+        assert same(key_mapping.from_diffusers(theirs), state)
 
 
 def test_the_halves_of_the_last_modulation_change_places():
     state = transformer().state_dict()
     shift, scale = state["final_layer.adaLN_modulation.1.weight"].chunk(2)
-    theirs = weights.to_diffusers(state)["norm_out.linear.weight"]
+    theirs = key_mapping.to_diffusers(state)["norm_out.linear.weight"]
     assert torch.equal(theirs, torch.cat((scale, shift)))
 
 
 def test_unknown_and_missing_parts_are_named():
-    theirs = weights.to_diffusers(transformer().state_dict())
+    theirs = key_mapping.to_diffusers(transformer().state_dict())
     with pytest.raises(WeightsError, match="surprise"):
-        weights.from_diffusers({**theirs, "surprise": torch.zeros(1)})
+        key_mapping.from_diffusers({**theirs, "surprise": torch.zeros(1)})
     with pytest.raises(WeightsError, match=r"no diffusers names .* double_blocks"):
-        weights.from_diffusers(transformer().state_dict())
+        key_mapping.from_diffusers(transformer().state_dict())
     with pytest.raises(WeightsError, match="no official names .* context_embedder"):
-        weights.to_diffusers(theirs)
+        key_mapping.to_diffusers(theirs)
     del theirs["transformer_blocks.0.attn.to_k.bias"]
     with pytest.raises(WeightsError, match=r"2 of the 3 .* double_blocks\.0\.img_attn\.qkv\.bias"):
-        weights.from_diffusers(theirs)
+        key_mapping.from_diffusers(theirs)

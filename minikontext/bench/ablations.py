@@ -20,11 +20,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext import files, sampler
+from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
 from minikontext.bench.oracle_bench import held_out_cases, summarise
+from minikontext.denoiser import Velocity
 from minikontext.flow import interpolate, loss_per_sample
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, score, vocabulary
 from minikontext.training.data import Pairs, build_cache, encode, load_cache
@@ -32,9 +35,8 @@ from minikontext.training.editor import Editor, EditorTraining, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.recipes import averaged
 from minikontext.transformer import KontextTransformer, TransformerConfig
-from minikontext.velocity import Velocity
 
-STORED = Path(__file__).parents[2] / "data" / "bench" / "ablations.json"
+STORED = shipped("data", "bench", "ablations.json")
 
 
 @dataclass(frozen=True)

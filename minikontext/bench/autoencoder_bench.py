@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from minikontext import files
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError
-from minikontext.pretrained import find_weights
+from minikontext.pretrained.native import find_weights
+from minikontext.runtime import files
 from minikontext.toyworld import Scene, psnr, read, render, sample_edit
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from minikontext import files
 from minikontext.bench.oracle_bench import edit_all, held_out_cases
-from minikontext.caching import StepCache
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
+from minikontext.runtime.step_cache import StepCache
 from minikontext.toyworld import Case, psnr, score
 
-STORED = Path(__file__).parents[2] / "data" / "bench" / "caching.json"
+STORED = shipped("data", "bench", "caching.json")
 STEPS = 28
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.bench.oracle_bench import held_out_cases
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
 from minikontext.toyworld import Case, Score, score
 from minikontext.toyworld.scene import CHOICES
 

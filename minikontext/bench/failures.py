@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from minikontext import files
 from minikontext.bench.oracle_bench import Row, edit_all
 from minikontext.bench.results import bench_cases
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 from minikontext.toyworld import Case, Score, score
 from minikontext.toyworld.oracle import succeeds
 from minikontext.toyworld.scene import ATTRIBUTES
 
-STORED = Path(__file__).parents[2] / "data" / "bench" / "failures.json"
+STORED = shipped("data", "bench", "failures.json")
 VERDICTS = ("followed", "preserved", "identity")
 
 

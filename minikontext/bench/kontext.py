@@ -27,10 +27,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm.auto import tqdm
 
-from minikontext import configs, files, images, provenance
+from minikontext import images
 from minikontext.bench.similarity import Clip, Faces
 from minikontext.errors import ImageError
+from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.config import fits_type, parse_json
 from minikontext.text import check_prompts
 
 FIELDS = ("file_name", "key", "category", "instruction")
@@ -72,14 +75,14 @@ def load(folder: str | Path) -> list[Item]:
 
 def _item(line: str, folder: Path, where: str) -> Item:
     try:
-        row = configs.parse_json(line)
+        row = parse_json(line)
         name, key, category, instruction = (row[field] for field in FIELDS)
         check_prompts([str(category), str(instruction)])
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{where}: expected a JSON object with {', '.join(FIELDS)}") from error
     if not SAFE.fullmatch(str(key)) or str(key).startswith(".") or len(str(key)) > 200:
         raise ImageError(f"{where}: the key {key!r:.80} cannot be a file's name")
-    if not configs.fits(more := row.get("more", []), tuple[str, ...]):
+    if not fits_type(more := row.get("more", []), tuple[str, ...]):
         raise ImageError(f"{where}: got more = {more!r:.80}; expected a list of pictures")
     pictures = tuple(_inside(folder, str(one), where) for one in (*([name] if name else []), *more))
     return Item(str(key), str(category), str(instruction), pictures)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from minikontext import files
 from minikontext.images import png_bytes
+from minikontext.runtime import files
 from minikontext.toyworld import Case, Scene, render, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case
 from minikontext.toyworld.scene import LEVELS

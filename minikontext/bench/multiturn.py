@@ -23,9 +23,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.bench.mini import LEVEL, base_scenes
-from minikontext.pipeline import KontextOutput, KontextPipeline
+from minikontext.editing.output import KontextOutput
+from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
 from minikontext.toyworld import Case, Scene, held_out, psnr, read, render, score
 from minikontext.toyworld.edits import make_case
 from minikontext.toyworld.scene import CHOICES, IDENTITY

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
 from minikontext.toyworld import Case, Score, sample_edit, score
 
 Row = tuple[Case, Score]

@@ -22,14 +22,15 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from minikontext import files
 from minikontext.bench import caching, diversity, mini, multiturn, students
 from minikontext.bench.oracle_bench import Report, edit_all, evaluate, summarise
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 from minikontext.toyworld import Case, score
 
-HOME = Path(__file__).parents[2] / "data"
+HOME = shipped("data")
 COPY = "copy of the input"
 SHADES = colormaps["YlGnBu"]
 # Other benches leave a table beside the results; the page shows those that are there.

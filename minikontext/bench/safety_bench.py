@@ -22,11 +22,13 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from minikontext import files, safety
+from minikontext import safety
 from minikontext.bench import mini
 from minikontext.bench.oracle_bench import bootstrap, edit_all
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 from minikontext.safety import Safety
 from minikontext.toyworld import Case, score
 from minikontext.toyworld.attacks import (
@@ -43,7 +45,7 @@ from minikontext.toyworld.concept import PURPLE_STAR, refused
 from minikontext.toyworld.oracle import as_array, psnr
 from minikontext.training.safety import as_images
 
-HOME = Path(__file__).parents[2] / "data"
+HOME = shipped("data")
 SEED = 5  # of test attacks and pictures; validation has another one
 CARD_PSNR = 22.0  # dB to the grey card from which on a picture counts as one
 ROC_POINTS = 40

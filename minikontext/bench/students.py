@@ -19,12 +19,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.bench.oracle_bench import Row, edit_all, held_out_cases, summarise
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 from minikontext.toyworld import Case, score
 
-STORED = Path(__file__).parents[2] / "data" / "bench" / "students.json"
+STORED = shipped("data", "bench", "students.json")
 
 
 @dataclass(frozen=True)

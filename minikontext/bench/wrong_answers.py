@@ -23,13 +23,14 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 from minikontext.toyworld import Case, Scene, render
 from minikontext.toyworld.oracle import succeeds
 from minikontext.toyworld.scene import ATTRIBUTES, CHOICES, COLOURED, COLOURLESS, COLOURS, LETTERS
 
-STORED = Path(__file__).parents[2] / "data" / "bench" / "oracle.json"
+STORED = shipped("data", "bench", "oracle.json")
 VISIBLE = 6, 32  # so many pixels must differ from the right answer by so much (of 255)
 Spoil = Callable[[Case, random.Random], Scene | np.ndarray | None]
 

@@ -20,8 +20,9 @@ from minikontext import images as image_io
 from minikontext import layers, rope
 from minikontext.course import parts, samples, style
 from minikontext.course.sequence import colour_of
+from minikontext.editing.output import KontextOutput
 from minikontext.errors import SizeError
-from minikontext.pipeline import KontextOutput, KontextPipeline
+from minikontext.pipeline import KontextPipeline
 from minikontext.sampler import StepInfo
 
 LIMIT = 2**27  # weights to keep: half a gigabyte in float32

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from minikontext import images as image_io
-from minikontext import provenance
 from minikontext.course import samples
 from minikontext.course.parts import (
     CSS,
@@ -37,8 +36,10 @@ from minikontext.course.parts import (
     wide,
 )
 from minikontext.course.samples import Example
+from minikontext.editing.output import KontextOutput
 from minikontext.errors import MinikontextError
-from minikontext.pipeline import KontextOutput, KontextPipeline
+from minikontext.images import provenance
+from minikontext.pipeline import KontextPipeline
 from minikontext.sampler import StepInfo
 
 PREVIEW_SHARE = 0.25  # of the time may go into pictures of the unfinished result

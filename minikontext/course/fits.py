@@ -8,19 +8,19 @@ import ipywidgets as W
 import torch
 from matplotlib.figure import Figure
 
-from minikontext import memory
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.course import style
 from minikontext.course.flow_pictures import png
 from minikontext.course.parts import CSS, REPR, TIGHT, picture_box, row, status_line, wide
 from minikontext.course.plots import stacked_bars
+from minikontext.runtime import memory_plan
 from minikontext.training.plan import forward_flops
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 # T5-XXL's encoder and CLIP's text encoder as published, in 16 bits; T5's largest layer visits
 # alone: its embedding or a block. Counted once from their configurations.
 T5, T5_EMBEDDING, CLIP = 4_762_310_656, 32_128 * 4_096, 123_060_480
-ENCODERS = memory.Encoders(2 * (T5 + CLIP), 2 * max(T5_EMBEDDING, (T5 - T5_EMBEDDING) // 24))
+ENCODERS = memory_plan.Encoders(2 * (T5 + CLIP), 2 * max(T5_EMBEDDING, (T5 - T5_EMBEDDING) // 24))
 CARDS = {"8 GB": 8, "12 GB": 12, "16 GB": 16, "24 GB": 24, "32 GB": 32, "48 GB": 48, "80 GB": 80}
 PARTS = {
     "transformer": style.BLUE,
@@ -32,20 +32,22 @@ PARTS = {
 
 
 @lru_cache
-def plans(side: int = 1024, contexts: int = 1) -> list[memory.Plan]:
+def plans(side: int = 1024, contexts: int = 1) -> list[memory_plan.Plan]:
     """Every memory plan of FLUX.1 Kontext [dev] in bfloat16 for a square edit; no weight exists."""
     with torch.device("meta"):
         net = KontextTransformer(TransformerConfig.flux_dev())
         pixels = AutoEncoder(AutoEncoderConfig.flux())
     given = (ENCODERS, torch.bfloat16, (side, side), 1 + contexts)
-    return memory.predict(net, pixels, *given)
+    return memory_plan.predict(net, pixels, *given)
 
 
-def show_plans(found: list[memory.Plan], limit: float | None = None) -> Figure:
+def show_plans(found: list[memory_plan.Plan], limit: float | None = None) -> Figure:
     """Stacked bars of what each plan holds on the device, in GB; the line is the card."""
     figure = Figure(figsize=(6.64, 2.4), layout="constrained")
     axes = figure.subplots()
-    rows = {one.name: {part: getattr(one, part) / memory.GB for part in PARTS} for one in found}
+    rows = {
+        one.name: {part: getattr(one, part) / memory_plan.GB for part in PARTS} for one in found
+    }
     stacked_bars(axes, rows, PARTS, limit)
     axes.set_xlabel("GB on the device")
     return figure
@@ -81,18 +83,18 @@ class FitsWidget(W.VBox):
         """Predict, choose, and say so."""
         found = plans(self.side.value, self.contexts.value)
         self.image.value = png(show_plans(found, self.card.value))
-        fitting = [plan for plan in found if plan.peak <= self.card.value * memory.GB]
+        fitting = [plan for plan in found if plan.peak <= self.card.value * memory_plan.GB]
         self.plan = fitting[0] if fitting else None
         self.status.value = status_line(*self._told(found))
 
-    def _told(self, found: list[memory.Plan]) -> tuple[str, str]:
+    def _told(self, found: list[memory_plan.Plan]) -> tuple[str, str]:
         if self.plan is None:
-            least = min(plan.peak for plan in found) / memory.GB
+            least = min(plan.peak for plan in found) / memory_plan.GB
             return "error", f"No plan fits into {self.card.value} GB: the least is {least:.1f} GB."
         tokens = (1 + self.contexts.value) * (self.side.value // 16) ** 2
         flops = forward_flops(TransformerConfig.flux_dev(), tokens, 512) / 1e12
         taken = self.plan
         return "done", (
-            f"offload=“{taken.name}”: {taken.peak / memory.GB:.1f} of {self.card.value} GB. A step "
+            f"offload=“{taken.name}”: {taken.peak / memory_plan.GB:.1f} of {self.card.value} GB. A step "
             f"is {flops:,.0f} TFLOP."
         )

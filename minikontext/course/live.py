@@ -21,6 +21,7 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.course import plots, style
 from minikontext.course.flow_pictures import png
 from minikontext.course.parts import CSS, THIRD, TIGHT, Working, button, row, wide
+from minikontext.denoiser import Velocity
 from minikontext.errors import Cancelled
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, sample_edit, score, vocabulary
@@ -28,7 +29,6 @@ from minikontext.training.data import Pairs, pixels, wordings
 from minikontext.training.editor import TIMESTEPS, Editor, EditorTraining, editor_loss
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
-from minikontext.velocity import Velocity
 
 TICKS = (0.1, 0.2, 0.5, 1, 2)  # of the loss
 COLUMN = 132  # pixels of a picture in the sheet of attempts

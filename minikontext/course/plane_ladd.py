@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minikontext import files, flow, sampler
+from minikontext import flow, sampler
 from minikontext.course.flow_pictures import answers
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 
-STORED = Path(__file__).parents[2] / "data" / "bench" / "plane_ladd.json"
+STORED = shipped("data", "bench", "plane_ladd.json")
 TIMES, SHARES = (1.0, 0.75, 0.5, 0.25), (0.7, 0.1, 0.1, 0.1)
 STEPS = (1, 2, 4)
 SHORT = {  # for the labels of a plot

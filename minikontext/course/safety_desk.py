@@ -29,8 +29,9 @@ from minikontext.course.parts import (
     wide,
 )
 from minikontext.course.samples import Example
+from minikontext.editing.output import KontextOutput
 from minikontext.errors import SafetyError, SafetyWarning
-from minikontext.pipeline import KontextOutput, KontextPipeline
+from minikontext.pipeline import KontextPipeline
 from minikontext.safety import Safety, Verdict
 from minikontext.sampler import StepInfo
 from minikontext.toyworld import Scene, render

@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from minikontext import files, images
+from minikontext import images
 from minikontext.bench.oracle_bench import evaluate, held_out_cases
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.files import shipped
 from minikontext.toyworld import psnr, render, sample_edit
 
 PROMPT = "make the picture orange"
 INK, PAPER = np.array((60, 32, 12)), np.array((250, 225, 180))
-HOME = Path(__file__).parents[2] / "data"
+HOME = shipped("data")
 LORA, STORED = HOME / "lora" / "sepia.safetensors", HOME / "bench" / "lora.json"
 
 

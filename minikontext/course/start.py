@@ -11,8 +11,8 @@ import torch
 
 import minikontext
 from minikontext.course import style
-from minikontext.device import pick
 from minikontext.errors import PromptWarning, ResizeWarning
+from minikontext.runtime.device import pick
 
 
 def setup(seed: int = 0) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.pipeline import KontextPipeline
-from minikontext.text import FluxTextEncoder, import_transformers
+from minikontext.pretrained.text_encoders import FluxTextEncoder, import_transformers
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 SIZES = {"hidden_size": 64, "num_heads": 2, "axes_dim": (4, 14, 14), "depth": 2}

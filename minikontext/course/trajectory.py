@@ -28,10 +28,10 @@ from minikontext.course.parts import (
     show,
     wide,
 )
+from minikontext.denoiser import PATCH, Velocity
 from minikontext.flow import mu_for_tokens
 from minikontext.pipeline import KontextPipeline
 from minikontext.sampler import StepInfo
-from minikontext.velocity import PATCH, Velocity
 
 STRIP = (664, 28)  # pixels of the drawn schedule, as it is shown
 ENDS = "".join(f"<span>{text}</span>" for text in ("t = 1: noise", "t = 0.5", "t = 0: clean"))

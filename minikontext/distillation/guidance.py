@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minikontext import flow
-from minikontext.device import mixed_precision
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
+from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor, EditorTraining
 from minikontext.training.loop import LossFunction

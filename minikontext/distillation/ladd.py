@@ -18,15 +18,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minikontext import flow, tokens
-from minikontext.device import mixed_precision
+from minikontext.denoiser import PATCH, Velocity
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
+from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Part
 from minikontext.transformer import KontextTransformer
-from minikontext.velocity import PATCH, Velocity
 
 
 @dataclass(frozen=True)

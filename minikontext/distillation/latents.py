@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext import files, sampler
-from minikontext.device import mixed_precision
+from minikontext import sampler
+from minikontext.denoiser import PATCH, Velocity
 from minikontext.errors import TrainingError
+from minikontext.runtime import files
+from minikontext.runtime.device import mixed_precision
 from minikontext.text import TextFeatures
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor
 from minikontext.training.parallel import ALONE, World
-from minikontext.velocity import PATCH, Velocity
 
 
 @torch.no_grad()

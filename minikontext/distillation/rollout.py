@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from minikontext import flow, sampler
-from minikontext.device import mixed_precision
 from minikontext.distillation.latents import own_noise
 from minikontext.errors import ConfigError
+from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches
 from minikontext.training.loop import LossFunction

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minikontext.configs import require
 from minikontext.errors import ConfigError
+from minikontext.runtime.config import require_entries
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,10 +62,10 @@ def check_entries(config: Mapping[str, Any], where: str = "") -> None:
     kind = config["kind"]
     if kind not in ENTRIES:
         return
-    require(config, COMMON | ENTRIES[kind], where)
+    require_entries(config, COMMON | ENTRIES[kind], where)
     if "data" in ENTRIES[kind]:
         wanted = FOLDER if kind in ("folder", "lora") else CASES
-        require(config["data"], wanted, f"{where}[data] ")
+        require_entries(config["data"], wanted, f"{where}[data] ")
         for name, (least, most) in SIZES.items():
             got = config["data"].get(name)
             if isinstance(got, int) and not least <= got <= most:  # a folder is no number

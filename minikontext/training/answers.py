@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext import weights
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import safetensors_io
 from minikontext.toyworld import Case, Scene
 from minikontext.training.data import training_case
 
@@ -68,8 +68,8 @@ def stored_answers(config: AnswersConfig, pipe: KontextPipeline, folder: Path) -
     mark = f"{pipe.weights_sha256[:12]}-{config.level}-{config.seed}-{config.steps}"
     path = folder / f"answers-{mark}-{config.count}.safetensors"
     if not path.exists():
-        weights.save({"latents": answer(pipe, chosen, config.steps)}, path, torch.bfloat16)
-    return Answers(weights.load(path)["latents"], [case.target for case in chosen])
+        safetensors_io.save({"latents": answer(pipe, chosen, config.steps)}, path, torch.bfloat16)
+    return Answers(safetensors_io.load(path)["latents"], [case.target for case in chosen])
 
 
 def answer(pipe: KontextPipeline, cases: list[Case], steps: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
-from minikontext.device import mixed_precision
+from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
 from minikontext.training import data
 from minikontext.training.answers import Answers

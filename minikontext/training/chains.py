@@ -20,10 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.autoencoder import AutoEncoder
+from minikontext.editing.output import KontextOutput
 from minikontext.errors import ConfigError, TrainingError
-from minikontext.pipeline import KontextOutput, KontextPipeline
+from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, read, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case

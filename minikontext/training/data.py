@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext import files
 from minikontext.autoencoder import AutoEncoder
-from minikontext.device import mixed_precision
 from minikontext.errors import TrainingError
+from minikontext.runtime import files
+from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix

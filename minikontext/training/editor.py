@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from minikontext import flow
-from minikontext.device import mixed_precision
+from minikontext.denoiser import PATCH, Velocity
 from minikontext.errors import ConfigError
+from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Part
 from minikontext.training.watch import Metrics, losses_at_fixed_times, told
 from minikontext.transformer import KontextTransformer
-from minikontext.velocity import PATCH, Velocity
 
 TIMESTEPS = ("shifted", "logit-normal", "uniform")
 

@@ -31,17 +31,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext import configs, files, flow, images
-from minikontext.device import mixed_precision
+from minikontext import flow, images
+from minikontext.denoiser import PATCH, Velocity
 from minikontext.errors import ConfigError, ImageError, PromptError, TrainingError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.config import parse_json, read_json, require_entries
+from minikontext.runtime.device import mixed_precision
 from minikontext.text import TextFeatures, check_prompts
 from minikontext.training.editor import EditorTraining
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import ALONE, WHOLE, Part, World
 from minikontext.training.watch import Metrics, losses_at_fixed_times, told
 from minikontext.transformer import KontextTransformer
-from minikontext.velocity import PATCH, Velocity
 
 Picture = Path | bytes
 LARGEST = 1 << 28  # bytes of one file in a shard; a picture stays far below
@@ -101,7 +103,7 @@ def _from_lines(folder: Path) -> Iterator[Triplet | Bad]:
 
 def _from_line(line: str, folder: Path) -> Triplet:
     """The triplet of a line, whose pictures must lie in the folder."""
-    told = configs.parse_json(line)
+    told = parse_json(line)
     names = [told["file_name"], *(contexts := told.get("contexts", []))]
     if not isinstance(contexts, list) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{names!r:.80} are no names of files")
@@ -175,7 +177,7 @@ def encode_folder(
     if world.rank == 0 and not label.exists():
         label.write_text(json.dumps(facts))
     world.wait()
-    if configs.read_json(label, TrainingError, f"Remove {cache}.") != facts:
+    if read_json(label, TrainingError, f"Remove {cache}.") != facts:
         raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
     if world.rank == 0:
         save_file(_text(pipe, ""), cache / f"{NULL}.safetensors")
@@ -295,7 +297,7 @@ class Encoded:
         self._sums: dict[Path, str] = {}
         self._open: dict[Path, safe_open] = {}
         for place in sorted(self.cache.glob("triplets-*.json")):
-            told = configs.read_json(place, TrainingError, REMADE)
+            told = read_json(place, TrainingError, REMADE)
             try:
                 self._add(place.with_suffix(".safetensors"), told)
             except (ConfigError, TypeError, KeyError) as error:
@@ -304,11 +306,11 @@ class Encoded:
             raise TrainingError(f"{self.cache} holds no samples. {self.report()}")
 
     def _add(self, place: Path, told: dict) -> None:
-        configs.require(told, {"sha256": str, "skipped": list, "samples": list})
+        require_entries(told, {"sha256": str, "skipped": list, "samples": list})
         self._sums[place] = told["sha256"]
         self.skipped += [Bad(**one) for one in told["skipped"]]
         for one in told["samples"]:
-            configs.require(one, {"key": str, "prompt": str, "shapes": tuple[Shape, ...]})
+            require_entries(one, {"key": str, "prompt": str, "shapes": tuple[Shape, ...]})
             self.places.append((one["key"], place))
             self.prompts.append(one["prompt"])
             self.shapes.append(tuple(map(tuple, one["shapes"])))

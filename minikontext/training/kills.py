@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from minikontext import files
+from minikontext.runtime import files
 
 EVERY = 5  # steps between two checkpoints
 CONFIG = {

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from minikontext.device import in_bfloat16
 from minikontext.errors import ConfigError, TrainingError
+from minikontext.runtime.device import in_bfloat16
 from minikontext.training.parallel import local, sliced, whole
 
 

@@ -28,9 +28,10 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from minikontext.configs import build
-from minikontext.device import in_bfloat16, pick, use_flash_attention_3
 from minikontext.errors import ConfigError
+from minikontext.runtime.attention import use_flash_attention_3
+from minikontext.runtime.config import build_config
+from minikontext.runtime.device import in_bfloat16, pick
 from minikontext.transformer import KontextTransformer
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def start(config: Mapping[str, Any]) -> World:
 
     Raises ConfigError for a number of processes that `replicate` does not divide.
     """
-    flags = build(ParallelConfig, config.get("parallel", {}))
+    flags = build_config(ParallelConfig, config.get("parallel", {}))
     size = int(os.environ.get("WORLD_SIZE", 1))
     device, _ = pick(config.get("device"), None)
     if size == 1:

@@ -15,12 +15,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from minikontext import checkpoints, configs, files, lora, memory, weights
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
-from minikontext.device import DTYPES, mixed_precision
+from minikontext.denoiser import PATCH
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError, WeightsError
-from minikontext.pipeline import Defaults, KontextPipeline
-from minikontext.pretrained import find_weights
+from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import layouts, lora, safetensors_io
+from minikontext.pretrained.native import find_weights
+from minikontext.runtime import files, memory_plan, offload
+from minikontext.runtime.config import build_config, read_json
+from minikontext.runtime.device import DTYPES, mixed_precision
 from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
@@ -54,12 +58,11 @@ from minikontext.training.parallel import (
 from minikontext.training.plan import Job, model_flops
 from minikontext.training.watch import Metrics, Watch
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
-from minikontext.velocity import PATCH
 
 
 def read(kind: type, values: dict[str, Any], base: Any = None) -> Any:
     """A dataclass from a config's section, on top of `base`. Raises ConfigError."""
-    return configs.build(kind, values, base)
+    return build_config(kind, values, base)
 
 
 def _generator(config: dict[str, Any]) -> torch.Generator:
@@ -118,7 +121,7 @@ def first_autoencoder(config: dict[str, Any], device: torch.device) -> AutoEncod
 
 def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
     """Write the weights with their configuration: sizes, and scale and shift of the latents."""
-    weights.save(model.state_dict(), folder / "autoencoder.safetensors", torch.bfloat16)
+    safetensors_io.save(model.state_dict(), folder / "autoencoder.safetensors", torch.bfloat16)
     with files.replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps({"autoencoder": asdict(model.config)}, indent=1) + "\n")
     return folder
@@ -126,11 +129,11 @@ def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
 
 def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:
     """The autoencoder of a weights folder, as it will be used: from its bfloat16 file."""
-    values = configs.read_json(folder / "config.json", WeightsError).get("autoencoder")
+    values = read_json(folder / "config.json", WeightsError).get("autoencoder")
     with torch.device("meta"):
-        model = AutoEncoder(configs.build(AutoEncoderConfig, values, error=WeightsError))
+        model = AutoEncoder(build_config(AutoEncoderConfig, values, error=WeightsError))
     path = folder / "autoencoder.safetensors"
-    return weights.load_into(model, path, device, torch.float32).eval()
+    return safetensors_io.load_into(model, path, device, torch.float32).eval()
 
 
 def train_editor(
@@ -260,7 +263,7 @@ def new_editor(config: dict[str, Any]) -> Editor:
         model = Editor(KontextTransformer(sizes), text)
     if "start" in config:
         for part, module in (("transformer", model.transformer), ("text_encoder", model.text)):
-            weights.load_into(module, Path(config["start"]) / f"{part}.safetensors")
+            safetensors_io.load_into(module, Path(config["start"]) / f"{part}.safetensors")
     return model
 
 
@@ -347,9 +350,9 @@ def train_lora(config: dict[str, Any], resume: bool = True, on_log: Callable | N
         raise ConfigError(f"[lora]: {error}") from error
     model.to(world.device).attach(base)
     flags = read(ParallelConfig, config.get("parallel", {}))
-    if flags.checkpointing != "none" and memory.is_streamed(base):
+    if flags.checkpointing != "none" and offload.is_streamed(base):
         raise ConfigError("streamed blocks are gone when checkpointing would make them again")
-    lighten(memory.transformer_blocks(base), flags)
+    lighten(offload.transformer_blocks(base), flags)
     known = {"kind": "lora", "transformer": asdict(base.config)}
     watch = watched(config | known, samples=samples)
     loop = Loop(model, read(LoopConfig, config["loop"]), config["run"], world, watch)
@@ -364,9 +367,9 @@ def new_transformer(config: dict[str, Any]) -> KontextTransformer:
     with torch.device("meta"):
         model = KontextTransformer(transformer_sizes(config))
     if "start" in config:
-        found = checkpoints.find(config["start"])
+        found = layouts.find(config["start"])
         own = find_weights(config["start"]) / "transformer.safetensors" if not found else None
-        weights.load_into(model, own or found.transformer)
+        safetensors_io.load_into(model, own or found.transformer)
     return model
 
 
@@ -421,7 +424,7 @@ def lora_base(config: dict[str, Any], sizes: TransformerConfig) -> dict[str, int
     bits = {"8-bit": 8, "4-bit": 4}.get(config.get("offload", ""))
     dtype = DTYPES.get(config.get("dtype", "bfloat16"), torch.bfloat16)
     with torch.device("meta"):
-        base = memory.weight_bytes(KontextTransformer(sizes), dtype, bits)
+        base = memory_plan.weight_bytes(KontextTransformer(sizes), dtype, bits)
     return {"rank": config.get("lora", {}).get("rank", 8), "base": base}
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from minikontext import images
 from minikontext.autoencoder import AutoEncoder
-from minikontext.device import mixed_precision
 from minikontext.errors import ConfigError
+from minikontext.runtime.device import mixed_precision
+from minikontext.safety.clip import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.text import ToyTextConfig
-from minikontext.towers import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.toyworld import Case, Scene, render, vocabulary
 from minikontext.toyworld.attacks import (
     NAMED,
@@ -323,9 +323,10 @@ def finish(model: TwoTowers, autoencoder: AutoEncoder, folder: Path, count: int)
 
 def load_towers_of(folder: Path) -> TwoTowers:
     """The towers of a filter's folder."""
-    from minikontext import safety, towers
+    from minikontext import safety
+    from minikontext.safety import clip
 
-    return towers.load_towers(folder, safety.read_config(folder))
+    return clip.load_towers(folder, safety.read_config(folder))
 
 
 def new_towers(config: dict[str, Any]) -> TwoTowers:

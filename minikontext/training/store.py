@@ -28,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minikontext import files
-from minikontext.configs import fits, parse_json
 from minikontext.errors import MissingPackageError, OutputError, TrainingError
+from minikontext.runtime import files
+from minikontext.runtime.config import fits_type, parse_json
 from minikontext.training.parallel import World, local, sliced
 
 Facts = dict[str, str]
@@ -207,7 +207,7 @@ def _facts(place: Path) -> Facts | None:
 
 def _is_sound(facts: object) -> bool:
     """Whether facts tell the step to go on from."""
-    if not fits(facts, dict[str, str]) or not facts.get("step", "").isdecimal():
+    if not fits_type(facts, dict[str, str]) or not facts.get("step", "").isdecimal():
         return False
     try:
         numbers = [float(facts.get(name, 0)) for name in ("seconds", "usual")]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from minikontext import flow
-from minikontext.device import mixed_precision
 from minikontext.errors import MissingPackageError
+from minikontext.runtime.device import mixed_precision
 
 TIMES = tuple(i / 8 for i in range(8))
 Metrics = dict[str, float]

@@ -5,9 +5,9 @@ import torch
 
 from minikontext.bench import ablations
 from minikontext.bench.ablations import STUDIES, Run, Setting, Variant, VariantEditor
+from minikontext.denoiser import Velocity
 from minikontext.errors import ConfigError
 from minikontext.training.editor import EditorTraining
-from minikontext.velocity import Velocity
 
 TINY = Setting(level=1, pairs=8, steps=2, batch=4, cases=2, sampling_steps=1)
 

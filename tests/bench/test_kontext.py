@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import provenance
 from minikontext.bench import kontext, mini
 from minikontext.bench.similarity import Clip, Faces
 from minikontext.errors import ImageError, WeightsError
+from minikontext.images import provenance
 
 
 @pytest.fixture(scope="module")

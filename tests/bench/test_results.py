@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import cli
 from minikontext.bench import autoencoder_bench, diversity, multiturn, results
+from minikontext.cli import app
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import held_out, render
 from minikontext.toyworld.scene import IDENTITY
@@ -27,23 +27,23 @@ def toy():
 def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatch):
     command = ["bench", "mini", "--weights", "toy", "--steps", "1", "--every", "650"]
     for folder in ("a", "b"):
-        assert cli.main([*command, "--output", str(tmp_path / folder)]) == 0
+        assert app.main([*command, "--output", str(tmp_path / folder)]) == 0
     kept = (tmp_path / "a" / "results.json").read_bytes()
     assert kept == (tmp_path / "b" / "results.json").read_bytes()
     assert b"0.0" in kept
     rows = results.load(tmp_path / "a" / "results.json")
     assert list(rows) == [results.COPY, "toy, 1 steps"] and rows[results.COPY].report.success == 0
     assert not (tmp_path / "a" / "latency.json").exists()
-    assert cli.main(["bench", "mini", "--clock", "--output", str(tmp_path / "a")]) == 0
+    assert app.main(["bench", "mini", "--clock", "--output", str(tmp_path / "a")]) == 0
     assert json.loads((tmp_path / "a" / "latency.json").read_text())["toy, 1 steps"]["per_edit"] > 0
     for name in ("radar.png", "latency.png"):
         assert Image.open(tmp_path / "a" / name).width <= 800
     assert "| toy, 1 steps | 3 |" in (tmp_path / "a" / "README.md").read_text()
     monkeypatch.setattr(results, "measure", None)  # nothing is left to measure
-    assert cli.main([*command, "--output", str(tmp_path / "a")]) == 0
+    assert app.main([*command, "--output", str(tmp_path / "a")]) == 0
     assert (tmp_path / "a" / "results.json").read_bytes() == kept
     with pytest.raises(TypeError):  # other cases are measured anew
-        cli.main([*command[:-1], "640", "--output", str(tmp_path / "a")])
+        app.main([*command[:-1], "640", "--output", str(tmp_path / "a")])
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatc
     [(["mini", "--steps", "0"], "from 1"), (["mini", "--weights", "none"], "No weights called")],
 )
 def test_mistakes_are_told(tmp_path, capsys, arguments, words):
-    assert cli.main(["bench", *arguments, "--every", "900", "--output", str(tmp_path)]) == 2
+    assert app.main(["bench", *arguments, "--every", "900", "--output", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", cli.BENCHES)
+@pytest.mark.parametrize("name", app.BENCHES)
 def test_every_bench_has_help(capsys, name):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["bench", name, "--help"])
+        app.main(["bench", name, "--help"])
     assert stop.value.code == 0
     assert f"usage: minikontext bench {name}" in capsys.readouterr().out
 
@@ -167,7 +167,7 @@ def test_distances_know_equal_and_worse():
 def test_equal_budgets_are_trained_measured_and_written(tmp_path, capsys):
     command = ["bench", "autoencoder", "--channels", "4", "16", "--steps", "2", "--scenes", "4"]
     command += ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path)]
-    assert cli.main(command) == 0
+    assert app.main(command) == 0
     found = json.loads((tmp_path / "autoencoder.json").read_text())
     assert list(found) == ["4 channels, 2 steps", "16 channels, 2 steps"]
     assert all(row["psnr"] > 5 and 0 <= row["ssim"] <= 1 for row in found.values())

@@ -11,8 +11,8 @@ from PIL import Image
 from minikontext.bench import safety_bench as bench
 from minikontext.errors import ConfigError
 from minikontext.safety import Safety, card
+from minikontext.safety.clip import TowersConfig, TwoTowers, save_safety
 from minikontext.text import ToyTextConfig
-from minikontext.towers import TowersConfig, TwoTowers, save_safety
 from minikontext.toyworld import render, vocabulary
 from minikontext.toyworld.attacks import ATTACKS
 from minikontext.toyworld.concept import PURPLE_STAR, refused

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from minikontext import provenance
 from minikontext.errors import WeightsError
-from minikontext.pretrained import find_weights
+from minikontext.images import provenance
+from minikontext.pretrained.native import find_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

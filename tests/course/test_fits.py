@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import memory
 from minikontext.course import fits, tiny_flux
 from minikontext.course.editing import EditingWidget
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import memory_plan
 
 hf = pytest.importorskip("transformers")
 
@@ -19,7 +19,7 @@ def test_a_larger_card_takes_an_easier_plan():
     taken = []
     for gigabytes in (8, 12, 24, 32, 48):
         demo.card.value = gigabytes
-        assert demo.plan.peak <= gigabytes * memory.GB and "mk-done" in demo.status.value
+        assert demo.plan.peak <= gigabytes * memory_plan.GB and "mk-done" in demo.status.value
         taken.append(demo.plan.name)
     assert taken == ["stream", "4-bit", "8-bit", "encoders", "resident"]
     demo.card.value, demo.side.value, before = 8, 2048, demo.image.value

@@ -13,7 +13,7 @@ from minikontext import safety
 from minikontext.course.safety_desk import EXAMPLES, LAYERS, SCENES, SafetyWidget, place
 from minikontext.errors import WeightsError
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import find_weights
+from minikontext.pretrained.native import find_weights
 from minikontext.safety import Safety
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Scene, render, vocabulary

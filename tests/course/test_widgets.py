@@ -8,11 +8,11 @@ import pytest
 from ipywidgets import Button
 from PIL import Image
 
-from minikontext import provenance
 from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
 from minikontext.course.parts import PAUSE
 from minikontext.course.samples import EXAMPLES, Example
+from minikontext.images import provenance
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import vocabulary
 

@@ -8,9 +8,10 @@ import torch
 from mutate import broken_bytes, broken_json, broken_safetensors
 from PIL import Image
 
-from minikontext import safety, watermark
+from minikontext import safety
+from minikontext.images import watermark
+from minikontext.safety.clip import TowersConfig, TwoTowers, save_safety
 from minikontext.text import ToyTextConfig
-from minikontext.towers import TowersConfig, TwoTowers, save_safety
 
 GREY = Image.new("RGB", (40, 24), "grey")
 

@@ -10,8 +10,9 @@ import pytest
 from mutate import broken_bytes, broken_json, odd
 from PIL import Image
 
-from minikontext import images, provenance
+from minikontext import images
 from minikontext.errors import ImageError, MinikontextError
+from minikontext.images import inspect, provenance
 
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16")
 WRITERS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "ICO", "JPEG2000")
@@ -142,7 +143,7 @@ def test_what_a_picture_tells_of_its_past(feed):
 
     def run(path, out):
         try:
-            provenance.inspect(path)
+            inspect.inspect(path)
         except MinikontextError:
             provenance.read(path)
             raise

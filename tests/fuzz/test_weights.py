@@ -7,10 +7,10 @@ import torch
 from mutate import DEEP, broken_bytes, broken_json, broken_safetensors
 from PIL import Image
 
-from minikontext import checkpoints, lora, weights
 from minikontext.course import tiny_flux
 from minikontext.errors import WeightsError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import config_mapping, convert, lora, safetensors_io, summary
 from minikontext.transformer import KontextTransformer
 
 
@@ -33,7 +33,7 @@ def singles(own, flux, tmp_path_factory):
     folder = tmp_path_factory.mktemp("singles")
     parts = [own / f"{part}.safetensors" for part in ("transformer", "autoencoder", "text_encoder")]
     vae, net = (next((flux / part).glob("*.safetensors")) for part in ("vae", "transformer"))
-    official = weights.convert(net, folder / "official.safetensors")[0]
+    official = convert.rewrite(net, folder / "official.safetensors")[0]
     return [file.read_bytes() for file in (*parts, vae, official, net)]
 
 
@@ -43,16 +43,16 @@ def use_file(given, out):
     with torch.device("meta"):
         empty = KontextTransformer(model.config)
     ways = (
-        lambda: weights.inspect(path),
-        lambda: weights.load(path),
-        lambda: weights.load_into(empty, path),
-        lambda: weights.official_sketch(path),
-        lambda: (str(checkpoints.summarise(path)), weights.fingerprint(path)),
-        lambda: checkpoints.verify(path),
-        lambda: checkpoints.convert(path, out / "made.safetensors"),
-        lambda: checkpoints.convert(path, out / "made"),
-        lambda: checkpoints.transformer_config(path),
-        lambda: checkpoints.autoencoder_config(path),
+        lambda: safetensors_io.inspect(path),
+        lambda: safetensors_io.load(path),
+        lambda: safetensors_io.load_into(empty, path),
+        lambda: safetensors_io.official_sketch(path),
+        lambda: (str(summary.summarise(path)), safetensors_io.fingerprint(path)),
+        lambda: summary.verify(path),
+        lambda: convert.convert(path, out / "made.safetensors"),
+        lambda: convert.convert(path, out / "made"),
+        lambda: config_mapping.transformer_config(path),
+        lambda: config_mapping.autoencoder_config(path),
         lambda: KontextPipeline.from_pretrained(path, "cpu", "float32"),
     )
     ways[way % len(ways)]()
@@ -70,31 +70,31 @@ def test_a_weights_file(feed, singles, tiny_pipe):
 def test_an_index_of_shards(feed, flux):
     """Shards that are sound, and an index that may say anything of them."""
     shards, homes = {}, {}
-    state = weights.load(next((flux / "transformer").glob("*.safetensors")))
+    state = safetensors_io.load(next((flux / "transformer").glob("*.safetensors")))
     for number, names in enumerate((sorted(state)[::2], sorted(state)[1::2])):
         shards[f"part-{number}.safetensors"] = {name: state[name][:1].clone() for name in names}
         homes |= dict.fromkeys(names, f"part-{number}.safetensors")
 
     def make(rng, folder):
         for name, tensors in shards.items():
-            weights.save(tensors, folder / name)
+            safetensors_io.save(tensors, folder / name)
         index = folder / "part.safetensors.index.json"
         told = {"metadata": {}, "weight_map": homes}
         sound = json.dumps(told | {"metadata": {"a": 1}}).encode()
         index.write_bytes(broken_json(rng, told) if rng.random() < 0.95 else sound)
         return folder
 
-    feed("shard index", make, lambda folder, out: weights.inspect(folder))
+    feed("shard index", make, lambda folder, out: safetensors_io.inspect(folder))
 
 
 def test_a_lora(feed, tiny_pipe, tmp_path_factory):
     model = tiny_pipe.transformer
     made = lora.new(model, 2)
     place = lora.save(made, model, tmp_path_factory.mktemp("lora") / "sound.safetensors")
-    peft = weights.load(place)
+    peft = safetensors_io.load(place)
     kohya = {f"{weights_name(key)}": value for key, value in peft.items()}
     kohya |= {f"{lora.KOHYA}double_blocks_0_img_attn_proj.alpha": torch.tensor(2.0)}
-    other = weights.save(kohya, place.with_name("kohya.safetensors"), metadata={"a": "b"})
+    other = safetensors_io.save(kohya, place.with_name("kohya.safetensors"), metadata={"a": "b"})
     sound = [place.read_bytes(), other.read_bytes()]
 
     def make(rng, folder):
@@ -119,8 +119,8 @@ PICTURE = Image.new("RGB", (64, 64), "teal")
 def open_and_edit(folder, out):
     pipe = KontextPipeline.from_pretrained(folder, "cpu", "float32")
     pipe("make the hat red", PICTURE, seed=0, num_inference_steps=1, progress=False)
-    for part in checkpoints.parts(folder):
-        checkpoints.summarise(part), checkpoints.verify(part)
+    for part in summary.parts(folder):
+        summary.summarise(part), summary.verify(part)
 
 
 def test_a_folder_of_our_own(feed, own):
@@ -161,8 +161,8 @@ def test_a_folder_in_diffusers_layout(feed, flux):
 
     def run(given, out):
         folder, whole = given
-        for part in checkpoints.parts(folder):
-            checkpoints.summarise(part), checkpoints.verify(part)
+        for part in summary.parts(folder):
+            summary.summarise(part), summary.verify(part)
         if whole:
             KontextPipeline.from_pretrained(folder, "cpu", "float32")
 
@@ -172,7 +172,7 @@ def test_a_folder_in_diffusers_layout(feed, flux):
 def test_a_folder_of_a_tokenizer(feed, flux):
     import transformers
 
-    from minikontext.text import load_tokenizer
+    from minikontext.pretrained.text_encoders import load_tokenizer
 
     kinds = {"tokenizer": transformers.CLIPTokenizer, "tokenizer_2": transformers.T5TokenizerFast}
     files = {name: {p.name: p.read_bytes() for p in (flux / name).iterdir()} for name in kinds}
@@ -198,9 +198,9 @@ def test_one_name_cannot_ask_for_a_billion_blocks(tmp_path):
     """The number in a name was once taken for the number of blocks."""
     path = tmp_path / "model.safetensors"
     for name in ("transformer_blocks.99999999999.attn.to_q.weight", "encoder.down.².block.0.x"):
-        weights.save({name: torch.zeros(2, 2)}, path)
+        safetensors_io.save({name: torch.zeros(2, 2)}, path)
         with pytest.raises(WeightsError):
-            checkpoints.verify(path)
+            summary.verify(path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 from mutate import DEEP, NAMES, broken_bytes, broken_tree, odd, toml
 from PIL import Image
 
-from minikontext import cli, distillation, training
+from minikontext import distillation, training
+from minikontext.cli import app
 from minikontext.course.attention import share_bar
 from minikontext.course.parts import caption, status_line
 from minikontext.distillation.guidance import GuidanceTraining
@@ -168,7 +169,7 @@ def test_a_command_line(feed, own_folder, monkeypatch, capsys):
         arguments, folder = given
         out.mkdir()
         monkeypatch.chdir(out)
-        code = cli.main([*arguments])
+        code = app.main([*arguments])
         monkeypatch.chdir(folder)
         if code:
             raise MinikontextError(f"exit code {code}")
@@ -225,7 +226,7 @@ def test_a_name_that_is_no_folder_is_refused_without_the_network(name, monkeypat
 
 
 def test_a_name_that_is_too_long_is_no_place_to_write(tmp_path):
-    from minikontext.files import check_writable
+    from minikontext.runtime.files import check_writable
 
     with pytest.raises(OutputError, match="too long"):
         check_writable(tmp_path / ("x" * 300 + ".png"))

@@ -6,8 +6,8 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.pretrained.key_mapping import from_diffusers
 from minikontext.transformer import KontextTransformer, TransformerConfig
-from minikontext.weights import from_diffusers
 
 TINY = TransformerConfig(16, 16, 32, 48, 64, 4.0, 4, 2, 3, (4, 6, 6), 10_000, True, True)
 TRANSFORMERS = {

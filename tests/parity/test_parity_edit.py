@@ -10,7 +10,8 @@ from PIL import Image
 from reference import AUTOENCODERS, TINY, autoencoders, relative_error, transformers
 
 from minikontext import flow, sampler
-from minikontext.pipeline import Defaults, KontextPipeline
+from minikontext.editing.defaults import Defaults
+from minikontext.pipeline import KontextPipeline
 from minikontext.text import TextFeatures
 
 STEPS, SEED, GUIDANCE = 6, 11, 2.5

@@ -12,8 +12,9 @@ from diffusers import AutoencoderKL, FluxKontextPipeline, FluxPipeline, FluxTran
 from folders import CONFIG, build
 from PIL import Image
 
-from minikontext import checkpoints, cli, memory, safety, weights
+from minikontext import safety
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.cli import app
 from minikontext.errors import (
     ConfigError,
     ImageError,
@@ -22,17 +23,19 @@ from minikontext.errors import (
     WeightsError,
 )
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import config_mapping, key_mapping, layouts, safetensors_io
+from minikontext.runtime import memory_plan
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 TRANSFORMER = (
     FluxTransformer2DModel,
-    checkpoints.transformer_to_json,
-    checkpoints.transformer_from_shapes,
+    config_mapping.transformer_to_json,
+    config_mapping.transformer_from_shapes,
 )
 AUTOENCODER = (
     AutoencoderKL,
-    checkpoints.autoencoder_to_json,
-    checkpoints.autoencoder_from_shapes,
+    config_mapping.autoencoder_to_json,
+    config_mapping.autoencoder_from_shapes,
 )
 STEPS, SEED, GUIDANCE = 2, 11, 3.0
 SIZES = [(96, 64), (64, 64), (48, 112)]
@@ -60,8 +63,8 @@ def official(theirs, folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("official")
     for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
         (place / name).symlink_to(folder / name)
-    weights.save(theirs[1].state_dict(), place / "flux1-kontext-dev.safetensors")
-    weights.save(theirs[2].state_dict(), place / "ae.safetensors")
+    safetensors_io.save(theirs[1].state_dict(), place / "flux1-kontext-dev.safetensors")
+    safetensors_io.save(theirs[2].state_dict(), place / "ae.safetensors")
     return place
 
 
@@ -139,12 +142,12 @@ def test_official_files_give_the_same_picture(ours, official):
 
 @pytest.mark.parametrize(
     ("prefix", "dtype"),
-    [(weights.PREFIX, None), ("", torch.float8_e4m3fn), ("", torch.float8_e5m2)],
+    [(key_mapping.PREFIX, None), ("", torch.float8_e4m3fn), ("", torch.float8_e5m2)],
 )
 def test_other_people_s_single_files_load(theirs, official, tmp_path, prefix, dtype):
     shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
     state = {prefix + name: tensor for name, tensor in theirs[1].state_dict().items()}
-    weights.save(state, tmp_path / "flux1-kontext-dev.safetensors", dtype)
+    safetensors_io.save(state, tmp_path / "flux1-kontext-dev.safetensors", dtype)
     stored = dtype or torch.float32
     for name, tensor in load(tmp_path).transformer.state_dict().items():
         assert torch.equal(tensor, state[prefix + name].to(stored).float())
@@ -178,7 +181,7 @@ def test_schnell_has_no_guidance_no_shift_and_takes_no_picture(tmp_path):
 def test_the_name_of_a_single_file_says_whether_it_edits(official, tmp_path, name, contexts):
     shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
     (tmp_path / "flux1-kontext-dev.safetensors").rename(tmp_path / f"{name}.safetensors")
-    assert checkpoints.defaults(checkpoints.find(tmp_path))["max_contexts"] == contexts
+    assert layouts.defaults(layouts.find(tmp_path))["max_contexts"] == contexts
 
 
 @pytest.mark.parametrize(
@@ -193,8 +196,8 @@ def test_full_size_has_every_tensor_of_both_layouts(build, config, kind, to_json
     words = {k: v for k, v in to_json(config).items() if k != "_class_name"}
     with torch.device("meta"):
         ours, theirs = build(config).state_dict(), kind(**words).state_dict()
-    assert shapes(weights.to_diffusers(ours)) == shapes(theirs)
-    assert shapes(weights.from_diffusers(theirs)) == shapes(ours)
+    assert shapes(key_mapping.to_diffusers(ours)) == shapes(theirs)
+    assert shapes(key_mapping.from_diffusers(theirs)) == shapes(ours)
     assert from_shapes(ours) == config
 
 
@@ -228,8 +231,8 @@ def test_quantised_weights_are_not_saved_in_part(folder, tmp_path, offload):
 
 
 def test_a_device_that_is_too_small_is_refused_before_anything_is_read(folder, monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda device: 0.5 * memory.GB)
-    monkeypatch.setattr(weights, "load_into", None)
+    monkeypatch.setattr(memory_plan, "available_bytes", lambda device: 0.5 * memory_plan.GB)
+    monkeypatch.setattr(safetensors_io, "load_into", None)
     with pytest.raises(NotEnoughMemoryError, match=r"0\.5 GB are free"):
         load(folder)
 
@@ -269,11 +272,11 @@ def cut(path):
 
 def change(path, **changes):
     """Rewrite a weights file with some tensors changed; mapped files must not be overwritten."""
-    state = {name: tensor.clone() for name, tensor in weights.load(path).items()}
+    state = {name: tensor.clone() for name, tensor in safetensors_io.load(path).items()}
     for name, how in changes.items():
         key = next(key for key in state if key.endswith(name.replace("__", ".")))
         state[key] = how(state[key])
-    weights.save(state, path)
+    safetensors_io.save(state, path)
 
 
 def shard(folder, number=2):
@@ -293,7 +296,7 @@ def lose_encoder_shard(folder):
     place = folder / "text_encoder_2"
     (place / "model.safetensors").rename(place / "model-00001-of-00002.safetensors")
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    homes = dict.fromkeys(weights.inspect(place / names[0]), names[0])
+    homes = dict.fromkeys(safetensors_io.inspect(place / names[0]), names[0])
     homes[next(iter(homes))] = names[1]
     (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
 
@@ -337,7 +340,7 @@ BREAKS = {
     "missing encoder shard": (lose_encoder_shard, "lacks model-00002-of-00002"),
     "cut encoder": (lambda f: cut(f / "text_encoder_2/model.safetensors"), "header promises"),
     "lora": (
-        lambda f: weights.save(
+        lambda f: safetensors_io.save(
             {"transformer.x_embedder.lora_A.weight": torch.zeros(4, 64)},
             f / "vae/diffusion_pytorch_model.safetensors",
         ),
@@ -364,9 +367,9 @@ def test_broken_folders_are_refused_and_say_why(broken, how):
 def test_official_files_with_foreign_names_are_refused(official, tmp_path, name, foreign, match):
     shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
     path = tmp_path / "flux1-kontext-dev.safetensors"
-    state = weights.load(path)
+    state = safetensors_io.load(path)
     state[foreign] = state.pop(name)
-    weights.save(state, path)
+    safetensors_io.save(state, path)
     with pytest.raises(WeightsError, match=match):
         load(tmp_path)
 
@@ -394,7 +397,7 @@ OFFICIAL_BREAKS = {
         r"linear2\.weight has shape",
     ),
     "lora": (
-        lambda f: weights.save({"x_embedder.lora_A.weight": torch.zeros(4, 64)}, f / FLUX),
+        lambda f: safetensors_io.save({"x_embedder.lora_A.weight": torch.zeros(4, 64)}, f / FLUX),
         "holds a LoRA",
     ),
 }
@@ -434,7 +437,7 @@ def test_a_lora_of_another_model_is_refused_and_changes_nothing(place, whose, re
     for name, (width, out) in layers.items():
         state[f"{name}.lora_down.weight"] = torch.zeros(2, width)
         state[f"{name}.lora_up.weight"] = torch.zeros(out, 2)
-    weights.save(state, tmp_path / "x.safetensors")
+    safetensors_io.save(state, tmp_path / "x.safetensors")
     pipe = load(request.getfixturevalue(place))
     with pytest.raises(WeightsError, match=match):
         pipe.load_lora(tmp_path / "x.safetensors")
@@ -459,7 +462,7 @@ def test_toy_parts_have_no_place_in_diffusers(tiny_pipe, tmp_path):
 
 
 def command(*words):
-    return cli.main([str(word) for word in words])
+    return app.main([str(word) for word in words])
 
 
 @pytest.mark.parametrize("place", ["folder", "official"])
@@ -506,7 +509,7 @@ def test_convert_there_and_back_changes_nothing(folder, tmp_path, part):
     single, back = tmp_path / f"{part}.safetensors", tmp_path / part
     assert command("weights", "convert", folder / part, single) == 0
     assert command("weights", "convert", single, back) == 0
-    first, last = weights.load(folder / part), weights.load(back)
+    first, last = safetensors_io.load(folder / part), safetensors_io.load(back)
     assert first.keys() == last.keys()
     assert all(torch.equal(first[name], last[name]) for name in first)
     theirs, ours = (json.loads((x / part / "config.json").read_text()) for x in (folder, tmp_path))
@@ -549,7 +552,7 @@ def test_convert_refuses_what_it_cannot_do(folder, tmp_path, capsys):
 
 def test_edit_works_with_a_folder_of_published_weights(official, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkpoints, "KONTEXT_SIZES", ((64, 64),))
+    monkeypatch.setattr(layouts, "KONTEXT_SIZES", ((64, 64),))
     picture((50, 50)).save("fox.png")
     words = ("make the hat red", "--weights", official, "--steps", 1, "--device", "cpu")
     assert command("edit", "fox.png", *words, "--offload", "encoders") == 0

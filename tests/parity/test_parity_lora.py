@@ -8,7 +8,7 @@ from reference import TINY, relative_error, transformers
 from safetensors.torch import load_file, save_file
 from test_parity_transformer import inputs, run
 
-from minikontext import lora
+from minikontext.pretrained import lora
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
            "to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "proj_mlp",

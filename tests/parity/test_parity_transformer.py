@@ -7,7 +7,7 @@ import torch
 from reference import TINY, TRANSFORMERS, relative_error, transformers
 
 from minikontext import tokens
-from minikontext.weights import from_diffusers
+from minikontext.pretrained.key_mapping import from_diffusers
 
 
 def inputs(config, dtype=torch.float32):

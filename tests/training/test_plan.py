@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from minikontext import cli, lora, training
+from minikontext import training
+from minikontext.cli import app
 from minikontext.errors import ConfigError
-from minikontext.memory import PeakMemory
+from minikontext.pretrained import lora
+from minikontext.runtime.memory_plan import PeakMemory
 from minikontext.training import plan, recipes
 from minikontext.training.loop import LoopConfig
 from minikontext.training.optimizer import MuonAdamW, is_matrix
@@ -126,12 +128,12 @@ def test_recipes_accept_the_large_configs(name):
 def test_the_command_prints_a_plan_and_runs_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["train", str(CONFIGS / "flux_dev_finetune.toml"), "--plan", "--gpus"]
-    assert cli.main([*command, "2"]) == 0
+    assert app.main([*command, "2"]) == 0
     told = capsys.readouterr().out
     assert "11,901,408,320 parameters on 2 GPU(s)" in told and "it fits" in told
-    assert cli.main([*command, "2", "--memory", "40"]) == 0
+    assert app.main([*command, "2", "--memory", "40"]) == 0
     assert "IT DOES NOT FIT" in capsys.readouterr().out
-    assert cli.main(["train", str(CONFIGS / "toy_autoencoder.toml"), "--plan"]) == 2
+    assert app.main(["train", str(CONFIGS / "toy_autoencoder.toml"), "--plan"]) == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +141,7 @@ def test_the_command_prints_a_plan_and_runs_nothing(capsys, tmp_path, monkeypatc
     ("name", "gpus"), [("toy", 8), ("small", 8), ("flux_dev_finetune", 2), ("flux_dev_lora", 1)]
 )
 def test_every_config_can_be_planned_without_saying_on_what(name, gpus, capsys):
-    assert cli.main(["train", str(CONFIGS / f"{name}.toml"), "--plan"]) == 0
+    assert app.main(["train", str(CONFIGS / f"{name}.toml"), "--plan"]) == 0
     assert f"on {gpus} GPU(s)" in capsys.readouterr().out
 
 
@@ -164,7 +166,7 @@ def test_the_clock_ends_a_planned_run():
 
 def test_a_lora_of_the_full_model_fits_one_gpu_if_blocks_are_made_again(capsys):
     command = ["train", str(CONFIGS / "flux_dev_lora.toml"), "--plan", "--gpus", "1", "--memory"]
-    assert cli.main([*command, "24"]) == 0
+    assert app.main([*command, "24"]) == 0
     told = capsys.readouterr().out
     assert "beside 11,901,408,320 on 1 GPU(s)" in told and "it fits" in told
     job = plan.read_job(training.read_config(CONFIGS / "flux_dev_lora.toml"))
@@ -173,7 +175,7 @@ def test_a_lora_of_the_full_model_fits_one_gpu_if_blocks_are_made_again(capsys):
     assert job.learning == sum(p.numel() for p in counted.parameters())
     kept = replace(job, parallel=replace(job.parallel, checkpointing="none"))
     assert not plan.make(kept, plan.Machine(gpus=1, memory=80)).fits
-    assert cli.main([*command[:-2], "2", "--memory", "80"]) == 2
+    assert app.main([*command[:-2], "2", "--memory", "80"]) == 2
 
 
 def test_without_an_average_and_with_half_a_momentum(tmp_path):

@@ -10,8 +10,8 @@ from minikontext import safety, training
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.safety import Safety
+from minikontext.safety.clip import TowersConfig, TwoTowers
 from minikontext.text import ToyTextConfig, ToyTextEncoder
-from minikontext.towers import TowersConfig, TwoTowers
 from minikontext.toyworld import sample_edit, vocabulary
 from minikontext.toyworld.attacks import Mix, unseen_picture
 from minikontext.toyworld.concept import PURPLE_STAR, card, refused

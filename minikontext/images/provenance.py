@@ -19,26 +19,44 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, ImageDraw, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 import minikontext
 from minikontext import images
-from minikontext.errors import ImageError, MetadataError, MetadataWarning, OutputError
-from minikontext.files import replacing
-from minikontext.images import MAX_NOTE, NOTE, Size
+from minikontext.errors import MetadataError, MetadataWarning, OutputError
+from minikontext.images.read import MAX_NOTE, NOTE
+from minikontext.images.resize import Size
+from minikontext.runtime.files import replacing
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
 VERSION = 1
 
+
 GRID = 8  # columns and rows of tiles that have a checksum of their own
+
+
 DIGITS = 8  # hex digits of a tile's checksum: enough for accidents
+
+
 MAX_EXIF = 60_000  # characters; JPEG holds no more than 65 533 bytes in one place
+
+
 JPEG_QUALITY = 95
 
+
 TEXTS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "weights", "software")
+
+
 HASHES = ("weights_sha256", "pixels")
+
+
 FLAGS = ("private", "cut", "withheld")
+
+
 MAX_CONTEXTS = 64
+
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as in PIL
 
@@ -114,8 +132,6 @@ def after(made: Provenance, sources: Sequence[Source]) -> Provenance:
 
 
 # ------------------------------------------------------------------------------------ the note
-
-
 @dataclass(frozen=True)
 class Note:
     """What stands in a file: how the picture was made, and checksums of `size` pixels by tiles.
@@ -235,13 +251,11 @@ def _edges(side: int) -> list[int]:
     return [i * side // count for i in range(count + 1)]
 
 
-def _tiles(image: Image.Image) -> tuple[str, ...]:
+def checksum_tiles(image: Image.Image) -> tuple[str, ...]:
     return tuple(checksum(image.crop(box))[:DIGITS] for box in boxes(image.size))
 
 
 # ------------------------------------------------------------------------------------- writing
-
-
 def save(
     image: Image.Image,
     path: str | Path,
@@ -313,7 +327,7 @@ def _no_prompts() -> bool:
 def _note(image: Image.Image, made: Provenance, lossy: bool) -> Note:
     if lossy:
         return Note(replace(made, pixels=""), image.size)
-    return Note(replace(made, pixels=checksum(image)), image.size, _tiles(image))
+    return Note(replace(made, pixels=checksum(image)), image.size, checksum_tiles(image))
 
 
 def _fitting(note: Note, format_: str) -> Note:
@@ -362,8 +376,6 @@ def _exif(note: Note) -> Image.Exif:
 
 
 # ------------------------------------------------------------------------- reading and checking
-
-
 def attach(image: Image.Image, made: Provenance) -> Image.Image:
     """Let a picture in memory carry how it was made, so that its next edit knows; return it."""
     image.info[NOTE] = _fitting(Note(made, image.size), "PNG").text()
@@ -385,186 +397,3 @@ def read(file: object) -> Provenance:
     Raises ImageError for what is no picture, and MetadataError for metadata that is broken.
     """
     return of(images.read(file)) or Provenance()
-
-
-UNCHANGED, CHANGED, UNKNOWN = "unchanged", "changed", "unknown"
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a picture says about itself, and whether its pixels are those that were written.
-
-    verdict: UNCHANGED, CHANGED or UNKNOWN; `reason` says it in a sentence.
-    regions: the changed rectangles (left, top, right, bottom) in pixels, where they are known.
-    """
-
-    size: Size
-    made: Provenance | None
-    verdict: str
-    reason: str
-    regions: tuple[Box, ...] = ()
-
-    def __str__(self) -> str:
-        width, height = self.size
-        lines = [f"picture: {width}×{height} pixels", *_history(self.made)]
-        return "\n".join([*lines, f"pixels: {self.reason}", *(UNSIGNED if self.made else ())])
-
-
-UNSIGNED = (
-    "None of this is signed: anybody can write such metadata. The checksums show accidents and",
-    "edits with other programs, not forgery.",
-)
-
-
-def inspect(file: str | Path | bytes | Image.Image) -> Inspection:
-    """Read a picture's history and compare its pixels with the checksums of their tiles.
-
-    Broken metadata is a verdict, not an error. Raises ImageError for what is no picture.
-    """
-    picture = images.read(file)
-    if NOTE not in picture.info:
-        return Inspection(picture.size, None, UNKNOWN, NO_NOTE)
-    try:
-        note = Note.parse(picture.info[NOTE])
-    except MetadataError as error:
-        return Inspection(picture.size, None, UNKNOWN, f"cannot be checked. {error}")
-    return Inspection(picture.size, note.made, *_compare(note, picture, file))
-
-
-NO_NOTE = (
-    "cannot be checked: the file has no metadata of minikontext. It was not made by it, or the "
-    "metadata was taken out, as many programs and web sites do."
-)
-
-
-def _compare(
-    note: Note, picture: Image.Image, file: str | Path | bytes | Image.Image
-) -> tuple[str, str, tuple[Box, ...]]:
-    """Say what became of the pixels: verdict, reason and regions."""
-    if not note.tiles:
-        return UNKNOWN, "cannot be checked: they were written with loss, without checksums.", ()
-    if picture.size != note.size:
-        was, now = ("×".join(map(str, size)) for size in (note.size, picture.size))
-        return CHANGED, f"resized or cut from {was} to {now}; which of them is not known.", ()
-    pairs = zip(note.tiles, _tiles(picture))
-    changed = [was != now for was, now in pairs]
-    if not any(changed):
-        return UNCHANGED, "as they were written.", ()
-    if _has_loss(file):
-        return UNKNOWN, "cannot be checked: the file was saved anew in a format with loss.", ()
-    if all(changed):
-        return CHANGED, "changed everywhere.", ((0, 0, *picture.size),)
-    found = regions(changed, picture.size)
-    return CHANGED, f"changed in {', '.join(map(_show, found))}.", found
-
-
-def regions(changed: Sequence[bool], size: Size) -> tuple[Box, ...]:
-    """Join changed tiles that touch by a side; give the rectangle around each group."""
-    tiles, left = boxes(size), {i for i, is_changed in enumerate(changed) if is_changed}
-    columns, found = min(GRID, size[0]), []
-    while left:
-        group, edge = set(), {min(left)}
-        while edge:
-            group |= edge
-            left -= edge
-            edge = {j for i in edge for j in _neighbours(i, columns)} & left
-        lefts, tops, rights, bottoms = zip(*(tiles[i] for i in group))
-        found.append((min(lefts), min(tops), max(rights), max(bottoms)))
-    return tuple(found)
-
-
-def _neighbours(i: int, columns: int) -> set[int]:
-    sides = {i - 1} if i % columns else set()
-    return sides | ({i + 1} if (i + 1) % columns else set()) | {i - columns, i + columns}
-
-
-def _show(box: Box) -> str:
-    left, top, right, bottom = box
-    return f"columns {left} to {right - 1}, rows {top} to {bottom - 1}"
-
-
-def _has_loss(file: str | Path | bytes | Image.Image) -> bool:
-    """Whether a file holds JPEG or lossy WebP; a picture in memory may know its own format."""
-    if isinstance(file, Image.Image):
-        return file.format in ("JPEG", "MPO")
-    data = Path(file).read_bytes() if isinstance(file, (str, Path)) else bytes(file)
-    return data[:2] == b"\xff\xd8" or (data[8:12] == b"WEBP" and _is_vp8(data))
-
-
-def _is_vp8(data: bytes) -> bool:
-    """Walk the chunks of a WebP file up to its picture: "VP8 " is lossy, "VP8L" is not."""
-    position = 12
-    while position + 8 <= len(data):
-        kind, size = data[position : position + 4], data[position + 4 : position + 8]
-        if kind in (b"VP8 ", b"VP8L"):
-            return kind == b"VP8 "
-        length = int.from_bytes(size, "little")
-        position += 8 + length + length % 2
-    return False
-
-
-def mark_regions(picture: Image.Image, found: Sequence[Box]) -> Image.Image:
-    """Show what changed: the changed rectangles framed in red, everything else pale."""
-    if not found:
-        raise ImageError("No changed region is known: there is nothing to mark.")
-    shown = Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.6)
-    shown.info = {}  # A drawing about the picture has not been made as the picture was.
-    pen, width = ImageDraw.Draw(shown), max(1, min(picture.size) // 200)
-    for left, top, right, bottom in found:
-        shown.paste(picture.crop((left, top, right, bottom)), (left, top))
-        pen.rectangle((left, top, right - 1, bottom - 1), outline="red", width=width)
-    return shown
-
-
-# ---------------------------------------------------------------------------- a history in words
-
-
-def _history(made: Provenance | None) -> list[str]:
-    if made is None or not made.edits:
-        return ["history: none"]
-    lines = ["history, first edit to last:"]
-    if made.left_out:
-        lines.append(f"  (there was no room for the {made.left_out} edits before)")
-    before = ""
-    for number, edit in enumerate(made.edits, start=made.left_out + 1):
-        lines += _describe(number, edit, before if number > 1 else None)
-        before = edit.pixels
-    return lines
-
-
-def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
-    prompt = "(the prompt was withheld)" if edit.private else f"“{printable(edit.prompt)}”"
-    settings = [f"seed {edit.seed}", f"{edit.steps} steps", edit.guidance]
-    weights = f"weights {edit.weights} ({edit.weights_sha256[:12] or 'no checksum'})"
-    lines = [prompt, ", ".join(printable(x) for x in (*settings, weights, edit.software) if x)]
-    if edit.negative_prompt:
-        lines.append(f"away from “{printable(edit.negative_prompt)}”")
-    lines.append(_origin(edit.contexts, before))
-    if edit.withheld:
-        lines.append("a safety filter withheld the result: a grey card is in its place")
-    if edit.cut:
-        lines.append("a text was too long for the file and is cut")
-    margin = f"  {number}. "
-    return [(margin if i == 0 else " " * len(margin)) + line for i, line in enumerate(lines)]
-
-
-def _origin(contexts: Sequence[str], before: str | None) -> str:
-    """What an edit started from; `before` is the checksum that the edit before left, if any."""
-    if not contexts:
-        return "from words alone"
-    first, *others = contexts
-    if before is None:
-        text = f"from a picture {first[:12]}" if first else "from latents"
-    elif first and first == before:
-        text = "from the result before"
-    elif first and before:
-        text = f"from a picture {first[:12]}: the result before, changed in between"
-    else:
-        text = "from the result before, of which no checksum is known"
-    return ", and ".join([text, *(f"a picture {other[:12]}" for other in others)])
-
-
-def printable(text: str, limit: int = 500) -> str:
-    """Make a text from a file harmless for a terminal: no control characters, not endless."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
-    return shown if len(text) <= limit else f"{shown} … ({len(text)} characters)"

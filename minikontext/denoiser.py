@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minikontext import tokens
-from minikontext.caching import CachedTransformer
+from minikontext.runtime.step_cache import CachedTransformer
 from minikontext.text import TextFeatures
 from minikontext.transformer import KontextTransformer
 

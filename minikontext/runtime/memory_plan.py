@@ -10,7 +10,6 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from minikontext.autoencoder import AutoEncoder
-from minikontext.errors import ConfigError, MissingPackageError, NotEnoughMemoryError
+from minikontext.errors import ConfigError, NotEnoughMemoryError
+from minikontext.runtime.offload import transformer_blocks
+from minikontext.runtime.quantization import has_torchao, import_torchao, is_quantised, scale_group
 from minikontext.transformer import KontextTransformer
 
 GB = 1_000_000_000
+
+
 # CUDA's context, its libraries' workspaces, T5's activations, gaps between tensors.
 RESERVE = 800_000_000
+
 
 # name, bits of the blocks' matrices (None: as computed), encoders streamed, blocks streamed
 PLANS: tuple[tuple[str, int | None, bool, bool], ...] = (
@@ -37,6 +41,8 @@ PLANS: tuple[tuple[str, int | None, bool, bool], ...] = (
     ("4-bit", 4, True, False),
     ("stream", None, True, True),
 )
+
+
 NAMES = ("auto", *(name for name, *_ in PLANS))
 
 
@@ -140,8 +146,6 @@ def available_bytes(device: torch.device) -> float:
 
 
 # ---- counting weights -----------------------------------------------------------------------
-
-
 def weight_bytes(module: nn.Module, dtype: torch.dtype, bits: int | None = None) -> int:
     """Bytes of a module's parameters in dtype, with the matrices of its blocks in `bits`."""
     return sum(
@@ -168,27 +172,15 @@ def transformer_bytes(
     return whole - sum(blocks) + 2 * max(blocks, default=0)  # one works, one sets out
 
 
-def transformer_blocks(transformer: KontextTransformer) -> list[nn.Module]:
-    """All blocks, in the order in which they work."""
-    return [*transformer.double_blocks, *transformer.single_blocks]
-
-
-def is_quantised(name: str, shape: Sequence[int]) -> bool:
-    """The blocks' matrices are nearly all of the model; what is around them stays exact."""
-    return "_blocks." in name and len(shape) == 2 and math.prod(shape) % 64 == 0
-
-
 def _quantised_bytes(shape: Sequence[int], dtype: torch.dtype, bits: int) -> int:
     numbers = math.prod(shape)
     if bits == 8:  # a scale and a zero point for each row
         return numbers + shape[0] * (dtype.itemsize + 1)
     # A scale of 8 bits for 64 numbers, and a scale of 32 bits for a group of these scales.
-    return numbers // 2 + numbers // 64 + 4 * (numbers // 64 // _scale_group(numbers))
+    return numbers // 2 + numbers // 64 + 4 * (numbers // 64 // scale_group(numbers))
 
 
 # ---- measuring activations ------------------------------------------------------------------
-
-
 class PeakMemory(TorchDispatchMode):
     """Add up the bytes of all tensors that are made inside and still alive; `peak` is the most."""
 
@@ -278,135 +270,3 @@ def decoding_bytes(
 
 def _tensors(tree: Any) -> Iterable[Tensor]:
     return (x for x in tree_leaves(tree) if isinstance(x, Tensor))
-
-
-# ---- streaming and quantising ---------------------------------------------------------------
-
-
-def stream(
-    modules: Iterable[nn.Module],
-    device: str | torch.device,
-    dtype: torch.dtype | None = None,
-    ahead: bool = False,
-) -> None:
-    """Keep modules where they are; each goes to the device, in dtype, only while it works.
-
-    Memory-mapped weights stay on the disk until they are needed. The result is the same, the
-    price is that every visit moves the weights. ahead: when one is at work, the next one in order
-    sets out; on CUDA it travels meanwhile, through pinned memory and on a stream of its own.
-    """
-    visits = _Visits(torch.device(device), dtype, ahead)
-    for module in modules:
-        for part in module.modules():  # buffers are small: they stay there
-            for name, buffer in part.named_buffers(recurse=False):
-                setattr(part, name, buffer.to(device))
-        visits.add(module)
-
-
-class _Visits:
-    """Who visits the device, in order; `coming` has set out and does not work yet."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype | None, ahead: bool) -> None:
-        self.device, self.dtype, self.ahead = device, dtype, ahead
-        self.homes: list[dict[str, Tensor]] = []
-        self.coming: dict[int, dict[str, Tensor]] = {}
-        self.road = torch.cuda.Stream(device) if ahead and device.type == "cuda" else None
-
-    def add(self, module: nn.Module) -> None:
-        number = len(self.homes)
-        self.homes.append(dict(module.named_parameters()))
-        module.register_forward_pre_hook(lambda m, given: _place(m, self.arrive(number)))
-        module.register_forward_hook(lambda m, given, out: self.leave(m, number))
-
-    def arrive(self, number: int) -> dict[str, Tensor]:
-        guests = self.coming.pop(number, None) or self.send(number)
-        self.coming.clear()  # what set out in a pass that was broken off, or left a block out
-        if self.road is not None:
-            now = torch.cuda.current_stream(self.device)
-            now.wait_stream(self.road)
-            for guest in guests.values():  # else its memory may be given away too early
-                guest.record_stream(now)
-        return guests
-
-    def leave(self, module: nn.Module, number: int) -> None:
-        """Its kernels are launched, not done: now the host has time for the next one."""
-        _place(module, self.homes[number])
-        if self.ahead and number + 1 < len(self.homes):
-            self.coming[number + 1] = self.send(number + 1)
-
-    def send(self, number: int) -> dict[str, Tensor]:
-        with torch.cuda.stream(self.road) if self.road is not None else nullcontext():
-            return {name: self._moved(p.detach()) for name, p in self.homes[number].items()}
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        if self.road is None:
-            return tensor.to(self.device, self.dtype)
-        there = tensor.pin_memory().to(self.device, non_blocking=True)
-        return there.to(self.dtype or there.dtype)  # only there: on the host it would block
-
-
-def is_streamed(module: nn.Module) -> bool:
-    """Whether any part of a module is only a visitor on its device."""
-    return any(part._forward_pre_hooks for part in module.modules())
-
-
-def _place(module: nn.Module, state: dict[str, Tensor]) -> None:
-    module.load_state_dict(state, strict=False, assign=True)
-
-
-def quantiser(bits: int | None) -> Callable[[str, Tensor], Tensor] | None:
-    """How a plan stores a tensor: 8 bits with a scale a row, or 4 (NF4); torchao does both.
-
-    -> prepare(name, tensor) for `weights.load_into`, None where nothing changes.
-    Raises MissingPackageError.
-    """
-    if bits is None:
-        return None
-    torchao = import_torchao()
-    compress = _to_int8 if bits == 8 else _to_nf4
-
-    def prepare(name: str, tensor: Tensor) -> Tensor:
-        return compress(torchao, tensor) if is_quantised(name, tensor.shape) else tensor
-
-    return prepare
-
-
-def is_packed(tensor: Tensor) -> bool:
-    """Whether a weight is stored quantised: it multiplies, but takes no sums and is not saved."""
-    return type(tensor.data) is not Tensor or not tensor.is_floating_point()
-
-
-def _to_int8(torchao: Any, tensor: Tensor) -> Tensor:
-    linear = nn.Linear(1, 1, bias=False)
-    linear.weight = nn.Parameter(tensor, requires_grad=False)
-    torchao.quantize_(linear, torchao.Int8WeightOnlyConfig())
-    return linear.weight.detach()
-
-
-def _to_nf4(torchao: Any, tensor: Tensor) -> Tensor:
-    return torchao.to_nf4(tensor, 64, _scale_group(tensor.numel()))
-
-
-def _scale_group(numbers: int) -> int:
-    """How many scales of 64 numbers share one scale: 256, or what divides their number."""
-    return math.gcd(numbers // 64, 256)
-
-
-def has_torchao() -> bool:
-    """Whether quantised plans can be used here."""
-    try:
-        import_torchao()
-    except MissingPackageError:
-        return False
-    return True
-
-
-def import_torchao() -> Any:
-    """Import `torchao.quantization` only when weights are quantised."""
-    try:
-        import torchao.quantization as quantization
-    except ImportError as error:
-        raise MissingPackageError(
-            "8-bit and 4-bit weights need torchao: pip install 'minikontext[quant]'"
-        ) from error
-    return quantization

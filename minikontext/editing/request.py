@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from minikontext.errors import ConfigError, ImageError, PromptError, PromptWarning, SizeError
+from minikontext.errors import (
+    ConfigError,
+    ImageError,
+    PromptError,
+    PromptWarning,
+    SizeError,
+)
+from minikontext.runtime.step_cache import StepCache
 from minikontext.text import check_prompts
 
 MOST_STEPS = 1_000_000  # beyond, it is a slip of the finger
@@ -92,3 +99,8 @@ def context_slots(image: Any, prompts: int) -> list[list[Any]]:
             "Give every prompt a list, all of the same length."
         )
     return [list(slot) for slot in zip(*image)]
+
+
+def as_cache(given: StepCache | float | None) -> StepCache | None:
+    """A cache as given, one for a threshold, or none."""
+    return given if given is None or isinstance(given, StepCache) else StepCache(given)

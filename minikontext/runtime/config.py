@@ -15,8 +15,22 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from minikontext.errors import ConfigError, MinikontextError, WeightsError
+from minikontext.runtime import files
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file."""
+    return read_json(path, WeightsError, "Download it again.") if files.exists(path) else {}
+
 
 WIDE, MANY = 2**18, 512  # FLUX.1 has matrices of 15 360 and 19 + 38 blocks
+
 
 # What a field of this name may be, in any file. An entry of a tuple counts like a number.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -76,7 +90,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def build(
+def build_config(
     kind: type,
     values: Mapping[str, Any],
     base: Any = None,
@@ -95,12 +109,12 @@ def build(
         raise error(f"A section does not fit {kind.__name__}: {problem}") from problem
 
 
-def make(kind: type, **values: Any) -> Any:
-    """`build` with the values as arguments. Raises ConfigError."""
-    return build(kind, values)
+def make_config(kind: type, **values: Any) -> Any:
+    """`build_config` with the values as arguments. Raises ConfigError."""
+    return build_config(kind, values)
 
 
-def require(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> None:
+def require_entries(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> None:
     """Check that a table of a config has entries of certain types.
 
     wanted: a type, or a union with None for an entry that may be left out. Raises ConfigError.
@@ -108,20 +122,20 @@ def require(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}got {values!r:.80}; expected a table")
     for name, hint in wanted.items():
-        if not fits(values.get(name), hint):
+        if not fits_type(values.get(name), hint):
             got = f"got {name} = {values[name]!r:.80}" if name in values else f"{name} is missing"
             raise ConfigError(f"{where}{got}; expected {_said(hint)}")
 
 
-def fits(value: object, hint: Any) -> bool:
+def fits_type(value: object, hint: Any) -> bool:
     """Whether a JSON or TOML value is what a type says; a list fits a tuple, an int a float."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(fits(value, one) for one in inner)
+        return any(fits_type(value, one) for one in inner)
     if origin is tuple:
         return isinstance(value, (list, tuple)) and _fits_tuple(value, inner)
     if origin is dict:
-        return isinstance(value, dict) and all(fits(one, inner[1]) for one in value.values())
+        return isinstance(value, dict) and all(fits_type(one, inner[1]) for one in value.values())
     if hint in (int, float):
         return _is_number(value, hint)
     return isinstance(value, hint)
@@ -162,7 +176,7 @@ def _check(kind: type, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name not in known:
             raise ConfigError(f"there is no {name!r:.80}; choose from {', '.join(sorted(known))}")
-        if not fits(value, hints[name]):
+        if not fits_type(value, hints[name]):
             raise ConfigError(f"got {name} = {value!r:.80}; expected {_said(hints[name])}")
         least, most = BOUNDS.get(name, (-math.inf, math.inf))
         if not all(least <= number <= most for number in _numbers(value)):
@@ -171,8 +185,8 @@ def _check(kind: type, values: Mapping[str, Any]) -> None:
 
 def _fits_tuple(value: list | tuple, inner: tuple) -> bool:
     if inner[-1] is Ellipsis:
-        return all(fits(one, inner[0]) for one in value)
-    return len(value) == len(inner) and all(map(fits, value, inner))
+        return all(fits_type(one, inner[0]) for one in value)
+    return len(value) == len(inner) and all(map(fits_type, value, inner))
 
 
 def _is_number(value: object, hint: type) -> bool:
@@ -199,4 +213,6 @@ def _said(hint: Any) -> str:
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
 _WORDS |= {dict: "a table"}

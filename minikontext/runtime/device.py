@@ -1,14 +1,13 @@
 """Where the numbers live: the one place that chooses a device and a dtype."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from minikontext.errors import ConfigError
 
@@ -20,6 +19,7 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "float64": torch.float64,
 }
+
 
 _announced: set[str] = set()
 
@@ -81,43 +81,6 @@ def mixed_precision(device: torch.device, wanted: bool = True) -> Iterator[torch
     on = in_bfloat16(device, wanted)
     with torch.autocast(device.type, torch.bfloat16, enabled=on):
         yield torch.bfloat16 if on else torch.float32
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention, `softmax(q k^T / sqrt(d)) v`: (b, heads, n, d) -> (b, heads, n, d).
-
-    PyTorch's kernel, but for training in bfloat16 on a CPU: there its backward pass takes several
-    times as long as that of the formula, which keeps n × n weights (benchmarks/attention.py).
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-        return torch.softmax(q * q.shape[-1] ** -0.5 @ k.mT, dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
-
-
-def use_flash_attention_3(device: torch.device) -> bool:
-    """Route attention to FlashAttention 3 if `flash_attn_interface` is installed; says whether.
-
-    It needs a Hopper GPU and 16-bit numbers, and a torch that can register it. Everything else
-    keeps the best kernel that torch brings. What was compiled before keeps its kernel.
-    """
-    activate = getattr(torch.nn.attention, "activate_flash_attention_impl", None)
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    if not (activate and hopper and find_spec("flash_attn_interface")):
-        return False
-    try:
-        activate("FA3")
-    except (ImportError, OSError, RuntimeError, AttributeError, ValueError) as error:
-        print(f"FlashAttention 3 is installed, but not for this torch ({error}): left out.")
-        return False
-    # It takes the place of torch's flash kernel, and on Hopper cuDNN's would go first.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    return True
-
-
-def leave_flash_attention_3() -> None:
-    """Undo `use_flash_attention_3`."""
-    torch.nn.attention.restore_flash_attention_impl()
-    torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 def _pick_device(asked: str | torch.device | None) -> tuple[torch.device, str]:

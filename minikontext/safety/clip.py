@@ -19,12 +19,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import configs, files, images, weights
+from minikontext import images
 from minikontext.errors import ConfigError, WeightsError
-from minikontext.safety import FORMAT, FORMAT_VERSION, Safety, read_threshold
+from minikontext.pretrained import safetensors_io
+from minikontext.runtime import files
+from minikontext.safety.filters import FORMAT, FORMAT_VERSION, Safety, read_threshold
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 
 MAX_SCALE = 100.0  # CLIP's bound: the temperature is never below 1/100
+
+
 MAX_SIDE = 1024  # pixels: what classifies thumbnails needs no more
 
 
@@ -165,20 +169,18 @@ class ZeroShot:
 
 
 # ---------------------------------------------------------------- files
-
-
 def load_towers(folder: Path, config: dict[str, Any]) -> TwoTowers:
     """The towers of a filter's folder. Raises WeightsError if file and sizes do not fit."""
     try:
         sizes = dict(config["towers"])
-        text = configs.build(ToyTextConfig, sizes.pop("text"))
-        sizes = configs.build(TowersConfig, sizes, TowersConfig(text=text))
+        text = config.build(ToyTextConfig, sizes.pop("text"))
+        sizes = config.build(TowersConfig, sizes, TowersConfig(text=text))
         with torch.device("meta"):
             model = TwoTowers(sizes)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder}/config.json: no sizes of two towers: {error}.") from error
     path = folder / "towers.safetensors"
-    return weights.load_into(model, path, "cpu", torch.float32).eval()
+    return safetensors_io.load_into(model, path, "cpu", torch.float32).eval()
 
 
 def load_safety(folder: Path, config: dict[str, Any]) -> Safety:
@@ -204,7 +206,7 @@ def save_safety(
     thresholds: dict[str, float],
 ) -> Path:  # fmt: skip
     """Write a folder that `safety.load` reads: config.json and towers.safetensors in bfloat16."""
-    weights.save(model.state_dict(), folder / "towers.safetensors", torch.bfloat16)
+    safetensors_io.save(model.state_dict(), folder / "towers.safetensors", torch.bfloat16)
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": "towers"}
     config |= {"forbidden": list(forbidden), "others": list(others), "thresholds": thresholds}
     config |= {"towers": asdict(model.config)}

@@ -13,25 +13,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
-from minikontext import configs, files
 from minikontext.errors import SafetyError, SafetyWarning, WeightsError
+from minikontext.runtime.config import read_json, require_format
+from minikontext.runtime.files import shipped
 
 FORMAT, FORMAT_VERSION = "minikontext-safety", 1
-CARD = (128, 128, 128)
-LAYERS = ("prompt", "input", "output")
 
-NOTICE = (
-    "notice: these weights run without a safety filter. The licence of the published FLUX.1 "
-    "Kontext [dev] weights asks whoever uses them to filter what they draw, or to have people look "
-    "at it before it is shown to others. See minikontext.safety; --safety NAME switches filters on."
-)
+
+CARD = (128, 128, 128)
+
+
+LAYERS = ("prompt", "input", "output")
 
 
 @dataclass(frozen=True)
@@ -133,72 +132,16 @@ def card(size: tuple[int, int]) -> Image.Image:
     return Image.new("RGB", size, CARD)
 
 
-# ---------------------------------------------------------------- loading
-
-
-def load(name: str | Path) -> Safety:
-    """The filters of a folder, or of a name in data/safety; never touches the network.
-
-    The folder's config.json says its kind: "towers" is the toy's two-tower classifier, and
-    "classifiers" names local `transformers` folders. Raises WeightsError for a folder that is not
-    there or does not fit: filters that are asked for are never left out in silence.
-    """
-    folder = find(name)
-    config = read_config(folder)
-    from minikontext import classifiers, towers  # each knows its own kind
-
-    kinds: dict[str, Callable[[Path, dict], Safety]] = {
-        "towers": towers.load_safety,
-        "classifiers": classifiers.load_safety,
-    }
-    kind = config.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise WeightsError(f"{folder}: kind {kind!r:.80}; expected one of {', '.join(kinds)}.")
-    return kinds[kind](folder, config)
-
-
-def chosen(asked: Safety | str | Path | None, configured: object = None) -> Safety | None:
-    """The filters of a pipeline: as asked, else by the name that its weights' config gives.
-
-    "none" switches them off. A configured name is looked up in data/safety only: a file that came
-    with weights does not choose which other files are read.
-    """
-    if isinstance(asked, Safety):
-        return asked
-    if asked is not None:
-        return None if str(asked) == "none" else load(asked)
-    if configured is None:
-        return None
-    if not isinstance(configured, str) or not configured.replace("-", "").isalnum():
-        raise WeightsError(
-            f"config.json says safety={configured!r}; expected the name of a folder in {home()}."
-        )
-    return load(home() / configured)
-
-
 def home() -> Path:
     """Where the shipped filters are; MINIKONTEXT_SAFETY names another place."""
-    shipped = Path(__file__).resolve().parent.parent / "data" / "safety"
-    return Path(os.environ.get("MINIKONTEXT_SAFETY") or shipped)
-
-
-def find(name: str | Path) -> Path:
-    """A filter's folder: a path, or a name in `home()`. Raises WeightsError with those there."""
-    for folder in (Path(name), home() / name):
-        if files.exists(folder / "config.json"):
-            return folder
-    known = sorted(path.parent.name for path in home().glob("*/config.json"))
-    raise WeightsError(
-        f"No safety filter called {str(name)!r}: no config.json in {Path(name)} or "
-        f"{home() / name}. Known names: {', '.join(known) or 'none'}; 'none' is no filter."
-    )
+    return Path(os.environ.get("MINIKONTEXT_SAFETY") or shipped("data", "safety"))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read and check a filter's config.json. Raises WeightsError."""
     path = folder / "config.json"
-    config = configs.read_json(path, WeightsError)
-    configs.require_format(config, path, (FORMAT, FORMAT_VERSION))
+    config = read_json(path, WeightsError)
+    require_format(config, path, (FORMAT, FORMAT_VERSION))
     return config
 
 
@@ -208,13 +151,3 @@ def read_threshold(value: object, place: str) -> float:
     if not number or not 0 < value <= 1:
         raise WeightsError(f"{place}: threshold {value!r}; expected a number above 0, at most 1.")
     return float(value)
-
-
-_told: set[str] = set()
-
-
-def tell_once(text: str = NOTICE) -> None:
-    """Print a notice the first time."""
-    if text not in _told:
-        _told.add(text)
-        print(text)

@@ -1,5 +1,7 @@
 """Writing files so that a crash, a full disk or Ctrl-C never leaves a broken or lost one."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import shutil
@@ -10,6 +12,17 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from minikontext.errors import OutputError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def shipped(*parts: str) -> Path:
+    """The place of what is shipped: `shipped("data", "weights")`.
+
+    In the repository it lies beside the package, in an installed wheel inside of it.
+    """
+    installed = PACKAGE / "shipped"
+    return (installed if installed.is_dir() else PACKAGE.parent).joinpath(*parts)
 
 
 @contextmanager

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from minikontext import configs, files
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import WeightsError
+from minikontext.runtime import files
+from minikontext.runtime.config import build_config, fits_type, read_json, require_format
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 FORMAT, FORMAT_VERSION = "minikontext", 1
+
+
 PARTS = ("transformer", "autoencoder", "text_encoder")
 
 
@@ -27,8 +30,7 @@ def find_weights(name: str | Path) -> Path:
 
     Raises WeightsError that lists the names there are.
     """
-    shipped = Path(__file__).resolve().parent.parent / "data" / "weights"
-    home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or shipped)
+    home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or files.shipped("data", "weights"))
     for folder in (Path(name), home / name):
         if files.exists(folder / "config.json"):
             return folder
@@ -43,11 +45,11 @@ def find_weights(name: str | Path) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """Read and check config.json. Raises WeightsError for another format or a newer version."""
     path = folder / "config.json"
-    config = configs.read_json(path, WeightsError)
-    configs.require_format(config, path, (FORMAT, FORMAT_VERSION))
+    config = read_json(path, WeightsError)
+    require_format(config, path, (FORMAT, FORMAT_VERSION))
     if missing := [part for part in PARTS if not isinstance(config.get(part), dict)]:
         raise WeightsError(f"{path} lacks the parts {', '.join(missing)}. Restore the file.")
-    if not configs.fits(config.get("name"), str | None):
+    if not fits_type(config.get("name"), str | None):
         raise WeightsError(f"{path} has name = {config['name']!r:.80}; expected text.")
     return config
 
@@ -64,4 +66,4 @@ def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
     """Build a config from JSON. Raises WeightsError for fields that make no sense."""
-    return configs.build(kind, values, error=WeightsError)
+    return build_config(kind, values, error=WeightsError)

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minikontext import text
 from minikontext.errors import WeightsError
-from minikontext.safety import Safety, read_threshold
+from minikontext.pretrained import text_encoders
+from minikontext.safety.filters import Safety, read_threshold
 
 BATCH = 16
 
@@ -73,7 +73,7 @@ class ImageClassifier(Classifier):
         Raises WeightsError for what is missing or does not fit, and MissingPackageError without
         `transformers`.
         """
-        folder, hf = checked(folder), text.import_transformers()
+        folder, hf = checked(folder), text_encoders.import_transformers()
         model = _read(hf.AutoModelForImageClassification, folder, use_safetensors=True)
         processor = _read(hf.AutoImageProcessor, folder)
         return cls(model, processor, forbidden, threshold, where=str(folder))
@@ -99,7 +99,7 @@ class TextClassifier(Classifier):
         cls, folder: str | Path, forbidden: Sequence[str], threshold: float = 0.5
     ) -> TextClassifier:
         """Load a folder; as `ImageClassifier.from_folder`."""
-        folder, hf = checked(folder), text.import_transformers()
+        folder, hf = checked(folder), text_encoders.import_transformers()
         model = _read(hf.AutoModelForSequenceClassification, folder, use_safetensors=True)
         tokenizer = _read(hf.AutoTokenizer, folder)
         return cls(model, tokenizer, forbidden, threshold, where=str(folder))

@@ -23,17 +23,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from minikontext import configs, memory, weights
+from minikontext import errors
 from minikontext.errors import ConfigError, WeightsError
+from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.runtime import quantization
+from minikontext.runtime.config import parse_json, read_json
 from minikontext.transformer import KontextTransformer
 
 # What a LoRA is usually given: all projections inside of the blocks.
 BLOCKS = r"(double|single)_blocks\..*(qkv|proj|mlp\.[02]|linear[12])$"
+
+
 KOHYA = "lora_unet_"
+
+
 _LEAF = re.compile(
     r"(?P<layer>.+?)\.(?P<leaf>lora_A|lora_B|lora_down|lora_up|alpha|dora_scale)"
     r"(\.default)?(?P<kind>\.weight|\.bias)?$"
 )
+
+
 _LEAVES = {"lora_down": "lora_A", "lora_up": "lora_B"}
 
 
@@ -105,7 +114,9 @@ class Lora(nn.Module):
         changed then.
         """
         _require_shapes(self, model)
-        if packed := [n for n in self.names if memory.is_packed(model.get_submodule(n).weight)]:
+        if packed := [
+            n for n in self.names if quantization.is_packed(model.get_submodule(n).weight)
+        ]:
             raise ConfigError(f"{packed[0]} is quantised. Use attach() instead of merge().")
         self.detach()
         for name, thin in self.layers.items():
@@ -134,8 +145,6 @@ def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: in
 
 
 # ---------------------------------------------------------------------------------- files
-
-
 def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lora:
     """Read a LoRA file of any of the three namings for a model (which is not changed).
 
@@ -144,11 +153,11 @@ def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lor
     for keys that are unknown, that have no partner, or whose layer the model does not have.
     """
     path = _file_of(Path(path))
-    groups, strength = _grouped(weights.load(path), path), _strength(path)
+    groups, strength = _grouped(safetensors_io.load(path), path), _strength(path)
     places, parts = _places(model), defaultdict(list)
     if unknown := [layer for layer in groups if _bare(layer) not in places]:
         raise WeightsError(
-            f"{path}: this transformer has no layer {weights.few(unknown)}. Expected a LoRA of "
+            f"{path}: this transformer has no layer {errors.shorten_list(unknown)}. Expected a LoRA of "
             "the same model, for its transformer only, under peft, kohya or official names."
         )
     for layer, tensors in groups.items():
@@ -173,11 +182,13 @@ def save(lora: Lora, model: KontextTransformer, path: str | Path) -> Path:
             raise ConfigError(f"{official} has a bias, which diffusers' naming cannot hold")
         state[f"transformer.{theirs}.lora_A.weight"] = thin.down.detach().cpu().clone()
         state[f"transformer.{theirs}.lora_B.weight"] = thin.up.detach().cpu()[rows]
-    weights.save(state, path)
+    safetensors_io.save(state, path)
     return Path(path)
 
 
 Tensors = dict[str, Tensor]
+
+
 Place = tuple[str, Tensor]  # an official layer, and which of its rows, in the file's order
 
 
@@ -193,7 +204,7 @@ def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
         groups[found["layer"]]["bias" if found["kind"] == ".bias" else leaf] = tensor
     if strange or not groups:
         raise WeightsError(
-            f"{path} holds what is no part of a LoRA: {weights.few(strange) or 'nothing'}. "
+            f"{path} holds what is no part of a LoRA: {errors.shorten_list(strange) or 'nothing'}. "
             "Expected lora_A and lora_B, or lora_down, lora_up and alpha, for each layer."
         )
     return groups
@@ -261,11 +272,11 @@ def _strength(path: Path) -> Strength:
     beside = path.parent / "adapter_config.json"
     try:
         if path.name == FOLDER_FILES[0] and beside.exists():
-            facts = configs.read_json(beside, WeightsError)
+            facts = read_json(beside, WeightsError)
         else:
-            with weights.opened(path) as file:
+            with safetensors_io.opened(path) as file:
                 stored = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
-            facts = configs.parse_json(stored)
+            facts = parse_json(stored)
         facts = {name.removeprefix("transformer."): value for name, value in facts.items()}
         alpha, patterns = facts.get("lora_alpha"), facts.get("alpha_pattern") or {}
         return Strength(
@@ -315,14 +326,12 @@ def _require_shapes(lora: Lora, model: KontextTransformer) -> None:
 
 
 # ---------------------------------------------------------------------------------- names
-
-
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
 
 
 def _bare(layer: str) -> str:
-    for prefix in ("base_model.model.", "transformer.", weights.PREFIX, "diffusion_model."):
+    for prefix in ("base_model.model.", "transformer.", key_mapping.PREFIX, "diffusion_model."):
         layer = layer.removeprefix(prefix)
     return layer
 
@@ -338,9 +347,9 @@ def _diffusers_places(model: KontextTransformer) -> dict[str, Place]:
     """The same by diffusers' names: cut the numbers of the rows as the weight itself is cut."""
     state, places = model.state_dict(), {}
     sizes = {f"{name}.weight": len(layer.weight) for name, layer in _linears(model)}
-    for rule in weights.transformer_rules(state):
+    for rule in key_mapping.transformer_rules(state):
         if rule.official in sizes:
-            parts = weights.to_parts(torch.arange(sizes[rule.official]), rule, state)
+            parts = key_mapping.to_parts(torch.arange(sizes[rule.official]), rule, state)
             official = rule.official.removesuffix(".weight")
             for name, rows in zip(rule.diffusers, parts, strict=True):
                 places[name.removesuffix(".weight")] = official, rows

@@ -1,5 +1,7 @@
 """Is everything here that the course needs? One [OK] or [FAIL] line for each thing."""
 
+from __future__ import annotations
+
 import importlib
 import platform
 import re
@@ -9,8 +11,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from minikontext.runtime.files import shipped
+
 # Where the name that is imported is not the name that is installed.
 IMPORTS = {"pillow": "PIL", "protobuf": "google.protobuf"}
+
 
 INSTALL = "pip install -e . -c constraints.txt"
 
@@ -101,7 +106,7 @@ def check_device() -> Check:
     """A matrix product on the device that would be chosen, compared with the CPU's."""
     import torch
 
-    from minikontext import device
+    from minikontext.runtime import device
 
     choice = device.explain()
     factors = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
@@ -113,10 +118,12 @@ def check_device() -> Check:
 
 def check_weights(name: str = "toy") -> Check:
     """The shipped weights: there, complete, and fitting the code."""
-    from minikontext import pretrained, weights
+    from minikontext.pretrained import native, safetensors_io
 
-    folder = pretrained.find_weights(name)
-    tensors = sum(len(weights.inspect(file)) for file in sorted(folder.glob("*.safetensors")))
+    folder = native.find_weights(name)
+    tensors = sum(
+        len(safetensors_io.inspect(file)) for file in sorted(folder.glob("*.safetensors"))
+    )
     return Check("weights", True, f"{name}: {tensors} tensors in {_short(folder)}")
 
 
@@ -130,7 +137,7 @@ def check_notebooks() -> Check:
 
 def notebook_folder() -> Path:
     """Where a clone of the repository keeps the course."""
-    return Path(__file__).resolve().parent.parent / "notebooks"
+    return shipped("notebooks")
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:

@@ -4,6 +4,8 @@ Nothing heavy is imported before it is known that the command makes sense, so he
 answer at once.
 """
 
+from __future__ import annotations
+
 import argparse
 import glob
 import io
@@ -23,7 +25,7 @@ from minikontext.errors import (
     OutputError,
     SizeError,
 )
-from minikontext.files import check_writable, exists, is_folder
+from minikontext.runtime.files import check_writable, exists, is_folder
 
 if TYPE_CHECKING:
     from minikontext.pipeline import KontextPipeline
@@ -87,8 +89,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 # ---------------------------------------------------------------------------------------- edit
-
-
 def _add_edit(commands: argparse._SubParsersAction) -> None:
     edit = commands.add_parser("edit", help="change a picture as an instruction says")
     edit.add_argument("picture", metavar="IMAGE", help="the picture to edit (PNG, JPEG, WebP …)")
@@ -193,7 +193,8 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 def _edit(options: argparse.Namespace) -> int:
     sources = [options.picture, *options.image]
     paths = output_paths(sources, options.output, options.count)
-    from minikontext import images, provenance, watermark
+    from minikontext import images
+    from minikontext.images import provenance, watermark
 
     for path in paths:
         provenance.check_format(path, options.quality)
@@ -213,7 +214,7 @@ def _edit(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pipe(options: argparse.Namespace) -> "KontextPipeline":
+def _pipe(options: argparse.Namespace) -> KontextPipeline:
     from minikontext.pipeline import KontextPipeline
 
     pipe = KontextPipeline.from_pretrained(
@@ -293,7 +294,6 @@ def _hushed(quiet: bool) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------- inspect
-
 INSPECT_CODES = """exit codes:
   0  the pixels are as they were written
   1  pixels have changed since
@@ -316,26 +316,25 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from minikontext import images, provenance, watermark
+    from minikontext import images
+    from minikontext.images import inspect, provenance, watermark
 
     if options.show:
         _check_output(Path(options.show), [options.picture])
         provenance.check_format(Path(options.show))
-    found = provenance.inspect(options.picture)
+    found = inspect.inspect(options.picture)
     print(found)
     if options.watermark:
         print(f"watermark: {watermark.describe(images.read(options.picture))}")
     if options.show and found.regions:
-        marked = provenance.mark_regions(images.read(options.picture), found.regions)
+        marked = inspect.mark_regions(images.read(options.picture), found.regions)
         print(f"marked: {provenance.save(marked, options.show)}")
     elif options.show:
         print("marked: nothing, as no changed region is known")
-    return {provenance.UNCHANGED: 0, provenance.CHANGED: 1}.get(found.verdict, 3)
+    return {inspect.UNCHANGED: 0, inspect.CHANGED: 1}.get(found.verdict, 3)
 
 
 # ----------------------------------------------------------------------- train, doctor and lab
-
-
 def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train a model as a configuration file says")
     train.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")
@@ -423,30 +422,31 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
 
 
 def _weights_inspect(options: argparse.Namespace) -> int:
-    from minikontext import checkpoints, device
+    from minikontext.pretrained import layouts, summary
+    from minikontext.runtime import device
 
-    parts = checkpoints.parts(options.place)
+    parts = summary.parts(options.place)
     for part in parts:
-        print(checkpoints.summarise(part))
-    if len(parts) > 1 and (found := checkpoints.find(options.place)):
+        print(summary.summarise(part))
+    if len(parts) > 1 and (found := layouts.find(options.place)):
         print("memory plans in bfloat16, for 1024×1024 with one context:")
-        for plan in checkpoints.plans(found, device.DTYPES["bfloat16"]):
+        for plan in layouts.plans(found, device.DTYPES["bfloat16"]):
             print(f"  {plan}")
     return 0
 
 
 def _weights_verify(options: argparse.Namespace) -> int:
-    from minikontext import checkpoints
+    from minikontext.pretrained import summary
 
     failed = 0
-    for part in checkpoints.parts(options.place):
+    for part in summary.parts(options.place):
         try:
-            print(f"[OK]   {part}: all {checkpoints.verify(part)} tensors")
+            print(f"[OK]   {part}: all {summary.verify(part)} tensors")
         except MinikontextError as error:
             print(f"[FAIL] {error}")
             failed = 1
     try:
-        if place := checkpoints.verify_words(options.place):
+        if place := summary.verify_words(options.place):
             print(f"[OK]   {place}: both text encoders and their tokenizers")
     except MinikontextError as error:
         print(f"[FAIL] {error}")
@@ -458,10 +458,11 @@ def _weights_convert(options: argparse.Namespace) -> int:
     target = Path(options.target)
     if exists(target) or is_folder(target):
         raise OutputError(f"{target} is there already. Choose another name for the result.")
-    from minikontext import checkpoints, device
+    from minikontext.pretrained import convert
+    from minikontext.runtime import device
 
     dtype = device.explain(dtype=options.dtype).dtype if options.dtype else None
-    for path in checkpoints.convert(Path(options.source), target, dtype):
+    for path in convert.convert(Path(options.source), target, dtype):
         print(path)
     return 0
 
@@ -499,13 +500,13 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from minikontext import doctor
+    from minikontext.cli import doctor
 
     return doctor.main()
 
 
 def _lab(options: argparse.Namespace) -> int:
-    from minikontext.doctor import notebook_folder
+    from minikontext.cli.doctor import notebook_folder
 
     start = notebook_folder() / "00_start_here.ipynb"
     if not start.is_file():

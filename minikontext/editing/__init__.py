@@ -1,0 +1,12 @@
+"""Around one call of the pipeline, one module a question.
+
+defaults  what a call uses where it says nothing
+request   is what the call says usable?
+contexts  which pictures does it start from?
+codec     pixels to latents and back; noise of a seed
+output    what does it return?
+"""
+
+from minikontext import lazy
+
+__getattr__ = lazy(__name__, ("codec", "contexts", "defaults", "output", "request"), {})

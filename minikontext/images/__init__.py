@@ -1,0 +1,31 @@
+"""Pictures in and out.
+
+    read         any picture file, safely, into RGB
+    tensors      pictures to tensors and back
+    resize       one explicit resize plan and its inverse
+    provenance   how a result was made, written into its file
+    inspect      what a file says of itself, and whether its pixels have changed
+    watermark    an invisible mark in the pixels
+
+The functions that everybody needs are also here: `images.read(...)`, `images.plan(...)`.
+"""
+
+from minikontext import lazy
+from minikontext.images.read import FORMATS, MAX_NOTE, MAX_PIXELS, NOTE, read
+from minikontext.images.resize import (
+    KONTEXT_SIZES,
+    ResizePlan,
+    Size,
+    nearest,
+    plan,
+    sizes_near,
+    snap,
+)
+from minikontext.images.tensors import as_rgb, png_bytes, to_pil, to_tensor
+
+__all__ = [
+    "FORMATS", "KONTEXT_SIZES", "MAX_NOTE", "MAX_PIXELS", "NOTE", "ResizePlan", "Size", "as_rgb",
+    "nearest", "plan", "png_bytes", "read", "sizes_near", "snap", "to_pil", "to_tensor",
+]  # fmt: skip
+
+__getattr__ = lazy(__name__, ("inspect", "provenance", "watermark"), {})

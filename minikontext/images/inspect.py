@@ -1,0 +1,195 @@
+"""What a picture says of how it was made, and whether its pixels have changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from minikontext import images
+from minikontext.errors import ImageError, MetadataError
+from minikontext.images.provenance import GRID, Box, Note, Provenance, boxes, checksum_tiles
+from minikontext.images.read import NOTE
+from minikontext.images.resize import Size
+
+UNCHANGED, CHANGED, UNKNOWN = "unchanged", "changed", "unknown"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a picture says about itself, and whether its pixels are those that were written.
+
+    verdict: UNCHANGED, CHANGED or UNKNOWN; `reason` says it in a sentence.
+    regions: the changed rectangles (left, top, right, bottom) in pixels, where they are known.
+    """
+
+    size: Size
+    made: Provenance | None
+    verdict: str
+    reason: str
+    regions: tuple[Box, ...] = ()
+
+    def __str__(self) -> str:
+        width, height = self.size
+        lines = [f"picture: {width}×{height} pixels", *_history(self.made)]
+        return "\n".join([*lines, f"pixels: {self.reason}", *(UNSIGNED if self.made else ())])
+
+
+UNSIGNED = (
+    "None of this is signed: anybody can write such metadata. The checksums show accidents and",
+    "edits with other programs, not forgery.",
+)
+
+
+def inspect(file: str | Path | bytes | Image.Image) -> Inspection:
+    """Read a picture's history and compare its pixels with the checksums of their tiles.
+
+    Broken metadata is a verdict, not an error. Raises ImageError for what is no picture.
+    """
+    picture = images.read(file)
+    if NOTE not in picture.info:
+        return Inspection(picture.size, None, UNKNOWN, NO_NOTE)
+    try:
+        note = Note.parse(picture.info[NOTE])
+    except MetadataError as error:
+        return Inspection(picture.size, None, UNKNOWN, f"cannot be checked. {error}")
+    return Inspection(picture.size, note.made, *_compare(note, picture, file))
+
+
+NO_NOTE = (
+    "cannot be checked: the file has no metadata of minikontext. It was not made by it, or the "
+    "metadata was taken out, as many programs and web sites do."
+)
+
+
+def _compare(
+    note: Note, picture: Image.Image, file: str | Path | bytes | Image.Image
+) -> tuple[str, str, tuple[Box, ...]]:
+    """Say what became of the pixels: verdict, reason and regions."""
+    if not note.tiles:
+        return UNKNOWN, "cannot be checked: they were written with loss, without checksums.", ()
+    if picture.size != note.size:
+        was, now = ("×".join(map(str, size)) for size in (note.size, picture.size))
+        return CHANGED, f"resized or cut from {was} to {now}; which of them is not known.", ()
+    pairs = zip(note.tiles, checksum_tiles(picture))
+    changed = [was != now for was, now in pairs]
+    if not any(changed):
+        return UNCHANGED, "as they were written.", ()
+    if _has_loss(file):
+        return UNKNOWN, "cannot be checked: the file was saved anew in a format with loss.", ()
+    if all(changed):
+        return CHANGED, "changed everywhere.", ((0, 0, *picture.size),)
+    found = regions(changed, picture.size)
+    return CHANGED, f"changed in {', '.join(map(_show, found))}.", found
+
+
+def regions(changed: Sequence[bool], size: Size) -> tuple[Box, ...]:
+    """Join changed tiles that touch by a side; give the rectangle around each group."""
+    tiles, left = boxes(size), {i for i, is_changed in enumerate(changed) if is_changed}
+    columns, found = min(GRID, size[0]), []
+    while left:
+        group, edge = set(), {min(left)}
+        while edge:
+            group |= edge
+            left -= edge
+            edge = {j for i in edge for j in _neighbours(i, columns)} & left
+        lefts, tops, rights, bottoms = zip(*(tiles[i] for i in group))
+        found.append((min(lefts), min(tops), max(rights), max(bottoms)))
+    return tuple(found)
+
+
+def _neighbours(i: int, columns: int) -> set[int]:
+    sides = {i - 1} if i % columns else set()
+    return sides | ({i + 1} if (i + 1) % columns else set()) | {i - columns, i + columns}
+
+
+def _show(box: Box) -> str:
+    left, top, right, bottom = box
+    return f"columns {left} to {right - 1}, rows {top} to {bottom - 1}"
+
+
+def _has_loss(file: str | Path | bytes | Image.Image) -> bool:
+    """Whether a file holds JPEG or lossy WebP; a picture in memory may know its own format."""
+    if isinstance(file, Image.Image):
+        return file.format in ("JPEG", "MPO")
+    data = Path(file).read_bytes() if isinstance(file, (str, Path)) else bytes(file)
+    return data[:2] == b"\xff\xd8" or (data[8:12] == b"WEBP" and _is_vp8(data))
+
+
+def _is_vp8(data: bytes) -> bool:
+    """Walk the chunks of a WebP file up to its picture: "VP8 " is lossy, "VP8L" is not."""
+    position = 12
+    while position + 8 <= len(data):
+        kind, size = data[position : position + 4], data[position + 4 : position + 8]
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        length = int.from_bytes(size, "little")
+        position += 8 + length + length % 2
+    return False
+
+
+def mark_regions(picture: Image.Image, found: Sequence[Box]) -> Image.Image:
+    """Show what changed: the changed rectangles framed in red, everything else pale."""
+    if not found:
+        raise ImageError("No changed region is known: there is nothing to mark.")
+    shown = Image.blend(picture, Image.new("RGB", picture.size, "white"), 0.6)
+    shown.info = {}  # A drawing about the picture has not been made as the picture was.
+    pen, width = ImageDraw.Draw(shown), max(1, min(picture.size) // 200)
+    for left, top, right, bottom in found:
+        shown.paste(picture.crop((left, top, right, bottom)), (left, top))
+        pen.rectangle((left, top, right - 1, bottom - 1), outline="red", width=width)
+    return shown
+
+
+# ---------------------------------------------------------------------------- a history in words
+def _history(made: Provenance | None) -> list[str]:
+    if made is None or not made.edits:
+        return ["history: none"]
+    lines = ["history, first edit to last:"]
+    if made.left_out:
+        lines.append(f"  (there was no room for the {made.left_out} edits before)")
+    before = ""
+    for number, edit in enumerate(made.edits, start=made.left_out + 1):
+        lines += _describe(number, edit, before if number > 1 else None)
+        before = edit.pixels
+    return lines
+
+
+def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
+    prompt = "(the prompt was withheld)" if edit.private else f"“{printable(edit.prompt)}”"
+    settings = [f"seed {edit.seed}", f"{edit.steps} steps", edit.guidance]
+    weights = f"weights {edit.weights} ({edit.weights_sha256[:12] or 'no checksum'})"
+    lines = [prompt, ", ".join(printable(x) for x in (*settings, weights, edit.software) if x)]
+    if edit.negative_prompt:
+        lines.append(f"away from “{printable(edit.negative_prompt)}”")
+    lines.append(_origin(edit.contexts, before))
+    if edit.withheld:
+        lines.append("a safety filter withheld the result: a grey card is in its place")
+    if edit.cut:
+        lines.append("a text was too long for the file and is cut")
+    margin = f"  {number}. "
+    return [(margin if i == 0 else " " * len(margin)) + line for i, line in enumerate(lines)]
+
+
+def _origin(contexts: Sequence[str], before: str | None) -> str:
+    """What an edit started from; `before` is the checksum that the edit before left, if any."""
+    if not contexts:
+        return "from words alone"
+    first, *others = contexts
+    if before is None:
+        text = f"from a picture {first[:12]}" if first else "from latents"
+    elif first and first == before:
+        text = "from the result before"
+    elif first and before:
+        text = f"from a picture {first[:12]}: the result before, changed in between"
+    else:
+        text = "from the result before, of which no checksum is known"
+    return ", and ".join([text, *(f"a picture {other[:12]}" for other in others)])
+
+
+def printable(text: str, limit: int = 500) -> str:
+    """Make a text from a file harmless for a terminal: no control characters, not endless."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
+    return shown if len(text) <= limit else f"{shown} … ({len(text)} characters)"

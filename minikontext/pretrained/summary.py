@@ -1,0 +1,134 @@
+"""What lies in a weights folder, and is it complete? `minikontext weights inspect|verify`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.errors import WeightsError
+from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
+from minikontext.pretrained.layouts import find, own_config
+from minikontext.pretrained.text_encoders import (
+    check_encoder,
+    load_tokenizers,
+    require_encoders,
+)
+from minikontext.runtime import memory_plan
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.transformer import KontextTransformer, TransformerConfig
+
+
+# ---- what the command shows -----------------------------------------------------------------
+@dataclass(frozen=True)
+class Summary:
+    """What the headers of one part say; nothing else is read."""
+
+    place: Path
+    kind: str
+    names: str
+    tensors: int
+    parameters: int
+    size: int
+    dtypes: dict[str, int]
+
+    def __str__(self) -> str:
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
+        return (
+            f"{self.place}\n  {self.kind}, {self.names} names\n  {self.tensors:,} tensors "
+            f"({dtypes}), {self.parameters:,} parameters, {self.size / memory_plan.GB:.3f} GB"
+        )
+
+
+def parts(place: str | Path) -> list[Path]:
+    """The parts of a published model or of our own folder, or the place itself if it is one."""
+    place = Path(place)
+    if own_config(place):
+        return sorted(place.glob("*.safetensors"))
+    found = None if safetensors_io.is_part(place) else find(place)
+    if found is None:
+        return [place]
+    encoders = (found.encoders / name for name in ("text_encoder", "text_encoder_2"))
+    return [found.transformer, found.autoencoder, *(x for x in encoders if x.is_dir())]
+
+
+def summarise(place: Path) -> Summary:
+    """Read the headers of one part. Raises WeightsError."""
+    header = safetensors_io.Reader(place).header
+    return Summary(
+        place=place,
+        kind=kind_of(header),
+        names="diffusers" if key_mapping.is_diffusers(header) else "official",
+        tensors=len(header),
+        parameters=sum(math.prod(info.shape) for info in header.values()),
+        size=sum(file.stat().st_size for file in safetensors_io.files(place)),
+        dtypes=dict(Counter(info.dtype for info in header.values())),
+    )
+
+
+def kind_of(names: Iterable[str]) -> str:
+    """What a part is, told by names that nothing else has."""
+    names = list(names)
+    return next((kind for mark, kind in _MARKS.items() if any(mark in n for n in names)), "unknown")
+
+
+_MARKS = {
+    "lora_": "LoRA",
+    "single_blocks.": "transformer",
+    "single_transformer_blocks.": "transformer",
+    "encoder.block.": "T5",
+    "token_embedding": "CLIP",
+    "decoder.conv_in": "autoencoder",
+}
+
+
+def verify_words(place: str | Path) -> Path | None:
+    """Read the tokenizers of a published model, if it is one, and look for its text encoders.
+
+    -> the folder that they are in. Raises WeightsError for what is missing or damaged.
+    """
+    found = None if own_config(Path(place)) or safetensors_io.is_part(Path(place)) else find(place)
+    if found is None:
+        return None
+    require_encoders(found.encoders)
+    load_tokenizers(found.encoders)
+    return found.encoders
+
+
+def verify(place: Path) -> int:
+    """Check one part: header against file size, every tensor accounted for. -> how many tensors.
+
+    Raises WeightsError that says what is wrong.
+    """
+    reader = safetensors_io.Reader(place)
+    if kind_of(reader.header) in ("T5", "CLIP"):
+        check_encoder(place, reader)
+    else:
+        safetensors_io.check(_sketch(place, kind_of(reader.header)), reader)
+    return len(reader.header)
+
+
+_OWN = {
+    "transformer": (KontextTransformer, TransformerConfig),
+    "autoencoder": (AutoEncoder, AutoEncoderConfig),
+    "text_encoder": (ToyTextEncoder, ToyTextConfig),
+}
+
+
+def _sketch(place: Path, kind: str) -> nn.Module:
+    """The module that a part is for, on the meta device."""
+    own = own_config(place.parent)
+    with torch.device("meta"):
+        if isinstance(own.get(place.stem), dict) and place.stem in _OWN:
+            module, config = _OWN[place.stem]
+            return module(config.build(config, own[place.stem], error=WeightsError))
+        if kind == "autoencoder":
+            return AutoEncoder(autoencoder_config(place))
+        return KontextTransformer(transformer_config(place))

@@ -1,0 +1,247 @@
+"""FLUX's text encoders, T5 and CLIP, loaded from local folders through `transformers`."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minikontext.errors import (
+    MissingPackageError,
+    PromptWarning,
+    WeightsError,
+)
+from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.runtime import offload
+from minikontext.text import TextFeatures, check_prompts, too_long
+
+# --------------------------------------------------------------------------- FLUX encoder
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+
+
+class FluxTextEncoder(nn.Module):
+    """T5 token features and CLIP's pooled output, as FLUX.1 uses them.
+
+    T5: `max_length` tokens, padded to the full length, no attention mask. CLIP: 77 tokens. Encoded
+    prompts are kept, so asking again costs nothing. Official names: `HFEmbedder`, twice.
+    """
+
+    CLIP_LENGTH = 77
+    KEPT = 64
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        clip_tokenizer: Any,
+        t5: nn.Module,
+        t5_tokenizer: Any,
+        max_length: int = 512,
+    ) -> None:
+        super().__init__()
+        self.clip, self.t5 = clip.eval(), t5.eval()
+        self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
+        self.max_length = max_length
+        self.streamed_to: torch.device | None = None
+        self._cache: OrderedDict[str, TextFeatures] = OrderedDict()
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = torch.bfloat16,
+        max_length: int = 512,
+        device: str | torch.device = "cpu",
+    ) -> FluxTextEncoder:
+        """Load from a local diffusers folder: tokenizer, tokenizer_2, text_encoder, text_encoder_2.
+
+        Never touches the network and reads safetensors only, one tensor at a time. Raises
+        WeightsError for what is missing or does not fit, and MissingPackageError without
+        `transformers`.
+        """
+        folder = Path(folder)
+        require_encoders(folder)
+        hf, (clip_words, t5_words) = import_transformers(), load_tokenizers(folder)
+        return cls(
+            load_encoder(hf.CLIPTextModel, folder / "text_encoder", device, dtype),
+            clip_words,
+            load_encoder(hf.T5EncoderModel, folder / "text_encoder_2", device, dtype),
+            t5_words,
+            max_length,
+        )
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write what `from_folder` reads, through transformers."""
+        for module, name in ((self.clip, "text_encoder"), (self.t5, "text_encoder_2")):
+            state = {key: value.to("cpu", dtype) for key, value in module.state_dict().items()}
+            state.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
+            module.save_pretrained(Path(folder) / name, state_dict=state)
+        self.clip_tokenizer.save_pretrained(Path(folder) / "tokenizer")
+        self.t5_tokenizer.save_pretrained(Path(folder) / "tokenizer_2")
+
+    def stream(self, device: torch.device, dtype: torch.dtype) -> FluxTextEncoder:
+        """Keep the weights on the host; each layer visits the device while it works."""
+        t5 = self.t5
+        layers = (self.clip, t5.shared, *t5.encoder.block, t5.encoder.final_layer_norm)
+        offload.stream(layers, device, dtype)
+        self.streamed_to = torch.device(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextFeatures:
+        """Prompts to T5 tokens (b, max_length, 4096) and CLIP pooled (b, 768); warns if cut."""
+        found = [self._cached(prompt) for prompt in check_prompts(prompts)]
+        tokens = torch.cat([features.tokens for features in found])
+        return TextFeatures(tokens, torch.cat([features.pooled for features in found]))
+
+    def report(self, prompt: str) -> list[PromptWarning]:
+        """What does not fit: T5 drops the end of a very long prompt, CLIP all after 77 tokens."""
+        check_prompts([prompt])
+        pairs = (
+            ("T5", self.t5_tokenizer, self.max_length),
+            ("CLIP", self.clip_tokenizer, self.CLIP_LENGTH),
+        )
+        found = []
+        for name, tokenizer, limit in pairs:
+            ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+            if len(ids) > limit:
+                lost = tokenizer.decode(ids[limit - 1 : -1])
+                found.append(PromptWarning(f"{name}: {too_long(len(ids), limit, [lost])}"))
+        return found
+
+    def complete(self, prompt: str, count: int = 8) -> list[str]:
+        """Nothing to offer: every word is welcome."""
+        return []
+
+    def _cached(self, prompt: str) -> TextFeatures:
+        if prompt not in self._cache:
+            for warning in self.report(prompt):
+                warnings.warn(warning, stacklevel=3)
+            self._cache[prompt] = self._encode(prompt)
+        features = self._cache[prompt]
+        self._cache.move_to_end(prompt)
+        if len(self._cache) > self.KEPT:
+            self._cache.popitem(last=False)
+        return features
+
+    def _encode(self, prompt: str) -> TextFeatures:
+        # No attention mask: FLUX was trained with every padding token visible.
+        tokens = self.t5(input_ids=self._ids(self.t5_tokenizer, prompt, self.max_length))[0]
+        clip = self.clip(input_ids=self._ids(self.clip_tokenizer, prompt, self.CLIP_LENGTH))
+        return TextFeatures(tokens, clip.pooler_output)
+
+    def _ids(self, tokenizer: Any, prompt: str, length: int) -> Tensor:
+        batch = tokenizer(
+            prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
+        )
+        return batch["input_ids"].to(self.streamed_to or next(self.parameters()).device)
+
+
+def require_encoders(folder: Path) -> None:
+    """Raise WeightsError if a folder lacks one of the four folders of FLUX's text encoders."""
+    names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    if missing := [name for name in names if not (folder / name).is_dir()]:
+        raise WeightsError(
+            f"{folder} lacks the folders {', '.join(missing)} of FLUX's text encoders. "
+            "Copy them from a folder in the diffusers layout: the single files do not hold them."
+        )
+
+
+def read_local(kind: Any, folder: Path) -> Any:
+    """A tokenizer or configuration of transformers from a folder, never from the network."""
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raise a bare Exception, and damaged files nearly any
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
+        ) from error
+
+
+def load_tokenizers(folder: Path) -> tuple[Any, Any]:
+    """CLIP's and T5's, from the folder that holds `tokenizer` and `tokenizer_2`."""
+    hf = import_transformers()
+    return (
+        load_tokenizer(hf.CLIPTokenizer, folder / "tokenizer"),
+        load_tokenizer(hf.T5TokenizerFast, folder / "tokenizer_2"),
+    )
+
+
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """A tokenizer from a folder; transformers would make up an empty one."""
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise WeightsError(
+            f"{folder} holds no vocabulary, none of {', '.join(VOCABULARIES)}. Complete the "
+            "download."
+        )
+    return read_local(kind, folder)
+
+
+def load_encoder(
+    kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype | None
+) -> nn.Module:
+    """Fill a text encoder of transformers, made on the meta device, one tensor at a time."""
+    module = _sketch_encoder(kind, folder)
+    safetensors_io.load_into(module, folder, device, dtype, rules=partial(_encoder_rules, module))
+    for name, buffer in module.named_buffers():
+        if buffer.is_meta and name.endswith("position_ids"):  # counted, not learned
+            places = torch.arange(buffer.shape[-1], device=device)
+            module.get_submodule(name.rpartition(".")[0]).position_ids = places[None]
+    if hasattr(module, "shared"):
+        module.set_input_embeddings(module.shared)  # one tensor in two places
+    return module
+
+
+def check_encoder(folder: Path, reader: safetensors_io.Reader) -> None:
+    """Check that a folder holds every tensor of its CLIP or T5. Raises WeightsError."""
+    hf = import_transformers()
+    clip = any("token_embedding" in name for name in reader.header)
+    module = _sketch_encoder(hf.CLIPTextModel if clip else hf.T5EncoderModel, folder)
+    safetensors_io.check(module, reader, partial(_encoder_rules, module))
+
+
+def _sketch_encoder(kind: Any, folder: Path) -> nn.Module:
+    config = read_local(kind.config_class, folder)
+    if odd := {k: v for k, v in config.to_dict().items() if type(v) is int and abs(v) > 2**18}:
+        raise WeightsError(f"{folder}/config.json has {odd}, more than any text encoder has.")
+    layers = max(getattr(config, name, 0) or 0 for name in ("num_hidden_layers", "num_layers"))
+    if layers > 128:
+        raise WeightsError(f"{folder}/config.json has {layers} layers. Complete the download.")
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except Exception as error:  # whatever sizes of no sense lead to in transformers
+        raise WeightsError(
+            f"{folder}/config.json describes no {kind.__name__}: {error!r:.200}."
+        ) from error
+
+
+def _encoder_rules(module: nn.Module, state: dict[str, Tensor]) -> list[key_mapping.Rule]:
+    """Match a file's names with those of this version of transformers; others stay as they are."""
+    stored = {_plain(name): name for name in state}
+    wanted = [name for name in module.state_dict() if _plain(name) in stored]
+    rules = [key_mapping.Rule(name, (stored[_plain(name)],)) for name in wanted]
+    used = {rule.diffusers[0] for rule in rules}
+    return rules + [key_mapping.Rule(key, (key,)) for key in stored.values() if key not in used]
+
+
+def _plain(name: str) -> str:
+    """CLIP's tensors once had a prefix; T5's embedding is stored under one of two names."""
+    tied = name == "encoder.embed_tokens.weight"
+    return "shared.weight" if tied else name.removeprefix("text_model.")
+
+
+def import_transformers() -> Any:
+    """Import `transformers` only when FLUX's text encoders are asked for."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingPackageError(
+            "FLUX's text encoders need transformers: pip install 'minikontext[flux]'"
+        ) from error
+    return transformers

@@ -1,0 +1,20 @@
+"""Where and how the work is done; nothing here knows what a picture shows.
+
+device         which device, which number format
+attention      which kernel
+memory_plan    what fits, predicted before anything is loaded
+offload        weights that visit the device while they work
+quantization   8 and 4 bits, float8
+step_cache     steps that skip blocks
+tiling         large pictures in tiles
+files          writing whole or not at all
+config         dataclasses from JSON and TOML
+"""
+
+from minikontext import lazy
+
+MODULES = (
+    "attention", "config", "device", "files", "memory_plan", "offload", "quantization",
+    "step_cache", "tiling",
+)  # fmt: skip
+__getattr__ = lazy(__name__, MODULES, {})
