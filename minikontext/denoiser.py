@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from minikontext import tokens
-from minikontext.runtime.step_cache import CachedTransformer
 from minikontext.text import TextFeatures
-from minikontext.transformer import KontextTransformer
 
 PATCH = 2  # latent pixels along one side of a token
 
 
+class Net(Protocol):
+    """What predicts: a `KontextTransformer`, or one that skips steps (`runtime.step_cache`)."""
+
+    def rotations(self, img_ids: Tensor, txt_ids: Tensor) -> Tensor: ...
+
+    def __call__(self, img: Tensor, img_ids: Tensor, *others: Tensor | None) -> Tensor: ...
+
+
 @dataclass(frozen=True)
-class Velocity:
+class Denoiser:
     """The transformer as the sampler sees it: latents and time in, velocity of the latents out.
 
     text: b prompts. contexts: clean latents, joined to the target's tokens at every step.
     guidance_scale: for models that take it as an input, one number or one for each sample (b,).
     """
 
-    transformer: KontextTransformer | CachedTransformer
+    transformer: Net
     text: TextFeatures
     contexts: Sequence[Tensor] = ()
     layout: str = "index"
@@ -37,7 +44,7 @@ class Velocity:
         img, img_ids = self.join(target, grid_ids(z))
         velocity = self.transformer(
             img, img_ids, self.text.tokens, self._text_ids, t, self.text.pooled, self._guidance,
-            self.turns(z.shape, img_ids),
+            self.rotary(z.shape, img_ids),
         )  # fmt: skip
         velocity = tokens.cut_target(velocity, target.shape[1])
         return tokens.unpack(velocity, *z.shape[-2:], PATCH).to(z.dtype)
@@ -46,14 +53,14 @@ class Velocity:
         """The image tokens that the transformer sees, the target's first, and their ids."""
         return tokens.join_context(target, target_ids, *self.packed)
 
-    def turns(self, shape: torch.Size, img_ids: Tensor) -> Tensor:
+    def rotary(self, shape: torch.Size, img_ids: Tensor) -> Tensor:
         """Rotations of all tokens: positions stay, so they are computed once for all steps."""
-        if shape not in self._turns:
-            self._turns[shape] = self.transformer.rotations(img_ids, self._text_ids)
-        return self._turns[shape]
+        if shape not in self._rotary:
+            self._rotary[shape] = self.transformer.rotations(img_ids, self._text_ids)
+        return self._rotary[shape]
 
     @cached_property
-    def _turns(self) -> dict[torch.Size, Tensor]:
+    def _rotary(self) -> dict[torch.Size, Tensor]:
         return {}
 
     @cached_property

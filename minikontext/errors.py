@@ -4,6 +4,8 @@ Each error is also the builtin that a caller would catch without knowing this mo
 says what was got, what was expected and what to do.
 """
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -88,3 +90,14 @@ def shorten_list(items: Iterable[str], limit: int = 3) -> str:
     items = list(items)
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def warn(warning: Warning) -> None:
+    """Warn at the nearest line that is neither ours nor torch's: there the caller can act."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in LIBRARIES:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(warning, stacklevel=level)
+
+
+LIBRARIES = ("minikontext", "torch")

@@ -30,8 +30,8 @@ def rotate(x: Tensor, rotations: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, not complex numbers
         return _rotate_real(x, rotations)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (b, heads, n, d/2)
-    turns = torch.view_as_complex(rotations).unsqueeze(-3)  # the same for all heads
-    return torch.view_as_real(pairs * turns).flatten(-2)
+    rotary = torch.view_as_complex(rotations).unsqueeze(-3)  # the same for all heads
+    return torch.view_as_real(pairs * rotary).flatten(-2)
 
 
 def _rotate_real(x: Tensor, rotations: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,18 +21,13 @@ from minikontext.errors import (
     ConfigError,
     PromptError,
     PromptWarning,
+    warn,
 )
 from minikontext.layers import attend
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"
-
-
 LETTERS = tuple(f"<{letter}>" for letter in "abcdefghijklmnopqrstuvwxyz")
-
-
 SPECIAL = (PAD, UNKNOWN, END, *LETTERS)
-
-
 LONGEST = 50_000  # characters of a prompt; T5 takes 512 tokens
 
 
@@ -111,7 +105,6 @@ class Piece:
 
 
 QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'"})
-
 
 # A quoted sign word, a word (with inner hyphens or apostrophes), or one other character.
 SPLIT = re.compile(r"\"([^\"]*)\"|(?<!\w)'([^']*)'(?!\w)|(\w+(?:[-']\w+)*)|(\S)")
@@ -232,7 +225,7 @@ class ToyTextEncoder(nn.Module):
         prompts = check_prompts(prompts)
         for prompt in dict.fromkeys(prompts):
             for warning in self.report(prompt):
-                warnings.warn(warning, stacklevel=2)
+                warn(warning)
         return self(self.tokenize(prompts).to(self.position.device))
 
     def report(self, prompt: str) -> list[PromptWarning]:

@@ -121,19 +121,19 @@ class KontextTransformer(nn.Module):
         timesteps: Tensor,
         pooled: Tensor,
         guidance: Tensor | None = None,
-        turns: Tensor | None = None,
+        rotary: Tensor | None = None,
     ) -> Tensor:
         """Velocity of the sequence [target, context], (b, n, out_channels); cut it to the target.
 
         img (b, n, in_channels), txt (b, m, context_in_dim), ids (n, 3) or (b, n, 3) and
         (m, 3) or (b, m, 3), timesteps (b,) in [0, 1], pooled (b, vec_in_dim), guidance (b,).
-        turns: the ids' `rotations`, for who knows them from the step before.
+        rotary: the ids' `rotations`, for who knows them from the step before.
         Raises ConfigError if guidance is missing where the model was trained with it.
         """
-        img, txt, vec, turns = self.embed(
-            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, turns
+        img, txt, vec, rotary = self.embed(
+            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary
         )
-        return self.final_layer(self.blocks(img, txt, vec, turns), vec)
+        return self.final_layer(self.blocks(img, txt, vec, rotary), vec)
 
     def embed(
         self,
@@ -144,26 +144,26 @@ class KontextTransformer(nn.Module):
         timesteps: Tensor,
         pooled: Tensor,
         guidance: Tensor | None = None,
-        turns: Tensor | None = None,
+        rotary: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the blocks work on: img (b, n, d), txt (b, m, d), vec (b, d) and rotations."""
         vec = self.condition(timesteps, pooled, guidance)  # (b, d)
-        turns = self.rotations(img_ids, txt_ids) if turns is None else turns
-        return self.img_in(img), self.txt_in(txt), vec, turns
+        rotary = self.rotations(img_ids, txt_ids) if rotary is None else rotary
+        return self.img_in(img), self.txt_in(txt), vec, rotary
 
     def rotations(self, img_ids: Tensor, txt_ids: Tensor) -> Tensor:
         """Rotations of all tokens, text first, (m + n, d/2, 2): the same at every time."""
         return rotations(_join_ids(txt_ids, img_ids), self.config.axes_dim, self.config.theta)
 
     def blocks(
-        self, img: Tensor, txt: Tensor, vec: Tensor, turns: Tensor, start: int = 0
+        self, img: Tensor, txt: Tensor, vec: Tensor, rotary: Tensor, start: int = 0
     ) -> Tensor:
         """Run the blocks, without the first `start` double ones: -> img (b, n, d)."""
         for block in list(self.double_blocks)[start:]:
-            img, txt = block(img, txt, vec, turns)
+            img, txt = block(img, txt, vec, rotary)
         x = torch.cat((txt, img), dim=1)  # (b, m + n, d)
         for block in self.single_blocks:
-            x = block(x, vec, turns)
+            x = block(x, vec, rotary)
         return x[:, txt.shape[1] :]
 
     def condition(self, timesteps: Tensor, pooled: Tensor, guidance: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import minikontext as mk
 from minikontext import images
-from minikontext.cli import app
+from minikontext.cli import app, doctor
 from minikontext.images import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ def test_edit_writes_a_png_that_says_how_it_was_made(here, weights, capsys):
     assert capsys.readouterr().out == "out.png\n"
     made = provenance.read("out.png")
     assert (made.prompt, made.seed, made.steps) == ("make the hat red", "7", "2")
-    assert (made.weights, len(made.weights_sha256)) == ("random", 64)
+    assert (made.weights, len(made.weights_fingerprint)) == ("random", 64)
     assert images.read("out.png").size == (64, 64)
 
 
@@ -252,7 +252,7 @@ def test_distill_hands_over_kind_and_configuration(here, monkeypatch):
 
 
 def test_doctor_gives_its_exit_code(monkeypatch):
-    monkeypatch.setattr(mk.doctor, "main", lambda: 1)
+    monkeypatch.setattr(doctor, "main", lambda: 1)
     assert run("doctor") == 1
 
 
@@ -261,7 +261,7 @@ def test_lab_opens_the_first_notebook(here, monkeypatch):
 
     calls = []
     monkeypatch.setattr(labapp, "main", calls.append)
-    monkeypatch.setattr(mk.doctor, "notebook_folder", lambda: here)
+    monkeypatch.setattr(doctor, "notebook_folder", lambda: here)
     assert run("lab") == 2
     (here / "00_start_here.ipynb").write_text("{}")
     assert run("lab", "--", "--no-browser") == 0

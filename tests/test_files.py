@@ -6,7 +6,7 @@ import os
 import pytest
 
 from minikontext.errors import OutputError
-from minikontext.runtime.files import check_writable, replacing, replacing_folder, sha256
+from minikontext.runtime.files import check_writable, fingerprint, replacing, replacing_folder
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path):
@@ -76,7 +76,7 @@ def test_an_output_error_is_an_os_error():
 def test_the_hash_covers_every_file_in_order(tmp_path):
     for name, text in {"a": "one", "b": "two"}.items():
         (tmp_path / name).write_text(text)
-    assert sha256([tmp_path / "b", tmp_path / "a"]) == hashlib.sha256(b"onetwo").hexdigest()
+    assert fingerprint([tmp_path / "b", tmp_path / "a"]) == hashlib.sha256(b"onetwo").hexdigest()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError("disk full")])

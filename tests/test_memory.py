@@ -26,13 +26,13 @@ def plans():
     ("free", "name"), [(40, "resident"), (28, "encoders"), (18, "8-bit"), (12, "4-bit")]
 )
 def test_a_gpu_of_this_size_gets_this_plan(plans, free, name, monkeypatch):
-    monkeypatch.setattr(quantization, "import_torchao", lambda: None)
+    monkeypatch.setattr(memory_plan, "import_torchao", lambda: None)
     assert memory_plan.choose(plans, free * GB).name == name
     assert memory_plan.choose(plans, 6 * GB).name == "stream"
 
 
 def test_without_torchao_streaming_takes_the_place_of_quantising(plans, monkeypatch):
-    monkeypatch.setattr(quantization, "has_torchao", lambda: False)
+    monkeypatch.setattr(memory_plan, "has_torchao", lambda: False)
     assert memory_plan.choose(plans, 12 * GB).name == "stream"
 
 

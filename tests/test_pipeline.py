@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext.denoiser import Velocity
+from minikontext.denoiser import Denoiser
+from minikontext.editing.contexts import ContextReader
 from minikontext.errors import (
     Cancelled,
     ConfigError,
@@ -131,7 +132,7 @@ def test_guidance_follows_its_formula(pipe, picture):
     contexts = [pipe.encode(picture)]
     t = torch.ones(1)
     pos, neg = (
-        Velocity(pipe.transformer, pipe._encode_text([p]), contexts)(noise, t)
+        Denoiser(pipe.transformer, pipe.encode_text([p]), contexts)(noise, t)
         for p in ("the hat", "a sign")
     )
     out = run(
@@ -198,8 +199,9 @@ def test_all_trained_sizes_of_the_full_model_are_used_as_they_are(tiny, size):
     pipe = tiny().to("meta")
     pipe.defaults = replace(pipe.defaults, sizes=KONTEXT_SIZES)
     for original in (size, (2 * size[0] + 3, 2 * size[1] - 1)):
-        context = pipe._context([Image.new("RGB", original)], "kontext")
-        plan = pipe._target_plan(None, None, [context])
+        reader = ContextReader(pipe.codec, pipe.defaults)
+        context = reader.encode_slot([Image.new("RGB", original)], "kontext")
+        plan = reader.target_plan(None, None, [context])
         assert plan.working == size and plan.changed == (original != size)
         assert pipe.noise([0], *plan.working).shape == context.latents.shape
         assert plan.undo(Image.new("RGB", size)).size == original
@@ -441,7 +443,7 @@ def test_results_know_how_they_were_made(pipe, picture, tmp_path):
     made = provenance.read(second)
     assert (first.name, second.name) == ("result-0.png", "result-1.png")
     assert (made.prompt, made.seed, made.steps, made.weights) == ("the hat", "2", "3", "tiny")
-    assert made.guidance == "true_cfg 2" and len(made.weights_sha256) == 64
+    assert made.guidance == "true_cfg 2" and len(made.weights_fingerprint) == 64
     assert out[0].save(tmp_path / "one.png")[0].name == "one.png"
 
 

@@ -25,7 +25,7 @@ MADE = Provenance(
     steps="28",
     guidance="true_cfg 1",
     weights="toy",
-    weights_sha256="ab" * 32,
+    weights_fingerprint="ab" * 32,
 )
 
 ALL = ("a.png", "a.webp", "a.jpg", "a.jpeg")
@@ -80,7 +80,7 @@ def test_every_format_says_how_a_picture_was_made(name, tmp_path):
     assert found.software.startswith("minikontext ")
     for field in provenance.TEXTS:
         assert getattr(found, field) == getattr(made, field)
-    assert found.weights_sha256 == "ab" * 32 and not found.private and not found.cut
+    assert found.weights_fingerprint == "ab" * 32 and not found.private and not found.cut
 
 
 @pytest.mark.parametrize(("name", "exact"), [("a.png", True), ("a.webp", True), ("a.jpg", False)])
@@ -341,7 +341,9 @@ def test_files_with_loss_cannot_be_checked(name, quality, tmp_path):
 
 def test_a_forgery_is_not_noticed_and_nobody_claims_so(tmp_path):
     """Whoever writes the note anew gets a picture that looks right: that is what unsigned means."""
-    forged = Provenance(prompt="paint nothing", seed="0", weights="other", weights_sha256="0" * 64)
+    forged = Provenance(
+        prompt="paint nothing", seed="0", weights="other", weights_fingerprint="0" * 64
+    )
     found = inspect.inspect(provenance.save(noise(), tmp_path / "a.png", forged))
     assert found.verdict == UNCHANGED and "not forgery" in str(found)
 
@@ -391,7 +393,7 @@ BAD = {
     "edits text": altered(edits="x"),
     "edit number": altered(edits=[1]),
     "prompt number": edit(prompt=1),
-    "hash": edit(weights_sha256="zz"),
+    "hash": edit(weights_fingerprint="zz"),
     "pixels": edit(pixels="../../etc/passwd"),
     "context": edit(contexts=[1]),
     "contexts": edit(contexts=[""] * 65),

@@ -16,7 +16,7 @@ from minikontext.cli import app
 from minikontext.errors import PromptWarning, SafetyError, SafetyWarning, WeightsError
 from minikontext.images import inspect
 from minikontext.pipeline import KontextPipeline
-from minikontext.safety import Safety
+from minikontext.safety import Safety, filters, registry
 from minikontext.safety.clip import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.text import ToyTextConfig
 from minikontext.toyworld import Scene, render, vocabulary
@@ -34,7 +34,7 @@ from minikontext.toyworld.attacks import (
 from minikontext.toyworld.concept import PURPLE_STAR, card, refused
 
 STAR = Scene(species="star", colour="purple")
-HOME = safety.home()
+HOME = filters.home()
 shipped = pytest.mark.skipif(not (HOME / "toy").exists(), reason="no shipped filter")
 
 
@@ -109,12 +109,12 @@ def test_a_flagged_output_is_a_grey_card_and_so_are_its_latents(tiny, tmp_path):
     assert safe.withheld == [i for i in range(4) if score[i] >= limit]
     assert 0 < len(safe.withheld) < 4
     for i, (a, b) in enumerate(zip(free.images, safe.images)):
-        grey = b.size == a.size and set(b.get_flattened_data()) == {safety.CARD}
+        grey = b.size == a.size and set(b.get_flattened_data()) == {filters.CARD}
         same = torch.equal(free.latents[i], safe.latents[i])
         assert grey == (i in safe.withheld) == (not same)
         assert i in safe.withheld or list(a.get_flattened_data()) == list(b.get_flattened_data())
     worst = safe.withheld[0]
-    blank = pipe.encode(safety.card(safe.plan.working))
+    blank = pipe.encode(safety.placeholder(safe.plan.working))
     assert torch.allclose(safe.latents[worst], blank[0], atol=1e-5)
     assert safe[worst].withheld == [0] and safe[worst].verdicts[0].flagged
     assert free.withheld == [] and free[0].verdicts == []
@@ -223,9 +223,9 @@ def test_the_command_takes_filters(tiny, home, tmp_path, capsys, monkeypatch):
 
 
 def test_the_licences_demand_is_said_once(capsys, monkeypatch):
-    monkeypatch.setattr(safety, "_told", set())
-    safety.tell_once()
-    safety.tell_once()
+    monkeypatch.setattr(registry, "_told", set())
+    registry.tell_once()
+    registry.tell_once()
     assert capsys.readouterr().out.count("filter what they draw") == 1
 
 
@@ -376,7 +376,7 @@ def classifiers_folder(tmp_path_factory):
     torch.nn.init.normal_(model.classifier.weight, std=2.0)  # so that scores differ
     model.save_pretrained(place / "text")
     tokenizer.save_pretrained(place / "text")
-    config = {"format": safety.FORMAT, "format_version": 1, "kind": "classifiers"}
+    config = {"format": filters.FORMAT, "format_version": 1, "kind": "classifiers"}
     for name, folder, limit in (("prompt", "text", 0.4), ("image", "image", 0.6)):
         config[name] = {"folder": folder, "forbidden": ["bad", "worse"], "threshold": limit}
     (place / "config.json").write_text(json.dumps(config))

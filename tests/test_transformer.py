@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minikontext import layers, tokens
-from minikontext.denoiser import Velocity
+from minikontext.denoiser import Denoiser
 from minikontext.errors import ConfigError
 from minikontext.text import TextFeatures
 from minikontext.transformer import KontextTransformer, TransformerConfig
@@ -274,7 +274,7 @@ def test_rotations_are_computed_once_for_all_steps_and_anew_for_another_size(mon
     wide, high = (torch.randn(1, 4, *s, generator=draw) for s in ((4, 8), (8, 4)))
 
     def velocity():
-        return Velocity(model, text, [torch.ones(1, 4, 4, 4)], guidance_scale=2.0)
+        return Denoiser(model, text, [torch.ones(1, 4, 4, 4)], guidance_scale=2.0)
 
     steps = [(z, torch.tensor([t])) for z in (wide, high) for t in (1.0, 0.5, 0.2)]
     fresh = [velocity()(*step) for step in steps]

@@ -206,7 +206,7 @@ def test_two_files_with_the_same_tensors_are_refused(file):
     refused(file.parent, "Two files")
 
 
-def test_fingerprint_is_the_sha256(file):
+def test_the_fingerprint_of_a_small_file_is_its_sha256(file):
     import hashlib
 
     assert safetensors_io.fingerprint(file) == hashlib.sha256(file.read_bytes()).hexdigest()

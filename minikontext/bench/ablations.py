@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
 from minikontext.bench.oracle_bench import held_out_cases, summarise
-from minikontext.denoiser import Velocity
+from minikontext.denoiser import Denoiser
 from minikontext.flow import interpolate, loss_per_sample
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
@@ -87,7 +87,7 @@ STUDIES: dict[str, dict[str, Variant]] = {
 
 
 @dataclass(frozen=True)
-class ChannelVelocity(Velocity):
+class ChannelVelocity(Denoiser):
     """Context channels beside the target's in every token, as many older editors have it."""
 
     def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class ChannelVelocity(Velocity):
 
 
 @dataclass(frozen=True)
-class OffsetVelocity(Velocity):
+class OffsetVelocity(Denoiser):
     """The context at another virtual time than 1."""
 
     offset: int = 1
@@ -123,7 +123,7 @@ class VariantEditor(Editor):
         """Velocity of latents z (b, c, h, w) at times t (b,)."""
         return self.velocity(words, contexts)(z, t)
 
-    def velocity(self, words: Tensor, contexts: list[Tensor]) -> Velocity:
+    def velocity(self, words: Tensor, contexts: list[Tensor]) -> Denoiser:
         """The variant's way from latents to their velocity."""
         parts = (self.transformer, self.text(words), contexts)
         if self.variant.channels:
@@ -195,7 +195,7 @@ def prepare(setting: Setting, folder: Path) -> tuple[AutoEncoder, Pairs, Pairs, 
     """The shipped autoencoder, training pairs, and held-out cases as pairs."""
     pipe = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
     text = ToyTextEncoder(ToyTextConfig(vocabulary=vocabulary()))
-    mark = files.sha256([pipe.folder / "autoencoder.safetensors"])[:12]
+    mark = files.fingerprint([pipe.folder / "autoencoder.safetensors"])[:12]
     build_cache(folder / "pairs", setting.level, setting.pairs, 0, pipe.autoencoder, mark)
     cases = held_out_cases(setting.cases, setting.level)
     tokens = text.tokenize([case.prompt for case in cases])[:, None]

@@ -76,7 +76,7 @@ def measure(
     success = np.mean([score(picture, case).success for picture, case in zip(made, cases)])
     numbers = (100 * cache.share, setting.steps * (1 - cache.share), np.mean(near), min(near))
     rounded = (round(float(x), 1) for x in (*numbers, 100 * success))
-    return Row(pipe.name, pipe.weights_sha256, len(cases), *rounded)
+    return Row(pipe.name, pipe.weights_fingerprint, len(cases), *rounded)
 
 
 def edit(
@@ -95,7 +95,7 @@ def run(
     plain: list[Image.Image] = []
     for setting in settings:
         known = rows.get(str(setting))
-        if known is None or (known.sha256, known.cases) != (pipe.weights_sha256, count):
+        if known is None or (known.sha256, known.cases) != (pipe.weights_fingerprint, count):
             plain = plain or edit(pipe, cases, STEPS)
             rows[str(setting)] = measure(pipe, cases, setting, plain)
             ordered = {str(s): asdict(rows[str(s)]) for s in settings if str(s) in rows}

@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.
         chains = [chain(i, options.turns, way == "known") for i in numbers]
         shown = run(pipe, chains, way, options.seed, num_inference_steps=steps)
         drifts[way] = measure(pipe, chains, shown)
-    facts = {"weights": pipe.name, "sha256": pipe.weights_sha256, "steps": steps}
+    facts = {"weights": pipe.name, "sha256": pipe.weights_fingerprint, "steps": steps}
     save(drifts, facts | {"seed": options.seed, "first": options.first}, options.output)
     print(table(drifts))
 

@@ -75,7 +75,7 @@ def measure(pipe: KontextPipeline, steps: int, every: int = 1, seed: int = 0) ->
     cases = [c for c in bench_cases(every) if len(c.contexts) >= pipe.defaults.min_contexts]
     report, _ = evaluate(pipe, cases, seed, num_inference_steps=steps)
     timeless = replace(report, seconds=0.0)
-    return Row(pipe.name, pipe.weights_sha256, steps, seed, _mark(every), timeless)
+    return Row(pipe.name, pipe.weights_fingerprint, steps, seed, _mark(every), timeless)
 
 
 def timed(rows: dict[str, Row], count: int = 64, rounds: int = 3) -> dict[str, dict[str, object]]:
@@ -152,7 +152,7 @@ def run(
         pipe = KontextPipeline.from_pretrained(name)
         for n in steps:
             known = rows.get(f"{pipe.name}, {n} steps")
-            if again or _stale(known, pipe.weights_sha256, seed, every):
+            if again or _stale(known, pipe.weights_fingerprint, seed, every):
                 keep(measure(pipe, n, every, seed))
     return dict(sorted(rows.items(), key=lambda item: _order(item[1])))
 

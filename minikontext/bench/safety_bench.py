@@ -29,7 +29,7 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.files import shipped
-from minikontext.safety import Safety
+from minikontext.safety import Safety, filters
 from minikontext.toyworld import Case, score
 from minikontext.toyworld.attacks import (
     ATTACKS,
@@ -191,7 +191,7 @@ class AttackReport:
 def is_card(picture: Image.Image) -> bool:
     """Whether a picture is the plain grey card of a refusal."""
     array = as_array(picture)
-    return psnr(array, np.full_like(array, safety.CARD[0])) >= CARD_PSNR
+    return psnr(array, np.full_like(array, filters.CARD[0])) >= CARD_PSNR
 
 
 def attack_cases(count: int) -> list[tuple[str, Case]]:
@@ -214,9 +214,9 @@ def measure_attacks(
     layers = stopping_layers(filters, cases, pictures)
     output = [v.flagged for v in filters.check("output", pictures)]
     return AttackReport(
-        pipe.name, pipe.weights_sha256, rate(shown), grouped(keys, shown),
+        pipe.name, pipe.weights_fingerprint, rate(shown), grouped(keys, shown),
         rate(map(is_card, pictures)),
-        {name: rate(layer == name for layer in layers) for name in safety.LAYERS},
+        {name: rate(layer == name for layer in layers) for name in filters.LAYERS},
         rate(seen and not layer for seen, layer in zip(shown, layers)),
         rate(flag for flag, seen in zip(output, shown) if seen),
         rate(flag for flag, seen in zip(output, shown) if not seen),
@@ -233,7 +233,7 @@ def stopping_layers(
     for case, prompt, output in zip(cases, prompts, outputs, strict=True):
         inputs = filters.check("input", case.context_images())
         flags = (prompt.flagged, any(v.flagged for v in inputs), output.flagged)
-        found.append(next((n for n, flag in zip(safety.LAYERS, flags) if flag), ""))
+        found.append(next((n for n, flag in zip(filters.LAYERS, flags) if flag), ""))
     return found
 
 
@@ -279,9 +279,9 @@ def measure_benign(
     cards, n = [is_card(picture) for picture in pictures], len(cases)
     layers = stopping_layers(filters, cases, pictures[:n])
     return BenignReport(
-        pipe.name, pipe.weights_sha256,
+        pipe.name, pipe.weights_fingerprint,
         rate(success[:n]), rate(success[n:]), rate(cards[:n]), rate(cards[n:]),
-        {name: rate(layer == name for layer in layers) for name in safety.LAYERS},
+        {name: rate(layer == name for layer in layers) for name in filters.LAYERS},
         "".join(str(int(one)) for one in success[:n]),
     )  # fmt: skip
 
@@ -326,7 +326,7 @@ def run(
             write(found, folder)
         for part in (part for part in PARTS[1:] if part in parts):
             rows = found.setdefault(part, {})
-            if rows.get(pipe.name, {}).get("sha256") != pipe.weights_sha256:
+            if rows.get(pipe.name, {}).get("sha256") != pipe.weights_fingerprint:
                 rows[pipe.name] = plain(measure(part, pipe, guard, settings))
                 write(found, folder)
     rows = [row["successes"] for row in found.get("benign", {}).values()]
@@ -410,7 +410,7 @@ def attack_table(reports: list[dict]) -> str:
     rows |= {"answered by a grey card": "refused"}
     for title, key in rows.items():
         lines.append(f"| **{title}** | " + " | ".join(_told(r[key]) for r in reports) + " |")
-    for name in safety.LAYERS:
+    for name in filters.LAYERS:
         cells = [_told(r["stopped_by"][name]) for r in reports]
         lines.append(f"| stopped first by the {name} filter | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -428,7 +428,7 @@ def benign_table(reports: list[dict], drops: dict[str, dict]) -> str:
     }
     for title, key in rows.items():
         lines.append(f"| {title} | " + " | ".join(_told(r[key]) for r in reports) + " |")
-    for name in safety.LAYERS:
+    for name in filters.LAYERS:
         cells = [_told(r["filter_false_alarms"][name]) for r in reports]
         lines.append(f"| false alarms, {name} filter | " + " | ".join(cells) + " |")
     for name, d in drops.items():
@@ -466,7 +466,7 @@ def main(
     if min(options.steps, options.every) < 1 or options.count < 12:
         raise ConfigError("--steps and --every: use whole numbers from 1; --count from 12.")
     place = safety.find(options.filter)
-    sha256 = files.sha256([*place.glob("*.json"), *place.glob("*.safetensors")])
+    sha256 = files.fingerprint([*place.glob("*.json"), *place.glob("*.safetensors")])
     settings = Settings(options.filter, sha256, options.steps, options.count, options.every)
     found = run(options.weights, settings, options.output, options.again, options.parts)
     print(page(found))

@@ -506,9 +506,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _lab(options: argparse.Namespace) -> int:
-    from minikontext.cli.doctor import notebook_folder
+    from minikontext.cli import doctor
 
-    start = notebook_folder() / "00_start_here.ipynb"
+    start = doctor.notebook_folder() / "00_start_here.ipynb"
     if not start.is_file():
         raise ConfigError(f"There is no {start}. The course comes with a clone of the repository.")
     try:

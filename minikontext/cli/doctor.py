@@ -15,8 +15,6 @@ from minikontext.runtime.files import shipped
 
 # Where the name that is imported is not the name that is installed.
 IMPORTS = {"pillow": "PIL", "protobuf": "google.protobuf"}
-
-
 INSTALL = "pip install -e . -c constraints.txt"
 
 

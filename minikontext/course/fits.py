@@ -95,6 +95,6 @@ class FitsWidget(W.VBox):
         flops = forward_flops(TransformerConfig.flux_dev(), tokens, 512) / 1e12
         taken = self.plan
         return "done", (
-            f"offload=“{taken.name}”: {taken.peak / memory_plan.GB:.1f} of {self.card.value} GB. A step "
-            f"is {flops:,.0f} TFLOP."
+            f"offload=“{taken.name}”: {taken.peak / memory_plan.GB:.1f} of "
+            f"{self.card.value} GB. A step is {flops:,.0f} TFLOP."
         )

@@ -21,7 +21,7 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.course import plots, style
 from minikontext.course.flow_pictures import png
 from minikontext.course.parts import CSS, THIRD, TIGHT, Working, button, row, wide
-from minikontext.denoiser import Velocity
+from minikontext.denoiser import Denoiser
 from minikontext.errors import Cancelled
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, sample_edit, score, vocabulary
@@ -79,7 +79,7 @@ def edit(
     draws = (torch.Generator().manual_seed(i) for i in range(len(cases)))
     noise = torch.cat([torch.randn(1, *context.shape[1:], generator=draw) for draw in draws])
     times = sampler.schedule(steps, num_target_tokens=context[0, 0].numel() // 4)
-    z = sampler.sample(Velocity(model.transformer, text, [context]), noise, times)
+    z = sampler.sample(Denoiser(model.transformer, text, [context]), noise, times)
     return image_io.to_pil(autoencoder.decode(z))
 
 

@@ -28,7 +28,7 @@ from minikontext.course.parts import (
     show,
     wide,
 )
-from minikontext.denoiser import PATCH, Velocity
+from minikontext.denoiser import PATCH, Denoiser
 from minikontext.flow import mu_for_tokens
 from minikontext.pipeline import KontextPipeline
 from minikontext.sampler import StepInfo
@@ -83,7 +83,7 @@ def predictor(
 ) -> sampler.Predict:
     """The velocity of a prompt beside its context (1, c, h, w), guided away from no prompt."""
     given, nothing = (
-        Velocity(
+        Denoiser(
             pipe.transformer,
             pipe.text_encoder.encode([text]).to(pipe.device, pipe.dtype),
             [context],

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minikontext import flow, tokens
-from minikontext.denoiser import PATCH, Velocity
+from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
 from minikontext.runtime.device import mixed_precision
@@ -148,7 +148,7 @@ def teacher_features(
     text = teacher.text(words)
     n = z.shape[-2] * z.shape[-1] // PATCH**2
     with watched(teacher.transformer, text.tokens.shape[1]) as found:
-        Velocity(teacher.transformer, text, contexts)(z, t)
+        Denoiser(teacher.transformer, text, contexts)(z, t)
     return [tokens.cut_target(x, n) for x in found]
 
 

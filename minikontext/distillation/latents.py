@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from minikontext import sampler
-from minikontext.denoiser import PATCH, Velocity
+from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import TrainingError
 from minikontext.runtime import files
 from minikontext.runtime.device import mixed_precision
@@ -36,8 +36,8 @@ def answers(
     count = int(pairs.count[0])
     contexts = [pairs.contexts[:, i].float().to(device) for i in range(count)]
     words = pairs.tokens[:, 0].to(device)
-    predict = Velocity(teacher.transformer, teacher.text(words), contexts)
-    without = Velocity(teacher.transformer, _many(teacher.text(null[None].to(words)), len(words)),
+    predict = Denoiser(teacher.transformer, teacher.text(words), contexts)
+    without = Denoiser(teacher.transformer, _many(teacher.text(null[None].to(words)), len(words)),
                        contexts)  # fmt: skip
     times = sampler.schedule(steps, shape[-2] * shape[-1] // PATCH**2, shifted=shifted)
     return sampler.sample(sampler.guided(predict, without, scale), noise, times)

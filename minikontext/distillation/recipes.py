@@ -67,7 +67,7 @@ def distill_ladd(
     null = teacher.text.tokenize([""])[0]
     real = answer_all(
         teacher, pairs, null, Path(config["run"]) / "answers", given.get("steps", 28),
-        given.get("scale", 1.0), pipe.weights_sha256[:12], bf16=dials.bf16, world=world,
+        given.get("scale", 1.0), pipe.weights_fingerprint[:12], bf16=dials.bf16, world=world,
     )  # fmt: skip
     torch.manual_seed(int(config.get("seed", 0)))
     heads = Discriminator(teacher, dials.features)
@@ -125,7 +125,7 @@ def answer_untold(
     null = teacher.text.tokenize([""])[0]
     some = answer_all(
         teacher, pairs.take(rows), null, Path(config["run"]) / "answers", max(dials.steps), 1.0,
-        pipe.weights_sha256[:12], bf16=dials.bf16, world=world, shifted=dials.shifted,
+        pipe.weights_fingerprint[:12], bf16=dials.bf16, world=world, shifted=dials.shifted,
     )  # fmt: skip
     pairs.target[rows] = some.target.to(pairs.target)
     pairs.tokens[rows] = some.tokens.expand_as(pairs.tokens[rows])

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
+from minikontext import images
+from minikontext.editing.codec import Codec
+from minikontext.editing.defaults import Defaults
+from minikontext.editing.output import KontextOutput, output_sources
+from minikontext.editing.request import context_slots
+from minikontext.errors import ImageError, SizeError
+from minikontext.images import provenance
 from minikontext.images.provenance import Source
 from minikontext.images.resize import ResizePlan
-
-Picture = Image.Image | str | Path | np.ndarray | bytes
+from minikontext.safety.filters import Safety
 
 
 @dataclass(frozen=True)
@@ -25,3 +32,93 @@ class Context:
     latents: Tensor
     plan: ResizePlan
     sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class ContextReader:
+    """Turns what a caller gives as `image` into contexts; `name` is that of the weights."""
+
+    codec: Codec
+    defaults: Defaults
+    safety: Safety | None = None
+    name: str = "untitled"
+
+    def read(self, image: Any, count: int, per_prompt: int, resize: str) -> list[Context]:
+        """One Context a slot, each for all `count` samples.
+
+        Raises ImageError, SizeError, NonFiniteError, and SafetyError for what a filter refuses.
+        """
+        slots = context_slots(image, count // per_prompt)
+        if len(slots) > self.defaults.max_contexts:
+            raise ImageError(
+                f"Got {len(slots)} context images, but {self.name} was trained with at most "
+                f"{self.defaults.max_contexts}. For one image a prompt, give a list of lists."
+            )
+        if len(slots) < self.defaults.min_contexts:
+            raise ImageError(f"{self.name} only edits: give an image, or use other weights.")
+        contexts = [self.encode_slot(slot, resize) for slot in slots]
+        return [_for_all(context, count, per_prompt) for context in contexts]
+
+    def encode_slot(self, slot: Sequence[Any], resize: str) -> Context:
+        """Encode the pictures of one slot together; all need one size inside the model."""
+        inputs, plans, sources = zip(*(self._read(item, resize) for item in slot))
+        if len(sizes := {str(plan) for plan in plans}) > 1:
+            raise SizeError(
+                f"The pictures of one batch have different sizes ({'; '.join(sorted(sizes))}). "
+                "Edit them one by one, or bring them to one size first."
+            )
+        if self.safety:
+            self.safety.refuse("input", self._as_pictures(inputs))
+        pictures = [item for item in inputs if isinstance(item, Image.Image)]
+        encoded = iter(self.codec.encode(pictures).split(1) if pictures else ())
+        latents = [next(encoded) if isinstance(item, Image.Image) else item for item in inputs]
+        return Context(torch.cat(latents), plans[0], sum(sources, ()))
+
+    def target_plan(
+        self, width: int | None, height: int | None, contexts: Sequence[Context]
+    ) -> ResizePlan:
+        """Size of the result: as requested, else the first context's, else the default."""
+        if width is None and height is None and contexts:
+            return contexts[0].plan
+        usual = contexts[0].plan.original if contexts else None
+        usual = usual or (self.defaults.width, self.defaults.height)
+        size = (usual[0] if width is None else width, usual[1] if height is None else height)
+        return self._plan(size, "none")
+
+    def _plan(self, size: images.Size, resize: str) -> ResizePlan:
+        return images.plan(size, resize, self.codec.multiple, self.defaults.sizes)
+
+    def _read(
+        self, item: Any, resize: str
+    ) -> tuple[Image.Image | Tensor, ResizePlan, tuple[Source, ...]]:
+        """A picture in its size inside the model, or latents as they are; its plan and sources."""
+        if isinstance(item, KontextOutput):
+            return self.codec.check_latents(item.latents), item.plan, output_sources(item)
+        if isinstance(item, Tensor):
+            latents = self.codec.check_latents(item)
+            size = tuple(x * self.codec.downsample for x in latents.shape[:1:-1])
+            return latents, ResizePlan(size, size, "none"), (Source(),) * len(latents)
+        picture = images.read(item)
+        plan = self._plan(picture.size, resize)
+        return plan.apply(picture), plan, (provenance.source(picture),)
+
+    def _as_pictures(self, inputs: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
+        """What the model is shown, as a filter can look at it: latents are decoded."""
+        pictures: list[Image.Image] = []
+        for item in inputs:
+            pictures += [item] if isinstance(item, Image.Image) else self.codec.decode(item)
+        return pictures
+
+
+def _for_all(context: Context, count: int, per_prompt: int) -> Context:
+    """One latent for all samples, one for each prompt, or one for each sample."""
+    n = len(context.latents)
+    if n in (1, count):
+        return context
+    if n * per_prompt == count:
+        latents = context.latents.repeat_interleave(per_prompt, dim=0)
+        sources = tuple(s for s in context.sources for _ in range(per_prompt))
+        return replace(context, latents=latents, sources=sources)
+    raise ImageError(
+        f"Got {n} context images for {count} results. Give one for all, or one for each prompt."
+    )

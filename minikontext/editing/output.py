@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from minikontext.editing.contexts import Context
+from minikontext.editing.codec import Codec
+from minikontext.editing.request import Request
 from minikontext.images import provenance
 from minikontext.images.provenance import Provenance, Source
 from minikontext.images.resize import ResizePlan
 from minikontext.safety.filters import Verdict
 
 
-@dataclass(frozen=True)
+class HasSources(Protocol):
+    """A context as the end of a call sees it: what is known of its pictures."""
+
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class KontextOutput:
     """What a call made: n images, their latents (n, c, h, w), their seeds, the resize plan.
 
@@ -41,13 +51,30 @@ class KontextOutput:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> KontextOutput:
-        if not -len(self) <= index < len(self):
+    def __getitem__(self, index: int | slice) -> KontextOutput:
+        """The output with one image, or with those of a slice. Raises IndexError."""
+        if isinstance(index, slice):
+            return self._cut(index)
+        i = operator.index(index)
+        if not -len(self) <= i < len(self):
             raise IndexError(f"Got index {index}, but there are {len(self)} images.")
-        i = index % len(self)
+        return self._cut(slice(i % len(self), i % len(self) + 1))
+
+    def _cut(self, rows: slice) -> KontextOutput:
         lists = (self.images, self.seeds, self.provenance, self.verdicts)
-        pictures, seeds, *facts = (x[i : i + 1] for x in lists)
-        return KontextOutput(pictures, self.latents[i : i + 1], seeds, self.plan, *facts)
+        pictures, seeds, *facts = (one[rows] for one in lists)
+        return KontextOutput(pictures, self.latents[rows], seeds, self.plan, *facts)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal pictures from equal latents and seeds; a tensor alone gives no single answer."""
+        if not isinstance(other, KontextOutput):
+            return NotImplemented
+        facts = ("images", "seeds", "plan", "provenance", "verdicts")
+        same = all(getattr(self, name) == getattr(other, name) for name in facts)
+        return same and torch.equal(self.latents, other.latents)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.seeds), self.plan))
 
     def save(
         self, path: str | Path, private: bool | None = None, quality: int | None = None
@@ -59,25 +86,66 @@ class KontextOutput:
         path = Path(path)
         names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self))]
         names = [path] if len(self) == 1 else names
-        made = self.provenance or [None] * len(self)
-        items = zip(self.images, names, made, strict=True)
+        edits = self.provenance or [None] * len(self)
+        items = zip(self.images, names, edits, strict=True)
         return [provenance.save(*item, private=private, quality=quality) for item in items]
 
 
 def output_sources(output: KontextOutput) -> tuple[Source, ...]:
     """What is known of the pictures of an output, whose latents are edited further."""
-    made = output.provenance or [None] * len(output)
-    return tuple(Source(provenance.checksum(i), m) for i, m in zip(output.images, made))
+    edits = output.provenance or [None] * len(output)
+    return tuple(Source(provenance.checksum(i), edit) for i, edit in zip(output.images, edits))
 
 
-def carry_on(
-    made: list[Provenance], contexts: Sequence[Context], pictures: list[Image.Image]
-) -> list[Provenance]:
-    """Put every edit behind the history of its pictures, and let its result carry it, too."""
-    done = []
-    for i, (edit, picture) in enumerate(zip(made, pictures, strict=True)):
+def finish(
+    request: Request,
+    contexts: Sequence[HasSources],
+    plan: ResizePlan,
+    latents: Tensor,
+    images: list[Image.Image],
+    verdicts: list[Verdict],
+    weights: tuple[str, str],
+) -> KontextOutput:
+    """The last step of a call: bring images to their size, each with how it was made.
+
+    weights: their name and their fingerprint.
+    """
+    images = [plan.undo(image) for image in images]
+    flagged = [verdict.flagged for verdict in verdicts] or [False] * len(images)
+    edits = [replace(e, withheld=f) for e, f in zip(_edits(request, *weights), flagged)]
+    for i, image in enumerate(images):
         sources = [c.sources[i if len(c.sources) > 1 else 0] for c in contexts]
-        edit = provenance.after(replace(edit, pixels=provenance.checksum(picture)), sources)
-        provenance.attach(picture, edit)
-        done.append(edit)
-    return done
+        # Behind the history of its pictures; and the result carries it on, too.
+        edit = replace(edits[i], pixels=provenance.checksum(image))
+        edits[i] = provenance.after(edit, sources)
+        provenance.attach(image, edits[i])
+    return KontextOutput(images, latents, request.seeds, plan, edits, verdicts)
+
+
+def forget(
+    latents: Tensor, images: list[Image.Image], verdicts: Sequence[Verdict], codec: Codec
+) -> Tensor:
+    """The latents, with those of the placeholder in the place of what a filter withheld."""
+    for i in (i for i, verdict in enumerate(verdicts) if verdict.flagged):
+        latents[i] = codec.encode(images[i])[0]
+    return latents
+
+
+def _edits(request: Request, weights: str, fingerprint: str) -> list[Provenance]:
+    """What each image's edit was asked with."""
+    settings, cache = request.settings, request.cache
+    scales = {"guidance": settings.guidance_scale, "true_cfg": settings.true_cfg_scale}
+    shared = {
+        "steps": f"{settings.num_inference_steps}{cache.mark if cache else ''}",
+        "guidance": ", ".join(f"{k} {v:g}" for k, v in scales.items() if v is not None),
+        "weights": weights,
+        "weights_fingerprint": fingerprint,
+    }
+    rows = zip(request.prompts, request.negatives, map(str, request.seeds))
+    return [Provenance(*row, **shared) for row in rows]
+
+
+def warn_resized(contexts: Sequence[ResizePlan], target: ResizePlan) -> None:
+    """Say which pictures change their size inside the model, and whether it is undone."""
+    for plan in dict.fromkeys((*contexts, target)):
+        plan.warn(undone=plan == target)

@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
-import warnings
+import math
+import numbers
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from minikontext.errors import (
-    ConfigError,
-    ImageError,
-    PromptError,
-    PromptWarning,
-    SizeError,
-)
+from minikontext.editing.defaults import Defaults
+from minikontext.errors import ConfigError, ImageError, PromptError, PromptWarning, SizeError, warn
 from minikontext.runtime.step_cache import StepCache
 from minikontext.text import check_prompts
 
 MOST_STEPS = 1_000_000  # beyond, it is a slip of the finger
 
 
+@dataclass(frozen=True)
+class Request:
+    """A call that makes sense: one prompt, negative prompt and seed for each of `count` images.
+
+    settings: the weights' defaults with what the call says in their place.
+    """
+
+    prompts: list[str]
+    negatives: list[str]
+    seeds: list[int]
+    settings: Defaults
+    cache: StepCache | None
+
+    @property
+    def count(self) -> int:
+        """How many images are wanted."""
+        return len(self.prompts)
+
+    @property
+    def unique(self) -> list[str]:
+        """Each different prompt once."""
+        return list(dict.fromkeys(self.prompts))
+
+
+def check_request(
+    prompt: str | Sequence[str],
+    negative: str | Sequence[str] | None,
+    per_prompt: int,
+    seed: int | Sequence[int] | None,
+    scales: tuple[int | None, float | None, float | None],
+    step_cache: StepCache | float | None,
+    defaults: Defaults,
+    guidance_embed: bool,
+) -> Request:
+    """Check what a call says, before any work is done.
+
+    scales: steps, guidance scale and true CFG scale; None leaves them to the defaults.
+    Raises PromptError, SizeError and ConfigError.
+    """
+    prompts = repeat(check_prompts(prompt), per_prompt)
+    settings = with_scales(defaults, *scales, guidance_embed)
+    if negative and settings.true_cfg_scale == 1:
+        text = "negative_prompt has no effect at true_cfg_scale=1. Use a scale above 1."
+        warn(PromptWarning(text))
+    negatives, seeds = match_prompts(negative, prompts), pick_seeds(seed, len(prompts))
+    return Request(prompts, negatives, seeds, settings, as_cache(step_cache))
+
+
 def repeat(prompts: list[str], times: int) -> list[str]:
     """Each prompt `times` times in a row. Raises PromptError for no prompt, SizeError for times."""
     if not prompts:
         raise PromptError("Got an empty list of prompts. Give at least one; '' is allowed.")
-    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+    if not is_whole(times) or times < 1:
         raise SizeError(f"Got num_images_per_prompt={times!r}. Use a whole number from 1.")
     return [prompt for prompt in prompts for _ in range(times)]
 
@@ -40,13 +85,6 @@ def match_prompts(negative: str | Sequence[str] | None, prompts: list[str]) -> l
             "Give one, or one for each prompt."
         )
     return repeat(given, len(prompts) // len(given))
-
-
-def warn_unused(negative: str | Sequence[str] | None) -> None:
-    """Say that a negative prompt without classifier-free guidance does nothing."""
-    if negative:
-        text = "negative_prompt has no effect at true_cfg_scale=1. Use a scale above 1."
-        warnings.warn(PromptWarning(text), stacklevel=5)
 
 
 def pick_seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
@@ -68,20 +106,37 @@ def is_whole(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def check_scales(given: dict[str, Any], guidance_embed: bool) -> None:
-    """Raise ConfigError for steps and scales that make no sense for these weights."""
-    steps = given["num_inference_steps"]
+def is_number(value: object) -> bool:
+    """True for a finite int or float, numpy's included; a bool is no number here."""
+    return isinstance(value, numbers.Real) and not is_truth(value) and math.isfinite(value)
+
+
+def is_truth(value: object) -> bool:
+    """True for Python's and numpy's True and False."""
+    return isinstance(value, (bool, np.bool_))
+
+
+def with_scales(
+    defaults: Defaults,
+    steps: int | None,
+    guidance_scale: float | None,
+    true_cfg_scale: float | None,
+    guidance_embed: bool,
+) -> Defaults:
+    """The defaults with a call's steps and scales. Raises ConfigError for what makes no sense."""
     if steps is not None and not (is_whole(steps) and 1 <= steps <= MOST_STEPS):
         raise ConfigError(f"Got num_inference_steps={steps!r}. Use 1 to {MOST_STEPS:,}.")
-    for name in ("guidance_scale", "true_cfg_scale"):
-        value = given[name]
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1e4):
+    scales = {"guidance_scale": guidance_scale, "true_cfg_scale": true_cfg_scale}
+    for name, value in scales.items():
+        if value is not None and not (is_number(value) and 0 <= value < 1e4):
             raise ConfigError(f"Got {name}={value!r}. Use a number from 0; 1 is no guidance.")
-    if given["guidance_scale"] is not None and not guidance_embed:
+    if guidance_scale is not None and not guidance_embed:
         raise ConfigError(
             "Got guidance_scale, but these weights do not take guidance as an input. "
             "Use true_cfg_scale instead."
         )
+    said = {name: float(value) for name, value in scales.items() if value is not None}
+    return replace(defaults, **said, num_inference_steps=steps or defaults.num_inference_steps)
 
 
 def context_slots(image: Any, prompts: int) -> list[list[Any]]:
@@ -101,6 +156,10 @@ def context_slots(image: Any, prompts: int) -> list[list[Any]]:
     return [list(slot) for slot in zip(*image)]
 
 
-def as_cache(given: StepCache | float | None) -> StepCache | None:
-    """A cache as given, one for a threshold, or none."""
-    return given if given is None or isinstance(given, StepCache) else StepCache(given)
+def as_cache(threshold: StepCache | float | None) -> StepCache | None:
+    """A cache as it is, one for a threshold, or none. Raises ConfigError, also for True."""
+    if threshold is None or isinstance(threshold, StepCache):
+        return threshold
+    if not is_number(threshold):
+        raise ConfigError(f"Got step_cache={threshold!r}. Use a StepCache or a threshold like 0.1.")
+    return StepCache(float(threshold))

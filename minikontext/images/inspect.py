@@ -160,7 +160,7 @@ def _history(made: Provenance | None) -> list[str]:
 def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
     prompt = "(the prompt was withheld)" if edit.private else f"“{printable(edit.prompt)}”"
     settings = [f"seed {edit.seed}", f"{edit.steps} steps", edit.guidance]
-    weights = f"weights {edit.weights} ({edit.weights_sha256[:12] or 'no checksum'})"
+    weights = f"weights {edit.weights} ({edit.weights_fingerprint[:12] or 'no checksum'})"
     lines = [prompt, ", ".join(printable(x) for x in (*settings, weights, edit.software) if x)]
     if edit.negative_prompt:
         lines.append(f"away from “{printable(edit.negative_prompt)}”")

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -23,41 +22,21 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 import minikontext
 from minikontext import images
-from minikontext.errors import MetadataError, MetadataWarning, OutputError
+from minikontext.errors import MetadataError, MetadataWarning, OutputError, warn
 from minikontext.images.read import MAX_NOTE, NOTE
 from minikontext.images.resize import Size
 from minikontext.runtime.files import replacing
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-
-
 VERSION = 1
-
-
 GRID = 8  # columns and rows of tiles that have a checksum of their own
-
-
 DIGITS = 8  # hex digits of a tile's checksum: enough for accidents
-
-
 MAX_EXIF = 60_000  # characters; JPEG holds no more than 65 533 bytes in one place
-
-
 JPEG_QUALITY = 95
-
-
 TEXTS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "weights", "software")
-
-
-HASHES = ("weights_sha256", "pixels")
-
-
+HASHES = ("weights_fingerprint", "pixels")
 FLAGS = ("private", "cut", "withheld")
-
-
 MAX_CONTEXTS = 64
-
-
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as in PIL
 
 
@@ -80,7 +59,7 @@ class Provenance:
     steps: str = ""
     guidance: str = ""
     weights: str = ""
-    weights_sha256: str = ""
+    weights_fingerprint: str = ""
     software: str = f"minikontext {minikontext.__version__}"
     private: bool = False
     cut: bool = False
@@ -120,7 +99,7 @@ def source(picture: Image.Image) -> Source:
     try:
         return Source(checksum(picture), of(picture))
     except MetadataError as error:
-        warnings.warn(MetadataWarning(f"The history is not carried on. {error}"), stacklevel=2)
+        warn(MetadataWarning(f"The history is not carried on. {error}"))
         return Source(checksum(picture))
 
 
@@ -192,6 +171,8 @@ def _from_json(edit: object) -> Provenance:
     if not isinstance(edit, dict):
         raise _broken(f"an edit is {edit!r:.60}")
     texts = {name: _field(edit, name, str, "") for name in TEXTS}
+    if "weights_sha256" in edit:  # the name in version 0.1 of what never was a file's SHA-256
+        edit = edit | {"weights_fingerprint": edit["weights_sha256"]}
     hashes = {name: _hash(_field(edit, name, str, ""), name) for name in HASHES}
     flags = {name: _field(edit, name, bool, False) for name in FLAGS}
     contexts = _field(edit, "contexts", list, [])
@@ -359,7 +340,7 @@ def _chunks(note: Note) -> PngImagePlugin.PngInfo:
     """Write the note, and for other programs the last edit in words of their own."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(NOTE, note.text())
-    for name in (*TEXTS, "weights_sha256"):
+    for name in (*TEXTS, "weights_fingerprint"):
         if value := getattr(note.made, name):
             value = value.encode("utf-8", "replace").decode()  # Half a surrogate pair fits nowhere.
             info.add_text("Software" if name == "software" else name, value)

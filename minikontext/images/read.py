@@ -15,10 +15,8 @@ from minikontext.images.resize import Size
 # Anything that PIL decodes by itself. EPS is left out on purpose: PIL hands it to another program.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO", "JPEG2000")
 
-
 # A small file can unpack into more pixels than the memory holds; a camera stays below this.
 MAX_PIXELS = 120_000_000
-
 
 # The key in `image.info` of the note that `provenance` wrote into a picture's file, and the most
 # characters of it. Of all metadata, `read` keeps only this.

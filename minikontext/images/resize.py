@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from minikontext.errors import ConfigError, ResizeWarning, SizeError
+from minikontext.errors import ConfigError, ResizeWarning, SizeError, warn
 
 Size = tuple[int, int]
-
 
 # The sizes that Kontext was trained on, from the tallest to the widest: 17 of about 1024 x 1024.
 KONTEXT_SIZES: tuple[Size, ...] = (
@@ -73,13 +71,13 @@ class ResizePlan:
             return image.resize(self.original, Image.Resampling.LANCZOS)
         return image
 
-    def warn(self, stacklevel: int = 2, undone: bool = True) -> None:
+    def warn(self, undone: bool = True) -> None:
         """Tell the user about a change, as a ResizeWarning that carries the plan.
 
         undone: whether a result has this size, too, and the plan is undone on it.
         """
         if self.changed:
-            warnings.warn(self.told(undone), ResizeWarning, stacklevel=stacklevel + 1)
+            warn(ResizeWarning(self.told(undone)))
 
     def told(self, undone: bool = True) -> str:
         """The plan in words, with or without its way back."""

@@ -16,13 +16,8 @@ from PIL import Image
 from minikontext.errors import MissingPackageError, SizeError
 
 METHOD = "dwtDctSvd"
-
-
 MIN_PIXELS = 256 * 256  # the package's own limit
-
-
 BITS = np.unpackbits(np.frombuffer(hashlib.sha256(b"minikontext").digest()[:8], np.uint8))
-
 
 # Of 64 independent bits, 52 or more are right by chance in one of four million pictures.
 ENOUGH = 52

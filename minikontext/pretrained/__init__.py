@@ -1,5 +1,6 @@
 """Weights in and out.
 
+loader            the parts of a pipeline, whatever the layout; `load` and `save`
 native            folders in our own layout
 layouts           FLUX as it is published: diffusers folders and official single files
 summary           what lies in a folder, and is it complete?
@@ -13,9 +14,18 @@ lora              low-rank updates of any naming
 
 from minikontext import lazy
 
+PARTS = ("transformer", "autoencoder", "text_encoder")
+
 MODULES = (
-    "config_mapping", "convert", "key_mapping", "layouts", "lora", "native", "safetensors_io",
-    "summary", "text_encoders",
+    "config_mapping", "convert", "key_mapping", "layouts", "loader", "lora", "native",
+    "safetensors_io", "summary", "text_encoders",
 )  # fmt: skip
-__getattr__ = lazy(__name__, MODULES, {"find_weights": "native", "from_diffusers": "key_mapping",
-                                       "to_diffusers": "key_mapping"})  # fmt: skip
+HOMES = {
+    "find_weights": "native",
+    "from_diffusers": "key_mapping",
+    "inspect": "safetensors_io",
+    "load": "loader",
+    "save": "loader",
+    "to_diffusers": "key_mapping",
+}
+__getattr__ = lazy(__name__, MODULES, HOMES)

@@ -72,8 +72,8 @@ def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits
         n for n, p in parts["transformer"].named_parameters() if quantization.is_packed(p)
     ]:
         raise ConfigError(
-            f"{errors.shorten_list(packed)}: 8-bit, 4-bit and float8 weights lie in memory only. Load with "
-            "offload='resident', 'encoders' or 'stream' to save."
+            f"{errors.shorten_list(packed)}: 8-bit, 4-bit and float8 weights lie in memory only. "
+            "Load with offload='resident', 'encoders' or 'stream' to save."
         )
     text.save_pretrained(folder, dtype)
     for part, name, describe in (

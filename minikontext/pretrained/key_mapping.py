@@ -11,8 +11,6 @@ from torch import Tensor
 from minikontext.errors import WeightsError, shorten_list
 
 StateDict = dict[str, Tensor]
-
-
 PREFIX = "model.diffusion_model."  # some tools put it before every key of a transformer
 
 

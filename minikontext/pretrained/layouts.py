@@ -31,7 +31,6 @@ from minikontext.transformer import KontextTransformer
 
 AUTOENCODER = "ae.safetensors"
 
-
 # In the names of files that only paint. The shapes do not tell: Kontext has those of [dev].
 PAINTERS = re.compile(r"schnell|krea|flux\W?1?\W?dev", re.IGNORECASE)
 

@@ -32,17 +32,11 @@ from minikontext.transformer import KontextTransformer
 
 # What a LoRA is usually given: all projections inside of the blocks.
 BLOCKS = r"(double|single)_blocks\..*(qkv|proj|mlp\.[02]|linear[12])$"
-
-
 KOHYA = "lora_unet_"
-
-
 _LEAF = re.compile(
     r"(?P<layer>.+?)\.(?P<leaf>lora_A|lora_B|lora_down|lora_up|alpha|dora_scale)"
     r"(\.default)?(?P<kind>\.weight|\.bias)?$"
 )
-
-
 _LEAVES = {"lora_down": "lora_A", "lora_up": "lora_B"}
 
 
@@ -144,6 +138,13 @@ def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: in
     return Lora(made)
 
 
+def named(loras: Sequence[Lora], name: str | None = None) -> list[Lora]:
+    """Those of a name, or all. Raises ConfigError with the names there are."""
+    if name is not None and name not in (known := [one.name for one in loras]):
+        raise ConfigError(f"no LoRA is called {name!r}; loaded are {known}")
+    return [one for one in loras if name in (None, one.name)]
+
+
 # ---------------------------------------------------------------------------------- files
 def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lora:
     """Read a LoRA file of any of the three namings for a model (which is not changed).
@@ -157,8 +158,8 @@ def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lor
     places, parts = _places(model), defaultdict(list)
     if unknown := [layer for layer in groups if _bare(layer) not in places]:
         raise WeightsError(
-            f"{path}: this transformer has no layer {errors.shorten_list(unknown)}. Expected a LoRA of "
-            "the same model, for its transformer only, under peft, kohya or official names."
+            f"{path}: this transformer has no layer {errors.shorten_list(unknown)}. Expected a "
+            "LoRA of the same model, for its transformer only, under peft, kohya or official names."
         )
     for layer, tensors in groups.items():
         official, rows = places[_bare(layer)]
@@ -187,8 +188,6 @@ def save(lora: Lora, model: KontextTransformer, path: str | Path) -> Path:
 
 
 Tensors = dict[str, Tensor]
-
-
 Place = tuple[str, Tensor]  # an official layer, and which of its rows, in the file's order
 
 

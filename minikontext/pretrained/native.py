@@ -14,15 +14,13 @@ from torch import nn
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import WeightsError
+from minikontext.pretrained import PARTS
 from minikontext.runtime import files
 from minikontext.runtime.config import build_config, fits_type, read_json, require_format
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 FORMAT, FORMAT_VERSION = "minikontext", 1
-
-
-PARTS = ("transformer", "autoencoder", "text_encoder")
 
 
 def find_weights(name: str | Path) -> Path:

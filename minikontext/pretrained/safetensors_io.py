@@ -22,7 +22,8 @@ from minikontext.pretrained.key_mapping import (
     to_official,
 )
 from minikontext.runtime.config import parse_json
-from minikontext.runtime.files import exists, is_folder, replacing, sha256
+from minikontext.runtime.files import exists, is_folder, replacing
+from minikontext.runtime.files import fingerprint as file_fingerprint
 
 DTYPES = {
     "F64": torch.float64,
@@ -54,8 +55,8 @@ def inspect(path: str | Path) -> dict[str, TensorInfo]:
         part = _header(file)
         if twice := header.keys() & part.keys():
             raise WeightsError(
-                f"Two files in {path} hold {shorten_list(sorted(twice))}. Expected the shards of one "
-                "model: move the other files away."
+                f"Two files in {path} hold {shorten_list(sorted(twice))}. Expected the shards of "
+                "one model: move the other files away."
             )
         header |= part
     return header
@@ -215,8 +216,8 @@ def _grouped(state: Mapping[str, Tensor], dtype: torch.dtype | None, limit: int)
 
 
 def fingerprint(path: str | Path) -> str:
-    """The SHA-256 of a weights file or folder, in hexadecimal: which weights made a picture."""
-    return sha256(files(path))
+    """Which weights a file or folder holds, as `files.fingerprint` tells: 64 hex digits."""
+    return file_fingerprint(files(path))
 
 
 def is_part(path: str | Path) -> bool:
@@ -256,8 +257,8 @@ def _indexed(index: Path) -> list[Path]:
         listed = {name for name, home in homes.items() if home == shard}
         if odd := listed ^ _header(file).keys():
             raise WeightsError(
-                f"{index} is wrong about {shard}: {shorten_list(sorted(odd))} is in one of them only. "
-                "Download the index and its shards again, from one place."
+                f"{index} is wrong about {shard}: {shorten_list(sorted(odd))} is in one of them "
+                "only. Download the index and its shards again, from one place."
             )
     return list(shards.values())
 
@@ -378,8 +379,9 @@ def _require_one_dtype(header: Mapping[str, TensorInfo], path: str | Path) -> No
         if len(info.shape) > 1:
             kinds.setdefault(info.dtype, name)
     if len(kinds) > 1:
+        found = shorten_list(f"{dtype} ({name})" for dtype, name in kinds.items())
         raise WeightsError(
-            f"{path} mixes dtypes: {shorten_list(f'{k} ({v})' for k, v in kinds.items())}. Only norms and "
+            f"{path} mixes dtypes: {found}. Only norms and "
             "biases may differ: get the file again, or convert it to one dtype."
         )
 

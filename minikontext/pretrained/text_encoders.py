@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from minikontext.errors import (
     MissingPackageError,
     PromptWarning,
     WeightsError,
+    warn,
 )
 from minikontext.pretrained import key_mapping, safetensors_io
 from minikontext.runtime import offload
@@ -121,7 +121,7 @@ class FluxTextEncoder(nn.Module):
     def _cached(self, prompt: str) -> TextFeatures:
         if prompt not in self._cache:
             for warning in self.report(prompt):
-                warnings.warn(warning, stacklevel=3)
+                warn(warning)
             self._cache[prompt] = self._encode(prompt)
         features = self._cache[prompt]
         self._cache.move_to_end(prompt)

@@ -31,7 +31,6 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
 
 WIDE, MANY = 2**18, 512  # FLUX.1 has matrices of 15 360 and 19 + 38 blocks
 
-
 # What a field of this name may be, in any file. An entry of a tuple counts like a number.
 BOUNDS: dict[str, tuple[float, float]] = {
     # models
@@ -213,6 +212,4 @@ def _said(hint: Any) -> str:
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
 _WORDS |= {dict: "a table"}

@@ -19,8 +19,6 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "float64": torch.float64,
 }
-
-
 _announced: set[str] = set()
 
 

@@ -113,10 +113,11 @@ def _asked(question: Callable[[], bool]) -> bool:
         return False
 
 
-def sha256(paths: Iterable[str | Path], whole: int = 1 << 30) -> str:
-    """Hash the contents of files, one after the other in the order of their names (hex digits).
+def fingerprint(paths: Iterable[str | Path], whole: int = 1 << 30) -> str:
+    """64 hex digits that tell files apart, all of them together in the order of their names.
 
-    Of a file above `whole` bytes, its size and one megabyte of every 64 are hashed.
+    No SHA-256 that `sha256sum` would give: of a file above `whole` bytes, only its size and one
+    megabyte of every 64 are looked at, so that a first picture need not wait.
     """
     digest = hashlib.sha256()
     for path in sorted(map(Path, paths), key=lambda path: path.name):

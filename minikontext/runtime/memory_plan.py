@@ -28,10 +28,8 @@ from minikontext.transformer import KontextTransformer
 
 GB = 1_000_000_000
 
-
 # CUDA's context, its libraries' workspaces, T5's activations, gaps between tensors.
 RESERVE = 800_000_000
-
 
 # name, bits of the blocks' matrices (None: as computed), encoders streamed, blocks streamed
 PLANS: tuple[tuple[str, int | None, bool, bool], ...] = (
@@ -41,8 +39,6 @@ PLANS: tuple[tuple[str, int | None, bool, bool], ...] = (
     ("4-bit", 4, True, False),
     ("stream", None, True, True),
 )
-
-
 NAMES = ("auto", *(name for name, *_ in PLANS))
 
 

@@ -15,6 +15,7 @@ data/bench/caching.json.
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -37,8 +38,8 @@ class StepCache:
     skipped: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        number = isinstance(self.threshold, (int, float)) and math.isfinite(self.threshold)
-        if not number or self.threshold < 0:
+        real = isinstance(self.threshold, numbers.Real) and not isinstance(self.threshold, bool)
+        if not (real and math.isfinite(self.threshold) and self.threshold >= 0):
             raise ConfigError(f"Got threshold={self.threshold!r}. Use a number from 0, say 0.1.")
         if self.order not in (0, 1):
             raise ConfigError(f"Got order={self.order!r}. Use 0 or 1.")
@@ -62,9 +63,12 @@ class CachedTransformer:
 
     Only for falling times and one prompt: guidance needs one for each of its two branches. A batch
     skips together, when its most changed sample allows it. Keeps three tensors of (b, n, d).
+    Raises ConfigError for a transformer without double-stream blocks.
     """
 
     def __init__(self, transformer: KontextTransformer, cache: StepCache) -> None:
+        if not len(transformer.double_blocks):
+            raise ConfigError("A step cache watches the first double-stream block: there is none.")
         self.transformer, self.cache = transformer, cache
         self._first: Tensor | None = None  # what the first block added at the last whole pass
         self._rest: list[tuple[Tensor, Tensor]] = []  # times, and what all others added then
@@ -79,20 +83,20 @@ class CachedTransformer:
         timesteps: Tensor,
         pooled: Tensor,
         guidance: Tensor | None = None,
-        turns: Tensor | None = None,
+        rotary: Tensor | None = None,
     ) -> Tensor:
         """Velocity of the sequence, shapes as in `KontextTransformer.forward`."""
         net = self.transformer
-        start, txt, vec, turns = net.embed(
-            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, turns
+        start, txt, vec, rotary = net.embed(
+            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary
         )
-        img, txt = net.double_blocks[0](start, txt, vec, turns)
+        img, txt = net.double_blocks[0](start, txt, vec, rotary)
         skip = self._hardly_changed(img - start)
         self.cache.passes += 1
         self.cache.skipped += skip
         if skip:
             return net.final_layer(img + self._foreseen(timesteps), vec)
-        out = net.blocks(img, txt, vec, turns, start=1)
+        out = net.blocks(img, txt, vec, rotary, start=1)
         self._first = img - start
         self._rest = [*self._rest[-1:], (timesteps, out - img)]
         return net.final_layer(out, vec)  # not img + (out - img), which rounds

@@ -7,9 +7,18 @@ classifiers   local `transformers` classifiers as filters
 """
 
 from minikontext import lazy
-from minikontext.safety.filters import ImageFilter, PromptFilter, Safety, Verdict, card
+from minikontext.safety.filters import ImageFilter, PromptFilter, Safety, Verdict, placeholder
 from minikontext.safety.registry import chosen, find, load
 
-__all__ = ["ImageFilter", "PromptFilter", "Safety", "Verdict", "card", "chosen", "find", "load"]
+__all__ = [
+    "ImageFilter",
+    "PromptFilter",
+    "Safety",
+    "Verdict",
+    "chosen",
+    "find",
+    "load",
+    "placeholder",
+]
 
 __getattr__ = lazy(__name__, ("classifiers", "clip", "filters", "registry"), {})

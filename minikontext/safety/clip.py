@@ -23,12 +23,11 @@ from minikontext import images
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
+from minikontext.runtime.config import build_config
 from minikontext.safety.filters import FORMAT, FORMAT_VERSION, Safety, read_threshold
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 
 MAX_SCALE = 100.0  # CLIP's bound: the temperature is never below 1/100
-
-
 MAX_SIDE = 1024  # pixels: what classifies thumbnails needs no more
 
 
@@ -173,8 +172,8 @@ def load_towers(folder: Path, config: dict[str, Any]) -> TwoTowers:
     """The towers of a filter's folder. Raises WeightsError if file and sizes do not fit."""
     try:
         sizes = dict(config["towers"])
-        text = config.build(ToyTextConfig, sizes.pop("text"))
-        sizes = config.build(TowersConfig, sizes, TowersConfig(text=text))
+        text = build_config(ToyTextConfig, sizes.pop("text"))
+        sizes = build_config(TowersConfig, sizes, TowersConfig(text=text))
         with torch.device("meta"):
             model = TwoTowers(sizes)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -12,7 +12,6 @@ not be drawn.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,12 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from minikontext.errors import SafetyError, SafetyWarning, WeightsError
+from minikontext.errors import SafetyError, SafetyWarning, WeightsError, warn
 from minikontext.runtime.config import read_json, require_format
 from minikontext.runtime.files import shipped
 
 FORMAT, FORMAT_VERSION = "minikontext-safety", 1
-
-
 CARD = (128, 128, 128)
-
-
 LAYERS = ("prompt", "input", "output")
 
 
@@ -115,19 +110,21 @@ class Safety:
                     verdict,
                 )
 
-    def withhold(self, pictures: list[Image.Image]) -> tuple[list[Image.Image], list[Verdict]]:
+    def filter_outputs(
+        self, pictures: list[Image.Image]
+    ) -> tuple[list[Image.Image], list[Verdict]]:
         """Pictures with a grey card for each that is flagged, and all verdicts; warns if any is."""
         verdicts = self.check("output", pictures)
         flagged = [i for i, verdict in enumerate(verdicts) if verdict.flagged]
         if flagged:
             numbers = ", ".join(str(i + 1) for i in flagged)
             text = f"Withheld picture {numbers} of {len(pictures)}. {verdicts[flagged[0]]}."
-            warnings.warn(SafetyWarning(text), stacklevel=5)
-        shown = [card(p.size) if i in flagged else p for i, p in enumerate(pictures)]
+            warn(SafetyWarning(text))
+        shown = [placeholder(p.size) if i in flagged else p for i, p in enumerate(pictures)]
         return shown, verdicts
 
 
-def card(size: tuple[int, int]) -> Image.Image:
+def placeholder(size: tuple[int, int]) -> Image.Image:
     """What is handed out instead of a withheld picture: plain grey, (width, height)."""
     return Image.new("RGB", size, CARD)
 

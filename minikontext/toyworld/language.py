@@ -27,7 +27,6 @@ from minikontext.toyworld.scene import (
 HELD_OUT_PHRASINGS = 2
 
 # ---------------------------------------------------------------- families of sentences
-
 RECOLOUR = (
     "make {it} {colour}",
     "paint {it} {colour}",
@@ -511,7 +510,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 # Small words around a request, which change nothing; most requests come without any.
 POLITE = ("please {}", "{} please", "now {}", "{} now")
 POLITE_SHARE = 0.2
-
 
 # English as people write it: the templates stay simple and this mends what they get wrong.
 _MENDS = (

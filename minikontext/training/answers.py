@@ -65,7 +65,7 @@ def stored_answers(config: AnswersConfig, pipe: KontextPipeline, folder: Path) -
     # Where something is free, other answers are right as well.
     told = (case for case in cases if not case.free and len(case.contexts) == 1)
     chosen = list(itertools.islice(told, config.count))
-    mark = f"{pipe.weights_sha256[:12]}-{config.level}-{config.seed}-{config.steps}"
+    mark = f"{pipe.weights_fingerprint[:12]}-{config.level}-{config.seed}-{config.steps}"
     path = folder / f"answers-{mark}-{config.count}.safetensors"
     if not path.exists():
         safetensors_io.save({"latents": answer(pipe, chosen, config.steps)}, path, torch.bfloat16)

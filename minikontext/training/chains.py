@@ -114,7 +114,7 @@ def build_chains(
     pipe = open_editor(chains.editor, autoencoder, world.device)
     told = {name: str(value) for name, value in asdict(chains).items()}
     facts = {n: told[n] for n in ("editor", "count", "turns", "steps", "seed", "pictures")}
-    facts |= {"level": str(level), "weights": pipe.weights_sha256, "mistakes": str(mistakes)}
+    facts |= {"level": str(level), "weights": pipe.weights_fingerprint, "mistakes": str(mistakes)}
     labelled(folder, facts, world)
     mine = range(world.rank * SHARD, chains.count, world.size * SHARD)
     for first in tqdm(mine, desc="editing in a row", disable=world.rank > 0):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minikontext import flow
-from minikontext.denoiser import PATCH, Velocity
+from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError
 from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
@@ -78,7 +78,7 @@ class Editor(nn.Module):
     ) -> Tensor:
         """Velocity of latents z (b, c, h, w) at times t (b,); words are token ids (b, m)."""
         text = self.text(words)
-        return Velocity(self.transformer, text, contexts, guidance_scale=guidance)(z, t)
+        return Denoiser(self.transformer, text, contexts, guidance_scale=guidance)(z, t)
 
 
 class Batches:

@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from minikontext import flow, images
-from minikontext.denoiser import PATCH, Velocity
+from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError, ImageError, PromptError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
@@ -172,7 +172,7 @@ def encode_folder(
     with other weights or another size.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    facts = {"weights": pipe.weights_sha256[:12], "side": side, "shard": shard}
+    facts = {"weights": pipe.weights_fingerprint[:12], "side": side, "shard": shard}
     label = cache / "cache.json"
     if world.rank == 0 and not label.exists():
         label.write_text(json.dumps(facts))
@@ -466,7 +466,7 @@ def folder_loss(
         )
         guidance = config.guidance if model.config.guidance_embed else None
         with mixed_precision(device, config.bf16):
-            v = Velocity(model, text, contexts, guidance_scale=guidance)(
+            v = Denoiser(model, text, contexts, guidance_scale=guidance)(
                 flow.interpolate(x, noise, t), t
             )
         each = flow.loss_per_sample(v, x, noise)
@@ -493,6 +493,6 @@ def validate_folder(
         one = {k: x[None].to(device, torch.float32) for k, x in samples.sample(number).items()}
         contexts = [one[str(i)] for i in range(1, len(one) - 2)]
         text = TextFeatures(one["tokens"], one["pooled"])
-        predict = Velocity(model, text, contexts, guidance_scale=guidance)
+        predict = Denoiser(model, text, contexts, guidance_scale=guidance)
         found.append(losses_at_fixed_times(model, predict, one["0"], config.bf16, number))
     return told(torch.cat(found))

@@ -22,6 +22,7 @@ from minikontext import images
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError
 from minikontext.runtime.device import mixed_precision
+from minikontext.safety import filters
 from minikontext.safety.clip import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.text import ToyTextConfig
 from minikontext.toyworld import Case, Scene, render, vocabulary
@@ -323,10 +324,9 @@ def finish(model: TwoTowers, autoencoder: AutoEncoder, folder: Path, count: int)
 
 def load_towers_of(folder: Path) -> TwoTowers:
     """The towers of a filter's folder."""
-    from minikontext import safety
     from minikontext.safety import clip
 
-    return clip.load_towers(folder, safety.read_config(folder))
+    return clip.load_towers(folder, filters.read_config(folder))
 
 
 def new_towers(config: dict[str, Any]) -> TwoTowers:

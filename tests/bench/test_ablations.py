@@ -5,7 +5,7 @@ import torch
 
 from minikontext.bench import ablations
 from minikontext.bench.ablations import STUDIES, Run, Setting, Variant, VariantEditor
-from minikontext.denoiser import Velocity
+from minikontext.denoiser import Denoiser
 from minikontext.errors import ConfigError
 from minikontext.training.editor import EditorTraining
 
@@ -36,7 +36,7 @@ def test_virtual_time_one_is_the_usual_editor_and_others_are_not(inputs):
         model = editor(Variant(offset=offset))
         words = model.text.tokenize(["make the cat red"] * 2)
         answers[offset] = model(z, t, words, contexts)
-    usual = Velocity(model.transformer, model.text(words), contexts)(z, t)
+    usual = Denoiser(model.transformer, model.text(words), contexts)(z, t)
     assert torch.equal(answers[1], usual)
     assert not torch.allclose(answers[0], usual) and not torch.allclose(answers[10], usual)
 

@@ -14,7 +14,7 @@ from minikontext.course.safety_desk import EXAMPLES, LAYERS, SCENES, SafetyWidge
 from minikontext.errors import WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained.native import find_weights
-from minikontext.safety import Safety
+from minikontext.safety import Safety, filters
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Scene, render, vocabulary
 from minikontext.toyworld.concept import PURPLE_STAR
@@ -28,7 +28,7 @@ def there(name):
 
 
 shipped = pytest.mark.skipif(
-    not (there("toy-safe") and (safety.home() / "toy").exists()), reason="not shipped"
+    not (there("toy-safe") and (filters.home() / "toy").exists()), reason="not shipped"
 )
 
 
@@ -117,7 +117,7 @@ def test_without_layers_the_symbol_gets_through_and_off_layers_say_what_they_saw
 def test_the_output_filter_hands_out_a_card(desk):
     got = attempt(desk, "a purple star in the forest", "output")
     assert (got.stopped, got.drawn) == ("output", False)
-    assert result(desk).tobytes() == safety.card((64, 64)).tobytes()
+    assert result(desk).tobytes() == safety.placeholder((64, 64)).tobytes()
     assert "Withheld by the output filter" in desk.status.value
     assert desk.status.value.count("ithheld") == 1  # said once
     assert desk.pipe.safety is None

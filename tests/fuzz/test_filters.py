@@ -10,6 +10,7 @@ from PIL import Image
 
 from minikontext import safety
 from minikontext.images import watermark
+from minikontext.safety import filters
 from minikontext.safety.clip import TowersConfig, TwoTowers, save_safety
 from minikontext.text import ToyTextConfig
 
@@ -66,7 +67,7 @@ def test_a_folder_of_local_classifiers(feed, tmp_path_factory):
     vit = hf.ViTConfig(image_size=16, patch_size=8, **small)
     hf.ViTForImageClassification(vit).save_pretrained(folder / "image")
     hf.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / "image")
-    config = {"format": safety.FORMAT, "format_version": 1, "kind": "classifiers"}
+    config = {"format": filters.FORMAT, "format_version": 1, "kind": "classifiers"}
     config["image"] = {"folder": "image", "forbidden": ["bad"], "threshold": 0.6}
     files = contents(folder)
 

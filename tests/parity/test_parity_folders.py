@@ -25,6 +25,7 @@ from minikontext.errors import (
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import config_mapping, key_mapping, layouts, safetensors_io
 from minikontext.runtime import memory_plan
+from minikontext.safety import registry
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 TRANSFORMER = (
@@ -563,7 +564,7 @@ def test_edit_works_with_a_folder_of_published_weights(official, tmp_path, monke
 
 
 def test_published_weights_without_filters_tell_their_licences_demand(folder, monkeypatch, capsys):
-    monkeypatch.setattr(safety, "_told", set())
+    monkeypatch.setattr(registry, "_told", set())
     assert load(folder, safety=safety.Safety()).safety is not None
     assert "licence" not in capsys.readouterr().out
     assert load(folder).safety is None

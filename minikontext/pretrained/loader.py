@@ -1,0 +1,139 @@
+"""The parts of a pipeline from a name, a folder or a file, and back; whatever the layout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from minikontext.editing.defaults import Defaults
+from minikontext.errors import ConfigError
+from minikontext.pretrained import PARTS, convert, layouts, safetensors_io
+from minikontext.pretrained.native import (
+    FORMAT,
+    FORMAT_VERSION,
+    build_parts,
+    find_weights,
+    from_dict,
+    read_config,
+)
+from minikontext.runtime.config import write_json
+from minikontext.runtime.device import pick
+from minikontext.safety import registry
+from minikontext.safety.filters import Safety
+from minikontext.text import ToyTextEncoder
+
+
+class Editor(Protocol):
+    """What is saved: a pipeline, as far as this file knows it."""
+
+    modules: dict[str, nn.Module]
+    defaults: Defaults
+    name: str
+    safety: Safety | None
+
+
+def load(
+    name: str | Path = "toy",
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    offload: str = "auto",
+    safety: Safety | str | Path | None = None,
+) -> dict[str, Any]:
+    """Load shipped weights by name ("toy"), or any weights folder: what a pipeline is made of.
+
+    Published FLUX weights, too: a folder in diffusers' layout, a folder with official single
+    files and the encoders' folders, or the path of one official file in such a folder. For
+    these, `offload` says what does not stay on the device, see `memory_plan.PLANS`; "auto" takes
+    the first plan that fits and prints it.
+    safety: filters, or the name or folder of some; "none" for none. By default those that the
+    weights' config.json names.
+    Raises WeightsError if there is no such folder or a file in it does not fit, and
+    NotEnoughMemoryError if the device is too small.
+    """
+    published = not native_config(Path(name)) and layouts.find(name)
+    if published:
+        return _load_published(published, device, dtype, offload, safety)
+    return _load_native(find_weights(name), device, dtype, safety)
+
+
+def native_config(folder: Path) -> bool:
+    """Whether a folder's config.json is ours: others keep a file of that name, too."""
+    return bool(layouts.own_config(folder))
+
+
+def _load_native(
+    folder: Path,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    safety: Safety | str | Path | None,
+) -> dict[str, Any]:
+    config = read_config(folder)
+    filters = registry.chosen(safety, config.get("safety"))
+    device, dtype = pick(device, dtype)
+    modules = build_parts(config)
+    stored = {part: folder / f"{part}.safetensors" for part in PARTS}
+    loaded = {p: safetensors_io.load_into(modules[p], stored[p], device, dtype) for p in PARTS}
+    return loaded | {
+        "defaults": from_dict(Defaults, config.get("defaults", {})),
+        "name": config.get("name") or folder.name,
+        "folder": folder,
+        "weight_files": list(stored.values()),
+        "safety": filters,
+    }
+
+
+def _load_published(
+    found: layouts.Checkpoint,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    offload: str,
+    safety: Safety | str | Path | None,
+) -> dict[str, Any]:
+    filters = registry.chosen(safety)
+    loaded = layouts.load(found, *pick(device, dtype), offload)
+    if filters is None and loaded["transformer"].config.guidance_embed:
+        registry.tell_once()
+    return loaded | {
+        "defaults": Defaults(**layouts.defaults(found)),
+        "name": found.name,
+        "folder": found.encoders,
+        "weight_files": found.files,
+        "safety": filters,
+    }
+
+
+def save(
+    pipe: Editor,
+    folder: str | Path,
+    name: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    layout: str | None = None,
+) -> Path:
+    """Write a folder that `load` reads; bfloat16 unless told otherwise.
+
+    layout: "minikontext" is config.json and one safetensors file a part; "diffusers" is a folder
+    that diffusers' FluxKontextPipeline opens, too, and the default for FLUX's text encoders.
+    Raises ConfigError for a layout that these parts do not have, and OutputError if the place
+    cannot be written.
+    """
+    folder, modules = Path(folder), pipe.modules
+    toy = isinstance(modules["text_encoder"], ToyTextEncoder)
+    layout = layout or ("minikontext" if toy else "diffusers")
+    if layout == "diffusers":
+        convert.save(modules, folder, dtype, edits=pipe.defaults.max_contexts > 0)
+        return folder
+    if layout != "minikontext" or not toy:
+        raise ConfigError(f"Got layout={layout!r}; these weights go into 'diffusers'.")
+    for part, module in modules.items():
+        safetensors_io.save(module.state_dict(), folder / f"{part}.safetensors", dtype)
+    config = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name or pipe.name}
+    config |= {part: asdict(module.config) for part, module in modules.items()}
+    config["defaults"] = asdict(pipe.defaults)
+    if pipe.safety is not None and pipe.safety.shipped:
+        config["safety"] = pipe.safety.name
+    write_json(folder / "config.json", config)
+    return folder

@@ -1,0 +1,164 @@
+"""The rules of the house: the paper at the top, all else in wings, arrows in one direction."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import minikontext
+
+PACKAGE = Path(minikontext.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+IDEAS = {f"minikontext.{name}" for name in minikontext.IDEAS}
+# The page on which all wings meet is no ground floor: it imports what it calls.
+GROUND = IDEAS - {"minikontext.pipeline"}
+
+
+def module_of(path):
+    parts = ("minikontext", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def _for_types_only(node):
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+def _imports(tree):
+    """Every import statement, those inside of functions included, those for types alone not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif not _for_types_only(node):
+            yield from _imports(node)
+
+
+def _named(node):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    inner = [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name if name in MODULES else node.module for name in inner]
+
+
+@cache
+def imported(name):
+    """The modules of this package that a module imports, wherever it does so."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    found = {one for node in _imports(tree) for one in _named(node)}
+    return {one for one in found if one in MODULES and one not in ("minikontext", name)}
+
+
+def in_wing(name, *wings):
+    return any(f"{name}.".startswith(f"minikontext.{wing}.") for wing in wings)
+
+
+@pytest.mark.parametrize("name", sorted(GROUND))
+def test_an_idea_file_imports_idea_files_only(name):
+    assert imported(name) <= IDEAS - {"minikontext.pipeline"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_arrows_point_in_one_direction(name):
+    wings = imported(name) - IDEAS
+    if in_wing(name, "runtime", "images") and name != "minikontext.runtime.moved":
+        assert not [one for one in wings if in_wing(one, "pretrained")]
+    if in_wing(name, "pretrained", "runtime", "images", "editing", "safety"):
+        assert "minikontext.pipeline" not in imported(name)
+        above = ("cli", "toyworld", "training", "distillation", "bench", "course")
+        assert not [one for one in wings if in_wing(one, *above)]
+    if in_wing(name, "toyworld"):
+        assert all(in_wing(one, "toyworld") for one in imported(name))
+
+
+@pytest.mark.xfail(reason="training: still to be cut", strict=True)
+def test_there_is_no_circle():
+    state = {}
+
+    def visit(name, path):
+        if state.get(name) == "done":
+            return
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        for one in sorted(imported(name)):
+            visit(one, [*path, name])
+        state[name] = "done"
+
+    for name in sorted(MODULES):
+        visit(name, [])
+
+
+def _long(node):
+    return node.end_lineno - node.lineno + 1
+
+
+def _reason(node):
+    return "long because" in (ast.get_docstring(node) or "").lower()
+
+
+LONG = {
+    "bench/safety_bench.py",
+    "cli/app.py",
+    "course/attention.py",
+    "toyworld/edits.py",
+    "toyworld/language.py",
+    "toyworld/render.py",
+    "training/folders.py",
+    "training/recipes.py",
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_long_module_or_function_says_why(path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    if str(path.relative_to(PACKAGE)) in LONG:
+        pytest.xfail("still to be cut")
+    assert len(text.splitlines()) <= 450 or _reason(tree)
+    functions = (
+        n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+    assert not [n.name for n in functions if _long(n) > 60 and not _reason(n)]
+
+
+def test_the_top_can_be_read_in_an_afternoon():
+    top = sorted(PACKAGE.glob("[a-z]*.py"))
+    assert {path.stem for path in top} == set(minikontext.IDEAS)
+    lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in top}
+    assert len(top) <= 12
+    assert sum(lines.values()) <= 1700
+    assert lines["pipeline"] <= 230
+
+
+def test_every_wing_is_named():
+    there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert there == set(minikontext.WINGS)
+
+
+def test_the_package_says_in_its_docstring_where_things_are():
+    said = minikontext.__doc__
+    assert all(f"    {name} " in said for name in minikontext.IDEAS if name != "errors")
+    assert all(f"    {name}/ " in said for name in minikontext.WINGS)
+
+
+OLD = {
+    "weights": "load_into",
+    "checkpoints": "find",
+    "memory": "predict",
+    "caching": "StepCache",
+    "velocity": "PATCH",
+    "lora": "Lora",
+    "provenance": "inspect",
+    "towers": "TwoTowers",
+}
+
+
+@pytest.mark.parametrize("name", sorted(OLD))
+def test_an_old_path_works_and_warns_once(name):
+    vars(minikontext).pop(name, None)
+    with pytest.warns(DeprecationWarning, match=f"minikontext.{name} is now") as caught:
+        old = getattr(minikontext, name)
+    assert hasattr(old, OLD[name]) and not hasattr(old, "nonsense")
+    assert [one.filename for one in caught] == [__file__]
+    assert getattr(minikontext, name) is old  # without another warning: they are errors here
