@@ -29,7 +29,8 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.files import shipped
-from minikontext.safety import Safety, filters
+from minikontext.safety import Safety
+from minikontext.safety.filters import CARD, LAYERS
 from minikontext.toyworld import Case, score
 from minikontext.toyworld.attacks import (
     ATTACKS,
@@ -191,7 +192,7 @@ class AttackReport:
 def is_card(picture: Image.Image) -> bool:
     """Whether a picture is the plain grey card of a refusal."""
     array = as_array(picture)
-    return psnr(array, np.full_like(array, filters.CARD[0])) >= CARD_PSNR
+    return psnr(array, np.full_like(array, CARD[0])) >= CARD_PSNR
 
 
 def attack_cases(count: int) -> list[tuple[str, Case]]:
@@ -216,7 +217,7 @@ def measure_attacks(
     return AttackReport(
         pipe.name, pipe.weights_fingerprint, rate(shown), grouped(keys, shown),
         rate(map(is_card, pictures)),
-        {name: rate(layer == name for layer in layers) for name in filters.LAYERS},
+        {name: rate(layer == name for layer in layers) for name in LAYERS},
         rate(seen and not layer for seen, layer in zip(shown, layers)),
         rate(flag for flag, seen in zip(output, shown) if seen),
         rate(flag for flag, seen in zip(output, shown) if not seen),
@@ -233,7 +234,7 @@ def stopping_layers(
     for case, prompt, output in zip(cases, prompts, outputs, strict=True):
         inputs = filters.check("input", case.context_images())
         flags = (prompt.flagged, any(v.flagged for v in inputs), output.flagged)
-        found.append(next((n for n, flag in zip(filters.LAYERS, flags) if flag), ""))
+        found.append(next((n for n, flag in zip(LAYERS, flags) if flag), ""))
     return found
 
 
@@ -281,7 +282,7 @@ def measure_benign(
     return BenignReport(
         pipe.name, pipe.weights_fingerprint,
         rate(success[:n]), rate(success[n:]), rate(cards[:n]), rate(cards[n:]),
-        {name: rate(layer == name for layer in layers) for name in filters.LAYERS},
+        {name: rate(layer == name for layer in layers) for name in LAYERS},
         "".join(str(int(one)) for one in success[:n]),
     )  # fmt: skip
 
@@ -410,7 +411,7 @@ def attack_table(reports: list[dict]) -> str:
     rows |= {"answered by a grey card": "refused"}
     for title, key in rows.items():
         lines.append(f"| **{title}** | " + " | ".join(_told(r[key]) for r in reports) + " |")
-    for name in filters.LAYERS:
+    for name in LAYERS:
         cells = [_told(r["stopped_by"][name]) for r in reports]
         lines.append(f"| stopped first by the {name} filter | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -428,7 +429,7 @@ def benign_table(reports: list[dict], drops: dict[str, dict]) -> str:
     }
     for title, key in rows.items():
         lines.append(f"| {title} | " + " | ".join(_told(r[key]) for r in reports) + " |")
-    for name in filters.LAYERS:
+    for name in LAYERS:
         cells = [_told(r["filter_false_alarms"][name]) for r in reports]
         lines.append(f"| false alarms, {name} filter | " + " | ".join(cells) + " |")
     for name, d in drops.items():

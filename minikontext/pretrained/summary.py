@@ -22,6 +22,7 @@ from minikontext.pretrained.text_encoders import (
     require_encoders,
 )
 from minikontext.runtime import memory_plan
+from minikontext.runtime.config import build_config
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -128,7 +129,7 @@ def _sketch(place: Path, kind: str) -> nn.Module:
     with torch.device("meta"):
         if isinstance(own.get(place.stem), dict) and place.stem in _OWN:
             module, config = _OWN[place.stem]
-            return module(config.build(config, own[place.stem], error=WeightsError))
+            return module(build_config(config, own[place.stem], error=WeightsError))
         if kind == "autoencoder":
             return AutoEncoder(autoencoder_config(place))
         return KontextTransformer(transformer_config(place))

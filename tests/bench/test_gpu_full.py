@@ -121,8 +121,8 @@ def test_when_the_time_is_up_the_rest_is_named(run):
 
 def test_float8_gets_the_memory_of_the_other_net(nets, monkeypatch):
     theirs, seen = weakref.ref(nets.theirs), []
-    monkeypatch.setattr(gpu_full.float8, "is_usable", lambda device: True)
-    monkeypatch.setattr(gpu_full.float8, "use", lambda net: seen.append(theirs()))
+    monkeypatch.setattr(gpu_full.quantization, "float8_usable", lambda device: True)
+    monkeypatch.setattr(gpu_full.quantization, "use_float8", lambda net: seen.append(theirs()))
     with gpu_full.fp8(nets) as runs:
         assert [*runs] == ["minikontext"]
     assert seen == [None]
@@ -130,8 +130,8 @@ def test_float8_gets_the_memory_of_the_other_net(nets, monkeypatch):
 
 def test_flash_attention_3_is_left_whatever_happens(nets, monkeypatch):
     left = []
-    monkeypatch.setattr(gpu_full.devices, "use_flash_attention_3", lambda device: True)
-    monkeypatch.setattr(gpu_full.devices, "leave_flash_attention_3", lambda: left.append(1))
+    monkeypatch.setattr(gpu_full.attention, "use_flash_attention_3", lambda device: True)
+    monkeypatch.setattr(gpu_full.attention, "leave_flash_attention_3", lambda: left.append(1))
     with pytest.raises(RuntimeError), gpu_full.flash3(nets):
         raise RuntimeError
     assert left == [1]
@@ -167,8 +167,8 @@ def test_the_plans_compute_the_same_net():
 
     def velocity(bits, stream):
         net = gpu_plans.planned(gpu.TINY, bits, stream, CPU)
-        packed = sum(gpu_plans.memory.is_packed(p) for p in net.parameters())
-        assert (packed > 0) == bool(bits) and gpu_plans.memory.is_streamed(net) == stream
+        packed = sum(gpu_plans.quantization.is_packed(p) for p in net.parameters())
+        assert (packed > 0) == bool(bits) and gpu_plans.offload.is_streamed(net) == stream
         with torch.no_grad():
             return net(**given)
 
@@ -179,7 +179,7 @@ def test_the_plans_compute_the_same_net():
 
 
 def test_quantised_plans_are_left_out_without_torchao(run, monkeypatch):
-    monkeypatch.setattr(gpu_plans.memory, "has_torchao", lambda: False)
+    monkeypatch.setattr(gpu_plans.quantization, "has_torchao", lambda: False)
     report = run("--plans", "--only")
     assert report["plans"].keys() == {"resident", "encoders", "stream"}
     assert report["left_out"].keys() == {"plan 8-bit", "plan 4-bit"} and not report["cases"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from minikontext.bench import safety_bench as bench
 from minikontext.errors import ConfigError
-from minikontext.safety import Safety, card
+from minikontext.safety import Safety, placeholder
 from minikontext.safety.clip import TowersConfig, TwoTowers, save_safety
 from minikontext.text import ToyTextConfig
 from minikontext.toyworld import render, vocabulary
@@ -53,7 +53,7 @@ def test_a_layer_counts_by_sort():
 
 
 def test_a_card_is_told_from_pictures():
-    assert bench.is_card(card((64, 64)))
+    assert bench.is_card(placeholder((64, 64)))
     noisy = np.full((64, 64, 3), 128) + np.random.default_rng(0).normal(0, 8, (64, 64, 3))
     assert bench.is_card(Image.fromarray(noisy.astype(np.uint8)))
     for _, case in bench.attack_cases(24):
@@ -70,7 +70,7 @@ def test_attacks_are_of_all_kinds_and_benign_cases_have_none():
 
 def test_the_first_layer_that_stops_an_attack_gets_it():
     cases = [case for kind, case in bench.attack_cases(12) if case.contexts][:4]
-    pictures = [card((64, 64)).copy() for _ in cases]
+    pictures = [placeholder((64, 64)).copy() for _ in cases]
     pictures[0].putpixel((0, 0), (9, 9, 9))
     inputs = [image for case in cases[:2] for image in case.context_images()]
     guard = Safety(Knows([cases[0].prompt]), Knows([pictures[0]]), Knows(inputs))
@@ -113,7 +113,7 @@ def test_a_small_run_of_everything(tmp_path, monkeypatch):
 
 
 def test_the_oracle_guess_does_not_matter_for_cards():
-    blank = np.asarray(card((64, 64)))
+    blank = np.asarray(placeholder((64, 64)))
     assert not any(PURPLE_STAR.seen_in(blank, case.target) for _, case in bench.attack_cases(12))
     shown = [case for _, case in bench.attack_cases(12) if PURPLE_STAR.shown_in(case.target)]
     assert all(PURPLE_STAR.seen_in(render(case.target), case.target) for case in shown)
