@@ -78,7 +78,8 @@ class Defaults:
     width, height: pixels of a text-to-image result. sizes: the trained (width, height), empty for
     those of about width × height pixels. max_contexts: context images the weights have seen.
     min_contexts: 1 for weights that only edit. shifted: False for few-step weights, whose times
-    are evenly spaced.
+    are evenly spaced. mu_16: of weights that were trained with the root law, see
+    `flow.mu_for_tokens`; None is the line.
     """
 
     num_inference_steps: int = 28
@@ -90,6 +91,7 @@ class Defaults:
     max_contexts: int = 2
     min_contexts: int = 0
     shifted: bool = True
+    mu_16: float | None = None
     sizes: tuple[images.Size, ...] = ()
 
     def __post_init__(self) -> None:
@@ -393,7 +395,8 @@ class KontextPipeline:
         cache = as_cache(step_cache)
         predict = self._predict(prompts, negative_prompt, contexts, context_layout, settings, cache)
         n = grid_ids(z).shape[0]
-        times = sampler.schedule(settings.num_inference_steps, n, shifted=self.defaults.shifted)
+        steps, known = settings.num_inference_steps, self.defaults
+        times = sampler.schedule(steps, n, shifted=known.shifted, mu_16=known.mu_16)
         z = sampler.sample(predict, z, times, callback, progress)
         pictures, verdicts = self.decode(z), []
         if self.safety:
