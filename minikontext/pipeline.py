@@ -113,8 +113,8 @@ class KontextPipeline:
         # 5. Draw the noise.
         z = self.codec.noise(request.seeds, *plan.working)
         # 6. Choose the times: mu follows the target's tokens, never the contexts'.
-        n, settings = len(grid_ids(z)), request.settings
-        times = sampler.schedule(settings.num_inference_steps, n, shifted=settings.shifted)
+        n, (steps, shifted, mu_16) = len(grid_ids(z)), request.settings.schedule
+        times = sampler.schedule(steps, n, shifted=shifted, mu_16=mu_16)
         # 7. Sample: from noise to latents.
         z = sampler.sample(denoiser, z, times, callback, progress)
         # 8. Decode.

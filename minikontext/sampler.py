@@ -28,10 +28,12 @@ def schedule(
     num_target_tokens: int | None = None,
     mu: float | None = None,
     shifted: bool = True,
+    mu_16: float | None = None,
 ) -> Tensor:
     """Choose the times to visit: linspace(1, 0), shifted by mu.
 
     mu comes from the number of tokens of the *target*; counting the context is a common error.
+    mu_16: for weights trained with the root law, see `flow.mu_for_tokens`.
     -> (steps + 1,), float32, from 1 to 0. Raises ConfigError.
     """
     if steps < 1:
@@ -41,7 +43,7 @@ def schedule(
         return times
     if mu is None and num_target_tokens is None:
         raise ConfigError("A shifted schedule needs num_target_tokens or mu. Or use shifted=False.")
-    return shift(times, mu_for_tokens(num_target_tokens) if mu is None else mu)
+    return shift(times, mu_for_tokens(num_target_tokens, mu_16) if mu is None else mu)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Rectified flow: directions, distribution, shift."""
 
+import itertools
 import math
 
 import pytest
@@ -74,3 +75,22 @@ def test_loss_is_the_mean_square_of_the_error():
 def test_loss_is_float32_under_bfloat16():
     v = torch.randn(2, 8).bfloat16()
     assert flow.loss(v, torch.zeros(2, 8), torch.ones(2, 8)).dtype == torch.float32
+
+
+def test_the_root_law_doubles_alpha_for_four_times_the_tokens():
+    mus = [flow.mu_for_tokens(count, mu_16=0.3) for count in (16, 64, 256)]
+    assert mus[0] == pytest.approx(0.3)
+    assert [math.exp(b - a) for a, b in itertools.pairwise(mus)] == pytest.approx([2, 2])
+    assert flow.mu_for_tokens(9, 0.3) < 0.3
+    with pytest.raises(ValueError, match="0 tokens"):
+        flow.mu_for_tokens(0, 0.3)
+
+
+def test_the_schedule_of_the_root_law_depends_on_the_size():
+    from minikontext import sampler
+
+    small, large = (sampler.schedule(4, count, mu_16=0.3) for count in (16, 64))
+    torch.testing.assert_close(small, flow.shift(torch.linspace(1, 0, 5), 0.3))
+    assert (large[1:-1] > small[1:-1]).all()
+    line = sampler.schedule(4, 64)
+    torch.testing.assert_close(line, flow.shift(torch.linspace(1, 0, 5), flow.mu_for_tokens(64)))

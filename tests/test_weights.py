@@ -119,7 +119,7 @@ LOADER = """
 import sys
 from pathlib import Path
 import torch
-from minikontext import weights
+from minikontext.pretrained import safetensors_io as weights
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 def status(name):

@@ -1,7 +1,8 @@
 """Is the oracle to be trusted? Right answers must pass, planted wrong ones must not.
 
 `python -m minikontext.bench.wrong_answers --json data/bench/oracle.json`; with `--right` only the
-former, which is what there is to ask of another autoencoder.
+former, which is what there is to ask of another autoencoder. `--size 96x64` asks at another size
+than 64 x 64, `--split dev` about the second edition's cases instead of MiniKontextBench's.
 
 Right answers go in as rendered, and once through the autoencoder: what an editor in its latents
 can reach. Each kind of wrong answer is a right one with one thing spoiled; a case is left out of a
@@ -26,13 +27,17 @@ from tqdm.auto import tqdm
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.files import shipped
-from minikontext.toyworld import Case, Scene, render
+from minikontext.toyworld import Case, Scene, render, sizes
+from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.oracle import succeeds
+from minikontext.toyworld.render import unit
 from minikontext.toyworld.scene import ATTRIBUTES, CHOICES, COLOURED, COLOURLESS, COLOURS, LETTERS
 
 STORED = shipped("data", "bench", "oracle.json")
-VISIBLE = 6, 32  # so many pixels must differ from the right answer by so much (of 255)
-Spoil = Callable[[Case, random.Random], Scene | np.ndarray | None]
+VISIBLE = 6, 32  # so many square units must differ from the right answer by so much (of 255)
+SQUARE: sizes.Size = (64, 64)
+SceneSpoil = Callable[[Case, random.Random], Scene | None]
+Spoil = Callable[[Case, random.Random, sizes.Size], Scene | np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -153,82 +158,105 @@ def _marked(case: Case, rng: random.Random) -> Scene | None:
 # ---------------------------------------------------------------- spoiled pictures
 
 
-def _shifted(right: int, case: Case, rng: random.Random) -> np.ndarray:
-    return np.roll(_right(case), right, axis=1)
+def _shifted(units: int, case: Case, rng: random.Random, size: sizes.Size) -> np.ndarray:
+    return np.roll(_right(case, size), round(units * _unit(size)), axis=1)
 
 
-def _noisy(case: Case, rng: random.Random) -> np.ndarray:
-    noise = np.random.default_rng(rng.randrange(2**32)).normal(0, 64, (64, 64, 3))
-    return _bytes(_right(case) + noise)
+def _noisy(case: Case, rng: random.Random, size: sizes.Size) -> np.ndarray:
+    shape = (size[1], size[0], 3)
+    noise = np.random.default_rng(rng.randrange(2**32)).normal(0, 64, shape)
+    return _bytes(_right(case, size) + noise)
 
 
-def _blurred(case: Case, rng: random.Random) -> np.ndarray:
-    return np.asarray(Image.fromarray(_right(case)).filter(ImageFilter.GaussianBlur(3)))
+def _blurred(case: Case, rng: random.Random, size: sizes.Size) -> np.ndarray:
+    blur = ImageFilter.GaussianBlur(3 * _unit(size))
+    return np.asarray(Image.fromarray(_right(case, size)).filter(blur))
 
 
-def _zoomed(case: Case, rng: random.Random) -> np.ndarray:
-    return np.asarray(Image.fromarray(_right(case)).resize((64, 64), box=(8, 8, 56, 56)))
+def _zoomed(case: Case, rng: random.Random, size: sizes.Size) -> np.ndarray:
+    (w, h), right = size, Image.fromarray(_right(case, size))
+    return np.asarray(right.resize(size, box=(w / 8, h / 8, w * 7 / 8, h * 7 / 8)))
 
 
-def _faded(keep: float, case: Case, rng: random.Random) -> np.ndarray:
+def _faded(keep: float, case: Case, rng: random.Random, size: sizes.Size) -> np.ndarray | None:
     """A part of the input over the answer: the edit is half applied."""
-    return _bytes(keep * _input(case) + (1 - keep) * _right(case)) if case.contexts else None
+    if not case.contexts:
+        return None
+    return _bytes(keep * _input(case, size) + (1 - keep) * _right(case, size))
 
 
-def _halved(case: Case, rng: random.Random) -> np.ndarray | None:
+def _halved(case: Case, rng: random.Random, size: sizes.Size) -> np.ndarray | None:
     """The upper half of what changes is still the input."""
     if not case.contexts:
         return None
-    right, before = _right(case), _input(case)
+    right, before = _right(case, size), _input(case, size)
     change = np.square(right.astype(float) - before).sum((1, 2)).cumsum()
     middle = int(np.searchsorted(change, change[-1] / 2)) + 1
     return np.concatenate((before[:middle], right[middle:]))
 
 
-def _second_context(case: Case, rng: random.Random) -> np.ndarray | None:
-    return render(case.contexts[1]) if len(case.contexts) > 1 else None
+def _second_context(case: Case, rng: random.Random, size: sizes.Size) -> np.ndarray | None:
+    return _shown(case.contexts[1], size) if len(case.contexts) > 1 else None
 
 
-def _right(case: Case) -> np.ndarray:
-    return render(case.target)
+def _right(case: Case, size: sizes.Size = SQUARE) -> np.ndarray:
+    return _shown(case.target, size)
 
 
-def _input(case: Case) -> np.ndarray:
-    return render(case.contexts[0]) if case.contexts else _right(case)
+def _input(case: Case, size: sizes.Size) -> np.ndarray:
+    return _shown(case.contexts[0], size) if case.contexts else _right(case, size)
+
+
+def _shown(scene: Scene, size: sizes.Size) -> np.ndarray:
+    return render(scene, size[1], size[0])
+
+
+def _unit(size: sizes.Size) -> float:
+    return unit(size[1], size[0])
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     return values.round().clip(0, 255).astype(np.uint8)
 
 
+def _scene(spoil: SceneSpoil) -> Spoil:
+    """What is wrong with a scene does not depend on the picture's size."""
+    return lambda case, rng, size: spoil(case, rng)
+
+
+def _every_pixel(spoil: Callable[[np.ndarray], np.ndarray]) -> Spoil:
+    """The right picture, each pixel changed in one way."""
+    return lambda case, rng, size: spoil(_right(case, size))
+
+
 SPOILED: dict[str, Spoil] = {
-    "copy of the input": lambda case, rng: _input(case),
+    "copy of the input": lambda case, rng, size: _input(case, size),
     "the second picture": _second_context,
-    "another value than asked": partial(_wrong_claim, False),
-    "another colour than asked": partial(_wrong_claim, True),
-    "another object changed": _wrong_object,
-    "another edit": _other_edit,
-    "sign misspelt": _misspelt,
-    "sign reversed": _mixed_up,
-    "sign cut off": _cut_off,
-    "sign nobody asked for": _extra_sign,
-    "ellipse still there": _marked,
-    **{f"right edit, other {name.replace('_', ' ')}": partial(_other, name)
+    "another value than asked": _scene(partial(_wrong_claim, False)),
+    "another colour than asked": _scene(partial(_wrong_claim, True)),
+    "another object changed": _scene(_wrong_object),
+    "another edit": _scene(_other_edit),
+    "sign misspelt": _scene(_misspelt),
+    "sign reversed": _scene(_mixed_up),
+    "sign cut off": _scene(_cut_off),
+    "sign nobody asked for": _scene(_extra_sign),
+    "ellipse still there": _scene(_marked),
+    **{f"right edit, other {name.replace('_', ' ')}": _scene(partial(_other, name))
        for name in CHOICES if name != "mark"},
     "half faded in": partial(_faded, 0.5),
     "upper half missing": _halved,
     "shifted by 2 pixels": partial(_shifted, 2),
     "shifted by 6 pixels": partial(_shifted, 6),
-    "mirrored": lambda case, rng: None if case.free else _right(case)[:, ::-1],
-    "upside down": lambda case, rng: _right(case)[::-1],
+    "mirrored": lambda case, rng, size: None if case.free else _right(case, size)[:, ::-1],
+    "upside down": _every_pixel(lambda right: right[::-1]),
     "zoomed": _zoomed,
     "noise": _noisy,
     "blurred": _blurred,
-    "black": lambda case, rng: np.zeros_like(_right(case)),
-    "its mean colour": lambda case, rng: _bytes(_right(case).mean((0, 1)) + 0.0 * _right(case)),
-    "negative": lambda case, rng: 255 - _right(case),
-    "half the contrast": lambda case, rng: _bytes(64 + _right(case) / 2),
-    "red cast": lambda case, rng: _bytes(_right(case) + np.array([60.0, 0, 0])),
+    "black": _every_pixel(np.zeros_like),
+    "its mean colour": _every_pixel(lambda right: _bytes(right.mean((0, 1)) + 0.0 * right)),
+    "negative": _every_pixel(lambda right: 255 - right),
+    "half the contrast": _every_pixel(lambda right: _bytes(64 + right / 2)),
+    "red cast": _every_pixel(lambda right: _bytes(right + np.array([60.0, 0, 0]))),
 }  # fmt: skip
 ANOTHER = "another case's answer"
 # Outlines in comic style are finer than what the toy autoencoder keeps: counted apart as well.
@@ -238,14 +266,18 @@ RIGHT = ("right answer", "right, through the autoencoder", "the same, not in com
 # ---------------------------------------------------------------- asking the oracle
 
 
-def planted(case: Case, donor: Case, rng: random.Random) -> dict[str, np.ndarray]:
-    """Every kind of wrong answer that is visibly wrong for this case, as pictures (64, 64, 3)."""
-    found = {name: spoil(case, rng) for name, spoil in SPOILED.items()} | {ANOTHER: donor.target}
-    shown = {k: render(v) if isinstance(v, Scene) else v for k, v in found.items()}
+def planted(
+    case: Case, donor: Case, rng: random.Random, size: sizes.Size = SQUARE
+) -> dict[str, np.ndarray]:
+    """Every kind of wrong answer that is visibly wrong for this case, as pictures (h, w, 3)."""
+    found = {name: spoil(case, rng, size) for name, spoil in SPOILED.items()}
+    found[ANOTHER] = donor.target
+    shown = {k: _shown(v, size) if isinstance(v, Scene) else v for k, v in found.items()}
+    right = _right(case, size)
     agreeing = {k for k, v in found.items() if isinstance(v, Scene) and _agrees(case, v)}
     return {
         k: v for k, v in shown.items()
-        if v is not None and k not in agreeing and _visible(v, _right(case))
+        if v is not None and k not in agreeing and _visible(v, right)
     }  # fmt: skip
 
 
@@ -256,8 +288,8 @@ def _agrees(case: Case, scene: Scene) -> bool:
 
 
 def _visible(a: np.ndarray, b: np.ndarray) -> bool:
-    pixels, by = VISIBLE
-    return bool((np.abs(a.astype(int) - b).max(-1) > by).sum() >= pixels)
+    units, by = VISIBLE
+    return bool((np.abs(a.astype(int) - b).max(-1) > by).sum() >= units * unit(*b.shape[:2]) ** 2)
 
 
 def examine(
@@ -267,6 +299,7 @@ def examine(
     first: int = 0,
     note: Callable[[int, dict[str, Kind]], None] | None = None,
     wrong: bool = True,
+    size: sizes.Size = SQUARE,
 ) -> dict[str, Kind]:
     """Ask the oracle about all answers to the cases from number `first` on, on top of `known`.
 
@@ -277,7 +310,7 @@ def examine(
     for i, case in enumerate(tqdm(cases[first:], "asking the oracle"), first):
         others = (c for c in cases[i + 1 :] + cases[:i] if c.operation == case.operation)
         donor = next(others, case) if wrong else None
-        for name, passed in _verdicts(case, donor, random.Random(i), pipe).items():
+        for name, passed in _verdicts(case, donor, random.Random(i), pipe, size).items():
             kinds[name] = kinds.get(name, Kind(0, 0)).plus(passed, case, name in RIGHT)
         if note and ((i + 1) % 20 == 0 or i + 1 == len(cases)):
             note(i + 1, kinds)
@@ -285,15 +318,16 @@ def examine(
 
 
 def _verdicts(
-    case: Case, donor: Case | None, rng: random.Random, pipe: KontextPipeline
+    case: Case, donor: Case | None, rng: random.Random, pipe: KontextPipeline, size: sizes.Size
 ) -> dict[str, bool]:
     """What the oracle says of each kind of answer to one case; without a donor of right ones."""
     rendered, coded, edged = RIGHT
-    verdicts = {rendered: succeeds(case.target_image(), case)}
-    verdicts[coded] = succeeds(pipe.decode(pipe.encode(case.target_image()))[0], case)
+    right = Image.fromarray(_right(case, size))
+    verdicts = {rendered: succeeds(right, case)}
+    verdicts[coded] = succeeds(pipe.decode(pipe.encode(right))[0], case)
     if case.target.style != "comic":
         verdicts[edged] = verdicts[coded]
-    wrong = planted(case, donor, rng) if donor else {}
+    wrong = planted(case, donor, rng, size) if donor else {}
     return verdicts | {name: succeeds(picture, case) for name, picture in wrong.items()}
 
 
@@ -333,16 +367,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="start over, though there are results")
     parser.add_argument("--json", type=Path, default=STORED, help="results, also to go on from")
     parser.add_argument("--right", action="store_true", help="ask about right answers only")
+    parser.add_argument("--size", default="64x64", help="width x height (default: 64x64)")
+    parser.add_argument("--split", help="the second edition's cases of this split instead")
     options = parser.parse_args(arguments)
-    known = [case for *_, case in mini.cases(more=True)]
-    cases = random.Random(0).sample(known, len(known))[: options.cases]
+    (size,) = sizes.parse(options.size)
+    if options.split:
+        cases = [sample_case(i, mini.LEVEL, options.split) for i in range(options.cases)]
+    else:
+        known = [case for *_, case in mini.cases(more=True)]
+        cases = random.Random(0).sample(known, len(known))[: options.cases]
     done, kinds = (0, {}) if options.again else load(options.json)
     pipe = KontextPipeline.from_pretrained(options.weights)
 
     def note(done: int, kinds: dict[str, Kind]) -> None:
         save(options.weights, done, kinds, options.json)
 
-    print(table(examine(cases, pipe, kinds, done, note, not options.right)))
+    print(table(examine(cases, pipe, kinds, done, note, not options.right, size)))
 
 
 if __name__ == "__main__":

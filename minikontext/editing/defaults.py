@@ -14,7 +14,8 @@ class Defaults:
     width, height: pixels of a text-to-image result. sizes: the trained (width, height), empty for
     those of about width × height pixels. max_contexts: context images the weights have seen.
     min_contexts: 1 for weights that only edit. shifted: False for few-step weights, whose times
-    are evenly spaced.
+    are evenly spaced. mu_16: of weights that were trained with the root law, see
+    `flow.mu_for_tokens`; None is the line.
     """
 
     num_inference_steps: int = 28
@@ -26,9 +27,15 @@ class Defaults:
     max_contexts: int = 2
     min_contexts: int = 0
     shifted: bool = True
+    mu_16: float | None = None
     sizes: tuple[images.Size, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = tuple((w, h) for w, h in self.sizes)  # JSON gives lists
         sizes = sizes or images.sizes_near(self.width, self.height, self.multiple)
         object.__setattr__(self, "sizes", sizes)
+
+    @property
+    def schedule(self) -> tuple[int, bool, float | None]:
+        """What the sampler's times follow from, beside the target's tokens."""
+        return self.num_inference_steps, self.shifted, self.mu_16

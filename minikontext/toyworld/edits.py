@@ -25,7 +25,7 @@ from minikontext.toyworld.scene import (
     sample_word,
 )
 from minikontext.toyworld.scene import Level as Rung
-from minikontext.toyworld.split import held_out
+from minikontext.toyworld.split import SPLITS, held_out, scene_keys, split_of_all
 
 TASKS = (
     "local",
@@ -37,6 +37,10 @@ TASKS = (
     "two images",
     "text to image",
 )
+
+
+# How many pictures a task is given, where it is not one.
+PICTURES = {"text to image": 0, "two images": 2}
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,12 @@ class Case:
         """Another prompt for the same edit, number 0, 1, 2 ...; some may be equal."""
         rng = random.Random(f"{self.prompt}/{number}")
         return ask(self.operation, self.words, rng, self.phrasing_held_out)
+
+    @property
+    def split(self) -> str:
+        """Where the case belongs in the second edition: "train", "dev" or "test"."""
+        scenes = (*self.contexts, self.target)
+        return split_of_all({*self.keys, *(key for one in scenes for key in scene_keys(one))})
 
     @property
     def unseen(self) -> bool:
@@ -418,6 +428,47 @@ def sample_edit(index: int, number: int = 4, split: str = "train", seed: int = 0
     # Words have their own dice: with more phrasings the pictures stay the same.
     words = random.Random(f"{seed}/{number}/{split}/{index}/words")
     return _case(name, draft, keys, words, new_words=split == "test" and index % 2 == 1)
+
+
+def context_count(name: str) -> int:
+    """How many pictures an operation is given. Raises ValueError for an unknown one."""
+    if name not in OPERATIONS:
+        raise ValueError(f"operation {name!r}: choose one of {', '.join(OPERATIONS)}")
+    return PICTURES.get(OPERATIONS[name][0], 1)
+
+
+def sample_case(
+    index: int, number: int = 4, split: str = "train", seed: int = 0, contexts: int | None = None
+) -> Case:
+    """Case number `index` of the second edition's stream of a level, the same on every call.
+
+    Every case lies wholly in its split, as `split_of` has it: "train" shows nothing of "dev" or
+    "test", and every second case of those asks in a phrasing that training has never heard.
+    contexts: only operations that are given so many pictures.
+    Raises ValueError for another split or level, or a level without such operations.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
+    shares = operation_shares(number, contexts)
+    rng = random.Random(f"second/{seed}/{number}/{split}/{contexts}/{index}")
+    name = rng.choices(tuple(shares), tuple(shares.values()))[0]
+    while True:
+        draft = OPERATIONS[name][1](rng, sample_scene(rng, number), level(number))
+        case = _case(name, draft, _keys(name, draft), rng, split != "train" and index % 2 == 1)
+        if case.split == split:
+            return case
+
+
+def operation_shares(number: int, contexts: int | None = None) -> dict[str, float]:
+    """The operations of a level that are given so many pictures (any, for None), with weights.
+
+    Raises ValueError if there are none.
+    """
+    shares = level(number).operations
+    shares = {n: w for n, w in shares.items() if contexts in (None, context_count(n))}
+    if not shares:
+        raise ValueError(f"level {number} has no operation with {contexts} context pictures")
+    return shares
 
 
 def sample_where(

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from minikontext.toyworld.edits import Case
-from minikontext.toyworld.render import UNITS, render
+from minikontext.toyworld.render import render, unit
 from minikontext.toyworld.scene import (
     ATTRIBUTES,
     CHOICES,
@@ -47,7 +47,7 @@ MIN_EXPLAINED = 0.5  # of the right picture's variance: in pale or dark ones PSN
 MIN_UNTOUCHED = 0.05  # of the picture: what a new style leaves alone by chance is no measure
 NEARER = 0.5  # the right picture must be nearer than the best wrong one by this factor
 SUSPICIOUS = 24.0  # dB in the worst window: below, something that nobody asked for may have changed
-WINDOW, SHIFTS, BLUR = 8, 3, 2  # pixels: a window's side, and what spoiled pictures are tried
+WINDOW, SHIFTS, BLUR = 8, 3, 2  # world units: a window's side, and what spoiling is tried
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
 
 
 @lru_cache(maxsize=1024)
-def _shown(scene: Scene) -> np.ndarray:
-    """A scene at 64 x 64, kept: answers to the same case are compared with the same scenes."""
-    return render(scene)
+def _shown(scene: Scene, height: int, width: int) -> np.ndarray:
+    """A scene in a size, kept: answers to the same case are compared with the same scenes."""
+    return render(scene, height, width)
 
 
 def _distance(picture: np.ndarray, scene: Scene) -> float:
@@ -150,6 +150,8 @@ def read(picture: Image.Image | np.ndarray, guess: Scene, attributes: Iterable[s
 
 def score(picture: Image.Image | np.ndarray, case: Case) -> Score:
     """Score an edited picture against its case; any picture of any size is accepted.
+
+    What is measured in pixels at 64 x 64 is measured in world units, so it grows with the picture.
 
     Followed: every claimed attribute reads as in the target, the picture shows most of what a right
     one shows, and where the target differs from the context it is nearer to the target by a clear
@@ -222,9 +224,7 @@ def _explained(array: np.ndarray, right: np.ndarray) -> bool:
 
 def _picture(scene: Scene, array: np.ndarray) -> np.ndarray:
     """A scene in the size of a picture, float32 (h, w, 3)."""
-    size = array.shape[:2]
-    shown = _shown(scene) if size == (UNITS, UNITS) else render(scene, *size)
-    return shown.astype(np.float32)
+    return _shown(scene, *array.shape[:2]).astype(np.float32)
 
 
 def _changed(case: Case, right: np.ndarray) -> np.ndarray:
@@ -267,10 +267,11 @@ def _with_another(array: np.ndarray, wanted: Scene, rest: set[str]) -> Iterable[
 
 def _spoiled(array: np.ndarray, right: np.ndarray) -> Iterable[np.ndarray]:
     """The right picture mirrored, shifted, blurred, and in the scored one's contrast and cast."""
+    scale = unit(*right.shape[:2])
     yield right[:, ::-1]
-    steps = range(-SHIFTS, SHIFTS + 1)
+    steps = [round(i * scale) for i in range(-SHIFTS, SHIFTS + 1)]
     yield from (np.roll(right, step, axis=(0, 1)) for step in product(steps, steps) if any(step))
-    blur = ImageFilter.GaussianBlur(BLUR)
+    blur = ImageFilter.GaussianBlur(BLUR * scale)
     yield np.asarray(Image.fromarray(right.astype(np.uint8)).filter(blur)).astype(np.float32)
     mean, other = right.mean((0, 1)), array.mean((0, 1))
     gain = ((right - mean) * (array - other)).mean((0, 1)) / (right.var((0, 1)) + 1e-6)
@@ -294,6 +295,6 @@ def _worst_window(array: np.ndarray, right: np.ndarray) -> float:
     """PSNR in dB of the square window with the largest error."""
     error = np.square(array - right).mean(-1).astype(np.float64)
     sums = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    n = min(WINDOW, *error.shape)
+    n = min(max(1, round(WINDOW * unit(*error.shape))), *error.shape)
     windows = sums[n:, n:] - sums[:-n, n:] - sums[n:, :-n] + sums[:-n, :-n]
     return float(10 * np.log10(255**2 / max(windows.max() / n**2, 1e-9)))

@@ -1,8 +1,10 @@
 """`render(scene)`: from named choices to pixels, deterministic and smooth-edged.
 
-All drawing is in world units: the picture is 64 units high, whatever its size in pixels. A shape
-becomes an alpha mask by its signed distance, once; the mask is remembered, so that drawing a scene
-is a few dozen small blends.
+All drawing is in world units: the shorter side of a picture is 64 units, whatever its size in
+pixels, so a whole character with a thing on either side fits into every picture. A wide picture
+shows more of the scenery. A tall one shows more sky above the stage and more ground below it.
+A shape becomes an alpha mask by its signed distance, once; the mask is remembered, so that drawing
+a scene is a few dozen small blends.
 """
 
 from __future__ import annotations
@@ -61,6 +63,16 @@ GLYPHS: dict[str, tuple[int, ...]] = {
 Mask = tuple[slice, slice, np.ndarray]
 
 
+def unit(height: int, width: int) -> float:
+    """Pixels of a world unit in a picture of this size."""
+    return min(height, width) / UNITS
+
+
+def above_stage(height: int, width: int) -> float:
+    """Units of sky over the stage: of what a tall picture has more, two thirds lie above."""
+    return max(0, height - width) / unit(height, width) * 2 / 3
+
+
 # ---------------------------------------------------------------- shapes -> masks
 
 
@@ -115,17 +127,23 @@ def _mask(
     width: int,
     grow: float = 0.0,
     within: tuple[Part, ...] = (),
+    above: float = 0.0,
 ) -> Mask:
-    """The union of `parts`, grown by some units and cut to `within`, as a small alpha window."""
-    scale = height / UNITS
+    """The union of `parts`, grown by some units and cut to `within`, as a small alpha window.
+
+    `above`: units between the picture's upper edge and y = 0 of the parts.
+    """
+    scale = unit(height, width)
     boxes = np.array([_bounds(*part) for part in parts])
     x0, x1 = (boxes[:, 0].min() - grow - 1) * scale, (boxes[:, 1].max() + grow + 1) * scale
-    y0, y1 = (boxes[:, 2].min() - grow - 1) * scale, (boxes[:, 3].max() + grow + 1) * scale
+    low, high = boxes[:, 2].min() + above, boxes[:, 3].max() + above
+    y0, y1 = (low - grow - 1) * scale, (high + grow + 1) * scale
     xs, ys = _within(x0, x1, width), _within(y0, y1, height)
     y, x = np.mgrid[ys, xs].astype(np.float32) + 0.5
-    alpha = _alpha(parts, x / scale, y / scale, scale, grow)
+    x, y = x / scale, y / scale - above
+    alpha = _alpha(parts, x, y, scale, grow)
     if within:
-        alpha = alpha * _alpha(within, x / scale, y / scale, scale, 0.0)
+        alpha = alpha * _alpha(within, x, y, scale, 0.0)
     return ys, xs, alpha[..., None].astype(np.float32)
 
 
@@ -143,10 +161,13 @@ def _alpha(
 
 
 class _Canvas:
-    """A float image (h, w, 3) in 0..255 with a time of day that tints every colour."""
+    """A float image (h, w, 3) in 0..255 with a time of day that tints every colour.
 
-    def __init__(self, image: np.ndarray, time: str) -> None:
-        self.image, self.time = image, time
+    `above`: units of sky over the stage, which is 64 units high.
+    """
+
+    def __init__(self, image: np.ndarray, time: str, above: float = 0.0) -> None:
+        self.image, self.time, self.above = image, time, above
         self.height, self.width = image.shape[:2]
 
     def paint(
@@ -158,7 +179,7 @@ class _Canvas:
         within: tuple[Part, ...] = (),
         opacity: float = 1.0,
     ) -> None:
-        ys, xs, alpha = _mask(parts, self.height, self.width, grow, within)
+        ys, xs, alpha = _mask(parts, self.height, self.width, grow, within, self.above)
         window = self.image[ys, xs]
         alpha = alpha if opacity == 1.0 else alpha * opacity
         window += (_tint(colour, shade, self.time) - window) * alpha
@@ -210,14 +231,16 @@ def _background(name: str, time: str, height: int, width: int) -> np.ndarray:
         top, bottom = (52, 132, 196), (112, 200, 220)
     if name == "room":
         top, bottom = (240, 214, 190), (250, 230, 206)
-    ramp = ((np.arange(height) + 0.5) / height * UNITS / HORIZON).clip(0, 1)[:, None, None]
+    above, scale = above_stage(height, width), unit(height, width)
+    rows = (np.arange(height) + 0.5) / (scale * UNITS) * UNITS
+    ramp = (rows / (above + HORIZON)).clip(0, 1)[:, None, None]
     image = np.array(top) * (1 - ramp) + np.array(bottom) * ramp
     image = np.broadcast_to(image, (height, width, 3)).astype(np.float32).copy()
-    canvas = _Canvas(image, time)
+    canvas = _Canvas(image, time, above)
     if name in ("sea", "room"):  # their walls take the hour's tint themselves
         matrix, offset = _TINTS[time]
         canvas.image[:] = np.clip(image @ matrix.T.astype(np.float32) + offset, 0, 255)
-    wide = width / height * UNITS
+    wide = width / scale
     if name not in ("sea", "room"):
         _draw_sky(canvas, time, wide)
     _SCENERY[name](canvas, wide)
@@ -225,7 +248,8 @@ def _background(name: str, time: str, height: int, width: int) -> np.ndarray:
 
 
 def _ground(canvas: _Canvas, name: str, wide: float, horizon: float = HORIZON) -> None:
-    canvas.paint(_GROUNDS[name], ("box", (wide / 2, horizon + 30, wide, 30, 0)))
+    deep = max(60.0, canvas.height / unit(canvas.height, canvas.width)) / 2
+    canvas.paint(_GROUNDS[name], ("box", (wide / 2, horizon + deep, wide, deep, 0)))
 
 
 def _draw_sky(canvas: _Canvas, time: str, wide: float) -> None:
@@ -233,6 +257,7 @@ def _draw_sky(canvas: _Canvas, time: str, wide: float) -> None:
     if time == "day":
         sky.paint((255, 236, 140), ("ellipse", (wide - 10, 10, 5.5, 5.5)))
     elif time == "sunset":
+        sky.above = canvas.above  # the sun sets on the horizon, wherever that is
         sky.paint((255, 150, 90), ("ellipse", (wide - 10, 33, 8, 8)))
     elif time == "night":
         sky.paint((250, 246, 214), ("ellipse", (wide - 10, 10, 5.5, 5.5)))
@@ -301,7 +326,7 @@ def _sea(canvas: _Canvas, wide: float) -> None:
 
 
 def _room(canvas: _Canvas, wide: float) -> None:
-    sky = _Canvas(canvas.image, "day")
+    sky = _Canvas(canvas.image, "day", canvas.above)
     light = {"day": (168, 216, 248), "sunset": (255, 176, 112), "night": (44, 52, 118)}
     x = wide - 13
     canvas.paint((250, 250, 250), ("box", (x, 15, 9.5, 10.5, 1)))
@@ -516,11 +541,10 @@ _COLUMNS = {
 
 
 @lru_cache(maxsize=2_000)
-def _glyph(letter: str, height: int) -> np.ndarray:
-    """A letter as an alpha window, 6 x 7 units in an 8 x 8 cell, smooth at any size."""
+def _glyph(letter: str, scale: float) -> np.ndarray:
+    """A letter as an alpha window, 6 x 7 units in an 8 x 8 cell, smooth at any scale."""
     rows = [[(row >> (4 - i)) & 1 for i in range(5)] for row in GLYPHS[letter]]
     big = np.kron(np.array(rows, dtype=np.uint8) * 255, np.ones((8, 8), dtype=np.uint8))
-    scale = height / UNITS
     size = (max(1, round(6 * scale)), max(1, round(7 * scale)))
     return np.asarray(Image.fromarray(big).resize(size, Image.Resampling.BOX), np.float32) / 255
 
@@ -536,9 +560,9 @@ def _draw_sign(canvas: _Canvas, word: str) -> None:
         canvas.paint("bark", ("line", (x, 0, x, 6, 0.6)))
     canvas.paint("bark", ("box", (middle, 11.6, wide + 2.8, 7.0, 2)))
     canvas.paint("wood", ("box", (middle, 11.6, wide + 1.8, 6.0, 1.4)))
-    scale, ink = canvas.height / UNITS, _tint("ink", 1.0, canvas.time)
+    scale, ink = unit(canvas.height, canvas.width), _tint("ink", 1.0, canvas.time)
     for i, letter in enumerate(word):
-        alpha = _glyph(letter, canvas.height)
+        alpha = _glyph(letter, scale)
         y, x = round(8 * scale), round((9 + 8 * i) * scale)
         window = canvas.image[y : y + alpha.shape[0], x : x + alpha.shape[1]]
         window += (ink - window) * alpha[: window.shape[0], : window.shape[1], None]
@@ -550,8 +574,8 @@ def _draw_rain(canvas: _Canvas, wide: float) -> None:
     canvas.paint((226, 240, 255), *parts, opacity=0.8)
 
 
-def _draw_mark(image: np.ndarray, x: float) -> None:
-    _Canvas(image, "day").paint((255, 20, 20), ("ring", (x, 47.0, 7.0, 12.5, 1.0)))
+def _draw_mark(image: np.ndarray, x: float, above: float) -> None:
+    _Canvas(image, "day", above).paint((255, 20, 20), ("ring", (x, 47.0, 7.0, 12.5, 1.0)))
 
 
 # ---------------------------------------------------------------- styles
@@ -577,7 +601,7 @@ def _comic(image: np.ndarray) -> np.ndarray:
 
 def _pixel(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
-    block = max(1, round(height / 16))
+    block = max(1, round(min(height, width) / 16))
     small = Image.fromarray(image.clip(0, 255).astype(np.uint8))
     size = (max(1, width // block), max(1, height // block))
     small = small.resize(size, Image.Resampling.BOX)
@@ -605,9 +629,9 @@ _STYLES = {"comic": _comic, "pixel": _pixel, "sketch": _sketch, "pastel": _paste
 
 def render(scene: Scene, height: int = 64, width: int = 64) -> np.ndarray:
     """The picture of a scene: uint8 (height, width, 3), the same on every call."""
-    wide = width / height * UNITS
+    wide, above = width / unit(height, width), above_stage(height, width)
     image = _background(scene.background, scene.time, height, width).copy()
-    canvas = _Canvas(image, scene.time)
+    canvas = _Canvas(image, scene.time, above)
     at, *sides = (share * wide for share in _COLUMNS[scene.place])
     for x, thing, colour in zip(
         sides, (scene.left, scene.right), (scene.left_colour, scene.right_colour), strict=True
@@ -616,12 +640,12 @@ def render(scene: Scene, height: int = 64, width: int = 64) -> np.ndarray:
             _THINGS[thing](canvas, colour, x)
     _draw_character(canvas, scene, at, 45.0)
     if scene.sign:
-        _draw_sign(canvas, scene.sign)
+        _draw_sign(_Canvas(image, scene.time), scene.sign)  # it hangs from the upper edge
     if scene.time == "rain":
         _draw_rain(canvas, wide)
     if scene.style != "plain":
         image = _STYLES[scene.style](image)
     if scene.mark != "none":
         image = np.ascontiguousarray(image)
-        _draw_mark(image, sides[0] if scene.mark == "left" else sides[1])
+        _draw_mark(image, sides[0] if scene.mark == "left" else sides[1], above)
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)

@@ -27,6 +27,8 @@ FOLDER |= {"contexts": int | None, "text_tokens": int | None}
 ENTRIES: dict[str, dict[str, Any]] = {
     "autoencoder": PLACES | {"autoencoder": dict | None, "start": str | None},
     "editor": PLACES | {"autoencoder": str, "data": dict, "start": str | None},
+    "world_autoencoder": PLACES | {"autoencoder": dict | None, "start": str | None},
+    "world_editor": PLACES | {"autoencoder": str, "stream": dict, "start": str | None},
     "folder": PLACES | {"parts": str, "data": dict, "start": str | None},
     "lora": PLACES | {"parts": str, "data": dict},
     "guidance": PLACES | {"teacher": str, "data": dict, "start": dict | None},
@@ -38,7 +40,7 @@ COMMON = dict.fromkeys(("training", "transformer", "text", "defaults", "parallel
 COMMON |= {"name": str | None, "seed": int | None, "device": str | None, "peak": float | None}
 COMMON |= {"answers": dict | None, "lora": dict | None, "offload": str | None, "dtype": str | None}
 
-KINDS = ("autoencoder", "editor", "folder", "lora", "safety")
+KINDS = ("autoencoder", "editor", "folder", "lora", "safety", "world_autoencoder", "world_editor")
 
 
 def read_config(path: str | Path, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
@@ -83,11 +85,12 @@ def main(path: str | Path, resume: bool = True) -> Path:
 
     Raises ConfigError for a config that does not fit, TrainingError when training goes wrong.
     """
-    from minikontext.training import parallel, recipes, safety
+    from minikontext.training import lineage, parallel, recipes, safety
 
     config = read_config(path)
     check_entries(config, f"{path}: ")
-    home = safety if config["kind"] == "safety" else recipes
+    homes = {"safety": safety, "world_autoencoder": lineage, "world_editor": lineage}
+    home = homes.get(config["kind"], recipes)
     try:
         return getattr(home, f"train_{config['kind']}")(config, resume=resume)
     finally:

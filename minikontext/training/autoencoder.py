@@ -164,9 +164,10 @@ def normalised(model: AutoEncoder, seed: int, count: int = 512) -> AutoEncoderCo
     means = [
         model.moments(data.pixels(scenes[i : i + 64]).to(device))[0] for i in range(0, count, 64)
     ]
-    latents = torch.cat(means)
-    return replace(
-        model.config,
-        scale_factor=float(1 / latents.std()),
-        shift_factor=float(latents.mean()),
-    )
+    return scaled(model.config, torch.cat(means))
+
+
+def scaled(config: AutoEncoderConfig, latents: Tensor) -> AutoEncoderConfig:
+    """The configuration with the scale and shift that fit these latents, not normalised yet."""
+    scale, shift = float(1 / latents.std()), float(latents.mean())
+    return replace(config, scale_factor=scale, shift_factor=shift)

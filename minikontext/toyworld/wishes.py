@@ -1,0 +1,212 @@
+"""One or two wishes in a sentence: "make the hat red and remove the flower".
+
+Two operations are compatible if neither touches what the other one needs or changes. Then their
+order does not matter, and the claims of both are the claims of the pair.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from minikontext.toyworld import edits, grammar
+from minikontext.toyworld.edits import OPERATIONS, Case, Draft
+from minikontext.toyworld.lexicon import forms
+from minikontext.toyworld.oracle import read
+from minikontext.toyworld.scene import (
+    ATTRIBUTES,
+    CLEAR_STYLES,
+    COLOURED,
+    Level,
+    Scene,
+    level,
+    sample_scene,
+)
+from minikontext.toyworld.split import held_out
+
+PAIRED = ("local", "global", "text")  # tasks with one picture whose wishes can be joined
+TWO_SHARE = 0.3
+DESCRIBED_SHARE = 0.3  # of the pairs that a description can tell ("blue cat on the beach")
+DESCRIBABLE = {
+    "species", "colour", "pattern", "accessory", "accessory_colour", "background", "time",
+}  # fmt: skip
+DESCRIBED = (
+    "{caption}",
+    "{caption}",
+    "{want} {caption}",
+    "make it {caption}",
+    "(draw|show) {caption}",
+    "turn it into {caption}",
+    "{it} {should} be {caption}",
+)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """One or two wishes for one picture.
+
+    `parts` are the wishes one by one, each with its own claims for the same picture before and
+    after. `case` is all of it: the union of the claims.
+    """
+
+    parts: tuple[Case, ...]
+    case: Case
+
+    def followed(self, picture: Image.Image | np.ndarray) -> tuple[bool, ...]:
+        """For each wish, whether what it claims reads as it should in a picture.
+
+        `score(picture, wishes.case)` judges all of it, and what should have stayed.
+        """
+        asked = (*self.case.claims, *self.case.free)
+        found, wanted = read(picture, self.case.target, asked), self.case.target
+        return tuple(
+            all(getattr(found, name) == getattr(wanted, name) for name in part.claims)
+            for part in self.parts
+        )
+
+    def ask(
+        self, rng: random.Random, unheard: bool = False, typos: float = grammar.TYPO_SHARE
+    ) -> str:
+        """One sentence for all wishes, drawn afresh; `unheard` as in `grammar.ask`."""
+        if len(self.parts) == 1:
+            return grammar.ask(self.case, rng, unheard, typos)
+        return grammar.finish(self._joined(rng, unheard), rng, typos)
+
+    def _joined(self, rng: random.Random, unheard: bool) -> str:
+        if _describable(self.case) and rng.random() < DESCRIBED_SHARE:
+            return _description(self.case, rng, unheard)
+        if (one := _newcomer(self.parts)) and rng.random() < DESCRIBED_SHARE:
+            return grammar.wording(one, rng, unheard)
+        first, second = rng.sample(self.parts, 2)
+        said = grammar.wording(first, rng, unheard)
+        second = replace(second, contexts=(_after(first),))
+        also = grammar.wording(second, rng, unheard, pronouns="character" in first.operation)
+        joint = rng.choice(forms("joined", "and", unheard=False))
+        return f"{said}{rng.choice((' and ', f' {joint} ', ', ', ', then ', '. '))}{also}"
+
+
+def sample_wishes(
+    index: int, number: int = 4, split: str = "train", seed: int = 0, two: float = TWO_SHARE
+) -> Wishes:
+    """Wishes number `index` of a level's stream, the same on every call; a share `two` are pairs.
+
+    The split is that of `edits.sample_edit`: training never contains anything held out, and every
+    test case contains something that is. Raises ValueError for another split or level.
+    """
+    rng = random.Random(f"{seed}/{number}/{split}/{index}/wishes")
+    if rng.random() >= two:
+        case = grammar.loosened(edits.sample_edit(index, number, split, seed), rng)
+        return Wishes((case,), case)
+    if split not in ("train", "test"):
+        raise ValueError(f"split={split!r}: choose 'train' or 'test'")
+    while True:
+        pair = _pair(rng, level(number), sample_scene(rng, number))
+        if pair and any(held_out(*key) for key in pair.case.keys) == (split == "test"):
+            return pair
+
+
+def _pair(rng: random.Random, rung: Level, scene: Scene) -> Wishes | None:
+    """Two compatible wishes for a scene, which is posed for both; None if they are not."""
+    weights = {name: w for name, w in rung.operations.items() if OPERATIONS[name][0] in PAIRED}
+    names = rng.choices(tuple(weights), tuple(weights.values()), k=2)
+    first = OPERATIONS[names[0]][1](rng, scene, rung)
+    second = OPERATIONS[names[1]][1](rng, first.contexts[0], rung)
+    if _touched(scene, first) & _touched(first.contexts[0], second):
+        return None
+    before = second.contexts[0]  # posed for both
+    changes = _changes(first) | _changes(second)
+    if changes.get("style", "comic") not in CLEAR_STYLES:  # what else was asked would not show
+        return None
+    parts = [
+        grammar.loosened(_part(name, draft, before), rng)
+        for name, draft in zip(names, (first, second), strict=True)
+    ]
+    return _joint(parts, before.change(**changes))
+
+
+def _joint(parts: list[Case], target: Scene) -> Wishes:
+    """Two wishes as one case; the free attributes of one are free for the other, too."""
+    free = tuple(dict.fromkeys(name for part in parts for name in part.free))
+    case = replace(
+        parts[0],
+        task="two wishes",
+        operation=" + ".join(part.operation for part in parts),
+        target=target,
+        claims=tuple(name for part in parts for name in part.claims),
+        free=free,
+        keys=(*(key for part in parts for key in part.keys), ("identity", *target.identity)),
+        words={},
+        prompt="",
+    )
+    return Wishes(tuple(replace(part, target=target, free=free) for part in parts), case)
+
+
+def _part(name: str, draft: Draft, before: Scene) -> Case:
+    """One of two wishes as a case of its own."""
+    target = before.change(**_changes(draft))
+    draft = replace(draft, contexts=(before,), target=target)
+    return Case(
+        task=OPERATIONS[name][0],
+        operation=name,
+        prompt="",
+        contexts=(before,),
+        target=target,
+        claims=draft.claims,
+        keys=edits._keys(name, draft),
+        words=draft.words,
+    )
+
+
+def _after(part: Case) -> Scene:
+    """The picture after one of two wishes alone."""
+    changes = {name: getattr(part.target, name) for name in (*part.claims, *part.free)}
+    return part.contexts[0].change(**changes)
+
+
+def _changes(draft: Draft) -> dict[str, str]:
+    return _different(draft.contexts[0], draft.target)
+
+
+def _different(before: Scene, after: Scene) -> dict[str, str]:
+    names = (name for name in ATTRIBUTES if getattr(before, name) != getattr(after, name))
+    return {name: getattr(after, name) for name in names}
+
+
+def _touched(scene: Scene, draft: Draft) -> set[str]:
+    """What an operation needs or changes; a thing and its colour count as one."""
+    names = {*_different(scene, draft.contexts[0]), *_changes(draft), *draft.claims}
+    return names | {name.removesuffix("_colour") for name in names if name[:-7] in COLOURED}
+
+
+# ---------------------------------------------------------------- both in one description
+
+
+def _describable(case: Case) -> bool:
+    """Whether a description of the result says all that is asked."""
+    nothing = case.target.pattern == "plain" and "pattern" in case.claims
+    bare = case.target.accessory == "none" or "accessory" not in case.claims
+    nothing |= bare and "accessory_colour" in case.claims
+    nothing |= case.target.accessory == "none" and "accessory" in case.claims
+    return set(case.claims) <= DESCRIBABLE and not nothing
+
+
+def _newcomer(parts: tuple[Case, ...]) -> Case | None:
+    """Another character in another colour as one wish: "replace the cat with a pink bunny"."""
+    cases = {part.operation: part for part in parts}
+    if set(cases) != {"replace_character", "recolour_character"}:
+        return None
+    words = cases["recolour_character"].words | cases["replace_character"].words
+    return replace(cases["replace_character"], words=words)
+
+
+def _description(case: Case, rng: random.Random, unheard: bool) -> str:
+    known = {
+        "kind": ("species", case.contexts[0].species),
+        "clear": ("", ""),
+        **grammar.caption_facts(case),
+    }
+    known["caption"] = ("template", grammar.caption(case.claims, rng.choice(("a ", "", "the "))))
+    return grammar.fill(rng.choice(DESCRIBED), known, rng, unheard)

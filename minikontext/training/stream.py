@@ -1,0 +1,188 @@
+"""The lineage's data: batches drawn by step, one bucket a batch, words fresh in every batch.
+
+A bucket is a number of context pictures and a size for the target and for each of them. Batches
+hold about the same number of tokens, so a batch of small pictures has more of them. Any step can be
+made again: its bucket, its cases, their words derive from its number. Nothing held out is drawn
+(`split_of`), and nothing here knows a judge.
+
+Pictures are encoded batch by batch. With a folder, encoded batches are kept there and come again
+in later epochs, in another order and with other words, noise and times: encoding then costs a
+fraction of what it costs when every step draws new pictures.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from minikontext.autoencoder import AutoEncoder
+from minikontext.errors import ConfigError, TrainingError
+from minikontext.runtime import files
+from minikontext.runtime.device import mixed_precision
+from minikontext.toyworld import Case, Scene, sizes
+from minikontext.toyworld.edits import context_count, operation_shares, sample_case
+from minikontext.toyworld.language import ask
+from minikontext.toyworld.sizes import TRAINED, Size
+from minikontext.training.pictures import pixels
+
+Wording = Callable[[Case, random.Random], str]
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """What the batches are drawn from.
+
+    tokens: image tokens of a batch, target and contexts together. batches: how many different
+    ones there are, after which they come again in another order; 0: every step has its own.
+    other_size: the share of batches whose contexts have sizes of their own, not the target's.
+    sizes: (width, height), all trained ones unless given.
+    """
+
+    level: int = 4
+    seed: int = 0
+    tokens: int = 3072
+    batches: int = 0
+    other_size: float = 0.25
+    sizes: tuple[Size, ...] = field(default=TRAINED)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(map(tuple, self.sizes)))  # TOML gives lists
+        if not self.sizes or not all(map(sizes.inside, self.sizes)):
+            raise ConfigError(
+                f"[stream] sizes={self.sizes}: give (width, height) in multiples of 16, "
+                f"{sizes.SHORTEST} to {sizes.LONGEST} pixels a side"
+            )
+        if not 0 <= self.other_size <= 1:
+            raise ConfigError(f"[stream] other_size={self.other_size}: a share is from 0 to 1")
+
+
+class Bucket(NamedTuple):
+    """The sizes (width, height) of a batch's pictures."""
+
+    target: Size
+    contexts: tuple[Size, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one sample."""
+        return sum(map(sizes.tokens, (self.target, *self.contexts)))
+
+
+class Batch(NamedTuple):
+    """Clean latents of the targets (b, c, h, w) and of each context, and the prompts."""
+
+    target: Tensor
+    contexts: list[Tensor]
+    prompts: list[str]
+
+
+class Stream:
+    """Batches by step; encoded ones are kept in `folder`, if there is one.
+
+    Raises TrainingError where the folder holds batches of another stream or autoencoder.
+    """
+
+    def __init__(
+        self, config: StreamConfig, autoencoder: AutoEncoder, folder: Path | None = None,
+        bf16: bool = False, wording: Wording | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.autoencoder, self.bf16 = config, autoencoder, bf16
+        self.folder, self.wording = folder, wording or in_known_words
+        self.counts = self.context_counts(config.level)
+        if folder:
+            _label(folder, f"{config} {autoencoder.encoder_mark()[:12]}")
+
+    @staticmethod
+    def context_counts(level: int) -> dict[int, float]:
+        """How often a level's operations are given how many pictures."""
+        counts: Counter[int] = Counter()
+        for name, weight in operation_shares(level).items():
+            counts[context_count(name)] += weight
+        return dict(sorted(counts.items()))
+
+    def number(self, step: int) -> int:
+        """Which batch a step sees: each comes once an epoch, in an order of the epoch's own."""
+        if not self.config.batches:
+            return step
+        epoch, place = divmod(step, self.config.batches)
+        draw = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        return int(torch.randperm(self.config.batches, generator=draw)[place])
+
+    def bucket(self, number: int) -> Bucket:
+        """The bucket of a batch."""
+        rng = random.Random(f"bucket/{self.config.seed}/{number}")
+        count = rng.choices(tuple(self.counts), tuple(self.counts.values()))[0]
+        target = rng.choice(self.config.sizes)
+        own = rng.random() < self.config.other_size
+        return Bucket(target, tuple(rng.choice(self.config.sizes) if own else target
+                                    for _ in range(count)))  # fmt: skip
+
+    def cases(self, number: int) -> list[Case]:
+        """The cases of a batch, as many as its tokens allow."""
+        bucket, config = self.bucket(number), self.config
+        size = max(1, config.tokens // bucket.tokens)
+        first, count = number * 10_000, len(bucket.contexts)
+        numbers = range(first, first + size)
+        return [sample_case(i, config.level, "train", config.seed, count) for i in numbers]
+
+    def batch(self, step: int) -> Batch:
+        """Latents and words of a step."""
+        number = self.number(step)
+        cases = self.cases(number)
+        target, *contexts = self._encoded(number, cases)
+        rng = random.Random(f"words/{self.config.seed}/{step}")
+        return Batch(target, contexts, [self.wording(case, rng) for case in cases])
+
+    def _encoded(self, number: int, cases: list[Case]) -> list[Tensor]:
+        if not self.folder:
+            return self._encode(number, cases)
+        path = self.folder / f"batch-{number:06d}.safetensors"
+        if not path.exists():
+            latents = {f"{i}": z for i, z in enumerate(self._encode(number, cases))}
+            with files.replacing(path) as temporary:
+                save_file({k: z.bfloat16() for k, z in latents.items()}, temporary)
+        try:
+            stored = load_file(path)
+            return [stored[f"{i}"].float() for i in range(len(stored))]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise TrainingError(
+                f"{path} is damaged: {error}. Remove it, it is made anew"
+            ) from error
+
+    def _encode(self, number: int, cases: list[Case]) -> list[Tensor]:
+        """Latents of the targets, then of each context; rounded as they are stored."""
+        bucket = self.bucket(number)
+        slots = [[case.target for case in cases], *zip(*(case.contexts for case in cases))]
+        pairs = zip(slots, (bucket.target, *bucket.contexts), strict=True)
+        return [self._latents(list(scenes), size) for scenes, size in pairs]
+
+    @torch.no_grad()
+    def _latents(self, scenes: list[Scene], size: Size) -> Tensor:
+        device = next(self.autoencoder.parameters()).device
+        with mixed_precision(device, self.bf16):
+            latents = self.autoencoder.encode(pixels(scenes, size).to(device))
+        return latents.bfloat16().float().cpu().contiguous()
+
+
+def in_known_words(case: Case, rng: random.Random) -> str:
+    """A prompt for a case, drawn afresh from the phrasings that training may use."""
+    return ask(case.operation, case.words, rng, False)
+
+
+def _label(folder: Path, facts: str) -> None:
+    """Note in a folder what its batches are made of. Raises TrainingError if it is otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    label = folder / "stream.txt"
+    if not label.exists():
+        label.write_text(facts, encoding="utf-8")
+    if (found := label.read_text(encoding="utf-8")) != facts:
+        raise TrainingError(f"{folder} holds batches of {found}, not of {facts}; remove it first")

@@ -1,0 +1,126 @@
+"""The lineage's data: buckets, constant tokens, steps that can be made again."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.errors import ConfigError, TrainingError
+from minikontext.toyworld.sizes import TRAINED, UNSEEN
+from minikontext.toyworld.split import scene_keys, split_of_all
+from minikontext.training.pictures import PictureTraining, picture_loss, step_scenes
+from minikontext.training.stream import Bucket, Stream, StreamConfig
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    torch.manual_seed(0)
+    sizes = AutoEncoderConfig(64, 3, 4, 3, (1, 1, 1, 1), 1, 16, 1.0, 0.0, norm_groups=2)
+    return AutoEncoder(sizes).eval()
+
+
+def test_batches_hold_about_as_many_tokens_whatever_their_size(autoencoder):
+    stream = Stream(StreamConfig(tokens=768), autoencoder)
+    for number in range(60):
+        bucket, count = stream.bucket(number), len(stream.cases(number))
+        assert 768 - bucket.tokens < count * bucket.tokens <= 768
+
+
+def test_buckets_are_of_trained_sizes_and_a_quarter_has_contexts_of_another(autoencoder):
+    stream = Stream(StreamConfig(), autoencoder)
+    buckets = [stream.bucket(number) for number in range(2000)]
+    seen = Counter(bucket.target for bucket in buckets)
+    assert set(seen) == set(TRAINED) and min(seen.values()) > 50
+    assert not {s for b in buckets for s in (b.target, *b.contexts)} & set(UNSEEN)
+    given = [bucket for bucket in buckets if bucket.contexts]
+    others = [bucket for bucket in given if set(bucket.contexts) != {bucket.target}]
+    assert 0.19 < len(others) / len(given) < 0.29
+    assert {len(bucket.contexts) for bucket in buckets} >= {0, 1, 2}
+
+
+def test_a_batch_has_the_shapes_of_its_bucket(autoencoder):
+    stream = Stream(StreamConfig(tokens=300), autoencoder)
+    for step in range(12):
+        bucket, batch = stream.bucket(step), stream.batch(step)
+        found = [tuple(z.shape[:1:-1]) for z in (batch.target, *batch.contexts)]
+        assert found == [(w // 8, h // 8) for w, h in (bucket.target, *bucket.contexts)]
+        assert {len(z) for z in (batch.target, *batch.contexts)} == {len(batch.prompts)}
+
+
+def same(one, two) -> bool:
+    latents = zip((one.target, *one.contexts), (two.target, *two.contexts), strict=True)
+    return one.prompts == two.prompts and all(itertools.starmap(torch.equal, latents))
+
+
+def test_any_step_can_be_made_again_with_or_without_a_folder(autoencoder, tmp_path):
+    config = StreamConfig(tokens=300, batches=4)
+    first, later = Stream(config, autoencoder, tmp_path), Stream(config, autoencoder, tmp_path)
+    batches = [first.batch(step) for step in range(8)]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+    assert all(same(later.batch(step), batches[step]) for step in (7, 2, 5))
+    kept_nowhere = Stream(config, autoencoder)
+    assert same(kept_nowhere.batch(6), batches[6])
+
+
+def test_an_epoch_sees_every_batch_once_in_other_words(autoencoder):
+    stream = Stream(StreamConfig(tokens=400, batches=5), autoencoder)
+    epochs = [[stream.number(step) for step in range(5 * e, 5 * e + 5)] for e in range(6)]
+    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+    again = 5 + epochs[1].index(epochs[0][0])
+    one, two = stream.batch(0), stream.batch(again)
+    assert torch.equal(one.target, two.target) and one.prompts != two.prompts
+
+
+def test_nothing_held_out_is_drawn(autoencoder):
+    stream = Stream(StreamConfig(tokens=2000), autoencoder)
+    for case in (case for number in range(25) for case in stream.cases(number)):
+        assert case.split == "train" and not case.phrasing_held_out
+    drawn = [s for step in range(25) for s in step_scenes(step, PictureTraining())[1]]
+    assert {split_of_all(scene_keys(scene)) for scene in drawn} == {"train"}
+    assert {scene.style for scene in drawn} >= {"comic", "neon", "plain"}
+
+
+def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):
+    Stream(StreamConfig(batches=2), autoencoder, tmp_path)
+    with pytest.raises(TrainingError, match="remove it first"):
+        Stream(StreamConfig(batches=2, seed=1), autoencoder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values", [{"sizes": ((64, 60),)}, {"sizes": ()}, {"other_size": 1.5}], ids=str
+)
+def test_configs_that_cannot_be(values):
+    with pytest.raises(ConfigError):
+        StreamConfig(**values)
+
+
+def test_a_bucket_counts_all_of_its_tokens():
+    assert Bucket((64, 64), ((96, 64), (128, 128))).tokens == 16 + 24 + 64
+
+
+def test_pictures_of_a_step_have_one_size_and_about_as_many_pixels():
+    config = PictureTraining(pixels=40_000)
+    for step in range(30):
+        (width, height), scenes = step_scenes(step, config)
+        assert (width, height) in TRAINED and len(scenes) == 40_000 // (width * height)
+    assert step_scenes(3, config) == step_scenes(3, config)
+    with pytest.raises(ConfigError, match="no batch holds"):
+        PictureTraining(pixels=9000)
+
+
+def test_the_picture_loss_is_a_function_of_its_step_and_learns(autoencoder):
+    config = PictureTraining(pixels=16_384, sizes=((64, 64), (96, 64)), bf16=False, level=2)
+    model = AutoEncoder(autoencoder.config)
+    loss = picture_loss(model, config, torch.device("cpu"))
+    (one, _), (two, _) = loss(0), loss(0)
+    assert torch.equal(one, two)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for step in range(30):
+        value, facts = loss(step)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    assert float(loss(0)[0].detach()) < 0.5 * float(one.detach()) and facts["psnr"] > 12
