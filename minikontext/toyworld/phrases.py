@@ -1,4 +1,6 @@
-"""What is said: the grammar's phrases and, for each operation, its templates. Long because it is a table.
+"""What is said: the grammar's phrases and, for each operation, its templates.
+
+Long because it is a table.
 
 Read `grammar` first: it says what a template is and how it becomes a sentence. A family of wishes
 is shared: what is said to recolour a cat can be said of a hat, with other words for {it}. A key
