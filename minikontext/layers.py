@@ -19,19 +19,31 @@ def timestep_embedding(t: Tensor, dim: int = 256, max_period: float = 10_000) ->
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention, `softmax(q k^T / sqrt(d)) v`: (b, heads, n, d) -> (b, heads, n, d).
+
+    PyTorch's kernel, but for training in bfloat16 on a CPU: there its backward pass takes several
+    times as long as that of the formula, which keeps n × n weights (benchmarks/attention.py).
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        return torch.softmax(q * q.shape[-1] ** -0.5 @ k.mT, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, rotations: Tensor) -> Tensor:
     """Rotate queries and keys to their positions and attend: (b, n, heads, d) -> (b, n, heads * d).
 
     No mask: text, target and context all see each other.
     """
     q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (q, k, v))
+    # Values are not rotated: a position decides who attends to whom, not what is handed over.
     q, k = rotate(q, rotations).to(v.dtype), rotate(k, rotations).to(v.dtype)
     return rearrange(attend(q, k, v), "b h n d -> b n (h d)")
 
 
-def split_heads(parts: Iterable[Tensor], num_heads: int) -> list[Tensor]:
+def split_heads(tensors: Iterable[Tensor], num_heads: int) -> list[Tensor]:
     """Give each head its share of the channels: (b, n, heads * d) -> (b, n, heads, d)."""
-    return [rearrange(x, "b n (h d) -> b n h d", h=num_heads) for x in parts]
+    return [rearrange(x, "b n (h d) -> b n h d", h=num_heads) for x in tensors]
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -102,7 +114,7 @@ class Modulation(nn.Module):
         self.lin = nn.Linear(dim, 3 * sets * dim)
 
     def forward(self, vec: Tensor) -> tuple[Tensor, ...]:
-        """(b, dim) -> 3 * sets tensors of (b, 1, dim)."""
+        """(b, dim) -> 3 * sets tensors of (b, 1, dim): one vector a sample for all its tokens."""
         return self.lin(F.silu(vec))[:, None].chunk(3 * self.sets, dim=-1)
 
 
@@ -112,15 +124,12 @@ class DoubleStreamBlock(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, qkv_bias: bool) -> None:
         super().__init__()
         hidden = int(hidden_size * mlp_ratio)
-        for stream in ("img", "txt"):
-            mlp = nn.Sequential(
-                nn.Linear(hidden_size, hidden),
-                nn.GELU(approximate="tanh"),
-                nn.Linear(hidden, hidden_size),
-            )
-            self.add_module(f"{stream}_mod", Modulation(hidden_size, sets=2))
-            self.add_module(f"{stream}_attn", SelfAttention(hidden_size, num_heads, qkv_bias))
-            self.add_module(f"{stream}_mlp", mlp)
+        self.img_mod = Modulation(hidden_size, sets=2)  # one set for attention, one for the MLP
+        self.img_attn = SelfAttention(hidden_size, num_heads, qkv_bias)
+        self.img_mlp = _mlp(hidden_size, hidden)
+        self.txt_mod = Modulation(hidden_size, sets=2)
+        self.txt_attn = SelfAttention(hidden_size, num_heads, qkv_bias)
+        self.txt_mlp = _mlp(hidden_size, hidden)
 
     def forward(
         self, img: Tensor, txt: Tensor, vec: Tensor, rotations: Tensor
@@ -131,16 +140,23 @@ class DoubleStreamBlock(nn.Module):
         img_qkv = self.img_attn.heads(modulate(img, shift_i, scale_i))
         txt_qkv = self.txt_attn.heads(modulate(txt, shift_t, scale_t))
 
-        joined = (torch.cat(pair, dim=1) for pair in zip(txt_qkv, img_qkv))  # text comes first
+        # Text comes first; `rotations` follow this order, and the split below undoes it.
+        joined = (torch.cat(pair, dim=1) for pair in zip(txt_qkv, img_qkv))
         out = attention(*joined, rotations)  # (b, m + n, d)
         txt_out, img_out = out.split((txt.shape[1], img.shape[1]), dim=1)
 
         img = torch.addcmul(img, gate_i, self.img_attn.proj(img_out))
         txt = torch.addcmul(txt, gate_t, self.txt_attn.proj(txt_out))
-        return _mlp(img, self.img_mlp, *img_mlp_mod), _mlp(txt, self.txt_mlp, *txt_mlp_mod)
+        return _add_mlp(img, self.img_mlp, *img_mlp_mod), _add_mlp(txt, self.txt_mlp, *txt_mlp_mod)
 
 
-def _mlp(x: Tensor, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+def _mlp(width: int, hidden: int) -> nn.Sequential:
+    # Places 0 and 2 of a Sequential are official names: `img_mlp.0.weight`, `img_mlp.2.weight`.
+    up, down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+    return nn.Sequential(up, nn.GELU(approximate="tanh"), down)
+
+
+def _add_mlp(x: Tensor, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
     return torch.addcmul(x, gate, mlp(modulate(x, shift, scale)))
 
 
@@ -159,6 +175,7 @@ class SingleStreamBlock(nn.Module):
     def forward(self, x: Tensor, vec: Tensor, rotations: Tensor) -> Tensor:
         """x (b, m + n, d), vec (b, d) -> (b, m + n, d)."""
         shift, scale, gate = self.modulation(vec)
+        # One wide product instead of four: attention and MLP read the same modulated tokens.
         *qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.widths, dim=-1)
         q, k, v = split_heads(qkv, self.num_heads)
         out = attention(*self.norm(q, k), v, rotations)
@@ -176,16 +193,6 @@ class LastLayer(nn.Module):
 
     def forward(self, x: Tensor, vec: Tensor) -> Tensor:
         """x (b, n, d), vec (b, d) -> (b, n, out_channels)."""
+        # diffusers stores (scale, shift): swapped by mistake, a tenth of the output is wrong.
         shift, scale = self.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
         return self.linear(modulate(x, shift, scale))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention, `softmax(q k^T / sqrt(d)) v`: (b, heads, n, d) -> (b, heads, n, d).
-
-    PyTorch's kernel, but for training in bfloat16 on a CPU: there its backward pass takes several
-    times as long as that of the formula, which keeps n × n weights (benchmarks/attention.py).
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-        return torch.softmax(q * q.shape[-1] ** -0.5 @ k.mT, dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)

@@ -1,5 +1,7 @@
 """Step caching: exact when off, near when on, one state for each sampling and branch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import offload
 from minikontext.runtime.step_cache import CachedTransformer, StepCache
 from minikontext.toyworld import psnr
+from minikontext.transformer import KontextTransformer
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 
@@ -103,3 +106,12 @@ def test_a_threshold_that_makes_no_sense_is_refused(wrong):
         StepCache(wrong)
     with pytest.raises(ConfigError, match="Use 0 or 1"):
         StepCache(order=2)
+
+
+def test_without_double_stream_blocks_there_is_nothing_to_watch(tiny):
+    pipe = tiny()
+    single = replace(pipe.transformer.config, depth=0)
+    pipe.transformer = KontextTransformer(single).init_weights().eval()
+    with pytest.raises(ConfigError, match="double-stream"):
+        edit(pipe, 0.1)
+    assert edit(pipe).latents.isfinite().all()

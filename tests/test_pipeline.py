@@ -456,3 +456,63 @@ def test_config_json_has_the_agreed_form(pipe, tmp_path):
     )
     assert config["text_encoder"]["vocabulary"] == list(pipe.text_encoder.config.vocabulary)
     assert config["defaults"]["num_inference_steps"] == 3
+
+
+# ---- numbers that are none, and one that numpy made
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"true_cfg_scale": True},
+        {"true_cfg_scale": np.True_},
+        {"true_cfg_scale": float("nan")},
+        {"true_cfg_scale": float("inf")},
+        {"true_cfg_scale": "2"},
+        {"num_inference_steps": True},
+        {"num_images_per_prompt": True},
+        {"step_cache": True},
+        {"step_cache": "0.1"},
+        {"step_cache": float("nan")},
+        {"seed": True},
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_refused_before_any_work(pipe, wrong, monkeypatch):
+    monkeypatch.setattr(pipe.transformer, "forward", None)  # calling it would be a TypeError
+    with pytest.raises((ConfigError, SizeError), match=next(iter(wrong))):
+        run(pipe, "the hat", **wrong)
+
+
+def test_numbers_of_numpy_are_numbers(pipe, picture):
+    one = run(pipe, "the hat", picture, true_cfg_scale=2, num_inference_steps=2, step_cache=0.5)
+    two = run(
+        pipe, "the hat", picture, true_cfg_scale=np.float32(2), num_inference_steps=np.int64(2),
+        num_images_per_prompt=np.int64(1), step_cache=np.float64(0.5),
+    )  # fmt: skip
+    assert one == two
+
+
+# ---- what a call gives is a value like others
+
+
+def test_outputs_compare_hash_and_slice(pipe):
+    out = run(pipe, "the hat", num_images_per_prompt=3, num_inference_steps=1)
+    again = run(pipe, "the hat", num_images_per_prompt=3, num_inference_steps=1)
+    other = run(pipe, "the hat", num_images_per_prompt=3, num_inference_steps=1, seed=2)
+    assert out == again and out != other and out != "a picture"
+    assert len({out, again, other}) == 2
+    part = out[1:]
+    assert len(part) == 2 and part.seeds == out.seeds[1:] and part[0] == out[1]
+    assert torch.equal(part.latents, out.latents[1:]) and len(out[5:]) == 0
+    assert out[-1] == out[2] and [one.seeds[0] for one in out] == out.seeds
+    with pytest.raises(IndexError, match="there are 3 images"):
+        out[3]
+
+
+def test_warnings_name_the_line_that_called(pipe, picture):
+    with pytest.warns(UserWarning) as caught:
+        run(pipe, "make the haat red", picture.resize((70, 50)), negative_prompt="a sign")
+    kinds = {type(one.message).__mro__[1].__name__ for one in caught}
+    assert len(caught) >= 3 and "PromptWarning" in kinds  # unknown word, no effect, resized
+    assert {one.filename for one in caught} == {__file__}
