@@ -72,10 +72,7 @@ def edit_all(
     shapes = [context_sizes(case, i, size, own) for i, case in enumerate(cases)]
     made: dict[int, Image.Image] = {}
     for rows in _equal(shapes, batch):
-        given = [
-            [_picture(scene, one) for scene, one in zip(cases[i].contexts, shapes[i], strict=True)]
-            for i in rows
-        ]
+        given = [cases[i].context_images(sizes=shapes[i]) for i in rows]
         out = pipe(
             [cases[i].prompt for i in rows], image=given if shapes[rows[0]] else None,
             width=size[0], height=size[1], seed=[seed * 1_000_003 + i for i in rows],

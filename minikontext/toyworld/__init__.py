@@ -5,6 +5,7 @@ from minikontext.toyworld.language import vocabulary
 from minikontext.toyworld.oracle import Score, psnr, read, score
 from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import LEVELS, Scene, sample_scene
+from minikontext.toyworld.several import combine_four, combine_three
 from minikontext.toyworld.split import held_out
 
 Edit = Case
@@ -17,6 +18,8 @@ __all__ = [
     "Edit",
     "Scene",
     "Score",
+    "combine_four",
+    "combine_three",
     "held_out",
     "psnr",
     "read",

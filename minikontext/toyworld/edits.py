@@ -7,8 +7,9 @@ a `Draft`. `sample_edit(index)` turns index into a complete `Case`, always the s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -40,18 +41,22 @@ TASKS = (
 
 
 # How many pictures a task is given, where it is not one.
-PICTURES = {"text to image": 0, "two images": 2}
+PICTURES = {"text to image": 0, "two images": 2, "three images": 3, "four images": 4}
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What an operation decides: the pictures it starts from, the result, the words, the rest."""
+    """What an operation decides: the pictures it starts from, the result, the words, the rest.
+
+    `base` is the number of the context of which everything stays that nobody asked to change.
+    """
 
     contexts: tuple[Scene, ...]
     target: Scene
     words: dict[str, str]
     claims: tuple[str, ...]
     free: tuple[str, ...] = ()
+    base: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Case:
 
     `claims` are the attributes that the prompt settles, `free` those on which any value is right;
     everything else must be as in `target`. For an open case `target` is one right answer of many.
+    `base` is the number of the context that is edited; the others lend something.
     """
 
     task: str
@@ -72,10 +78,15 @@ class Case:
     phrasing_held_out: bool = False
     keys: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     words: dict[str, str] = field(default_factory=dict, repr=False)
+    base: int = 0
 
-    def context_images(self, height: int = 64, width: int = 64) -> list[Image.Image]:
-        """The pictures that the editor is given."""
-        return [Image.fromarray(render(scene, height, width)) for scene in self.contexts]
+    def context_images(
+        self, height: int = 64, width: int = 64, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Image.Image]:
+        """The pictures that the editor is given, of one size or (width, height) each of its own."""
+        sizes = sizes or [(width, height)] * len(self.contexts)
+        pairs = zip(self.contexts, sizes, strict=True)
+        return [Image.fromarray(render(scene, high, wide)) for scene, (wide, high) in pairs]
 
     def target_image(self, height: int = 64, width: int = 64) -> Image.Image:
         """A right answer as a picture."""
@@ -84,7 +95,16 @@ class Case:
     def reworded(self, number: int) -> str:
         """Another prompt for the same edit, number 0, 1, 2 ...; some may be equal."""
         rng = random.Random(f"{self.prompt}/{number}")
-        return ask(self.operation, self.words, rng, self.phrasing_held_out)
+        return self.asked(rng, self.phrasing_held_out)
+
+    def asked(self, rng: random.Random, held_out: bool = False) -> str:
+        """The edit asked for in a phrasing drawn by `rng`: one of training's, or one held out."""
+        return _ask(self.operation, self.words, rng, held_out)
+
+    @property
+    def before(self) -> Scene | None:
+        """The context that is edited; None without contexts."""
+        return self.contexts[self.base] if self.contexts else None
 
     @property
     def split(self) -> str:
@@ -100,6 +120,17 @@ class Case:
 
 Operation = Callable[[random.Random, Scene, Rung], Draft]
 OPERATIONS: dict[str, tuple[str, Operation]] = {}
+
+
+class Later(NamedTuple):
+    """An operation that the first edition does not have, with its own sentences."""
+
+    task: str
+    operation: Operation
+    ask: Callable[[dict[str, str], random.Random, bool], str]
+
+
+SECOND_EDITION: dict[str, Later] = {}  # filled by the modules that define them
 
 
 def operation(task: str) -> Callable[[Operation], Operation]:
@@ -403,7 +434,7 @@ def _keys(operation_name: str, draft: Draft) -> tuple[tuple[str, ...], ...]:
     words = {("word", scene.sign) for scene in scenes if len(scene.sign) > 1}
     values = [getattr(draft.target, name) for name in draft.claims if name != "sign"]
     # With the character and the place in it, no single value is ever held out as a whole.
-    before = draft.contexts[0].species if draft.contexts else ""
+    before = draft.contexts[draft.base].species if draft.contexts else ""
     combination = ("combination", operation_name, before, draft.target.background, *values)
     return (*sorted(identities | words), combination)
 
@@ -432,9 +463,17 @@ def sample_edit(index: int, number: int = 4, split: str = "train", seed: int = 0
 
 def context_count(name: str) -> int:
     """How many pictures an operation is given. Raises ValueError for an unknown one."""
+    return PICTURES.get(find_operation(name)[0], 1)
+
+
+def find_operation(name: str) -> tuple[str, Operation]:
+    """The task and the function of an operation of any edition. Raises ValueError for no such."""
+    if name in SECOND_EDITION:
+        return SECOND_EDITION[name][:2]
     if name not in OPERATIONS:
-        raise ValueError(f"operation {name!r}: choose one of {', '.join(OPERATIONS)}")
-    return PICTURES.get(OPERATIONS[name][0], 1)
+        known = ", ".join((*OPERATIONS, *SECOND_EDITION))
+        raise ValueError(f"operation {name!r}: choose one of {known}")
+    return OPERATIONS[name]
 
 
 def sample_case(
@@ -453,7 +492,7 @@ def sample_case(
     rng = random.Random(f"second/{seed}/{number}/{split}/{contexts}/{index}")
     name = rng.choices(tuple(shares), tuple(shares.values()))[0]
     while True:
-        draft = OPERATIONS[name][1](rng, sample_scene(rng, number), level(number))
+        draft = find_operation(name)[1](rng, sample_scene(rng, number), level(number))
         case = _case(name, draft, _keys(name, draft), rng, split != "train" and index % 2 == 1)
         if case.split == split:
             return case
@@ -464,7 +503,7 @@ def operation_shares(number: int, contexts: int | None = None) -> dict[str, floa
 
     Raises ValueError if there are none.
     """
-    shares = level(number).operations
+    shares = level(number).operations | level(number).more
     shares = {n: w for n, w in shares.items() if contexts in (None, context_count(n))}
     if not shares:
         raise ValueError(f"level {number} has no operation with {contexts} context pictures")
@@ -493,14 +532,14 @@ def make_case(
     name: str, rng: random.Random, scene: Scene, number: int = 4, new_words: bool = False
 ) -> Case:
     """An operation applied to a scene of one's own. It may add to the scene what it needs."""
-    draft = OPERATIONS[name][1](rng, scene, level(number))
+    draft = find_operation(name)[1](rng, scene, level(number))
     return _case(name, draft, _keys(name, draft), rng, new_words)
 
 
 def _case(name: str, draft: Draft, keys: tuple, words: random.Random, new_words: bool) -> Case:
-    task, prompt = OPERATIONS[name][0], ask(name, draft.words, words, new_words)
+    prompt = _ask(name, draft.words, words, new_words)
     return Case(
-        task=task,
+        task=find_operation(name)[0],
         operation=name,
         prompt=prompt,
         contexts=draft.contexts,
@@ -510,4 +549,11 @@ def _case(name: str, draft: Draft, keys: tuple, words: random.Random, new_words:
         phrasing_held_out=new_words,
         keys=keys,
         words=draft.words,
+        base=draft.base,
     )
+
+
+def _ask(name: str, said: dict[str, str], rng: random.Random, held_out: bool) -> str:
+    if name in SECOND_EDITION:
+        return SECOND_EDITION[name].ask(said, rng, held_out)
+    return ask(name, said, rng, held_out)

@@ -228,17 +228,17 @@ def _picture(scene: Scene, array: np.ndarray) -> np.ndarray:
 
 
 def _changed(case: Case, right: np.ndarray) -> np.ndarray:
-    """Where the right answer differs from the first context, (h, w)."""
+    """Where the right answer differs from the context that is edited, (h, w)."""
     if not case.contexts:
         return np.ones(right.shape[:2], dtype=bool)
-    return np.abs(_picture(case.contexts[0], right) - right).max(-1) > 4
+    return np.abs(_picture(case.before, right) - right).max(-1) > 4
 
 
 def _nearer(array: np.ndarray, right: np.ndarray, case: Case, changed: np.ndarray) -> bool:
     """Whether the change happened: there, the answer is clearly nearer than the input."""
     if not case.contexts or not changed.any():
         return True
-    before = _picture(case.contexts[0], right)
+    before = _picture(case.before, right)
     return _better(array[changed], right[changed], before[changed])
 
 

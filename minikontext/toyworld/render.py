@@ -223,7 +223,7 @@ _GROUNDS = {
 HORIZON = 42.0
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=800)  # every place, hour and trained size: about 70 MB
 def _background(name: str, time: str, height: int, width: int) -> np.ndarray:
     """The empty stage (h, w, 3): sky, sun or moon, scenery, ground."""
     top, bottom = _SKIES[time]

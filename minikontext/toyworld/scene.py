@@ -8,7 +8,7 @@ styles, things and signs make the world rich enough to learn from and small enou
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 SPECIES = ("cat", "bunny", "bear", "chick", "frog", "ghost", "robot", "star")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -93,7 +93,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mark": MARKS,
 }
 IDENTITY = ("species", "colour", "pattern", "eyes")
-ATTRIBUTES = tuple(field.name for field in fields(Scene))
+ATTRIBUTES = tuple(one.name for one in fields(Scene))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Level:
     """One rung of the ladder: which values occur and which edits are asked for, with weights.
 
     `narrow` limits an attribute to fewer values than the world has; `operations` maps the names in
-    `edits.OPERATIONS` to their relative frequency.
+    `edits.OPERATIONS` to their relative frequency; `more` those of the second edition.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Level:
     operations: dict[str, float]
     sign_share: float = 0.0
     thing_share: float = 0.0
+    more: dict[str, float] = field(default_factory=dict)
 
     def values(self, attribute: str) -> tuple[str, ...]:
         """The values that `attribute` takes on this level."""
@@ -201,6 +202,7 @@ LEVELS: dict[int, Level] = {
         },
         sign_share=0.25,
         thing_share=0.35,
+        more={"combine_three": 1.4, "combine_four": 0.7},
     ),
 }
 

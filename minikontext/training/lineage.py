@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from minikontext.errors import ConfigError
+from minikontext.toyworld import several, vocabulary
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.pictures import PictureTraining, normalised, picture_loss
 from minikontext.training.recipes import (
@@ -65,13 +66,19 @@ def train_world_editor(
     drawn = read(StreamConfig, config["stream"])
     folder = Path(config["run"]) / "stream" if drawn.batches else None
     stream = Stream(drawn, autoencoder, folder, dials.bf16)
-    model, how = new_editor(config), by_step(config)
+    model, how = new_editor(with_words(config)), by_step(config)
     prepare(model, world, dials.bf16, first_weights(config))
     loop = Loop(model, how, config["run"], world)
     if resume:
         loop.resume()
     loop.run(world_editor_loss(model, stream, model.text, dials, world.device), on_log)
     return export(averaged(loop, model), autoencoder, with_trained(config, drawn, dials), world)
+
+
+def with_words(config: dict[str, Any]) -> dict[str, Any]:
+    """The config whose [text] knows every word of the stream, unless it names its own."""
+    known = {"vocabulary": sorted({*vocabulary(), *several.words()})}
+    return config | {"text": known | config.get("text", {})}
 
 
 def with_trained(

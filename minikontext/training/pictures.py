@@ -24,6 +24,8 @@ from minikontext.toyworld.split import scene_keys, split_of_all
 from minikontext.training.autoencoder import edges, scaled
 from minikontext.training.loop import LossFunction
 
+OTHER_STYLES = 0.4  # of the pictures that are not in comic style are in any of the other styles
+
 
 @dataclass(frozen=True)
 class PictureTraining:
@@ -70,7 +72,8 @@ def _varied(scene: Scene, rng: random.Random, config: PictureTraining) -> Scene:
     if config.level < 4:
         return scene
     mark = rng.choice(("left", "right")) if rng.random() < 0.06 else "none"
-    style = rng.choice(STYLES) if rng.random() < 0.3 else scene.style
+    others = tuple(style for style in STYLES if style != "comic")
+    style = rng.choice(others) if rng.random() < OTHER_STYLES else "plain"
     style = "comic" if rng.random() < config.comic else style
     sign = sample_word(rng) if rng.random() < config.signs else scene.sign
     return scene.change(sign=sign, mark=mark, style=style)

@@ -30,7 +30,6 @@ from minikontext.runtime import files
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld import Case, Scene, sizes
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
-from minikontext.toyworld.language import ask
 from minikontext.toyworld.sizes import TRAINED, Size
 from minikontext.training.pictures import pixels
 
@@ -175,7 +174,7 @@ class Stream:
 
 def in_known_words(case: Case, rng: random.Random) -> str:
     """A prompt for a case, drawn afresh from the phrasings that training may use."""
-    return ask(case.operation, case.words, rng, False)
+    return case.asked(rng)
 
 
 def _label(folder: Path, facts: str) -> None:
