@@ -26,6 +26,7 @@ Everything else has a wing of its own:
     distillation/   guidance distillation, LADD, own states
     bench/          what is measured
     course/         what only the notebooks use
+    page/           the editor in a web page
 
 Modules and the main classes load on first use, so that `import minikontext` costs next to nothing.
 """
@@ -55,6 +56,7 @@ WINGS = (
     "distillation",
     "editing",
     "images",
+    "page",
     "pretrained",
     "runtime",
     "safety",

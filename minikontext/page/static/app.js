@@ -1,0 +1,252 @@
+// What the page shows. All of the arithmetic is in model.js.
+import * as ort from "./ort/ort.wasm.min.mjs";
+import { Editor, tokenize } from "./model.js";
+
+const $ = (id) => document.getElementById(id);
+const state = { editor: null, input: null, context: null, steps: [], z: null, patch: 5, busy: false };
+
+ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
+
+const say = (text) => ($("status").textContent = text);
+
+// ---- pictures -----------------------------------------------------------------------------------
+
+/** The trained size of the nearest aspect ratio. */
+function trainedSize(width, height) {
+  const off = ([w, h]) => Math.abs(Math.log(w / h / (width / height)));
+  return state.editor.facts.sizes.reduce((best, size) => (off(size) < off(best) ? size : best));
+}
+
+function toPixels(canvas) {
+  const { width, height } = canvas, data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  const out = new Float32Array(3 * width * height);
+  for (let i = 0; i < width * height; i++)
+    for (let c = 0; c < 3; c++) out[c * width * height + i] = data[4 * i + c] / 127.5 - 1;
+  return out;
+}
+
+function drawPixels(canvas, tensor) {
+  const [, , height, width] = tensor.dims, image = new ImageData(width, height), n = width * height;
+  for (let i = 0; i < n; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round((tensor.data[c * n + i] + 1) * 127.5);
+    image.data[4 * i + 3] = 255;
+  }
+  [canvas.width, canvas.height] = [width, height];
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+async function setInput(source, label) {
+  const [width, height] = trainedSize(source.width, source.height), canvas = $("before");
+  [canvas.width, canvas.height] = [width, height];
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.imageSmoothingQuality = "high";
+  pen.fillStyle = "white"; // under what is transparent
+  pen.fillRect(0, 0, width, height);
+  pen.drawImage(source, 0, 0, width, height);
+  canvas.setAttribute("aria-label", `The picture to edit: ${label}`);
+  state.context = await state.editor.encode(toPixels(canvas), width, height);
+  const changed = width !== source.width || height !== source.height;
+  say(changed ? `${source.width}×${source.height} pixels became ${width}×${height}, a size that the net knows.` : "Ready.");
+}
+
+async function useFile(file) {
+  try {
+    await setInput(await createImageBitmap(file), file.name);
+    for (const button of $("samples").querySelectorAll("button")) button.ariaPressed = "false";
+  } catch {
+    say(`${file.name} cannot be read as a picture. Use PNG, JPEG or WebP.`);
+  }
+}
+
+// ---- an edit ------------------------------------------------------------------------------------
+
+async function run(event) {
+  event.preventDefault();
+  if (state.busy || !state.context) return;
+  state.busy = $("run").disabled = true;
+  const began = performance.now(), steps = Number($("steps").value), prompt = $("prompt").value;
+  const [, , h, w] = state.context.dims;
+  state.steps = [];
+  try {
+    const done = await state.editor.edit(prompt, state.context, {
+      seed: Number($("seed").value) >>> 0, steps, width: 8 * w, height: 8 * h,
+      onStep: async (info) => {
+        state.steps.push(info);
+        $("bar").value = info.step / steps;
+        say(`Step ${info.step} of ${steps}`);
+        await new Promise((resolve) => setTimeout(resolve)); // let the page draw
+      },
+    });
+    state.z = new ort.Tensor("float32", done.z, done.dims);
+    drawPixels($("after"), await state.editor.decode(done.z, done.dims));
+    $("after").setAttribute("aria-label", `The result of: ${prompt}`);
+    $("save").href = $("after").toDataURL("image/png");
+    $("save").hidden = false;
+    say(`Done in ${((performance.now() - began) / 1000).toFixed(1)} s: ${steps} steps, seed ${$("seed").value}.`);
+    [$("t").max, $("t").value, $("t").disabled] = [steps, steps, false];
+    await showStep();
+  } catch (error) {
+    say(`Stopped: ${error.message}`);
+    console.error(error);
+  } finally {
+    state.busy = $("run").disabled = false;
+  }
+}
+
+async function goOn() {
+  if (!state.z || state.busy) return say("There is no result yet.");
+  const [from, to] = [$("after"), $("before")];
+  [to.width, to.height] = [from.width, from.height];
+  to.getContext("2d").drawImage(from, 0, 0);
+  state.context = state.z; // latents, not pixels: no loss of a round trip
+  say("The result is the input now, in latents: nothing was lost on the way.");
+}
+
+function readPrompt() {
+  const { unknown, dropped } = tokenize($("prompt").value, state.editor.facts), note = $("words");
+  const lost = dropped.length ? ` Too long: “${dropped.join(" ")}” is left out.` : "";
+  note.textContent = unknown.length ? `The net was never taught: ${unknown.join(", ")}.${lost}` : lost;
+  note.classList.toggle("warn", Boolean(note.textContent));
+}
+
+// ---- looking inside -----------------------------------------------------------------------------
+
+const shown = () => state.steps[Math.max(0, Number($("t").value) - 1)];
+
+async function showStep() {
+  const info = shown();
+  if (!info) return;
+  $("t-value").textContent = `${info.step} of ${info.steps}, from t = ${info.t.toFixed(2)}`;
+  drawPixels($("noisy"), await state.editor.decode(info.z, info.dims));
+  drawPixels($("clean"), await state.editor.decode(info.clean, info.dims));
+  showLatents(info);
+  showAttention();
+}
+
+function showLatents({ z, dims: [, channels, h, w] }) {
+  const box = $("channels");
+  while (box.children.length < channels) box.append(document.createElement("canvas"));
+  [...box.children].forEach((canvas, k) => {
+    const image = new ImageData(w, h);
+    for (let i = 0; i < h * w; i++) {
+      const x = Math.max(-1, Math.min(1, z[k * h * w + i] / 2.5)); // red above zero, blue below
+      const [r, g, b] = x > 0 ? [255, 255 * (1 - x), 255 * (1 - x)] : [255 * (1 + x), 255 * (1 + x), 255];
+      image.data.set([r, g, b, 255], 4 * i);
+    }
+    [canvas.width, canvas.height] = [w, h];
+    canvas.getContext("2d").putImageData(image, 0, 0);
+  });
+}
+
+/** One row of one block's attention: from the chosen patch to words, target and context. */
+function attentionRow(info) {
+  const [, all] = info.attention.dims, m = state.editor.facts.max_length, block = Number($("block").value);
+  const [h, w] = [info.dims[2] / 2, info.dims[3] / 2];
+  const start = (block * all + m + Math.min(state.patch, h * w - 1)) * all;
+  const row = info.attention.data.subarray(start, start + all);
+  return { row, m, h, w };
+}
+
+function drawMap(canvas, picture, weights, h, w, mark) {
+  [canvas.width, canvas.height] = [w * 32, h * 32];
+  const pen = canvas.getContext("2d"), most = Math.max(...weights);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  weights.forEach((x, i) => {
+    pen.fillStyle = `rgba(10, 12, 20, ${0.7 * (1 - x / most)})`;
+    pen.fillRect((i % w) * 32, Math.floor(i / w) * 32, 32, 32);
+  });
+  if (mark === undefined) return;
+  pen.strokeStyle = "#ffd54a";
+  pen.lineWidth = 4;
+  pen.strokeRect((mark % w) * 32 + 2, Math.floor(mark / w) * 32 + 2, 28, 28);
+}
+
+function showAttention() {
+  const info = shown();
+  if (!info) return;
+  const { row, m, h, w } = attentionRow(info), n = h * w;
+  state.patch = Math.min(state.patch, n - 1);
+  drawMap($("target"), $("after"), row.slice(m, m + n), h, w, state.patch);
+  if (row.length > m + n) drawMap($("context"), $("before"), row.slice(m + n), h, w);
+  const sum = (from, to) => row.slice(from, to).reduce((a, b) => a + b, 0);
+  const percent = (x) => `${Math.round(100 * x)} %`;
+  const count = info.words.labels.length, spoken = $("spoken");
+  const top = info.words.labels.map((word, i) => ({ word, x: row[i] })).sort((a, b) => b.x - a.x).slice(0, 5);
+  spoken.textContent = `Words ${percent(sum(0, count))}, padding ${percent(sum(count, m))}, result ${percent(sum(m, m + n))}, input ${percent(sum(m + n))}. Most of the words: `;
+  for (const { word, x } of top) {
+    const chip = document.createElement("span");
+    chip.textContent = `${word} ${(100 * x).toFixed(1)} %`;
+    spoken.append(chip);
+  }
+}
+
+function choosePatch(event) {
+  const info = shown();
+  if (!info) return;
+  const [h, w] = [info.dims[2] / 2, info.dims[3] / 2], box = $("target").getBoundingClientRect();
+  if (event.type === "click") {
+    const column = Math.floor(((event.clientX - box.left) / box.width) * w);
+    state.patch = Math.floor(((event.clientY - box.top) / box.height) * h) * w + column;
+  } else {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -w, ArrowDown: w }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    state.patch = (state.patch + step + h * w) % (h * w);
+  }
+  showAttention();
+}
+
+// ---- start --------------------------------------------------------------------------------------
+
+function addSamples(samples) {
+  for (const { file, label, prompt } of samples) {
+    const button = document.createElement("button"), image = new Image();
+    button.type = "button";
+    button.ariaPressed = "false";
+    Object.assign(image, { src: file, alt: label });
+    button.append(image);
+    button.addEventListener("click", async () => {
+      for (const other of $("samples").querySelectorAll("button")) other.ariaPressed = String(other === button);
+      $("prompt").value = prompt;
+      readPrompt();
+      await image.decode();
+      await setInput(image, label);
+    });
+    $("samples").append(button);
+  }
+}
+
+async function start() {
+  state.editor = await Editor.load(ort, ".", (share, name) => {
+    $("bar").value = share;
+    say(share < 1 ? `Loading ${name} …` : "Ready.");
+  });
+  const { facts } = state.editor;
+  window.minikontext = { editor: state.editor, state, ort }; // to play with from the console
+  $("facts").textContent = `Weights ${facts.name}, ${facts.parameters.toLocaleString("en")} parameters; minikontext ${facts.version}.`;
+  for (let i = 0; i < facts.blocks; i++) $("block").add(new Option(`${i + 1}`, i, false, i === facts.blocks - 2));
+  $("steps").value = String(facts.steps);
+  addSamples(facts.samples);
+  $("samples").querySelector("button").click();
+  $("form").addEventListener("submit", run);
+  $("prompt").addEventListener("input", readPrompt);
+  $("again").addEventListener("click", goOn);
+  $("t").addEventListener("input", showStep);
+  $("block").addEventListener("change", showAttention);
+  $("target").addEventListener("click", choosePatch);
+  $("target").addEventListener("keydown", choosePatch);
+  $("file").addEventListener("change", ({ target }) => target.files[0] && useFile(target.files[0]));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files[0]) useFile(event.dataTransfer.files[0]);
+  });
+  $("run").disabled = false;
+}
+
+start().catch((error) => {
+  say(`The editor cannot start: ${error.message}. Serve this folder with a web server; opened as a file it has no modules.`);
+  console.error(error);
+});

@@ -1,0 +1,220 @@
+// The editor in JavaScript: words, positions, noise, schedule and Euler's method, in the order of
+// the Python package. Transformer, text encoder and autoencoder are ONNX files (see page/export.py).
+
+// ---- noise: PyTorch's CPU generator, so that a seed means the same picture as in Python ---------
+
+/** Mersenne Twister (Matsumoto & Nishimura, 1998), seeded as torch.Generator().manual_seed. */
+class Twister {
+  constructor(seed) {
+    this.state = new Uint32Array(624);
+    this.state[0] = seed >>> 0;
+    for (let i = 1; i < 624; i++) {
+      const s = this.state[i - 1] ^ (this.state[i - 1] >>> 30);
+      this.state[i] = Math.imul(1812433253, s) + i;
+    }
+    this.next = 624;
+  }
+
+  word() {
+    if (this.next === 624) this.#turn();
+    let y = this.state[this.next++];
+    y ^= y >>> 11;
+    y ^= (y << 7) & 0x9d2c5680;
+    y ^= (y << 15) & 0xefc60000;
+    return (y ^ (y >>> 18)) >>> 0;
+  }
+
+  #turn() {
+    const s = this.state;
+    for (let i = 0; i < 624; i++) {
+      const y = (s[i] & 0x80000000) | (s[(i + 1) % 624] & 0x7fffffff);
+      s[i] = s[(i + 397) % 624] ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
+    }
+    this.next = 0;
+  }
+}
+
+/** torch.randn(count) of a seed. Box and Muller in blocks of 16: cosines first, then sines. */
+export function randn(seed, count) {
+  if (count % 16) throw new Error(`randn: ${count} numbers; torch draws these another way`);
+  const twister = new Twister(seed), x = new Float32Array(count);
+  for (let i = 0; i < count; i++) x[i] = (twister.word() & 0xffffff) / 0x1000000;
+  for (let block = 0; block < count; block += 16) {
+    for (let i = block; i < block + 8; i++) {
+      const radius = Math.sqrt(-2 * Math.log(1 - x[i])), angle = 2 * Math.PI * x[i + 8];
+      [x[i], x[i + 8]] = [radius * Math.cos(angle), radius * Math.sin(angle)];
+    }
+  }
+  return x;
+}
+
+// ---- words ------------------------------------------------------------------------------------
+
+const QUOTES = { "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'" };
+const SPLIT =
+  /"([^"]*)"|(?<![\p{L}\p{N}_])'([^']*)'(?![\p{L}\p{N}_])|([\p{L}\p{N}_]+(?:[-'][\p{L}\p{N}_]+)*)|(\S)/gu;
+
+/** A prompt in tokens: [{token, source}], as `text.split_prompt`. */
+export function splitPrompt(prompt, known) {
+  const text = prompt.replace(/[“”„«»‘’]/g, (c) => QUOTES[c]).normalize("NFKD").replace(/\p{M}/gu, "");
+  const letters = /\p{L}/u.test(text) && text === text.toUpperCase();
+  const shouting = letters && text.trim().split(/\s+/).length > 1;
+  const pieces = [];
+  for (const [, double, single, word, other] of text.matchAll(SPLIT)) {
+    if (double || single) pieces.push(...spell(double || single));
+    else if (word && word.length > 1 && /^\p{Lu}+$/u.test(word) && !shouting) pieces.push(...spell(word));
+    else if (word) pieces.push(...wordPieces(word.toLowerCase(), known));
+    else if (other && (known.has(other) || other.charCodeAt(0) > 127))
+      pieces.push({ token: known.has(other) ? other : "<unk>", source: other });
+  }
+  return pieces;
+}
+
+function spell(word) {
+  const letters = [...word.toLowerCase()].filter((c) => c.trim());
+  return letters.map((c) => ({ token: /^[a-z]$/.test(c) ? `<${c}>` : "<unk>", source: c.toUpperCase() }));
+}
+
+function wordPieces(word, known) {
+  if (known.has(word)) return [{ token: word, source: word }];
+  const parts = word.replace(/'s$/, "").split("-").filter(Boolean);
+  return parts.map((part) => ({ token: known.has(part) ? part : "<unk>", source: part }));
+}
+
+/** Token ids of a prompt: cut, closed by <end>, padded; and the words that mean nothing here. */
+export function tokenize(prompt, facts) {
+  const index = new Map(facts.words.map((word, i) => [word, i]));
+  const known = new Set(facts.words.filter((word) => !word.startsWith("<")));
+  const pieces = splitPrompt(prompt, known);
+  const used = pieces.slice(0, facts.max_length - 1);
+  const tokens = [...used.map((piece) => piece.token), "<end>"];
+  while (tokens.length < facts.max_length) tokens.push("<pad>");
+  return {
+    ids: BigInt64Array.from(tokens, (token) => BigInt(index.get(token))),
+    labels: [...used.map((piece) => piece.source), "end"],
+    unknown: [...new Set(used.filter((p) => p.token === "<unk>").map((p) => p.source))],
+    dropped: pieces.slice(facts.max_length - 1).map((piece) => piece.source),
+  };
+}
+
+// ---- tokens and positions ---------------------------------------------------------------------
+
+/** Latents (c, h, w) to tokens (h/2 · w/2, 4c), channel-major inside a token: `tokens.pack`. */
+export function pack(z, c, h, w) {
+  const out = new Float32Array(z.length);
+  let i = 0;
+  for (let r = 0; r < h; r += 2)
+    for (let q = 0; q < w; q += 2)
+      for (let k = 0; k < c; k++)
+        for (let a = 0; a < 2; a++) for (let b = 0; b < 2; b++) out[i++] = z[(k * h + r + a) * w + q + b];
+  return out;
+}
+
+/** The inverse of `pack`. */
+export function unpack(tokens, c, h, w) {
+  const out = new Float32Array(c * h * w);
+  let i = 0;
+  for (let r = 0; r < h; r += 2)
+    for (let q = 0; q < w; q += 2)
+      for (let k = 0; k < c; k++)
+        for (let a = 0; a < 2; a++) for (let b = 0; b < 2; b++) out[(k * h + r + a) * w + q + b] = tokens[i++];
+  return out;
+}
+
+/** (index, row, column) of every token of a picture of rows × columns tokens. */
+export function positionIds(rows, columns, index) {
+  const ids = [];
+  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) ids.push([index, r, c]);
+  return ids;
+}
+
+/** cos and sin of every angle, (n, d/2, 2): pair j of an axis of d channels turns by id / θ^(2j/d). */
+export function rotations(ids, axes, theta) {
+  const half = axes.reduce((sum, d) => sum + d / 2, 0);
+  const out = new Float32Array(ids.length * half * 2);
+  let i = 0;
+  for (const id of ids)
+    axes.forEach((d, axis) => {
+      for (let j = 0; j < d; j += 2) {
+        const angle = id[axis] * Math.pow(theta, -j / d);
+        out[i++] = Math.cos(angle);
+        out[i++] = Math.sin(angle);
+      }
+    });
+  return out;
+}
+
+// ---- the schedule -----------------------------------------------------------------------------
+
+/** The times to visit, from 1 to 0; mu follows the target's tokens, never the context's. */
+export function schedule(steps, tokens, { shifted, mu_16 }) {
+  const line = 0.5 + ((tokens - 256) * (1.15 - 0.5)) / (4096 - 256);
+  const mu = mu_16 === null ? line : mu_16 + Math.log(tokens / 16) / 2;
+  const alpha = Math.exp(mu);
+  const times = Array.from({ length: steps + 1 }, (_, i) => 1 - i / steps);
+  return shifted ? times.map((t) => (alpha * t) / (1 + (alpha - 1) * t)) : times;
+}
+
+// ---- the editor -------------------------------------------------------------------------------
+
+/** The four ONNX files and what is known of them. `ort` is ONNX Runtime Web. */
+export class Editor {
+  static async load(ort, base, onProgress = () => {}) {
+    const facts = await (await fetch(`${base}/editor.json`)).json();
+    const editor = new Editor();
+    Object.assign(editor, { ort, facts, sessions: {} });
+    const names = ["words", "encode", "net", "decode"];
+    for (const [i, name] of names.entries()) {
+      onProgress(i / names.length, name);
+      editor.sessions[name] = await ort.InferenceSession.create(`${base}/${name}.onnx`);
+    }
+    onProgress(1, "ready");
+    return editor;
+  }
+
+  tensor(data, dims, kind = "float32") {
+    return new this.ort.Tensor(kind, data, dims);
+  }
+
+  async encode(pixels, width, height) {
+    const feeds = { pixels: this.tensor(pixels, [1, 3, height, width]) };
+    return (await this.sessions.encode.run(feeds)).latents;
+  }
+
+  async decode(z, dims) {
+    return (await this.sessions.decode.run({ latents: this.tensor(z, dims) })).pixels;
+  }
+
+  /** One edit. context: latents of the input picture, or null; onStep gets each step's facts. */
+  async edit(prompt, context, { seed = 0, steps, width, height, onStep = async () => {} }) {
+    const { facts } = this, { channels, axes_dim: axes, theta } = facts;
+    const words = tokenize(prompt, facts);
+    const ids = this.tensor(words.ids, [1, facts.max_length], "int64");
+    const text = await this.sessions.words.run({ ids });
+    const [h, w] = [2 * Math.ceil(height / 16), 2 * Math.ceil(width / 16)], n = (h * w) / 4;
+    const dims = [1, channels, h, w];
+    const positions = Array(facts.max_length).fill([0, 0, 0]).concat(positionIds(h / 2, w / 2, 0));
+    const given = context ? pack(context.data, channels, context.dims[2], context.dims[3]) : new Float32Array();
+    if (context) positions.push(...positionIds(context.dims[2] / 2, context.dims[3] / 2, 1));
+    const rotary = this.tensor(rotations(positions, axes, theta), [positions.length, axes.reduce((a, b) => a + b) / 2, 2]);
+    const times = schedule(steps, n, facts.schedule);
+    let z = randn(seed, channels * h * w);
+    for (let i = 0; i < steps; i++) {
+      const img = new Float32Array(n * 4 * channels + given.length);
+      img.set(pack(z, channels, h, w));
+      img.set(given, n * 4 * channels); // the context is never noised
+      const out = await this.sessions.net.run({
+        img: this.tensor(img, [1, img.length / (4 * channels), 4 * channels]),
+        txt: text.tokens,
+        pooled: text.pooled,
+        rotary,
+        t: this.tensor(Float32Array.of(times[i]), [1]),
+      });
+      const v = unpack(out.velocity.data.subarray(0, n * 4 * channels), channels, h, w);
+      const clean = z.map((x, k) => x - times[i] * v[k]);
+      z = z.map((x, k) => x + (times[i + 1] - times[i]) * v[k]);
+      await onStep({ step: i + 1, steps, t: times[i], z, clean, dims, words, attention: out.attention });
+    }
+    return { z, dims, words };
+  }
+}

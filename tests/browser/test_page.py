@@ -1,0 +1,260 @@
+"""The editor in a web page: in a real browser, against PyTorch, by keyboard, in both themes."""
+
+import functools
+import http.server
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minikontext import flow, rope, sampler, tokens
+from minikontext.errors import ConfigError, OutputError
+from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.files import shipped
+
+HERE = Path(__file__).parent
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
+    filter(None, map(shutil.which, NAMES)), ""
+)
+OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+           "disable-background-networking", "disable-component-update")  # fmt: skip
+DONE = "document.getElementById('status').textContent.startsWith('Done')"
+
+pytestmark = [pytest.mark.browser, pytest.mark.weights]
+
+
+@pytest.fixture(scope="module")
+def npm():
+    """The packages of package.json; fetched once, by npm."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    modules = HERE / "node_modules"
+    if not (modules / "onnxruntime-web").is_dir() or not (modules / "axe-core").is_dir():
+        run = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
+        subprocess.run(run, cwd=HERE, check=True, timeout=600)
+    return modules
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return KontextPipeline.from_pretrained("toy-max", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def site(npm, pipe, tmp_path_factory):
+    """The page at an address of this machine, as any static server would give it."""
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    from minikontext.page.build import build
+
+    folder = build(pipe, tmp_path_factory.mktemp("page"), npm / "onnxruntime-web" / "dist")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+    with sync_api.sync_playwright() as play:
+        one = play.chromium.launch(
+            executable_path=CHROMIUM, args=[f"--{option}" for option in OPTIONS]
+        )
+        yield one
+        one.close()
+
+
+@pytest.fixture
+def page(browser, site):
+    """The page, loaded; what it complains of or asks of others fails the test."""
+    context = browser.new_context(viewport={"width": 800, "height": 1000})
+    context.set_default_timeout(120_000)
+    tab, troubles = context.new_page(), []
+    tab.on("pageerror", lambda error: troubles.append(str(error)))
+    tab.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+    tab.on("request", lambda r: None if r.url.startswith((site[1], "data:", "blob:"))
+           else troubles.append(r.url))  # fmt: skip
+    tab.goto(site[1])
+    tab.wait_for_function("!document.getElementById('run').disabled")
+    tab.wait_for_function("window.minikontext.state.context !== null")
+    yield tab
+    assert troubles == []
+    context.close()
+
+
+def edit(page, prompt=None):
+    if prompt is not None:
+        page.fill("#prompt", prompt)
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.focus("#prompt")
+    page.keyboard.press("Enter")
+    page.wait_for_function(DONE)
+
+
+def latents(page):
+    return np.array(page.evaluate("Array.from(window.minikontext.state.z.data)"), np.float32)
+
+
+def result(page):
+    code = """() => { const c = document.getElementById("after");
+        return [c.width, c.height, Array.from(
+            c.getContext("2d").getImageData(0, 0, c.width, c.height).data)]; }"""
+    width, height, data = page.evaluate(code)
+    return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
+
+
+@pytest.mark.parametrize(
+    ("sample", "prompt", "seed", "steps"),
+    [("demo", "make the hat red", 0, 4), ("frog", 'add a sign "HI"', 4294967295, 2)],
+)
+def test_the_page_edits_as_python_does(page, pipe, sample, prompt, seed, steps):
+    names = [one["label"] for one in page.evaluate("window.minikontext.editor.facts.samples")]
+    before = page.evaluate("window.minikontext.state.context.data[0]")
+    page.click(f"#samples button:nth-of-type({names.index(sample) + 1})")
+    if sample != names[0]:
+        page.wait_for_function(f"window.minikontext.state.context.data[0] !== {before}")
+    page.fill("#seed", str(seed))
+    page.select_option("#steps", str(steps))
+    edit(page, prompt)
+    picture = shipped("data", "images", f"{sample}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = pipe(prompt, picture, seed=seed, num_inference_steps=steps, progress=False)
+    assert np.abs(latents(page) - out.latents.flatten().numpy()).max() < 1e-3
+    difference = np.abs(result(page).astype(int) - np.asarray(out.images[0]).astype(int))
+    assert difference.max() <= 2
+
+
+def test_noise_schedule_and_positions_are_those_of_python(page):
+    code = """async ([name, ...given]) => {
+        const model = await import("./model.js");
+        return Array.from(model[name](...given)); }"""
+    for seed in (0, 7, 2**32 - 1):
+        noise = torch.randn(1024, generator=torch.Generator().manual_seed(seed))
+        assert np.allclose(page.evaluate(code, ["randn", seed, 1024]), noise, atol=2e-5)
+    for steps, n, shifted, mu in ((4, 16, False, None), (28, 16, True, None), (8, 64, True, 0.46)):
+        times = sampler.schedule(steps, n, shifted=shifted, mu_16=mu)
+        facts = {"shifted": shifted, "mu_16": mu}
+        assert np.allclose(page.evaluate(code, ["schedule", steps, n, facts]), times, atol=1e-6)
+    ids = tokens.position_ids(3, 5, index=2)
+    assert page.evaluate(code, ["positionIds", 3, 5, 2]) == ids.tolist()
+    turned = rope.rotations(ids, (8, 20, 20), 10_000).flatten()
+    found = page.evaluate(code, ["rotations", ids.tolist(), [8, 20, 20], 10_000])
+    assert np.allclose(found, turned, atol=1e-6)
+    z = torch.arange(4 * 6 * 8, dtype=torch.float32).reshape(1, 4, 6, 8)
+    packed = tokens.pack(z).flatten().tolist()
+    assert page.evaluate(code, ["pack", z.flatten().tolist(), 4, 6, 8]) == packed
+    assert page.evaluate(code, ["unpack", packed, 4, 6, 8]) == z.flatten().tolist()
+    assert flow.mu_for_tokens(16) == pytest.approx(0.459, abs=1e-3)  # what the line above rests on
+
+
+def test_words_are_read_as_python_reads_them(page, pipe):
+    rng, words = random.Random(0), pipe.text_encoder.words
+    odd = ["café", "HELLO", "A", "make", "the cat's", "red-hat", "“Hi”", "'ok'", "don't", "帽子",
+           "x" * 30, "!", ",", "…", "ß", "I", "OK!", '"', "'", "naïve", "ÉTÉ", "2",
+           "_a"]  # fmt: skip
+    prompts = ["", "MAKE THE HAT RED", "make THE hat red"]
+    prompts += [" ".join(rng.choices([*words[3:], *odd], k=rng.randint(1, 26))) for _ in range(300)]
+    code = """async (prompts) => {
+        const { tokenize } = await import("./model.js"), { facts } = window.minikontext.editor;
+        return prompts.map((prompt) => Array.from(tokenize(prompt, facts).ids, Number)); }"""
+    found = page.evaluate(code, prompts)
+    wanted = pipe.text_encoder.tokenize(prompts).tolist()
+    assert [p for p, a, b in zip(prompts, found, wanted, strict=True) if a != b] == []
+
+
+def test_by_keyboard_alone(page):
+    """Type, Enter, step back in time, choose a patch: nothing needs a mouse."""
+    page.fill("#prompt", "make the haat red")
+    assert "haat" in page.inner_text("#words")
+    edit(page, "make the hat red")
+    assert page.inner_text("#words") == ""
+    last = page.evaluate("document.getElementById('noisy').toDataURL()")
+    page.focus("#t")
+    page.keyboard.press("Home")
+    page.wait_for_function(f"document.getElementById('noisy').toDataURL() !== {json.dumps(last)}")
+    assert "step 1 of 4" in page.inner_text("label[for=t]").replace("\\n", " ")
+    before = page.evaluate("document.getElementById('target').toDataURL()")
+    page.focus("#target")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.getElementById('target').toDataURL()") != before
+    shares = re.findall(r"(\d+) %", page.inner_text("#spoken").split("Most")[0])
+    assert len(shares) == 4 and 97 <= sum(map(int, shares)) <= 103
+    focused = "getComputedStyle(document.activeElement).outlineStyle"
+    assert page.evaluate(focused) != "none"
+
+
+def test_a_result_is_edited_further_from_its_latents(page, pipe):
+    edit(page, "make the hat red")
+    page.click("#again")
+    edit(page, "make it night")
+    first = pipe("make the hat red", shipped("data", "images", "demo.png"), seed=0,
+                 num_inference_steps=4, progress=False)  # fmt: skip
+    second = pipe("make it night", first, seed=0, num_inference_steps=4, progress=False)
+    assert np.abs(latents(page) - second.latents.flatten().numpy()).max() < 1e-3
+
+
+def test_a_picture_of_ones_own_is_sized_and_said(page, tmp_path):
+    Image.new("RGBA", (100, 50), (0, 200, 0, 128)).save(tmp_path / "green.png")
+    page.set_input_files("#file", tmp_path / "green.png")
+    said = "document.getElementById('status').textContent.includes"
+    page.wait_for_function(f"{said}('100×50')")
+    (tmp_path / "words.txt").write_text("no picture")
+    page.set_input_files("#file", tmp_path / "words.txt")
+    page.wait_for_function(f"{said}('cannot be read')")
+    edit(page, "make it night")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [800, 1280])
+def test_axe_finds_nothing_serious(page, npm, theme, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
+    edit(page)
+    page.evaluate((npm / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_it_is_small_and_needs_nothing_from_elsewhere(site):
+    folder, _ = site
+    assert sum(path.stat().st_size for path in folder.glob("*.onnx")) <= 25e6
+    text = "".join((folder / name).read_text(encoding="utf-8") for name in
+                   ("index.html", "app.js", "model.js", "style.css", "editor.json"))  # fmt: skip
+    assert "https:" not in text and "http:" not in text
+
+
+def test_what_cannot_become_a_page_is_refused(pipe, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    from minikontext.page.build import RUNTIME, build
+
+    with pytest.raises(ConfigError, match="npm install onnxruntime-web"):
+        build(pipe, tmp_path / "page", tmp_path)
+    for name in RUNTIME:
+        (tmp_path / name).touch()
+    with pytest.raises(OutputError, match="holds no page"):
+        build(pipe, tmp_path, tmp_path)
+    guided = KontextPipeline.from_pretrained("toy-dev", device="cpu")
+    with pytest.raises(ConfigError, match="without a guidance input"):
+        build(guided, tmp_path / "page", tmp_path)
