@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 from minikontext.toyworld.edits import Case
-from minikontext.toyworld.lexicon import SPEECH, WORLD, forms
+from minikontext.toyworld.lexicon import SPEECH, WORLD, forms, split_words
+from minikontext.toyworld.lexicon import words as lexicon_words
 from minikontext.toyworld.phrases import PHRASES, TEMPLATES
 from minikontext.toyworld.scene import Scene
 from minikontext.toyworld.split import held_out
@@ -25,10 +26,24 @@ Facts = dict[str, tuple[str, str]]  # symbol -> (slot, concept); slot "" is a te
 LETTERS_OF_TYPOS = "abcdefghijklmnopqrstuvwxyz"
 
 PLAIN_SHARE = 0.5  # of the forms: a concept's plain name
-POLITE_SHARE = 0.3  # of the sentences: a word in front; half as often, one behind
-ARTICLES_DROPPED = 0.12  # of the sentences: no "the", no "a"
 LOOSE_SHARE = 0.35  # of the cases: a detail stays unsaid
-TYPO_SHARE = 0.03  # of the words
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How sentences are typed: shares of the sentences, and of the words for `typos`.
+
+    `polite` puts something in front of a request, and half as often something behind it; a share
+    `no_articles` has no "the" and no "a".
+    """
+
+    polite: float = 0.3
+    no_articles: float = 0.12
+    typos: float = 0.03
+
+
+CLEAN = Noise(0.0, 0.0, 0.0)
+TYPED = Noise()
 
 # The kinds of speech that are verbs.
 VERBS = (
@@ -176,13 +191,13 @@ def usable(template: str, known: Facts) -> bool:
     )
 
 
-def ask(case: Case, rng: random.Random, unheard: bool = False, typos: float = TYPO_SHARE) -> str:
+def ask(case: Case, rng: random.Random, unheard: bool = False, noise: Noise = TYPED) -> str:
     """One wording of a case's wish, drawn afresh. `unheard` asks in a template kept for tests.
 
     In training (unheard=False) no template and no form that is kept for tests ever occurs. Say
     `loosened(case, rng)` before, so that some wishes leave details open.
     """
-    return finish(wording(case, rng, unheard), rng, typos)
+    return finish(wording(case, rng, unheard), rng, noise)
 
 
 def wording(case: Case, rng: random.Random, unheard: bool = False, pronouns: bool = True) -> str:
@@ -198,20 +213,29 @@ def wording(case: Case, rng: random.Random, unheard: bool = False, pronouns: boo
     return fill(rng.choice(kept or [text for _, text in options]), known, rng, unheard)
 
 
-def finish(sentence: str, rng: random.Random, typos: float = TYPO_SHARE) -> str:
+def finish(sentence: str, rng: random.Random, noise: Noise = TYPED) -> str:
     """A sentence as it is typed: perhaps polite, hasty, capitalised, with a slip of the finger."""
-    if rng.random() < POLITE_SHARE and sentence.split(" ")[0] in verbs():
+    if rng.random() < noise.polite and sentence.split(" ")[0] in verbs():
         sentence = f"{_form('request', 'can you', rng)} {sentence}"
-    if rng.random() < POLITE_SHARE / 2:
+    if rng.random() < noise.polite / 2:
         sentence = f"{sentence} {_form('polite', 'please', rng)}"
-    if rng.random() < ARTICLES_DROPPED:
+    if rng.random() < noise.no_articles:
         sentence = re.sub(r"\b(the|an?) (?=\w)", "", sentence)
-    sentence = _outside_quotes(
-        sentence, lambda word: typo(word, rng) if rng.random() < typos else word
-    )
+    sentence = _mistyped(sentence, rng, noise.typos)
     if rng.random() < 0.5:
         sentence = sentence[:1].upper() + sentence[1:] + rng.choice(("", ".", "!"))
     return sentence
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a sentence in training can contain, typos aside, sorted.
+
+    These are the words of the lexicon and the small words of the templates.
+    """
+    heard = [t for family, group in TEMPLATES.items() for t in group if not is_unheard(family, t)]
+    text = " ".join([*heard, *(t for group in PHRASES.values() for t in group), "an", "eye"])
+    return tuple(sorted({*lexicon_words(), *split_words(re.sub(r"{\w+}", " ", text))}))
 
 
 @cache
@@ -286,10 +310,14 @@ def mend(text: str) -> str:
 # ---------------------------------------------------------------- noise
 
 
-def _outside_quotes(text: str, change) -> str:  # noqa: ANN001
-    """Apply a change to every word that is not quoted and not in capitals."""
+def _mistyped(text: str, rng: random.Random, share: float) -> str:
+    """The text with typos in a share of its words; what is quoted stays as it is."""
+
+    def perhaps(word: re.Match[str]) -> str:
+        return typo(word[0], rng) if rng.random() < share else word[0]
+
     parts = re.split(r"(\"[^\"]*\"|'[A-Z]+')", text)
-    parts[::2] = [re.sub(r"[a-z]{3,}", lambda word: change(word[0]), part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"[a-z]{3,}", perhaps, part) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -68,12 +68,12 @@ class Wishes:
         )
 
     def ask(
-        self, rng: random.Random, unheard: bool = False, typos: float = grammar.TYPO_SHARE
+        self, rng: random.Random, unheard: bool = False, noise: grammar.Noise = grammar.TYPED
     ) -> str:
         """One sentence for all wishes, drawn afresh; `unheard` as in `grammar.ask`."""
         if len(self.parts) == 1:
-            return grammar.ask(self.case, rng, unheard, typos)
-        return grammar.finish(self._joined(rng, unheard), rng, typos)
+            return grammar.ask(self.case, rng, unheard, noise)
+        return grammar.finish(self._joined(rng, unheard), rng, noise)
 
     def _joined(self, rng: random.Random, unheard: bool) -> str:
         if _describable(self.case) and rng.random() < DESCRIBED_SHARE:
