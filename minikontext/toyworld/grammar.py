@@ -228,14 +228,17 @@ def finish(sentence: str, rng: random.Random, noise: Noise = TYPED) -> str:
 
 
 @cache
-def vocabulary() -> tuple[str, ...]:
-    """Every word that a sentence in training can contain, typos aside, sorted.
-
-    These are the words of the lexicon and the small words of the templates.
-    """
+def template_words() -> frozenset[str]:
+    """The small words of the templates that training hears."""
     heard = [t for family, group in TEMPLATES.items() for t in group if not is_unheard(family, t)]
     text = " ".join([*heard, *(t for group in PHRASES.values() for t in group), "an", "eye"])
-    return tuple(sorted({*lexicon_words(), *split_words(re.sub(r"{\w+}", " ", text))}))
+    return frozenset(split_words(re.sub(r"{\w+}", " ", text)))
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a sentence in training can contain, typos aside, sorted."""
+    return tuple(sorted({*lexicon_words(), *template_words()}))
 
 
 @cache
