@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from minikontext import files
 from minikontext.text import TextBlock, ToyTextConfig, ToyTextEncoder
-from minikontext.toyworld import Scene, language, sample_edit
-from minikontext.toyworld.edits import Case
+from minikontext.toyworld import Scene, language, wishes
+from minikontext.toyworld.edits import Case, sample_case
 from minikontext.toyworld.grammar import CLEAN, Noise, vocabulary
-from minikontext.toyworld.lexicon import split_words
 from minikontext.toyworld.reader import absent, clauses, unusable
-from minikontext.toyworld.scene import CHOICES, COLOURED, LETTERS, MAX_SIGN
-from minikontext.toyworld.wishes import Wishes, sample_wishes
+from minikontext.toyworld.scene import CHOICES, LETTERS, MAX_SIGN
+from minikontext.toyworld.wishes import sample_wishes
 
 DATA = Path(__file__).parents[2] / "data" / "bench"
 NEWCOMERS, STORED, PAGE = DATA / "newcomers.jsonl", DATA / "words.json", DATA / "words.md"
@@ -180,20 +179,18 @@ class Edition:
         length = 20 if first else 32
         return ToyTextEncoder(ToyTextConfig(words, length, width=96, pooled=16, ngrams=self.ngrams))
 
-    def wishes(self, index: int) -> Wishes:
-        """Training's wishes; the first edition knows only one at a time."""
-        if self.noise is None:
-            case = sample_edit(index)
-            return Wishes((case,), case)
-        return sample_wishes(index)
+    def case(self, index: int) -> Case:
+        """Training's cases; the first edition knows only one wish at a time."""
+        return sample_case(index) if self.noise is None else sample_wishes(index)
 
-    def ask(self, wishes: Wishes, rng: random.Random) -> str:
+    def ask(self, case: Case, rng: random.Random) -> str:
         """A fresh wording."""
         if self.noise is None:
-            return language.ask(wishes.case.operation, wishes.case.words, rng, held_out=False)
-        return wishes.ask(rng, noise=self.noise)
+            return language.ask(case.operation, case.words, rng, held_out=False)
+        return wishes.ask(case, rng, noise=self.noise)
 
 
+STEPS = 3000
 FILLERS = Noise(typos=0.0)
 EDITIONS = (
     Edition("first edition"),
@@ -212,7 +209,7 @@ def train(
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model = TextOnlyEditor(edition.encoder())
-    heard = [edition.wishes(i) for i in range(pool)]
+    heard = [edition.case(i) for i in range(pool)]
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.1)
     for step in range(steps):
@@ -227,11 +224,10 @@ def train(
 
 
 def _loss(
-    model: TextOnlyEditor, edition: Edition, wishes: Sequence[Wishes], rng: random.Random
+    model: TextOnlyEditor, edition: Edition, cases: Sequence[Case], rng: random.Random
 ) -> Tensor:
     """Cross-entropy of every slot that is not open."""
-    tokens = model.text.tokenize([edition.ask(one, rng) for one in wishes])
-    cases = [one.case for one in wishes]
+    tokens = model.text.tokenize([edition.ask(case, rng) for case in cases])
     scenes = torch.tensor([pictures(case.contexts) for case in cases])
     wanted = torch.tensor([numbers(case.target) for case in cases])
     settled = torch.tensor([[slot not in case.free for slot in SLOTS] for case in cases])
@@ -251,16 +247,115 @@ def understood(model: TextOnlyEditor, sentences: Sequence[Newcomer]) -> list[boo
     ]
 
 
-def held_out_share(model: TextOnlyEditor, edition: Edition, count: int = 500) -> float:
-    """Per cent of held-out wishes, asked in templates kept for tests, that are understood."""
+def held_out_share(model: TextOnlyEditor, count: int = 500) -> float:
+    """Per cent of dev's wishes, asked in templates kept from training, that are understood."""
     rng = random.Random(1)
-    wishes = [sample_wishes(i, split="test") for i in range(count)]
-    said = [one.ask(rng, unheard=True, noise=CLEAN) for one in wishes]
-    scenes = model.edit(said, [one.case.contexts for one in wishes])
-    right = [_matches(s, one.case) for s, one in zip(scenes, wishes, strict=True)]
-    return 100 * sum(right) / count
+    cases = [sample_wishes(i, split="dev") for i in range(count)]
+    said = [wishes.ask(case, rng, unheard=True, noise=CLEAN) for case in cases]
+    scenes = model.edit(said, [case.contexts for case in cases])
+    return 100 * sum(_matches(s, case) for s, case in zip(scenes, cases, strict=True)) / count
 
 
 def _matches(scene: Scene, case: Case) -> bool:
     names = [name for name in (*CHOICES, "sign") if name not in case.free]
     return all(getattr(scene, name) == getattr(case.target, name) for name in names)
+
+
+def interval(right: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share, in per cent (Wilson)."""
+    z, share = 1.96, right / total
+    middle = share + z * z / (2 * total)
+    half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z * z / total) for sign in (-1, 1))
+    return 100 * low, 100 * high
+
+
+def measure(model: TextOnlyEditor, edition: Edition, halves: Sequence[str]) -> dict[str, object]:
+    """One row of the table: words known, and sentences understood."""
+    row: dict[str, object] = {
+        "words": len(model.text.config.vocabulary),
+        "parameters": sum(p.numel() for p in model.text.parameters()),
+        "held-out wishes": held_out_share(model),
+    }
+    for half in halves:
+        sentences = newcomers(half)
+        right = understood(model, sentences)
+        usable = [one for one in sentences if one.right]
+        row[half] = {
+            "sentences": len(sentences),
+            "understood": sum(right),
+            "interval": interval(sum(right), len(sentences)),
+            "coverage": coverage(sentences, model.text),
+            "false alarms": sum(bool(unusable(one.prompt, one.contexts)) for one in usable),
+        }
+    return row
+
+
+def page(stored: dict) -> str:
+    """The stored table as Markdown."""
+    lines = [
+        "# Words: newcomers' sentences",
+        "",
+        "Made by `python -m minikontext.bench.words --save`; not written by hand. A text-only "
+        f"editor ({stored['steps']} steps, one seed) reads scenes instead of pictures: it measures "
+        "words, not images. All wording was chosen on the dev half. The lexicon's author wrote "
+        "both halves of the sentences, so strangers' sentences will be understood less often.",
+        "",
+        "| | words | parameters | held-out wishes % | half | understood % | 95 % interval | "
+        "all words known % | by letter groups % | named as absent % | false alarms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in stored["rows"].items():
+        for half in (half for half in ("dev", "shut") if half in row):
+            part = row[half]
+            share = 100 * part["understood"] / part["sentences"]
+            cells = [name, row["words"], row["parameters"], f"{row['held-out wishes']:.1f}", half]
+            cells += [f"{share:.1f}", "{:.1f} to {:.1f}".format(*part["interval"])]
+            cells += [f"{value:.1f}" for value in part["coverage"].values()]
+            lines.append("| " + " | ".join(map(str, (*cells, part["false alarms"]))) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def store(name: str, row: dict[str, object], steps: int) -> None:
+    """Put a row into the stored table. Rows of another number of steps are dropped."""
+    stored = json.loads(STORED.read_text()) if STORED.exists() else {}
+    rows = stored.get("rows", {}) if stored.get("steps") == steps else {}
+    known = {edition.name: rows.get(edition.name) for edition in EDITIONS} | {name: row}
+    stored = {"steps": steps, "rows": {key: value for key, value in known.items() if value}}
+    for path, text in ((STORED, json.dumps(stored, indent=1) + "\n"), (PAGE, page(stored))):
+        with files.replacing(path) as fresh:
+            fresh.write_text(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train the text-only editor for each edition asked for, and print what it understands."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    names = [edition.name for edition in EDITIONS]
+    parser.add_argument("--edition", action="append", choices=names, help="default: all of them")
+    parser.add_argument("--half", choices=("dev", "all"), default="dev")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--missed", action="store_true", help="list dev's missed sentences")
+    parser.add_argument("--save", action="store_true", help=f"store into {STORED.parent.name}/")
+    asked = parser.parse_args(arguments)
+    for edition in EDITIONS:
+        if asked.edition and edition.name not in asked.edition:
+            continue
+        with tqdm(total=asked.steps, desc=edition.name) as bar:
+            model = train(edition, asked.steps, progress=lambda step, loss, bar=bar: bar.update())
+        row = measure(model, edition, ("dev", "shut") if asked.half == "all" else ("dev",))
+        print(json.dumps({edition.name: row}))
+        if asked.missed:
+            print(*missed(model), sep="\n")
+        if asked.save:
+            store(edition.name, row, asked.steps)
+
+
+def missed(model: TextOnlyEditor) -> list[str]:
+    """Dev's sentences that are not understood."""
+    sentences = newcomers("dev")
+    verdicts = zip(sentences, understood(model, sentences), strict=True)
+    return [one.prompt for one, right in verdicts if not right]
+
+
+if __name__ == "__main__":
+    main()
