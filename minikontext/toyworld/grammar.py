@@ -69,6 +69,9 @@ def facts(case: Case) -> Facts:
     """What the sentence may speak of: the wish's words and what the first picture shows."""
     found: Facts = {}
     for name, value in case.words.items():
+        if value in WORLD["source"]:  # the part of one of several pictures
+            found[f"source_{name}"] = ("source", value)
+            continue
         slot = OLD[case.operation.split("_")[1]] if name == "old" else name
         for symbol in SLOTS.get(slot, (slot,)):
             key = "old" if name == "old" else symbol
@@ -76,7 +79,7 @@ def facts(case: Case) -> Facts:
                 found[key] = ("", value)
             elif symbol not in WORLD or value in WORLD[symbol]:
                 found[key] = (symbol, value)
-    found |= _shown(case.contexts[0]) if case.contexts else {}
+    found |= _shown(case.before) if case.before else {}
     return found | _conditions(case)
 
 
@@ -107,6 +110,9 @@ def _conditions(case: Case) -> Facts:
         found |= caption_facts(case)
     if "colour" not in words:
         found["vague"] = yes
+    parts = [part for part in ("scene", "drawn") if part in words]
+    if parts:
+        found["both" if len(parts) == 2 else f"only_{parts[0]}"] = yes
     if words.get("pattern") == "plain":
         found["cleared"] = yes
     if "side" in words:
@@ -217,6 +223,8 @@ def finish(sentence: str, rng: random.Random, noise: Noise = TYPED) -> str:
     """A sentence as it is typed: perhaps polite, hasty, capitalised, with a slip of the finger."""
     if rng.random() < noise.polite and sentence.split(" ")[0] in verbs():
         sentence = f"{_form('request', 'can you', rng)} {sentence}"
+    elif rng.random() < noise.polite / 2:
+        sentence = f"{_form('opening', 'ok', rng)} {sentence}"
     if rng.random() < noise.polite / 2:
         sentence = f"{sentence} {_form('polite', 'please', rng)}"
     if rng.random() < noise.no_articles:

@@ -45,7 +45,8 @@ class AbsentWord(PromptWarning):
         if kind in NOTHING_LIKE_IT:
             says = f"The toy world cannot show {word!r}. {NOTHING_LIKE_IT[kind]}"
         else:
-            says = f"The toy world has no {word!r}. The nearest that it has: {nearest}. "
+            near = f"The nearest that it has: {nearest}. " if nearest else ""
+            says = f"The toy world has no {word!r}. {near}"
             says += f"Its {PLURAL[kind]}: {', '.join(WORLD[kind])}."
         super().__init__(says)
 
@@ -88,7 +89,7 @@ def unusable(
 def clauses(prompt: str) -> list[list[str]]:
     """The words of a prompt, one list for each of its wishes; what is quoted is left out."""
     text = re.sub(r"[\"“”„][^\"“”„]*[\"“”„]|(?<!\w)'[^']*'(?!\w)", " QUOTED ", prompt)
-    parts = re.split(r"[,.;!?]|(?<!black )\band\b|\bthen\b|\bplus\b|&", text)
+    parts = re.split(r"[,.;!?]|(?<!black )(?<!moon )\band\b|\bthen\b|\bplus\b|&", text)
     return [split_words(part) for part in parts if part.strip()]
 
 
@@ -97,12 +98,36 @@ def clauses(prompt: str) -> list[list[str]]:
 
 def absent(words: Sequence[str]) -> list[Mention]:
     """What a clause names that the world does not have; longer forms win ("palm tree")."""
-    found, i = [], 0
+    found: list[Mention] = []
+    i = 0
     while i < len(words):
         known, lacking = _longest(words, i, _known_forms()), _longest(words, i, _absent_forms())
         if lacking and lacking.stop > (known.stop if known else i):
             found.append(lacking)
         i = max(x.stop for x in (known, lacking, Mention(i, i + 1, "", "", "")) if x)
+    return found or _unheard_of(words)
+
+
+# Colours of what has none of its own, sizes, and patterns of what has none: (kind, pattern).
+_COLOUR = "(" + "|".join(WORLD["colour"]) + ")"
+_STAGE = "(background|backdrop|grass|sand|water|floor|ground|wall|walls|sun|moon|clouds|trees)"
+_UNHEARD_OF = (
+    ("body", rf"{_COLOUR} eyes(?! glasses)|eyes (should be |to |are |be )?{_COLOUR}"),
+    ("background", rf"(plain |solid )?{_COLOUR} {_STAGE}(?! (glasses|hat|green))"),
+    ("background", rf"{_STAGE} (should be |to |into |be |is |a )?(plain )?{_COLOUR}$"),
+    ("size", r"(bigger|larger|smaller|giant|enlarge)"),
+    ("number", r"two (?!eyes|round|normal|wishes|pictures|images)[a-z]+s"),
+)
+
+
+def _unheard_of(words: Sequence[str]) -> list[Mention]:
+    """Known words in a combination that the world does not know: "blue eyes", "a bigger hat"."""
+    text, found = " ".join(words), []
+    for kind, pattern in _UNHEARD_OF:
+        match = re.search(rf"\b{pattern}\b", text)
+        if match and not (kind == "size" and re.search(r"\b(eyes?|picture)\b", text)):
+            start = len(text[: match.start()].split())
+            found.append(Mention(start, start + 1, kind, "", match[0]))
     return found
 
 
@@ -145,7 +170,9 @@ def _absent_forms() -> dict[tuple[str, ...], tuple[str, str]]:
 def _known_forms() -> dict[tuple[str, ...], tuple[str, str]]:
     """Forms of what the world has, of speech, and the small words of the templates."""
     forms = {(word,): ("", "") for word in template_words()}
-    return forms | {tuple(split_words(f)): (k, c) for k, c, f in _forms(WORLD | SPEECH)}
+    named = [(k, c, split_words(f)) for k, c, f in _forms(WORLD | SPEECH)]
+    forms |= {tuple(w for w in said if w not in ("a", "the")): (k, c) for k, c, said in named}
+    return forms | {tuple(said): (k, c) for k, c, said in named}
 
 
 def _forms(table: dict[str, dict[str, tuple[str, ...]]]) -> Iterable[tuple[str, str, str]]:

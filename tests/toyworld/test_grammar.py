@@ -6,12 +6,13 @@ from collections import defaultdict
 
 import pytest
 
-from minikontext.toyworld import OPERATIONS, grammar, sample_edit
+from minikontext.toyworld import OPERATIONS, grammar
+from minikontext.toyworld.edits import SECOND_EDITION, sample_case
 from minikontext.toyworld.grammar import CLEAN, Noise, vocabulary
 from minikontext.toyworld.lexicon import SPEECH, WORLD, forms, is_unheard, split_words
 from minikontext.toyworld.split import held_out
 
-CASES = [sample_edit(i) for i in range(1500)]
+CASES = [sample_case(i) for i in range(2000)]
 
 
 def cases_of(operation: str, count: int = 20):
@@ -23,7 +24,7 @@ def says(text: str, slot: str, concept: str) -> bool:
     return any(form in text.lower() for form in WORLD[slot][concept])
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", [*OPERATIONS, *SECOND_EDITION])
 def test_every_operation_is_asked_for_in_many_ways(operation):
     rng = random.Random(0)
     case = cases_of(operation, 1)[0]
@@ -49,6 +50,16 @@ def test_the_wish_is_named(operation, slot):
     for case in cases_of(operation):
         text = grammar.ask(case, rng, noise=CLEAN)
         assert says(text, slot, case.words[slot]), text
+
+
+def test_each_of_several_pictures_is_named_with_what_it_lends():
+    rng = random.Random(8)
+    for case in cases_of("combine_three") + cases_of("combine_four"):
+        text = grammar.ask(case, rng, noise=CLEAN).lower()
+        for role in ("character", "worn", "scene", "drawn"):
+            if role in case.words:
+                assert says(text, "source", case.words[role]), (role, text)
+        assert ("style" in text) == ("drawn" in case.words)
 
 
 def test_sign_words_are_never_misspelt():
@@ -104,6 +115,8 @@ def test_unheard_wordings_come_from_kept_templates(monkeypatch):
 def test_every_symbol_can_be_filled_in():
     known = {*WORLD, *SPEECH, *grammar.PHRASES, "sign", "sign_was", "alone", "vague", "cleared"}
     known |= {"kind", "colour_was", "accessory_was", "thing_was", "background_was", "time_was"}
+    known |= {"source_character", "source_worn", "source_scene", "source_drawn"}
+    known |= {"only_scene", "only_drawn", "both"}
     known |= {"where_was", "eyes_was", "marks", "old", "second_one", "caption", "clear"}
     texts = [text for group in grammar.TEMPLATES.values() for text in group]
     texts += [text for group in grammar.PHRASES.values() for text in group]

@@ -34,6 +34,22 @@ def test_absent_words_are_named_with_the_nearest_that_there_is(prompt, word, nea
     assert isinstance(found[0], PromptWarning)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("give the cat blue eyes", "blue eyes"),
+        ("make its eyes green", "eyes green"),
+        ("make the background blue", "background blue"),
+        ("put him on purple grass", "purple grass"),
+        ("make the hat bigger", "bigger"),
+        ("add two flowers", "two flowers"),
+    ],
+)
+def test_known_words_in_unknown_combinations_are_named(prompt, said):
+    (warning,) = unusable(prompt)
+    assert warning.word == said and said in str(warning)
+
+
 def test_what_no_character_can_do_is_said():
     (warning,) = unusable("make the cat smile")
     assert "cannot show 'smile'" in str(warning)
@@ -70,6 +86,8 @@ def test_wishes_about_what_is_not_there_are_impossible(prompt, name):
         'write "DOG" on the sign',
         "put a house where the flower is",
         "remove the sign",
+        "make the eyes bigger",
+        "put the blue cat on the grass",
         "drop a ball on the left",
     ],
 )
