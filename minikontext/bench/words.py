@@ -135,7 +135,7 @@ class TextOnlyEditor(nn.Module):
         self.value = nn.Parameter(torch.randn(2, len(SLOTS), MOST, width) * 0.5)
         self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, MOST)
-        self.keep = nn.Parameter(torch.tensor(2.0))  # how much the first picture's value counts
+        self.keep = nn.Parameter(torch.tensor(4.0))  # how much the first picture's value counts
         allowed = torch.tensor(
             [[i < len(values) for i in range(MOST)] for values in VALUES.values()]
         )
@@ -192,7 +192,7 @@ class Edition:
         return wishes.ask(case, rng, noise=self.noise)
 
 
-STEPS = 2000
+STEPS = 3000
 FILLERS = Noise(typos=0.0)
 EDITIONS = (
     Edition("first edition"),
@@ -204,7 +204,7 @@ EDITIONS = (
 
 
 def train(
-    edition: Edition, steps: int, batch: int = 64, pool: int = 20000, seed: int = 0,
+    edition: Edition, steps: int, batch: int = 32, pool: int = 20000, seed: int = 0,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TextOnlyEditor:  # fmt: skip
     """A text-only editor after `steps` batches of fresh wordings of `pool` wishes."""

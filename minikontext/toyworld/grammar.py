@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from minikontext.toyworld.edits import Case
 from minikontext.toyworld.lexicon import SPEECH, WORLD, forms, split_words
@@ -164,9 +164,10 @@ def caption(claims: tuple[str, ...], article: str = "a ") -> str:
 # ---------------------------------------------------------------- drawing a sentence
 
 
-def symbols(template: str) -> list[str]:
+@cache
+def symbols(template: str) -> tuple[str, ...]:
     """The symbols in a template, in their order."""
-    return re.findall(r"{(\w+)}", template)
+    return tuple(re.findall(r"{(\w+)}", template))
 
 
 def is_unheard(operation: str, template: str) -> bool:
@@ -184,11 +185,13 @@ def templates(case: Case, known: Facts) -> list[tuple[str, str]]:
     if "time" in words and case.contexts:
         families.append(f"{name}>{case.contexts[0].time}>{words['time']}")
     found = [(family, text) for family in families for text in TEMPLATES.get(family, ())]
-    return [(family, text) for family, text in found if usable(text, known)]
+    names = frozenset(known)
+    return [(family, text) for family, text in found if usable(text, names)]
 
 
-def usable(template: str, known: Facts) -> bool:
-    """Whether all symbols of a template can be filled in with what is known."""
+@lru_cache(maxsize=1 << 16)
+def usable(template: str, known: frozenset[str]) -> bool:
+    """Whether all symbols of a template can be filled in, if these facts are known."""
     return all(
         name in known
         or name in SPEECH
@@ -279,7 +282,8 @@ def _symbol(name: str, known: Facts, rng: random.Random, unheard: bool) -> str:
             return _expand(concept, known, rng, unheard)
         return _form(slot, concept, rng, unheard) if slot else concept
     if name in PHRASES:
-        options = [text for text in PHRASES[name] if usable(text, known)]
+        names = frozenset(known)
+        options = [text for text in PHRASES[name] if usable(text, names)]
         return _expand(rng.choice(options), known, rng, unheard)
     (concept,) = SPEECH[name]
     return _form(name, concept, rng, unheard)
