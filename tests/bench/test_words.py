@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from minikontext.bench import words
 from minikontext.bench.words import EDITIONS, Edition, Newcomer, as_scene, newcomers, numbers
@@ -41,9 +40,8 @@ def test_scenes_survive_becoming_numbers():
 @pytest.mark.parametrize("edition", EDITIONS, ids=lambda edition: edition.name)
 def test_every_edition_trains(edition):
     losses = []
-    torch.manual_seed(0)
-    words.train(edition, 12, batch=16, pool=50, progress=lambda step, loss: losses.append(loss))
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    words.train(edition, 40, batch=16, pool=16, progress=lambda step, loss: losses.append(loss))
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 def test_what_an_editor_understands_is_counted_and_written(tmp_path, monkeypatch):
