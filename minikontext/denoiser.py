@@ -51,7 +51,10 @@ class Denoiser:
 
     def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The image tokens that the transformer sees, the target's first, and their ids."""
-        return tokens.join_context(target, target_ids, *self.packed)
+        packed, grids = self.packed
+        rows, cols = (int(last) + 1 for last in target_ids[-1, 1:])
+        ids = tokens.context_ids(grids, self.layout, (rows, cols))
+        return tokens.join_context(target, target_ids, packed, ids)
 
     def rotary(self, shape: torch.Size, img_ids: Tensor) -> Tensor:
         """Rotations of all tokens: positions stay, so they are computed once for all steps."""
@@ -64,11 +67,11 @@ class Denoiser:
         return {}
 
     @cached_property
-    def packed(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Tokens and ids of each context image."""
+    def packed(self) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """Tokens of each context image, and its rows and columns of them."""
         grids = [(c.shape[-2] // PATCH, c.shape[-1] // PATCH) for c in self.contexts]
         packed = [tokens.pack(c.to(self.text.tokens.dtype), PATCH) for c in self.contexts]
-        return packed, tokens.context_ids(grids, self.layout)
+        return packed, grids
 
     @cached_property
     def _text_ids(self) -> Tensor:

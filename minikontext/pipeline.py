@@ -75,7 +75,7 @@ class KontextPipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None, true_cfg_scale: float | None = None,
         num_images_per_prompt: int = 1, seed: int | Sequence[int] | None = None,
-        context_layout: str = "index", resize: str = "kontext",
+        context_layout: str | None = None, resize: str = "kontext",
         step_cache: StepCache | float | None = None,
         callback: Callable[[StepInfo], object] | None = None, progress: bool = True,
     ) -> KontextOutput:  # fmt: skip
@@ -88,6 +88,7 @@ class KontextPipeline:
         guidance_scale: for weights that take guidance as an input ([dev]).
         true_cfg_scale: above 1, classifier-free guidance against `negative_prompt` (or "").
         seed: one int (image i gets seed + i) or one for each image. None draws them.
+        context_layout: where contexts lie, see `tokens.context_ids`; None: as the weights learned.
         resize: "kontext" brings pictures to a trained size, "none" only to whole tokens.
         step_cache: a `StepCache` or its threshold, see `runtime.step_cache`. Not exact.
         callback: gets a StepInfo after each step, before any filter has looked; False stops.
@@ -109,7 +110,8 @@ class KontextPipeline:
         plan = reader.target_plan(width, height, contexts)
         warn_resized([context.plan for context in contexts], plan)
         # 4. Encode the text.
-        denoiser = self._denoiser(request, contexts, context_layout)
+        layout = context_layout or self.defaults.context_layout
+        denoiser = self._denoiser(request, contexts, layout)
         # 5. Draw the noise.
         z = self.codec.noise(request.seeds, *plan.working)
         # 6. Choose the times: mu follows the target's tokens, never the contexts'.

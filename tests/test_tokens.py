@@ -75,6 +75,17 @@ def test_no_two_tokens_share_a_position(grids):
         assert len(ids.unique(dim=0)) == len(ids)
 
 
+def test_scaled_contexts_lie_over_the_target():
+    small, same, wide = tokens.context_ids([(2, 2), (4, 4), (4, 8)], "scaled", target=(4, 4))
+    assert small[:, 1].unique().tolist() == [0.5, 2.5]  # s i + (s - 1) / 2 with s = 2
+    assert torch.equal(same, tokens.position_ids(4, 4, 2).double())
+    assert wide[:8, 2].tolist() == [-0.25 + i / 2 for i in range(8)]
+    assert [ids[:, 0].unique().item() for ids in (small, same, wide)] == [1, 2, 3]
+    middle = torch.tensor([1.5, 1.5], dtype=torch.double)
+    for ids in (small, same, wide):
+        torch.testing.assert_close(ids[:, 1:].mean(0), middle)
+
+
 def test_unknown_layout_is_refused():
     with pytest.raises(ConfigError, match="'diagonal'"):
         tokens.context_ids([(2, 2)], "diagonal")

@@ -153,10 +153,9 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--layout",
-        choices=("index", "offset"),
-        default="index",
-        help="how several pictures are told apart: the paper's way (index, default), or side by "
-        "side (offset)",
+        choices=("index", "offset", "scaled"),
+        help="how several pictures are told apart: the paper's way (index), side by side (offset), "
+        "or each stretched over the result (scaled); default: as the weights have learned it",
     )
 
 

@@ -15,7 +15,8 @@ class Defaults:
     those of about width × height pixels. max_contexts: context images the weights have seen.
     min_contexts: 1 for weights that only edit. shifted: False for few-step weights, whose times
     are evenly spaced. mu_16: of weights that were trained with the root law, see
-    `flow.mu_for_tokens`; None is the line.
+    `flow.mu_for_tokens`; None is the line. context_layout: where the weights have learned to see
+    the contexts, see `tokens.context_ids`.
     """
 
     num_inference_steps: int = 28
@@ -28,6 +29,7 @@ class Defaults:
     min_contexts: int = 0
     shifted: bool = True
     mu_16: float | None = None
+    context_layout: str = "index"
     sizes: tuple[images.Size, ...] = ()
 
     def __post_init__(self) -> None:

@@ -134,10 +134,25 @@ def snap(size: Size, multiple: int) -> Size:
     return -(-width // multiple) * multiple, -(-height // multiple) * multiple
 
 
+# Trained sizes whose areas differ by less than this factor are one family, as Kontext's 17 are.
+SAME_AREA = 1.7
+
+
 def nearest(size: Size, sizes: tuple[Size, ...]) -> Size:
-    """Pick the trained size whose aspect ratio is nearest to that of `size`, as Kontext does."""
+    """Pick the trained size whose aspect ratio is nearest to that of `size`, as Kontext does.
+
+    Of weights trained on several areas, only sizes about as large as the picture are asked; of
+    those with one aspect ratio the nearest in area wins.
+    """
     width, height = checked_size(size)
-    return min(sizes, key=lambda trained: abs(trained[0] / trained[1] - width / height))
+
+    def apart(trained: Size) -> float:
+        ratio = trained[0] * trained[1] / (width * height)
+        return max(ratio, 1 / ratio)
+
+    closest = min(map(apart, sizes))
+    family = [trained for trained in sizes if apart(trained) <= SAME_AREA * closest]
+    return min(family, key=lambda one: (abs(one[0] / one[1] - width / height), apart(one)))
 
 
 def sizes_near(width: int, height: int, multiple: int, widest: float = 7 / 3) -> tuple[Size, ...]:

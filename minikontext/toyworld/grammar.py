@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 from minikontext.toyworld.edits import Case
-from minikontext.toyworld.lexicon import SPEECH, WORLD, forms
+from minikontext.toyworld.lexicon import SPEECH, WORLD, forms, split_words
+from minikontext.toyworld.lexicon import words as lexicon_words
 from minikontext.toyworld.phrases import PHRASES, TEMPLATES
 from minikontext.toyworld.scene import Scene
 from minikontext.toyworld.split import held_out
@@ -25,10 +26,24 @@ Facts = dict[str, tuple[str, str]]  # symbol -> (slot, concept); slot "" is a te
 LETTERS_OF_TYPOS = "abcdefghijklmnopqrstuvwxyz"
 
 PLAIN_SHARE = 0.5  # of the forms: a concept's plain name
-POLITE_SHARE = 0.3  # of the sentences: a word in front; half as often, one behind
-ARTICLES_DROPPED = 0.12  # of the sentences: no "the", no "a"
 LOOSE_SHARE = 0.35  # of the cases: a detail stays unsaid
-TYPO_SHARE = 0.03  # of the words
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How sentences are typed: shares of the sentences, and of the words for `typos`.
+
+    `polite` puts something in front of a request, and half as often something behind it; a share
+    `no_articles` has no "the" and no "a".
+    """
+
+    polite: float = 0.3
+    no_articles: float = 0.12
+    typos: float = 0.03
+
+
+CLEAN = Noise(0.0, 0.0, 0.0)
+TYPED = Noise()
 
 # The kinds of speech that are verbs.
 VERBS = (
@@ -54,6 +69,9 @@ def facts(case: Case) -> Facts:
     """What the sentence may speak of: the wish's words and what the first picture shows."""
     found: Facts = {}
     for name, value in case.words.items():
+        if value in WORLD["source"]:  # the part of one of several pictures
+            found[f"source_{name}"] = ("source", value)
+            continue
         slot = OLD[case.operation.split("_")[1]] if name == "old" else name
         for symbol in SLOTS.get(slot, (slot,)):
             key = "old" if name == "old" else symbol
@@ -61,7 +79,7 @@ def facts(case: Case) -> Facts:
                 found[key] = ("", value)
             elif symbol not in WORLD or value in WORLD[symbol]:
                 found[key] = (symbol, value)
-    found |= _shown(case.contexts[0]) if case.contexts else {}
+    found |= _shown(case.before) if case.before else {}
     return found | _conditions(case)
 
 
@@ -92,6 +110,9 @@ def _conditions(case: Case) -> Facts:
         found |= caption_facts(case)
     if "colour" not in words:
         found["vague"] = yes
+    parts = [part for part in ("scene", "drawn") if part in words]
+    if parts:
+        found["both" if len(parts) == 2 else f"only_{parts[0]}"] = yes
     if words.get("pattern") == "plain":
         found["cleared"] = yes
     if "side" in words:
@@ -143,9 +164,10 @@ def caption(claims: tuple[str, ...], article: str = "a ") -> str:
 # ---------------------------------------------------------------- drawing a sentence
 
 
-def symbols(template: str) -> list[str]:
+@cache
+def symbols(template: str) -> tuple[str, ...]:
     """The symbols in a template, in their order."""
-    return re.findall(r"{(\w+)}", template)
+    return tuple(re.findall(r"{(\w+)}", template))
 
 
 def is_unheard(operation: str, template: str) -> bool:
@@ -163,11 +185,13 @@ def templates(case: Case, known: Facts) -> list[tuple[str, str]]:
     if "time" in words and case.contexts:
         families.append(f"{name}>{case.contexts[0].time}>{words['time']}")
     found = [(family, text) for family in families for text in TEMPLATES.get(family, ())]
-    return [(family, text) for family, text in found if usable(text, known)]
+    names = frozenset(known)
+    return [(family, text) for family, text in found if usable(text, names)]
 
 
-def usable(template: str, known: Facts) -> bool:
-    """Whether all symbols of a template can be filled in with what is known."""
+@lru_cache(maxsize=1 << 16)
+def usable(template: str, known: frozenset[str]) -> bool:
+    """Whether all symbols of a template can be filled in, if these facts are known."""
     return all(
         name in known
         or name in SPEECH
@@ -176,13 +200,13 @@ def usable(template: str, known: Facts) -> bool:
     )
 
 
-def ask(case: Case, rng: random.Random, unheard: bool = False, typos: float = TYPO_SHARE) -> str:
+def ask(case: Case, rng: random.Random, unheard: bool = False, noise: Noise = TYPED) -> str:
     """One wording of a case's wish, drawn afresh. `unheard` asks in a template kept for tests.
 
     In training (unheard=False) no template and no form that is kept for tests ever occurs. Say
     `loosened(case, rng)` before, so that some wishes leave details open.
     """
-    return finish(wording(case, rng, unheard), rng, typos)
+    return finish(wording(case, rng, unheard), rng, noise)
 
 
 def wording(case: Case, rng: random.Random, unheard: bool = False, pronouns: bool = True) -> str:
@@ -198,20 +222,34 @@ def wording(case: Case, rng: random.Random, unheard: bool = False, pronouns: boo
     return fill(rng.choice(kept or [text for _, text in options]), known, rng, unheard)
 
 
-def finish(sentence: str, rng: random.Random, typos: float = TYPO_SHARE) -> str:
+def finish(sentence: str, rng: random.Random, noise: Noise = TYPED) -> str:
     """A sentence as it is typed: perhaps polite, hasty, capitalised, with a slip of the finger."""
-    if rng.random() < POLITE_SHARE and sentence.split(" ")[0] in verbs():
+    if rng.random() < noise.polite and sentence.split(" ")[0] in verbs():
         sentence = f"{_form('request', 'can you', rng)} {sentence}"
-    if rng.random() < POLITE_SHARE / 2:
+    elif rng.random() < noise.polite / 2:
+        sentence = f"{_form('opening', 'ok', rng)} {sentence}"
+    if rng.random() < noise.polite / 2:
         sentence = f"{sentence} {_form('polite', 'please', rng)}"
-    if rng.random() < ARTICLES_DROPPED:
+    if rng.random() < noise.no_articles:
         sentence = re.sub(r"\b(the|an?) (?=\w)", "", sentence)
-    sentence = _outside_quotes(
-        sentence, lambda word: typo(word, rng) if rng.random() < typos else word
-    )
+    sentence = _mistyped(sentence, rng, noise.typos)
     if rng.random() < 0.5:
         sentence = sentence[:1].upper() + sentence[1:] + rng.choice(("", ".", "!"))
     return sentence
+
+
+@cache
+def template_words() -> frozenset[str]:
+    """The small words of the templates that training hears."""
+    heard = [t for family, group in TEMPLATES.items() for t in group if not is_unheard(family, t)]
+    text = " ".join([*heard, *(t for group in PHRASES.values() for t in group), "an", "eye"])
+    return frozenset(split_words(re.sub(r"{\w+}", " ", text)))
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a sentence in training can contain, typos aside, sorted."""
+    return tuple(sorted({*lexicon_words(), *template_words()}))
 
 
 @cache
@@ -244,7 +282,8 @@ def _symbol(name: str, known: Facts, rng: random.Random, unheard: bool) -> str:
             return _expand(concept, known, rng, unheard)
         return _form(slot, concept, rng, unheard) if slot else concept
     if name in PHRASES:
-        options = [text for text in PHRASES[name] if usable(text, known)]
+        names = frozenset(known)
+        options = [text for text in PHRASES[name] if usable(text, names)]
         return _expand(rng.choice(options), known, rng, unheard)
     (concept,) = SPEECH[name]
     return _form(name, concept, rng, unheard)
@@ -286,10 +325,14 @@ def mend(text: str) -> str:
 # ---------------------------------------------------------------- noise
 
 
-def _outside_quotes(text: str, change) -> str:  # noqa: ANN001
-    """Apply a change to every word that is not quoted and not in capitals."""
+def _mistyped(text: str, rng: random.Random, share: float) -> str:
+    """The text with typos in a share of its words; what is quoted stays as it is."""
+
+    def perhaps(word: re.Match[str]) -> str:
+        return typo(word[0], rng) if rng.random() < share else word[0]
+
     parts = re.split(r"(\"[^\"]*\"|'[A-Z]+')", text)
-    parts[::2] = [re.sub(r"[a-z]{3,}", lambda word: change(word[0]), part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"[a-z]{3,}", perhaps, part) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -42,21 +42,24 @@ WORLD: Table = _table({
     },
     "colour": {
         "red": "red, crimson, scarlet, ruby, cherry red, blood red, tomato red, bright red, "
-            "dark red, fire red, maroon, deep red, reddish, vermilion",
+            "dark red, fire red, maroon, deep red, reddish, vermilion, red like a tomato, "
+            "as red as a tomato",
         "orange": "orange, tangerine, pumpkin orange, bright orange, amber, peach, apricot, "
-            "carrot orange, orangey",
+            "carrot orange, orangey, orange like a carrot",
         "yellow": "yellow, gold, golden, lemon, lemon yellow, canary yellow, sunny yellow, "
-            "bright yellow, mustard, light yellow, yellowish, banana yellow",
+            "bright yellow, mustard, light yellow, yellowish, banana yellow, yellow like a lemon, "
+            "yellow like the sun",
         "green": "green, emerald, lime, lime green, grass green, olive, dark green, light green, "
-            "bright green, mint, jade, forest green, greenish, leaf green",
+            "bright green, mint, jade, forest green, greenish, leaf green, green like grass",
         "blue": "blue, navy, navy blue, azure, sky blue, light blue, dark blue, royal blue, "
-            "cobalt, bright blue, sapphire, indigo blue, bluish, ocean blue, baby blue",
+            "cobalt, bright blue, sapphire, indigo blue, bluish, ocean blue, baby blue, "
+            "blue like the sky",
         "purple": "purple, violet, lilac, lavender, plum, mauve, dark purple, light purple, "
-            "indigo, amethyst, aubergine, bright purple, purplish",
+            "indigo, amethyst, aubergine, bright purple, purplish, purple like a plum",
         "pink": "pink, rose, magenta, hot pink, fuchsia, rosy, light pink, salmon pink, "
-            "bubblegum pink, bright pink, baby pink, pinkish, candy pink",
+            "bubblegum pink, bright pink, baby pink, pinkish, candy pink, pink like a flamingo",
         "white": "white, snow white, ivory, pure white, bright white, whitish, cream white, "
-            "colourless, chalk white, off-white",
+            "colourless, chalk white, off-white, white like snow, as white as snow",
     },
     # An adjective of the character ...
     "pattern": {
@@ -135,6 +138,17 @@ WORLD: Table = _table({
             "in the middle, in the centre, in the center, into the middle, centrally",
         "right": "rightwards, right, to the right, more to the right, further right, "
             "over to the right, a bit to the right, towards the right, rightward",
+    },
+    # Which of several pictures.
+    "source": {
+        "first": "the first picture, picture 1, image 1, the first image, the first photo, "
+            "picture one, the 1st picture, the first one",
+        "second": "the second picture, picture 2, image 2, the second image, the second photo, "
+            "picture two, the 2nd picture, the second one",
+        "third": "the third picture, picture 3, image 3, the third image, the third photo, "
+            "picture three, the 3rd picture, the third one",
+        "fourth": "the fourth picture, picture 4, image 4, the fourth image, the fourth photo, "
+            "picture four, the 4th picture, the fourth one",
     },
     # A place as a noun ...
     "background": {
@@ -306,7 +320,20 @@ WORLD: Table = _table({
 # ---------------------------------------------------------------- how people ask
 
 SPEECH: Table = _table({
-    "polite": {"please": "please, pls, plz, if possible, thanks, thank you, thx, ok"},
+    "polite": {
+        "please": "please, pls, plz, if possible, thanks, thank you, thx, ok, for me, if you can, "
+            "thank you so much, in this picture, in the image, in the photo, right now, "
+            "but keep everything else the same, and keep the rest as it is, and nothing else, "
+            "without changing anything else, and leave everything else alone, "
+            "and do not change anything else, everything else should stay the same, "
+            "the rest should stay as it is, keep the rest",
+    },
+    "opening": {
+        "ok": "ok, hey, hi, hello, well, so, now, hmm, maybe, please, in this picture, "
+            "in the image, i think, change the picture so that, edit the image so that, "
+            "edit the photo, it would be nice if, i would love it if, make sure that, next, "
+            "for this picture, i was thinking, my wish, new edit",
+    },
     "request": {
         "can you": "can you, could you, would you, can you please, could you please, will you, "
             "can we, please, pls, plz, kindly, i want you to, i'd like you to, "
@@ -321,8 +348,7 @@ SPEECH: Table = _table({
             "may i have, i'm looking for, how about, what about, make it",
     },
     "should": {
-        "should": "should, must, has to, needs to, ought to, shall, could, can, "
-            "is supposed to",
+        "should": "should, must, has to, needs to, ought to, shall, could, can, is supposed to",
     },
     "wanted": {
         "i want": "i want, i'd like, i would like, i need, we want, i'd prefer, i'd love, i wish, "
@@ -359,8 +385,7 @@ SPEECH: Table = _table({
             "switch out",
     },
     "replaced": {
-        "replaced with": "replaced with, replaced by, swapped for, exchanged for, "
-            "turned into",
+        "replaced with": "replaced with, replaced by, swapped for, exchanged for, turned into",
     },
     "instead": {"instead of": "instead of, in place of, rather than, and not, not, in lieu of"},
     "remove": {
@@ -380,8 +405,7 @@ SPEECH: Table = _table({
             "i dont like, don't show, dont show, never mind, i am tired of",
     },
     "undress": {
-        "take off": "take off, remove, pull off, get rid of, lose, strip off, put away, "
-            "drop",
+        "take off": "take off, remove, pull off, get rid of, lose, strip off, put away, drop",
     },
     "add": {
         "add": "add, put, place, draw, insert, include, set, paint, create, show, add in, put in, "
@@ -432,8 +456,7 @@ SPEECH: Table = _table({
     },
     "say": {"say": "say, read, show, be, display, spell, state, become, have, contain"},
     "write": {
-        "write": "write, put, print, paint, place, letter, spell, type, draw, engrave, "
-            "display",
+        "write": "write, put, print, paint, place, letter, spell, type, draw, engrave, display",
     },
     "look": {
         "circled": "circled, marked, encircled, highlighted, ringed, outlined, selected, "
@@ -457,7 +480,8 @@ SPEECH: Table = _table({
         "this": "this, the same, this same, that, the given, exactly this, the shown, an identical",
     },
     "beside": {
-        "next to": "next to, beside, near, by, close to, alongside, at the side of, with, for",
+        "next to": "next to, beside, near, by, close to, alongside, at the side of, with, for, "
+            "behind, in front of, around",
     },
     "joined": {
         "and": "and, and then, then, and also, also, plus, after that, and please, and finally",

@@ -17,6 +17,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "it": (
         "the {kind}", "the {kind}", "the {kind}", "{kind}", "{him}{clear}", "{him}{clear}",
         "{him}{clear}", "the {creature}", "my {kind}", "our {kind}",
+        "the {colour_was} {kind}", "the {nice} {kind}",
     ),
     "he_is": ("the {kind}", "the {kind}", "{kind}", "{he}{clear}", "the {creature}"),
     "whose": ("{his}", "{his}", "the {kind}'s", "the {creature}'s", "{kind}'s"),
@@ -103,6 +104,34 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "stand_in": (
         "the {species} {second}", "the {species} {second}", "{species} {second}",
         "the {creature} {second}", "the one {second}",
+    ),
+    # what three and four pictures lend
+    "lender": (
+        "the {species} (from|of|in) {source_character}",
+        "the {species} (from|of|in) {source_character}",
+        "the {creature} (from|of|in) {source_character}",
+        "{species} (from|of|in) {source_character}",
+    ),
+    "lent_wear": (
+        "the {accessory} (from|of|in) {source_worn}", "{accessory} (from|of|in) {source_worn}",
+    ),
+    "lent_place": (
+        "the background (of|from|in) {source_scene}",
+        "the {background} (of|from|in) {source_scene}",
+        "the {backdrop} (of|from|in) {source_scene}",
+    ),
+    "lent_style": (
+        "the style (of|from|in) {source_drawn}", "the drawing style (of|from) {source_drawn}",
+    ),
+    "lent_rest": (
+        "{lent_place}{only_scene}", "{lent_style}{only_drawn}",
+        "{lent_place} and {lent_style}{both}",
+        "{lent_style} and {lent_place}{both}",
+    ),
+    "in_rest": (
+        "(in|with|before) {lent_place}{only_scene}", "(in|with|using) {lent_style}{only_drawn}",
+        "in {lent_place} and (in|with|) {lent_style}{both}",
+        "in {lent_style} and {lent_place}{both}",
     ),
     "set_scene": (
         "(move|set|put) the scene", "the scene is", "the scene should be",
@@ -235,6 +264,26 @@ DRESS = (
     "there {should} be {new} on {it}",
     "{he_is} (looks|is|seems) (cold|sad|bored|lonely|cool|naked) , give {it} {new}",
     "{wanted} {it} {wearing} {new}",
+)
+
+COMBINE = (
+    "{lender} {wearing} {lent_wear} {in_rest}",
+    "{lender} {wearing} {lent_wear} {in_rest}",
+    "{lender} {in_rest} {wearing} {lent_wear}",
+    "{lender} {in_rest} with {lent_wear}",
+    "(put|place) {lent_wear} on {lender} {in_rest}",
+    "{give} {lender} {lent_wear} and {lent_rest}",
+    "{give} {lender} {lent_wear} {in_rest}",
+    "(use|take|combine|mix) {lender} , {lent_wear} and {lent_rest}",
+    "{in_rest} (draw|show|paint|) {lender} {wearing} {lent_wear}",
+    "(draw|show|paint) {lender} {wearing} {lent_wear} {in_rest}",
+    "{lent_rest} , {lender} , {lent_wear}",
+    "{lender} , {lent_wear} , {lent_rest}",
+    "take {lent_wear} and {lent_rest} for {lender}",
+    "dress {lender} in {lent_wear} {in_rest}",
+    "dress {lender} in {lent_wear} and use {lent_rest}",
+    "{lender} {should} wear {lent_wear} {in_rest}",
+    "{want} {lender} {wearing} {lent_wear} {in_rest}",
 )
 
 # ---------------------------------------------------------------- what is said for each operation
@@ -760,6 +809,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{copy} again {where} {when}",
         "how would {copy} look {where} {when}",
     ),
+    "combine_three": COMBINE,
+    "combine_four": COMBINE,
     "swap_character": _bind(REPLACE, old="the {old}", new="{stand_in}"),
     "borrow_accessory": (
         *_bind(DRESS, new="{lent}"),

@@ -7,7 +7,7 @@ order does not matter, and the claims of both are the claims of the pair.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,6 @@ from minikontext.toyworld.scene import (
     level,
     sample_scene,
 )
-from minikontext.toyworld.split import held_out
 
 PAIRED = ("local", "global", "text")  # tasks with one picture whose wishes can be joined
 TWO_SHARE = 0.3
@@ -44,71 +43,62 @@ DESCRIBED = (
 )
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """One or two wishes for one picture.
-
-    `parts` are the wishes one by one, each with its own claims for the same picture before and
-    after. `case` is all of it: the union of the claims.
-    """
-
-    parts: tuple[Case, ...]
-    case: Case
-
-    def followed(self, picture: Image.Image | np.ndarray) -> tuple[bool, ...]:
-        """For each wish, whether what it claims reads as it should in a picture.
-
-        `score(picture, wishes.case)` judges all of it, and what should have stayed.
-        """
-        asked = (*self.case.claims, *self.case.free)
-        found, wanted = read(picture, self.case.target, asked), self.case.target
-        return tuple(
-            all(getattr(found, name) == getattr(wanted, name) for name in part.claims)
-            for part in self.parts
-        )
-
-    def ask(
-        self, rng: random.Random, unheard: bool = False, typos: float = grammar.TYPO_SHARE
-    ) -> str:
-        """One sentence for all wishes, drawn afresh; `unheard` as in `grammar.ask`."""
-        if len(self.parts) == 1:
-            return grammar.ask(self.case, rng, unheard, typos)
-        return grammar.finish(self._joined(rng, unheard), rng, typos)
-
-    def _joined(self, rng: random.Random, unheard: bool) -> str:
-        if _describable(self.case) and rng.random() < DESCRIBED_SHARE:
-            return _description(self.case, rng, unheard)
-        if (one := _newcomer(self.parts)) and rng.random() < DESCRIBED_SHARE:
-            return grammar.wording(one, rng, unheard)
-        first, second = rng.sample(self.parts, 2)
-        said = grammar.wording(first, rng, unheard)
-        second = replace(second, contexts=(_after(first),))
-        also = grammar.wording(second, rng, unheard, pronouns="character" in first.operation)
-        joint = rng.choice(forms("joined", "and", unheard=False))
-        return f"{said}{rng.choice((' and ', f' {joint} ', ', ', ', then ', '. '))}{also}"
-
-
 def sample_wishes(
-    index: int, number: int = 4, split: str = "train", seed: int = 0, two: float = TWO_SHARE
-) -> Wishes:
-    """Wishes number `index` of a level's stream, the same on every call; a share `two` are pairs.
+    index: int, number: int = 4, split: str = "train", seed: int = 0, contexts: int | None = None,
+    two: float = TWO_SHARE,
+) -> Case:  # fmt: skip
+    """Case number `index` of a level's stream, the same on every call, with one or two wishes.
 
-    The split is that of `edits.sample_edit`: training never contains anything held out, and every
-    test case contains something that is. Raises ValueError for another split or level.
+    A share `two` of the cases with one picture are pairs, with both wishes in `Case.parts`. Some
+    cases leave a colour open (`grammar.loosened`). Splits are those of `edits.sample_case`.
+    Raises ValueError for another split or level, or a level without operations on so many pictures.
     """
-    rng = random.Random(f"{seed}/{number}/{split}/{index}/wishes")
-    if rng.random() >= two:
-        case = grammar.loosened(edits.sample_edit(index, number, split, seed), rng)
-        return Wishes((case,), case)
-    if split not in ("train", "test"):
-        raise ValueError(f"split={split!r}: choose 'train' or 'test'")
+    rng = random.Random(f"wishes/{seed}/{number}/{split}/{contexts}/{index}")
+    case = edits.sample_case(index, number, split, seed, contexts)
+    if len(case.contexts) != 1 or rng.random() >= two:
+        return grammar.loosened(case, rng)
     while True:
         pair = _pair(rng, level(number), sample_scene(rng, number))
-        if pair and any(held_out(*key) for key in pair.case.keys) == (split == "test"):
+        if pair and pair.split == split:
             return pair
 
 
-def _pair(rng: random.Random, rung: Level, scene: Scene) -> Wishes | None:
+def ask(
+    case: Case, rng: random.Random, unheard: bool = False, noise: grammar.Noise = grammar.TYPED
+) -> str:
+    """One sentence for all wishes of a case, drawn afresh; `unheard` as in `grammar.ask`."""
+    if not case.parts:
+        return grammar.ask(case, rng, unheard, noise)
+    return grammar.finish(_joined(case, rng, unheard), rng, noise)
+
+
+def followed(picture: Image.Image | np.ndarray, case: Case) -> tuple[bool, ...]:
+    """For each wish of a case, whether what it claims reads as it should in a picture.
+
+    `score(picture, case)` judges all of it, and what should have stayed.
+    """
+    found = read(picture, case.target, (*case.claims, *case.free))
+    return tuple(
+        all(getattr(found, name) == getattr(case.target, name) for name in part.claims)
+        for part in case.parts or (case,)
+    )
+
+
+def _joined(case: Case, rng: random.Random, unheard: bool) -> str:
+    """Both wishes: in one description, in one replacement, or one after the other."""
+    if _describable(case) and rng.random() < DESCRIBED_SHARE:
+        return _description(case, rng, unheard)
+    if (one := _newcomer(case.parts)) and rng.random() < DESCRIBED_SHARE:
+        return grammar.wording(one, rng, unheard)
+    first, second = rng.sample(case.parts, 2)
+    said = grammar.wording(first, rng, unheard)
+    second = replace(second, contexts=(_after(first),))
+    also = grammar.wording(second, rng, unheard, pronouns="character" in first.operation)
+    joint = rng.choice(forms("joined", "and", unheard=False))
+    return f"{said}{rng.choice((' and ', f' {joint} ', ', ', ', then ', '. '))}{also}"
+
+
+def _pair(rng: random.Random, rung: Level, scene: Scene) -> Case | None:
     """Two compatible wishes for a scene, which is posed for both; None if they are not."""
     weights = {name: w for name, w in rung.operations.items() if OPERATIONS[name][0] in PAIRED}
     names = rng.choices(tuple(weights), tuple(weights.values()), k=2)
@@ -127,21 +117,20 @@ def _pair(rng: random.Random, rung: Level, scene: Scene) -> Wishes | None:
     return _joint(parts, before.change(**changes))
 
 
-def _joint(parts: list[Case], target: Scene) -> Wishes:
+def _joint(parts: list[Case], target: Scene) -> Case:
     """Two wishes as one case; the free attributes of one are free for the other, too."""
     free = tuple(dict.fromkeys(name for part in parts for name in part.free))
-    case = replace(
+    return replace(
         parts[0],
         task="two wishes",
         operation=" + ".join(part.operation for part in parts),
         target=target,
         claims=tuple(name for part in parts for name in part.claims),
         free=free,
-        keys=(*(key for part in parts for key in part.keys), ("identity", *target.identity)),
+        keys=tuple(dict.fromkeys(key for part in parts for key in part.keys)),
         words={},
-        prompt="",
+        parts=tuple(replace(part, target=target, free=free) for part in parts),
     )
-    return Wishes(tuple(replace(part, target=target, free=free) for part in parts), case)
 
 
 def _part(name: str, draft: Draft, before: Scene) -> Case:

@@ -62,7 +62,9 @@ class EditorTraining:
 
 
 class Editor(nn.Module):
-    """Text encoder and transformer, trained together."""
+    """Text encoder and transformer, trained together; contexts lie as `layout` says."""
+
+    layout = "index"
 
     def __init__(self, transformer: KontextTransformer, text: ToyTextEncoder) -> None:
         super().__init__()
@@ -78,7 +80,7 @@ class Editor(nn.Module):
     ) -> Tensor:
         """Velocity of latents z (b, c, h, w) at times t (b,); words are token ids (b, m)."""
         text = self.text(words)
-        return Denoiser(self.transformer, text, contexts, guidance_scale=guidance)(z, t)
+        return Denoiser(self.transformer, text, contexts, self.layout, guidance)(z, t)
 
 
 class Batches:

@@ -67,6 +67,7 @@ def train_world_editor(
     folder = Path(config["run"]) / "stream" if drawn.batches else None
     stream = Stream(drawn, autoencoder, folder, dials.bf16)
     model, how = new_editor(with_words(config)), by_step(config)
+    model.layout = dials.layout
     prepare(model, world, dials.bf16, first_weights(config))
     loop = Loop(model, how, config["run"], world)
     if resume:
@@ -84,7 +85,8 @@ def with_words(config: dict[str, Any]) -> dict[str, Any]:
 def with_trained(
     config: dict[str, Any], drawn: StreamConfig, dials: WorldEditorTraining
 ) -> dict[str, Any]:
-    """The config whose [defaults] say what was trained: sizes, number of contexts, mu."""
+    """The config whose [defaults] say what was trained: sizes, number of contexts, mu, layout."""
     most = max(Stream.context_counts(drawn.level))
     trained = {"sizes": drawn.sizes, "mu_16": dials.mu_16, "max_contexts": most}
+    trained["context_layout"] = dials.layout
     return config | {"defaults": trained | config.get("defaults", {})}

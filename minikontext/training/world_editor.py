@@ -12,6 +12,7 @@ from minikontext.denoiser import PATCH
 from minikontext.errors import ConfigError
 from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
+from minikontext.tokens import LAYOUTS
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Part
 from minikontext.training.stream import Stream
@@ -24,7 +25,8 @@ class WorldEditorTraining:
     Times are logit-normal with `sigma` and the mu of the target's size: `mu_16 + ln(n / 16) / 2`,
     or the sampler's line without mu_16. `uniform` is the share of times drawn evenly instead, a
     guard for the ends, which sampling in few steps needs. `empty_prompts`: share of samples with
-    the empty prompt, for classifier-free guidance.
+    the empty prompt, for classifier-free guidance. layout: where contexts lie, see
+    `tokens.context_ids`; "scaled" lays a context of another size over the target.
     """
 
     seed: int = 0
@@ -32,9 +34,12 @@ class WorldEditorTraining:
     sigma: float = 1.0
     mu_16: float | None = None
     uniform: float = 0.1
+    layout: str = "scaled"
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout={self.layout!r}: choose one of {', '.join(LAYOUTS)}")
         for name in ("uniform", "empty_prompts"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: a share is from 0 to 1")

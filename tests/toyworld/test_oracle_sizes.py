@@ -55,3 +55,14 @@ def test_a_shift_by_two_units_fails(side):
     case = next(c for i in range(50) if (c := sample_case(i, 2, "dev")).task == "local")
     shifted = np.roll(case.target_image(side, side), 2 * side // 64, axis=1)
     assert not score(shifted, case).success
+
+
+def test_the_worst_window_grows_with_the_picture():
+    """The same scene, spoiled in the same place, is as suspicious at any size."""
+    found = []
+    for side in (64, 128):
+        right = np.full((side, side, 3), 100, np.float32)
+        spoiled, scale = right.copy(), side // 64
+        spoiled[8 * scale : 12 * scale, 8 * scale : 12 * scale] += 60
+        found.append(oracle._worst_window(spoiled, right))
+    assert found[0] == pytest.approx(found[1])

@@ -1,8 +1,9 @@
 """Three and four pictures: the words say which picture lends what, and the oracle sees it."""
 
+import numpy as np
 import pytest
 
-from minikontext.toyworld import OPERATIONS, render, score, vocabulary
+from minikontext.toyworld import OPERATIONS, psnr, render, score, vocabulary
 from minikontext.toyworld.edits import SECOND_EDITION, find_operation, sample_case, sample_edit
 from minikontext.toyworld.scene import ATTRIBUTES
 from minikontext.toyworld.several import HELD_OUT_SENTENCES, ORDINALS, SENTENCES, words
@@ -48,6 +49,15 @@ def test_the_oracle_passes_right_answers_and_fails_what_took_from_another(count,
             assert not score(picture, case).success, case
         bare = case.target.change(accessory="none")
         assert not score(render(bare, height, width), case).success
+
+
+def test_what_should_stay_is_measured_against_the_picture_that_is_edited():
+    case = next(c for c in cases(3) if c.base != 0 and "scene" in c.words)
+    before, right = render(case.before).astype(int), render(case.target).astype(int)
+    stays = np.abs(before - right).max(-1) <= 4
+    noise = np.random.default_rng(0).normal(0, 6, right.shape)
+    answer = (right + noise).clip(0, 255).astype(np.uint8)
+    assert score(answer, case).psnr_untouched == pytest.approx(psnr(answer, right, stays), abs=0.01)
 
 
 def test_contexts_can_have_sizes_of_their_own():

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from minikontext.images import resize
 from minikontext.toyworld import Scene, render, sample_edit, sizes
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
 from minikontext.toyworld.render import above_stage, unit
@@ -90,6 +91,35 @@ def test_a_tall_picture_is_the_square_one_with_more_above_and_below():
     above = round(above_stage(112, 64))
     assert above == 32 and above_stage(64, 64) == above_stage(64, 112) == 0
     assert np.array_equal(tall[above + 43 : above + 64], square[43:])  # the ground and what stands
+
+
+@pytest.mark.parametrize("size", TRAINED, ids=str)
+def test_a_picture_of_a_trained_size_keeps_it(size):
+    assert resize.plan(size, sizes=TRAINED).working == size
+
+
+@pytest.mark.parametrize(
+    ("size", "working"),
+    [
+        ((80, 80), (96, 96)),  # not 64 x 64, which is further in area
+        ((300, 300), (128, 128)),  # a large square is drawn large
+        ((40, 40), (64, 64)),
+        ((800, 480), (160, 96)),
+        ((480, 800), (96, 160)),
+        ((1000, 400), (160, 64)),
+        ((62, 41), (96, 64)),
+        ((70, 50), (96, 64)),  # not 112 x 80: that has its aspect, but is far larger
+    ],
+    ids=str,
+)
+def test_other_pictures_get_a_trained_size_of_their_aspect_and_about_their_area(size, working):
+    assert resize.plan(size, sizes=TRAINED).working == working
+
+
+def test_kontexts_own_sizes_are_chosen_by_aspect_alone():
+    for width, height in ((64, 64), (500, 300), (2000, 900), (300, 900), (1024, 1023)):
+        by_aspect = min(resize.KONTEXT_SIZES, key=lambda s: abs(s[0] / s[1] - width / height))
+        assert resize.plan((width, height)).working == by_aspect
 
 
 # ------------------------------------------------------------------------------------ the split

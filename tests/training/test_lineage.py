@@ -1,0 +1,119 @@
+"""The lineage's trainings: from a config to weights of all sizes, by step, resumed exactly."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minikontext.bench import sizes as bench
+from minikontext.errors import ConfigError
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld.sizes import TRAINED
+from minikontext.training import check_entries, lineage
+from minikontext.training.recipes import load_autoencoder
+
+TINY = {"ch": 4, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "norm_groups": 2}
+SMALL = [[64, 64], [80, 48], [48, 80]]
+LOOP = {"steps": 4, "warmup": 1, "log_every": 1, "ema": 0.5}
+NET = {"hidden_size": 32, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
+       "axes_dim": [4, 6, 6], "context_in_dim": 16, "vec_in_dim": 16}  # fmt: skip
+
+
+def autoencoder_config(folder, **loop):
+    return {
+        "kind": "world_autoencoder", "run": str(folder / "run"), "output": str(folder / "out"),
+        "autoencoder": TINY, "training": {"pixels": 8192, "sizes": SMALL, "bf16": False},
+        "loop": LOOP | loop,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """A tiny autoencoder's folder."""
+    return lineage.train_world_autoencoder(autoencoder_config(tmp_path_factory.mktemp("ae")))
+
+
+def editor_config(folder, autoencoder, **loop):
+    return {
+        "kind": "world_editor", "name": "tiny", "autoencoder": str(autoencoder),
+        "run": str(folder / "run"), "output": str(folder / "out"), "transformer": NET,
+        "text": {"heads": 2, "depth": 1, "max_length": 32},
+        "stream": {"tokens": 200, "batches": 3, "level": 4},
+        "training": {"mu_16": 0.4, "bf16": False}, "loop": LOOP | loop,
+    }  # fmt: skip
+
+
+def stop_at(step):
+    def on_log(facts):
+        if facts["step"] == step:
+            raise KeyboardInterrupt
+
+    return on_log
+
+
+def same(one, two, name):
+    left, right = (load_file(folder / f"{name}.safetensors") for folder in (one, two))
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_an_autoencoder_that_was_interrupted_ends_in_the_same_weights(tmp_path, autoencoder):
+    config = autoencoder_config(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        lineage.train_world_autoencoder(config, on_log=stop_at(2))
+    folder = lineage.train_world_autoencoder(config)
+    assert same(folder, autoencoder, "autoencoder")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").open()]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_its_latents_have_about_unit_variance(autoencoder):
+    from minikontext.training.pictures import PictureTraining, pixels, step_scenes
+
+    model = load_autoencoder(autoencoder, torch.device("cpu"))
+    drawn = [step_scenes(i, PictureTraining(pixels=25600)) for i in range(6)]
+    with torch.no_grad():
+        found = torch.cat([model.encode(pixels(s, size)).flatten() for size, s in drawn])
+    assert 0.7 < float(found.std()) < 1.4
+
+
+def test_an_editor_that_was_interrupted_ends_in_the_same_weights(tmp_path, autoencoder):
+    whole = lineage.train_world_editor(editor_config(tmp_path / "a", autoencoder))
+    config = editor_config(tmp_path / "b", autoencoder)
+    with pytest.raises(KeyboardInterrupt):
+        lineage.train_world_editor(config, on_log=stop_at(3))
+    again = lineage.train_world_editor(config)
+    assert same(whole, again, "transformer") and same(whole, again, "text_encoder")
+
+
+def test_the_weights_say_what_was_trained_and_are_measured_at_each_size(
+    tmp_path, autoencoder, capsys
+):
+    folder = lineage.train_world_editor(editor_config(tmp_path, autoencoder, steps=2))
+    defaults = KontextPipeline.from_pretrained(folder).defaults
+    assert defaults.sizes == TRAINED and defaults.mu_16 == 0.4 and defaults.max_contexts == 4
+    assert (defaults.width, defaults.height) == (64, 64)
+    for own in ([], ["--own"]):
+        options = ["--weights", str(folder), "--cases", "3", "--steps", "1", "--ceiling",
+                   "--sizes", "64x64,112x64", "--json", str(tmp_path / "rows.json")]  # fmt: skip
+        rows = bench.main([*options, *own])
+        assert [(r.width, r.height, r.seen) for r in rows] == [(64, 64, True), (112, 64, False)]
+        assert all(r.cases == 3 and r.ceiling is not None for r in rows)
+        assert "| 112 × 64 | no | 3 |" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "rows.json").read_text())) == 2
+
+
+def test_schedules_go_by_step(tmp_path, autoencoder):
+    for train, config in (
+        (lineage.train_world_autoencoder, autoencoder_config(tmp_path, minutes=1)),
+        (lineage.train_world_editor, editor_config(tmp_path, autoencoder, minutes=1)),
+    ):
+        with pytest.raises(ConfigError, match="by step"):
+            train(config)
+
+
+def test_a_config_is_checked_before_anything_is_loaded(tmp_path):
+    config = editor_config(tmp_path, "nowhere")
+    del config["stream"]
+    with pytest.raises(ConfigError, match="stream"):
+        check_entries(config)
