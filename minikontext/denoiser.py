@@ -52,7 +52,7 @@ class Denoiser:
     def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The image tokens that the transformer sees, the target's first, and their ids."""
         packed, grids = self.packed
-        rows, cols = (int(last) + 1 for last in target_ids[-1, 1:])
+        rows, cols = (target_ids[-1, 1:] + 1).tolist()
         ids = tokens.context_ids(grids, self.layout, (rows, cols))
         return tokens.join_context(target, target_ids, packed, ids)
 

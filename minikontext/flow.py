@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from minikontext.errors import SizeError
-
 
 def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Walk the straight path from picture to noise: `z_t = (1 - t) x + t noise`.
@@ -48,12 +46,9 @@ def shift(t: Tensor, mu: float) -> Tensor:
 def mu_for_tokens(count: int, mu_16: float | None = None) -> float:
     """Choose mu for a target of `count` tokens: the line through (256, 0.5) and (4096, 1.15).
 
-    That is FLUX's, and flat below 100 tokens. With `mu_16`, the mu of 16 tokens, it is the root
-    law `mu_16 + ln(count / 16) / 2` instead: of four times the tokens, alpha = e^mu is twice as
-    large, so that noise hides as much of a whole picture at every size. Raises SizeError.
+    With `mu_16`, the mu of 16 tokens, the root law `mu_16 + ln(count / 16) / 2`: four times the
+    tokens double e^mu, so noise hides as much of a picture at any size. The line is flat there.
     """
-    if count < 1:
-        raise SizeError(f"Got a target of {count} tokens. Use 1 or more.")
     if mu_16 is not None:
         return mu_16 + math.log(count / 16) / 2
     return 0.5 + (count - 256) * (1.15 - 0.5) / (4096 - 256)

@@ -85,10 +85,9 @@ class KontextPipeline:
             round trip through pixels; or a list of these: several context images.
             A list of such lists has one for each prompt.
         width, height: pixels of the result; by default those of the first context image.
-        guidance_scale: for weights that take guidance as an input ([dev]).
+        guidance_scale: for [dev] weights. context_layout: see `tokens.context_ids`.
         true_cfg_scale: above 1, classifier-free guidance against `negative_prompt` (or "").
         seed: one int (image i gets seed + i) or one for each image. None draws them.
-        context_layout: where contexts lie, see `tokens.context_ids`; None: as the weights learned.
         resize: "kontext" brings pictures to a trained size, "none" only to whole tokens.
         step_cache: a `StepCache` or its threshold, see `runtime.step_cache`. Not exact.
         callback: gets a StepInfo after each step, before any filter has looked; False stops.
@@ -110,8 +109,7 @@ class KontextPipeline:
         plan = reader.target_plan(width, height, contexts)
         warn_resized([context.plan for context in contexts], plan)
         # 4. Encode the text.
-        layout = context_layout or self.defaults.context_layout
-        denoiser = self._denoiser(request, contexts, layout)
+        denoiser = self._denoiser(request, contexts, context_layout)
         # 5. Draw the noise.
         z = self.codec.noise(request.seeds, *plan.working)
         # 6. Choose the times: mu follows the target's tokens, never the contexts'.
@@ -149,10 +147,11 @@ class KontextPipeline:
         return TextFeatures(features.tokens[rows], features.pooled[rows])
 
     def _denoiser(
-        self, request: Request, contexts: Sequence[Context], layout: str
+        self, request: Request, contexts: Sequence[Context], layout: str | None
     ) -> sampler.Predict:
         """The velocity for the prompts; with a scale, guided away from the negative ones."""
         settings, latents = request.settings, [context.latents for context in contexts]
+        layout = layout or settings.context_layout
 
         def conditioned(prompts: list[str]) -> Denoiser:
             net, cache = self.transformer, request.cache

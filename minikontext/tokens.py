@@ -53,9 +53,7 @@ def position_ids(rows: int, cols: int, index: int = 0, row: int = 0, col: int = 
 
 
 def context_ids(
-    grids: Sequence[tuple[int, int]],
-    layout: str = "index",
-    target: tuple[int, int] | None = None,
+    grids: Sequence[tuple[int, int]], layout: str = "index", target: tuple[int, int] | None = None
 ) -> list[Tensor]:
     """Number the tokens of several context images of (rows, cols) tokens each.
 
@@ -70,8 +68,7 @@ def context_ids(
     if layout == "index":
         return [position_ids(r, c, index=i) for i, (r, c) in enumerate(grids, start=1)]
     if layout == "scaled":
-        target = target or grids[0]
-        return [_stretched(grid, target, i) for i, grid in enumerate(grids, start=1)]
+        return [_stretched(g, target or g, i) for i, g in enumerate(grids, start=1)]
     if layout == "offset":
         corners = _corners(grids)
         return [position_ids(*grid, 1, *at) for grid, at in zip(grids, corners)]

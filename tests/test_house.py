@@ -127,7 +127,7 @@ def test_the_top_can_be_read_in_an_afternoon():
     assert {path.stem for path in top} == set(minikontext.IDEAS)
     lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in top}
     assert len(top) <= 12
-    assert sum(lines.values()) <= 1770  # 1700, and what letter groups need
+    assert sum(lines.values()) <= 1780  # 1700, and what letter groups and many sizes need
     assert lines["pipeline"] <= 230
 
 
