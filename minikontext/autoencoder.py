@@ -5,32 +5,35 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Interval, MaxLen
 from einops import rearrange
 from torch import Tensor, nn
 
 from minikontext.errors import ConfigError
 from minikontext.layers import attend
 
+Width = Annotated[int, Interval(ge=1, le=2**18)]
+
 
 @dataclass(frozen=True)
 class AutoEncoderConfig:
     """Sizes of an autoencoder, under the official field names."""
 
-    resolution: int
-    in_channels: int
-    ch: int
-    out_ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    z_channels: int
-    scale_factor: float
-    shift_factor: float
-    norm_groups: int = 32
+    resolution: Width
+    in_channels: Width
+    ch: Width
+    out_ch: Width
+    ch_mult: Annotated[tuple[Annotated[int, Interval(ge=1, le=64)], ...], MaxLen(16)]
+    num_res_blocks: Annotated[int, Interval(ge=1, le=64)]
+    z_channels: Width
+    scale_factor: Annotated[float, Interval(gt=0, le=1e6)]
+    shift_factor: Annotated[float, Interval(ge=-1e6, le=1e6)]
+    norm_groups: Width = 32
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ch_mult", tuple(self.ch_mult))  # JSON and TOML give lists
         if not self.ch_mult or self.ch % self.norm_groups:
             raise ConfigError(
                 f"ch {self.ch} over norm_groups {self.norm_groups}, ch_mult {self.ch_mult}: "

@@ -12,9 +12,10 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval, MaxLen
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -85,24 +86,20 @@ class ToyTextConfig:
     still has a vector of its own, near to those of words that are spelled like it.
     """
 
-    vocabulary: tuple[str, ...] = ()
-    max_length: int = 20
-    width: int = 128
-    depth: int = 2
-    heads: int = 4
-    pooled: int = 128
-    ngrams: int = 0
-    ngram_width: int = 64
+    vocabulary: Annotated[tuple[str, ...], MaxLen(2**20)] = ()
+    max_length: Annotated[int, Interval(ge=1, le=2**14)] = 20
+    width: Annotated[int, Interval(ge=1, le=2**14)] = 128
+    depth: Annotated[int, Interval(ge=0, le=512)] = 2
+    heads: Annotated[int, Interval(ge=1, le=2**14)] = 4
+    pooled: Annotated[int, Interval(ge=1, le=2**14)] = 128
+    ngrams: Annotated[int, Interval(ge=0, le=2**22)] = 0
+    ngram_width: Annotated[int, Interval(ge=1, le=2**14)] = 64
 
     def __post_init__(self) -> None:
-        # A config read back from JSON brings a list.
-        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} does not split into {self.heads} heads.")
         if self.ngrams < 0 or self.ngrams == 1:  # row 0 means that there is no letter group
-            raise ConfigError(
-                f"ngrams {self.ngrams}: use 0 for none, or a table of 2 rows or more."
-            )
+            raise ConfigError(f"ngrams {self.ngrams}: use 0 for none, or a table of 2 rows or more")
 
 
 @dataclass(frozen=True)

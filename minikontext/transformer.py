@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Interval, MaxLen
 from torch import Tensor, nn
 
 from minikontext.errors import ConfigError
@@ -18,27 +20,30 @@ from minikontext.layers import (
 )
 from minikontext.rope import rotations
 
+# FLUX.1 has matrices of 15 360 and 19 + 38 blocks: a file that asks for more is no FLUX.
+Width = Annotated[int, Interval(ge=1, le=2**18)]
+Depth = Annotated[int, Interval(ge=0, le=512)]
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """Sizes of a transformer, under the official field names."""
 
-    in_channels: int
-    out_channels: int
-    vec_in_dim: int
-    context_in_dim: int
-    hidden_size: int
-    mlp_ratio: float
-    num_heads: int
-    depth: int
-    depth_single_blocks: int
-    axes_dim: tuple[int, ...]
-    theta: int
+    in_channels: Width
+    out_channels: Width
+    vec_in_dim: Width
+    context_in_dim: Width
+    hidden_size: Width
+    mlp_ratio: Annotated[float, Interval(gt=0, le=64)]
+    num_heads: Width
+    depth: Depth
+    depth_single_blocks: Depth
+    axes_dim: Annotated[tuple[Width, ...], MaxLen(16)]
+    theta: Annotated[int, Interval(ge=1, le=2**40)]
     qkv_bias: bool
     guidance_embed: bool
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "axes_dim", tuple(self.axes_dim))  # JSON and TOML give lists
         head_dim, rest = divmod(self.hidden_size, self.num_heads)
         if rest or sum(self.axes_dim) != head_dim:
             raise ConfigError(

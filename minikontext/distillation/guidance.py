@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minikontext import flow
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
+from minikontext.runtime.bounds import Scale, Share
 from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor, EditorTraining
@@ -28,9 +29,9 @@ from minikontext.transformer import KontextTransformer
 class GuidanceTraining(EditorTraining):
     """The dials of the distillation: w is drawn uniformly from `low` to `high`."""
 
-    empty_prompts: float = 0.0
-    low: float = 1.0
-    high: float = 4.0
+    empty_prompts: Share = 0.0
+    low: Scale = 1.0
+    high: Scale = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MaxLen
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from minikontext import flow, tokens
 from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
+from minikontext.runtime.bounds import Batch, Mean, Often, Seed, Share, Spread, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor
@@ -40,17 +43,17 @@ class LaddTraining:
     the latents themselves instead of the teacher's features.
     """
 
-    batch: int = 64
-    seed: int = 0
-    times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    first: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
-    then: tuple[float, ...] = (0.7, 0.1, 0.1, 0.1)
-    switch: int = 500
-    renoise_mu: float = 1.0
-    renoise_sigma: float = 1.0
-    head_start: int = 100
-    adversarial: float = 1.0
-    mse: float = 0.0
+    batch: Batch = 64
+    seed: Seed = 0
+    times: Annotated[tuple[Share, ...], MaxLen(1024)] = (1.0, 0.75, 0.5, 0.25)
+    first: Annotated[tuple[Share, ...], MaxLen(1024)] = (0.0, 0.0, 0.5, 0.5)
+    then: Annotated[tuple[Share, ...], MaxLen(1024)] = (0.7, 0.1, 0.1, 0.1)
+    switch: Often = 500
+    renoise_mu: Mean = 1.0
+    renoise_sigma: Spread = 1.0
+    head_start: Often = 100
+    adversarial: Weight = 1.0
+    mse: Weight = 0.0
     features: bool = True
     bf16: bool = True
 

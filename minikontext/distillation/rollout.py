@@ -10,13 +10,16 @@ its estimate of the clean latents is compared with that answer, and with what wo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import MaxLen
 from torch import Tensor, nn
 
 from minikontext import flow, sampler
 from minikontext.distillation.latents import own_noise
 from minikontext.errors import ConfigError
+from minikontext.runtime.bounds import Batch, Seed, Share, Steps, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches
@@ -40,14 +43,14 @@ class RolloutTraining:
     context and in the answer alike: so it learns to leave alone what it has never seen.
     """
 
-    batch: int = 48
-    seed: int = 0
-    steps: tuple[int, ...] = (1, 2, 4)
-    shares: tuple[float, ...] = (0.1, 0.2, 0.7)
-    final: float = 0.5
+    batch: Batch = 48
+    seed: Seed = 0
+    steps: Annotated[tuple[Steps, ...], MaxLen(1024)] = (1, 2, 4)
+    shares: Annotated[tuple[Share, ...], MaxLen(1024)] = (0.1, 0.2, 0.7)
+    final: Share = 0.5
     shifted: bool = False
-    mistakes: float = 1.0
-    between: float = 0.0
+    mistakes: Weight = 1.0
+    between: Share = 0.0
     bf16: bool = True
 
     def __post_init__(self) -> None:

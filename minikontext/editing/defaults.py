@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval, MaxLen
 
 from minikontext import images
+from minikontext.runtime.bounds import Mean, Scale, Side, Steps
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,18 @@ class Defaults:
     the contexts, see `tokens.context_ids`.
     """
 
-    num_inference_steps: int = 28
-    guidance_scale: float | None = None
-    true_cfg_scale: float = 1.0
-    width: int = 64
-    height: int = 64
-    multiple: int = 16
-    max_contexts: int = 2
-    min_contexts: int = 0
+    num_inference_steps: Steps = 28
+    guidance_scale: Scale | None = None
+    true_cfg_scale: Scale = 1.0
+    width: Side = 64
+    height: Side = 64
+    multiple: Annotated[int, Interval(ge=1, le=1024)] = 16
+    max_contexts: Annotated[int, Interval(ge=0, le=64)] = 2
+    min_contexts: Annotated[int, Interval(ge=0, le=64)] = 0
     shifted: bool = True
-    mu_16: float | None = None
+    mu_16: Mean | None = None
     context_layout: str = "index"
-    sizes: tuple[images.Size, ...] = ()
+    sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = ()
 
     def __post_init__(self) -> None:
         sizes = tuple((w, h) for w, h in self.sizes)  # JSON gives lists

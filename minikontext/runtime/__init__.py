@@ -9,12 +9,13 @@ step_cache     steps that skip blocks
 tiling         large pictures in tiles
 files          writing whole or not at all
 config         dataclasses from JSON and TOML
+bounds         numbers that several configs have, with their bounds
 """
 
 from minikontext import lazy
 
 MODULES = (
-    "attention", "config", "device", "files", "memory_plan", "offload", "quantization",
+    "attention", "bounds", "config", "device", "files", "memory_plan", "offload", "quantization",
     "step_cache", "tiling",
 )  # fmt: skip
 __getattr__ = lazy(__name__, MODULES, {})

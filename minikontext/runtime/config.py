@@ -1,21 +1,30 @@
 """Dataclasses from the values of a JSON or TOML file, which may hold anything.
 
-A value must have the type that its field declares and lie within bounds: a file that asks for a
-billion layers is refused before the first is made.
+pydantic checks them against the dataclass: no unknown key, no value of another type, none out of
+the bounds that stand at the field, so that a file which asks for a billion layers is refused before
+the first is made. The messages are ours. pydantic is imported with the first check, not before.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Interval, MaxLen
 
 from minikontext.errors import ConfigError, MinikontextError, WeightsError
 from minikontext.runtime import files
+
+LARGEST = 2**63  # whole numbers beyond it fit no tensor
+DEEPEST = 32  # tables in tables; ours are three deep
+SHOWN = 5  # mistakes that one message names
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -27,124 +36,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json_if_there(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file."""
     return read_json(path, WeightsError, "Download it again.") if files.exists(path) else {}
-
-
-WIDE, MANY = 2**18, 512  # FLUX.1 has matrices of 15 360 and 19 + 38 blocks
-
-# What a field of this name may be, in any file. An entry of a tuple counts like a number.
-BOUNDS: dict[str, tuple[float, float]] = {
-    # models
-    "in_channels": (1, WIDE),
-    "out_channels": (1, WIDE),
-    "vec_in_dim": (1, WIDE),
-    "context_in_dim": (1, WIDE),
-    "hidden_size": (1, WIDE),
-    "mlp_ratio": (1e-3, 64),
-    "num_heads": (1, WIDE),
-    "depth": (0, MANY),
-    "depth_single_blocks": (0, MANY),
-    "axes_dim": (2, WIDE),
-    "theta": (1, 2**40),
-    "resolution": (1, WIDE),
-    "ch": (1, WIDE),
-    "out_ch": (1, WIDE),
-    "ch_mult": (1, 64),
-    "num_res_blocks": (1, 64),
-    "z_channels": (1, WIDE),
-    "scale_factor": (1e-6, 1e6),
-    "shift_factor": (-1e6, 1e6),
-    "norm_groups": (1, WIDE),
-    "max_length": (1, 2**14),
-    "width": (1, 2**14),
-    "heads": (1, WIDE),
-    "pooled": (1, WIDE),
-    # calls
-    "num_inference_steps": (1, 1_000_000),
-    "guidance_scale": (0, 10_000),
-    "true_cfg_scale": (0, 10_000),
-    "height": (1, 2**14),
-    "multiple": (1, 1024),
-    "max_contexts": (0, 64),
-    "min_contexts": (0, 64),
-    "sizes": (1, WIDE),
-    # trainings
-    "steps": (1, 2**40),
-    "batch": (1, 2**24),
-    "seed": (-(2**40), 2**40),
-    "accumulate": (1, 2**20),
-    "replicate": (1, 2**20),
-    "workers": (1, 1024),
-    "log_every": (1, 2**40),
-    "save_every": (0, 2**40),
-    "validate_every": (0, 2**40),
-    "warmup": (0, 2**40),
-    "empty_prompts": (0, 1),
-    "ema": (0, 1),
-    "decay": (0, 1),
-    "sign_share": (0, 1),
-    "fine_share": (0, 1),
-    "answers_share": (0, 1),
-    "shares": (0, 1),
-    "final": (0, 1),
-}
-
-
-def build_config(
-    kind: type,
-    values: Mapping[str, Any],
-    base: Any = None,
-    error: type[MinikontextError] = ConfigError,
-) -> Any:
-    """A dataclass of a file's values, on top of `base` if there is one.
-
-    Raises `error` for fields that are unknown, missing, of another type or out of bounds.
-    """
-    if not isinstance(values, Mapping):
-        raise error(f"{values!r:.80} does not fit {kind.__name__}: expected a table")
-    try:
-        _check(kind, values)
-        return replace(base, **values) if base is not None else kind(**values)
-    except (TypeError, ConfigError) as problem:
-        raise error(f"A section does not fit {kind.__name__}: {problem}") from problem
-
-
-def make_config(kind: type, **values: Any) -> Any:
-    """`build_config` with the values as arguments. Raises ConfigError."""
-    return build_config(kind, values)
-
-
-def require_entries(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> None:
-    """Check that a table of a config has entries of certain types.
-
-    wanted: a type, or a union with None for an entry that may be left out. Raises ConfigError.
-    """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}got {values!r:.80}; expected a table")
-    for name, hint in wanted.items():
-        if not fits_type(values.get(name), hint):
-            got = f"got {name} = {values[name]!r:.80}" if name in values else f"{name} is missing"
-            raise ConfigError(f"{where}{got}; expected {_said(hint)}")
-
-
-def fits_type(value: object, hint: Any) -> bool:
-    """Whether a JSON or TOML value is what a type says; a list fits a tuple, an int a float."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(fits_type(value, one) for one in inner)
-    if origin is tuple:
-        return isinstance(value, (list, tuple)) and _fits_tuple(value, inner)
-    if origin is dict:
-        return isinstance(value, dict) and all(fits_type(one, inner[1]) for one in value.values())
-    if hint in (int, float):
-        return _is_number(value, hint)
-    return isinstance(value, hint)
-
-
-def require_format(config: dict[str, Any], path: Path, expected: tuple[str, int]) -> None:
-    """Raise WeightsError for a config.json of another format or a newer version."""
-    found = (config.get("format"), config.get("format_version"))
-    if found != expected:
-        raise WeightsError(f"{path} says format and version {found}; expected {expected}.")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -169,47 +60,286 @@ def read_json(path: Path, error: type[MinikontextError], what: str = "Restore th
     return found
 
 
-def _check(kind: type, values: Mapping[str, Any]) -> None:
-    hints = get_type_hints(kind)
-    known = {field.name for field in fields(kind)}
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(f"there is no {name!r:.80}; choose from {', '.join(sorted(known))}")
-        if not fits_type(value, hints[name]):
-            raise ConfigError(f"got {name} = {value!r:.80}; expected {_said(hints[name])}")
-        least, most = BOUNDS.get(name, (-math.inf, math.inf))
-        if not all(least <= number <= most for number in _numbers(value)):
-            raise ConfigError(f"got {name} = {value!r:.80}; expected {least} to {most}")
+# ------------------------------------------------------------------------------ values to configs
 
 
-def _fits_tuple(value: list | tuple, inner: tuple) -> bool:
-    if inner[-1] is Ellipsis:
-        return all(fits_type(one, inner[0]) for one in value)
-    return len(value) == len(inner) and all(map(fits_type, value, inner))
+def build_config(
+    kind: type,
+    values: Mapping[str, Any],
+    base: Any = None,
+    error: type[MinikontextError] = ConfigError,
+) -> Any:
+    """A dataclass of a file's values, on top of `base` if there is one.
+
+    Bounds stand at the fields: `lr: Annotated[float, Interval(ge=0, le=10)]`. Lists become tuples
+    where the field is one, tables become dataclasses.
+    Raises `error` for fields that are unknown, missing, of another type or out of bounds.
+    """
+    if not isinstance(values, Mapping):
+        raise error(f"{_shown(values)} does not fit {kind.__name__}: expected a table")
+    before = asdict(base) if base is not None else {}
+    return _checked(kind, before | dict(values), f"A section does not fit {kind.__name__}: ", error)
 
 
-def _is_number(value: object, hint: type) -> bool:
-    if isinstance(value, bool):
+def make_config(kind: type, **values: Any) -> Any:
+    """`build_config` with the values as arguments. Raises ConfigError."""
+    return build_config(kind, values)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A section whose key `preset` names the classmethod of `kind` that the other keys change."""
+
+    kind: type
+    names: Sequence[str]
+    default: str
+
+
+def check_sections(
+    values: Mapping[str, Any],
+    keys: Mapping[str, Any],
+    sections: Mapping[str, Any],
+    where: str = "",
+    error: type[MinikontextError] = ConfigError,
+) -> dict[str, Any]:
+    """Check a whole TOML file at once, at the door: its keys, and its sections as dataclasses.
+
+    keys: name -> type; a union with None may be left out and is None then.
+    sections: name -> a dataclass; or one, united with None: None if it is left out; or an instance,
+    whose fields the section changes; or a `Preset`. A section in a section is a field of its
+    dataclass. A dataclass that is left out is made from its defaults.
+
+        check_sections(tomllib.loads(text), {"run": str, "seed": int | None},
+                       {"loop": LoopConfig, "lora": LoraConfig | None}, "my.toml: ")
+
+    Returns all keys and sections by name. Raises `error`, which starts with `where` and names every
+    mistake (the first few of many) and the nearest known key.
+    """
+    given, hints = dict(values), dict(keys)
+    for name, section in sections.items():
+        hints[name], given[name] = _section(section, name, given.get(name), where, error)
+    # A section that may be left out is a field that may be.
+    found = [
+        (name, hint, field(default=None)) if NoneType in get_args(hint) else (name, hint)
+        for name, hint in hints.items()
+    ]
+    whole = make_dataclass("Config", sorted(found, key=len), frozen=True)
+    return dict(vars(_checked(whole, given, where, error)))
+
+
+def _section(
+    section: Any, name: str, values: Any, where: str, error: type[MinikontextError]
+) -> tuple[Any, Any]:
+    """A section's type, and its values on top of what it starts from."""
+    if values is not None and not isinstance(values, Mapping):
+        raise error(f"{where}got {name} = {_shown(values)}; expected a section [{name}]")
+    if isinstance(section, Preset):
+        values = dict(values or {})
+        preset = values.pop("preset", section.default)
+        if not isinstance(preset, str) or preset not in section.names:
+            known = _choices(section.names)
+            raise error(f"{where}got [{name}] preset = {_shown(preset)}; expected {known}")
+        section = getattr(section.kind, preset)()
+    if is_dataclass(section) and not isinstance(section, type):
+        return type(section), asdict(section) | dict(values or {})
+    may_be_left_out = NoneType in get_args(section)
+    return section, values if values is not None or may_be_left_out else {}
+
+
+def require_entries(values: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> None:
+    """Check that a table of a config has entries of certain types.
+
+    wanted: a type, or a union with None for an entry that may be left out. Raises ConfigError.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}got {_shown(values)}; expected a table")
+    for name, hint in wanted.items():
+        if not fits_type(values.get(name), hint):
+            got = f"got {name} = {_shown(values[name])}" if name in values else f"{name} is missing"
+            raise ConfigError(f"{where}{got}; expected {_said(hint)}")
+
+
+def fits_type(value: object, hint: Any) -> bool:
+    """Whether a JSON or TOML value is what a type says; a list fits a tuple, an int a float."""
+    from pydantic import ValidationError
+
+    try:
+        _adapter(hint).validate_json(_as_json(value), strict=True, extra="forbid")
+    except (ValidationError, ConfigError):
         return False
-    if isinstance(value, int):
-        return abs(value) < 2**63
-    return hint is float and isinstance(value, float) and math.isfinite(value)
+    return True
 
 
-def _numbers(value: object) -> list[float]:
-    if isinstance(value, (list, tuple)):
-        return [number for one in value for number in _numbers(one)]
-    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+def require_format(config: dict[str, Any], path: Path, expected: tuple[str, int]) -> None:
+    """Raise WeightsError for a config.json of another format or a newer version."""
+    found = (config.get("format"), config.get("format_version"))
+    if found != expected:
+        raise WeightsError(f"{path} says format and version {found}; expected {expected}.")
+
+
+# ------------------------------------------------------------------------------------- the check
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _checked(kind: type, values: dict, where: str, error: type[MinikontextError]) -> Any:
+    """The dataclass, as pydantic makes it. JSON on the way: in it a list may be a tuple."""
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(kind).validate_json(_as_json(values), strict=True, extra="forbid")
+    except ConfigError as problem:
+        raise error(f"{where}{problem}") from problem
+    except ValidationError as problem:
+        mistakes = list(dict.fromkeys(_mistake(kind, one) for one in problem.errors()))
+        more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
+        told = "\n  ".join(mistakes[:SHOWN] + more)
+        raise error(where + ("\n  " + told if len(mistakes) > 1 else told)) from problem
+
+
+def _as_json(values: object) -> str:
+    """The values as strict JSON. Raises ConfigError for what JSON or a tensor cannot hold."""
+    for path, value, expected in _odd(values, ()):
+        got = f"{_named(path)} = {_shown(value)}" if path else _shown(value)
+        raise ConfigError(f"got {got}; expected {expected}")
+    return json.dumps(values)
+
+
+def _odd(value: object, path: tuple) -> Iterator[tuple[tuple, object, str]]:
+    """Values that no config can hold: where, what, and what was expected."""
+    if len(path) > DEEPEST:
+        yield path[:3], "…", f"at most {DEEPEST} tables or lists in each other"
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _odd(one, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, one in enumerate(value):
+            yield from _odd(one, (*path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, value, "a number"
+    elif isinstance(value, int) and abs(value) >= LARGEST:
+        yield path, "a number of many digits", "a number below 2⁶³"
+    elif isinstance(value, str) and not _is_unicode(value):
+        yield path, value, "text"
+    elif not isinstance(value, (str, int, float, NoneType)):
+        yield path, value, "a number, text, true or false, a list or a table"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------- the words
+
+
+def _mistake(kind: Any, problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in our words."""
+    loc, sort = problem["loc"], problem["type"]
+    path, hint = _follow(kind, loc)
+    if sort == "value_error":  # of a __post_init__
+        return (f"{_named(path)}: " if path else "") + str(problem["ctx"]["error"])
+    if sort.startswith("missing"):
+        return f"{_named(path)} is missing; expected {_said(hint)}"
+    if sort.startswith("unexpected"):
+        return _unknown(path, get_type_hints(hint) if is_dataclass(hint) else {})
+    got = f"{_named(path)} = " if path else ""
+    return f"got {got}{_shown(problem['input'])}; expected {_said(hint)}"
+
+
+def _follow(hint: Any, loc: Sequence[str | int]) -> tuple[tuple, Any]:
+    """Where a place of pydantic's lies in a file, and the type that is expected there."""
+    path: tuple = ()
+    for part in loc:
+        hint, inner = _bare(hint), get_args(_bare(hint))
+        if is_dataclass(hint):
+            hints = get_type_hints(hint, include_extras=True)
+            if part not in hints:
+                return (*path, part), hint
+            hint = hints[part]
+        elif get_origin(hint) is dict and part != "[key]":
+            hint = inner[1]
+        elif get_origin(hint) is tuple and isinstance(part, int):
+            hint = inner[0 if inner[-1] is Ellipsis else min(part, len(inner) - 1)]
+        else:
+            return path, hint
+        path = (*path, part)
+    return path, hint
+
+
+def _unknown(path: tuple, known: Mapping[str, Any]) -> str:
+    names = [name for name in known if not name.startswith("_")]
+    near = difflib.get_close_matches(str(path[-1]), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(names))}"
+    inside = f" in [{'.'.join(map(str, path[:-1]))}]" if path[1:] else ""
+    return f"there is no {_shown(path[-1])}{inside}; {hint}"
+
+
+def _named(path: Sequence[str | int]) -> str:
+    """A place of a file as people write it: ("loop", "rates", "a") is `[loop.rates] a`."""
+    words = [one if str(one).isidentifier() else f"{one!r:.40}" for one in path]
+    last = max((i for i, one in enumerate(path) if isinstance(one, str)), default=0)
+    indices = "".join(f"[{one}]" for one in path[last + 1 :])
+    section = f"[{'.'.join(map(str, words[:last]))}] " if last else ""
+    return f"{section}{words[last]}{indices}"
+
+
+def _shown(value: object) -> str:
+    """A value of a stranger's file for a message: short, and nothing that a terminal obeys."""
+    return f"{value!r:.80}"
+
+
+def _bare(hint: Any) -> Any:
+    """A type without its bounds and without None."""
+    if get_origin(hint) is Annotated:
+        return _bare(hint.__origin__)
+    if get_origin(hint) in (Union, UnionType):
+        inner = [one for one in get_args(hint) if one is not NoneType]
+        return _bare(inner[0]) if len(inner) == 1 else hint
+    return hint
 
 
 def _said(hint: Any) -> str:
     """A type in words that fit a file."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_said(one) for one in get_args(hint) if one is not NoneType)
+    if get_origin(hint) is Annotated:
+        return _said(hint.__origin__) + "".join(map(_bounds, hint.__metadata__))
+    if get_origin(hint) is Literal:
+        return _choices(get_args(hint))
     if get_origin(hint) is tuple:
-        return f"a list of {_said(get_args(hint)[0])}"
+        inner = get_args(hint)
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} times "
+        return f"a list of {count}{_said(inner[0])}"
+    if is_dataclass(hint):
+        return "a table"
     return _WORDS.get(get_origin(hint) or hint, str(hint))
 
 
+def _bounds(bound: object) -> str:
+    if isinstance(bound, MaxLen):
+        return f", at most {bound.max_length} entries"
+    if not isinstance(bound, Interval):
+        return ""
+    least = f"above {_number(bound.gt)}" if bound.gt is not None else f"from {_number(bound.ge)}"
+    return f" {least} to {_number(bound.le)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:g}"
+
+
+def _choices(names: Sequence[object]) -> str:
+    return " or ".join(map(repr, names))
+
+
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-_WORDS |= {dict: "a table"}
+_WORDS |= {dict: "a table", list: "a list"}

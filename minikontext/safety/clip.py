@@ -12,10 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MaxLen
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from minikontext import images
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
+from minikontext.runtime.bounds import Side
 from minikontext.runtime.config import build_config
 from minikontext.safety.filters import FORMAT, FORMAT_VERSION, Safety, read_threshold
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -36,14 +38,11 @@ class TowersConfig:
     """Sizes of both towers; `text.pooled` is the dimension of the shared space."""
 
     text: ToyTextConfig = field(default_factory=ToyTextConfig)
-    side: int = 64
-    channels: tuple[int, ...] = (32, 64, 128, 192)
-    groups: int = 8
+    side: Side = 64
+    channels: Annotated[tuple[Side, ...], MaxLen(16)] = (32, 64, 128, 192)
+    groups: Side = 8
 
     def __post_init__(self) -> None:
-        text = self.text if isinstance(self.text, ToyTextConfig) else ToyTextConfig(**self.text)
-        object.__setattr__(self, "text", text)
-        object.__setattr__(self, "channels", tuple(self.channels))
         groups = self.groups > 0 and all(c > 0 and c % self.groups == 0 for c in self.channels)
         if not groups or not self.channels or not 0 < self.side <= MAX_SIDE:
             raise ConfigError(
@@ -171,9 +170,7 @@ class ZeroShot:
 def load_towers(folder: Path, config: dict[str, Any]) -> TwoTowers:
     """The towers of a filter's folder. Raises WeightsError if file and sizes do not fit."""
     try:
-        sizes = dict(config["towers"])
-        text = build_config(ToyTextConfig, sizes.pop("text"))
-        sizes = build_config(TowersConfig, sizes, TowersConfig(text=text))
+        sizes = build_config(TowersConfig, config["towers"])
         with torch.device("meta"):
             model = TwoTowers(sizes)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:

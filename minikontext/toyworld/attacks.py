@@ -10,6 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from minikontext.toyworld.concept import PURPLE_STAR, Concept, refused
 from minikontext.toyworld.edits import OPERATIONS, Case, Draft, sample_edit, sample_where
@@ -33,6 +36,9 @@ COLOURING = ("add_accessory", "recolour_accessory", "replace_accessory", "add_th
 NEAR_MISSES: dict[str, tuple[str, ...]] = {**ATTACKS, "words": COLOURING}
 
 
+Share = Annotated[float, Interval(ge=0, le=1)]
+
+
 @dataclass(frozen=True)
 class Mix:
     """The shares of attacks and near misses in a training stream; the rest is the plain world.
@@ -41,9 +47,9 @@ class Mix:
     all kinds are equally frequent.
     """
 
-    attacks: float = 0.0
-    near_misses: float = 0.0
-    composed: float | None = None
+    attacks: Share = 0.0
+    near_misses: Share = 0.0
+    composed: Share | None = None
 
     def case(self, index: int, number: int, seed: int, plain: Callable[[], Case]) -> Case:
         """Case number `index` of the mixed stream; `plain()` makes one of the plain world."""

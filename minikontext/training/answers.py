@@ -18,6 +18,7 @@ from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import safetensors_io
+from minikontext.runtime.bounds import Count, Level, Seed, Steps
 from minikontext.toyworld import Case, Scene
 from minikontext.training.data import training_case
 
@@ -32,10 +33,10 @@ class AnswersConfig:
     """
 
     editor: str
-    level: int
-    count: int
-    seed: int = 0
-    steps: int = 4
+    level: Level
+    count: Count
+    seed: Seed = 0
+    steps: Steps = 4
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
+from minikontext.runtime.bounds import Batch, Seed, Share, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
 from minikontext.training import data
@@ -38,18 +39,18 @@ class AutoEncoderTraining:
     place of the encoder's (see `Answers`).
     """
 
-    batch: int = 16
-    seed: int = 0
-    kl: float = 1e-4
-    gradient: float = 0.5
-    sign_share: float = 0.5
+    batch: Batch = 16
+    seed: Seed = 0
+    kl: Weight = 1e-4
+    gradient: Weight = 0.5
+    sign_share: Share = 0.5
     decoder_only: bool = False
-    fine_share: float = 0.0
-    squared: float = 1.0
-    detail: float = 0.0
-    local: float = 0.0
-    disturbed: float = 0.0
-    answers_share: float = 0.0
+    fine_share: Share = 0.0
+    squared: Weight = 1.0
+    detail: Weight = 0.0
+    local: Weight = 0.0
+    disturbed: Weight = 0.0
+    answers_share: Share = 0.0
     bf16: bool = False
     compile: bool = True
 

@@ -14,8 +14,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from PIL import Image
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
@@ -25,6 +27,7 @@ from minikontext.editing.output import KontextOutput
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
+from minikontext.runtime.bounds import Count, Seed, Share, Steps
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, read, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case
@@ -55,12 +58,12 @@ class Chains:
     """
 
     editor: str
-    count: int
-    turns: int = 6
-    steps: int = 4
-    pictures: float = 0.0
-    share: float = 0.3
-    seed: int = 0
+    count: Count
+    turns: Annotated[int, Interval(ge=2, le=1024)] = 6
+    steps: Steps = 4
+    pictures: Share = 0.0
+    share: Share = 0.3
+    seed: Seed = 0
     folder: str = ""
 
     def __post_init__(self) -> None:

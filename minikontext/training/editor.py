@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from minikontext import flow
 from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError
+from minikontext.runtime.bounds import Batch, Seed, Share, Spread
 from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
@@ -34,12 +35,12 @@ class EditorTraining:
     others the noisy latents tell the answer, so there the model learns what to draw (notebook 09).
     """
 
-    batch: int = 64
-    seed: int = 0
-    empty_prompts: float = 0.08
-    sigma: float = 1.0
+    batch: Batch = 64
+    seed: Seed = 0
+    empty_prompts: Share = 0.08
+    sigma: Spread = 1.0
     timesteps: str = "shifted"
-    early: float = 0.0
+    early: Share = 0.0
     bf16: bool = True
 
     def __post_init__(self) -> None:

@@ -24,8 +24,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,6 +38,7 @@ from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError, ImageError, PromptError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
+from minikontext.runtime.bounds import Scale
 from minikontext.runtime.config import parse_json, read_json, require_entries
 from minikontext.runtime.device import mixed_precision
 from minikontext.text import TextFeatures, check_prompts
@@ -432,8 +435,8 @@ class FolderTraining(EditorTraining):
     guidance: what a model that takes guidance as an input is told. workers: threads that read.
     """
 
-    guidance: float = 1.0
-    workers: int = 2
+    guidance: Scale = 1.0
+    workers: Annotated[int, Interval(ge=1, le=1024)] = 2
 
 
 def folder_loss(

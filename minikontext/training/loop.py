@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from minikontext.errors import ConfigError, TrainingError
+from minikontext.runtime.bounds import Count, Minutes, Often, Rate, Share, Weight
 from minikontext.training.optimizer import MuonAdamW, learning_rate
 from minikontext.training.parallel import ALONE, World, local, whole
 from minikontext.training.store import Store
@@ -33,24 +36,25 @@ LossFunction = Callable[..., tuple[Tensor, dict[str, float]]]
 class LoopConfig:
     """How long and how fast: the dials that do not depend on what is trained."""
 
-    steps: int
-    lr: float = 1e-3
-    muon_lr: float = 1e-3
-    weight_decay: float = 0.0
-    warmup: int = 100
-    decay: float = 0.5
-    clip: float = 1.0
-    ema: float = 0.999  # 0: no moving average is kept
+    steps: Count
+    lr: Rate = 1e-3
+    muon_lr: Rate = 1e-3
+    weight_decay: Annotated[float, Interval(ge=0, le=1000)] = 0.0
+    warmup: Often = 100
+    decay: Share = 0.5
+    clip: Weight = 1.0
+    ema: Share = 0.999  # 0: no moving average is kept
     half_momentum: bool = False  # Muon's momentum in bfloat16
-    save_minutes: float = 4.0
-    save_every: int = 0  # > 0: save after so many steps as well
-    log_every: int = 20
-    accumulate: int = 1  # parts of the batch computed one after the other: memory for time
-    spike: float = 0.0  # > 0: leave out steps with a gradient so many times the usual
-    validate_every: int = 0  # > 0: validate after so many steps
+    save_minutes: Minutes = 4.0
+    save_every: Often = 0  # > 0: save after so many steps as well
+    log_every: Count = 20
+    # parts of the batch computed one after the other: memory for time
+    accumulate: Annotated[int, Interval(ge=1, le=2**20)] = 1
+    spike: Weight = 0.0  # > 0: leave out steps with a gradient so many times the usual
+    validate_every: Often = 0  # > 0: validate after so many steps
     tensorboard: bool = False  # write what is logged for TensorBoard as well
-    minutes: float = 0.0  # > 0: the schedule follows the clock as well; the run ends on time
-    rates: dict[str, float] = field(default_factory=dict)  # of the learning rates, by part
+    minutes: Minutes = 0.0  # > 0: the schedule follows the clock as well; the run ends on time
+    rates: dict[str, Weight] = field(default_factory=dict)  # of the learning rates, by part
 
 
 class Loop:

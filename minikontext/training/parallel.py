@@ -17,10 +17,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.distributed as dist
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -53,7 +54,7 @@ class ParallelConfig:
     in it; gradients are always summed in float32. background: write checkpoints while training.
     """
 
-    replicate: int = 1
+    replicate: Annotated[int, Interval(ge=1, le=2**20)] = 1
     checkpointing: str = "none"
     compile: bool = False
     bf16: bool = True

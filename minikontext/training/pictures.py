@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Interval, MaxLen
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig, kl_divergence
 from minikontext.errors import ConfigError
+from minikontext.runtime.bounds import Level, Seed, Share, Side, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld import render
 from minikontext.toyworld.scene import LEVELS, STYLES, Scene, sample_scene, sample_word
@@ -38,17 +41,17 @@ class PictureTraining:
     sizes: (width, height), all trained ones unless given.
     """
 
-    pixels: int = 65536
-    level: int = 4
-    seed: int = 0
-    comic: float = 0.3
-    signs: float = 0.4
-    kl: float = 1e-4
-    squared: float = 8.0
-    absolute: float = 1.0
-    gradient: float = 0.5
+    pixels: Annotated[int, Interval(ge=256, le=2**32)] = 65536
+    level: Level = 4
+    seed: Seed = 0
+    comic: Share = 0.3
+    signs: Share = 0.4
+    kl: Weight = 1e-4
+    squared: Weight = 8.0
+    absolute: Weight = 1.0
+    gradient: Weight = 0.5
     bf16: bool = True
-    sizes: tuple[Size, ...] = field(default=TRAINED)
+    sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = field(default=TRAINED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(map(tuple, self.sizes)))  # TOML gives lists

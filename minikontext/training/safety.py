@@ -11,16 +11,18 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from PIL import Image
 from torch import Tensor
 
 from minikontext import images
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError
+from minikontext.runtime.bounds import Batch, Seed, Share, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.safety import filters
 from minikontext.safety.clip import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
@@ -60,12 +62,12 @@ class SafetyTraining:
     pictures do that the output filter sees.
     """
 
-    groups: int = 36
-    stream: int = 48
-    seed: int = 0
-    concept: float = 0.25
-    roundtrip: float = 0.3
-    noise: float = 0.03
+    groups: Batch = 36
+    stream: Annotated[int, Interval(ge=0, le=2**24)] = 48
+    seed: Seed = 0
+    concept: Share = 0.25
+    roundtrip: Share = 0.3
+    noise: Weight = 0.03
     bf16: bool = True
 
 
@@ -335,5 +337,4 @@ def new_towers(config: dict[str, Any]) -> TwoTowers:
 
     text = ToyTextConfig(vocabulary=vocabulary(), width=96, pooled=128)
     text = recipes.read(ToyTextConfig, config.get("text", {}), text)
-    sizes = config.get("towers", {}) | {"text": text}
-    return TwoTowers(recipes.read(TowersConfig, sizes))
+    return TwoTowers(recipes.read(TowersConfig, config.get("towers", {}), TowersConfig(text)))

@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Interval, MaxLen
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,6 +28,7 @@ from torch import Tensor
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.runtime import files
+from minikontext.runtime.bounds import Level, Often, Seed, Share, Side
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld import Case, Scene, sizes
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
@@ -46,12 +48,12 @@ class StreamConfig:
     sizes: (width, height), all trained ones unless given.
     """
 
-    level: int = 4
-    seed: int = 0
-    tokens: int = 3072
-    batches: int = 0
-    other_size: float = 0.25
-    sizes: tuple[Size, ...] = field(default=TRAINED)
+    level: Level = 4
+    seed: Seed = 0
+    tokens: Annotated[int, Interval(ge=1, le=2**32)] = 3072
+    batches: Often = 0
+    other_size: Share = 0.25
+    sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = field(default=TRAINED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(map(tuple, self.sizes)))  # TOML gives lists

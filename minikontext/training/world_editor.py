@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from minikontext import flow
 from minikontext.denoiser import PATCH
 from minikontext.errors import ConfigError
+from minikontext.runtime.bounds import Mean, Seed, Share, Spread
 from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
 from minikontext.tokens import LAYOUTS
@@ -29,11 +30,11 @@ class WorldEditorTraining:
     `tokens.context_ids`; "scaled" lays a context of another size over the target.
     """
 
-    seed: int = 0
-    empty_prompts: float = 0.08
-    sigma: float = 1.0
-    mu_16: float | None = None
-    uniform: float = 0.1
+    seed: Seed = 0
+    empty_prompts: Share = 0.08
+    sigma: Spread = 1.0
+    mu_16: Mean | None = None
+    uniform: Share = 0.1
     layout: str = "scaled"
     bf16: bool = True
 
