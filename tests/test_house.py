@@ -98,7 +98,6 @@ def _reason(node):
 
 
 LONG = {
-    "bench/safety_bench.py",
     "cli/app.py",
     "course/attention.py",
     "toyworld/edits.py",

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from minikontext.bench import results
+from minikontext.bench import report, study
 from minikontext.bench.oracle_bench import Report, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,25 +31,21 @@ def overview(name: str) -> str:
 def operations(name: str, columns: int = 3) -> str:
     """Success by operation, in a few columns."""
     rates = sorted(reports(name)[name].by_operation.items())
-    cells = [f"{operation.replace('_', ' ')} | {rate}" for operation, rate in rates]
-    cells += [" | "] * (-len(cells) % columns)
-    lines = ["| operation | % " * columns + "|", "|---|---" * columns + "|"]
-    for i in range(0, len(cells), columns):
-        lines.append("| " + " | ".join(cells[i : i + columns]) + " |")
-    return "\n".join(lines)
+    cells = [x for operation, rate in rates for x in (operation.replace("_", " "), rate)]
+    cells += [""] * (-len(cells) % (2 * columns))
+    rows = [cells[i : i + 2 * columns] for i in range(0, len(cells), 2 * columns)]
+    return report.table(["operation", "%"] * columns, rows)
 
 
 def bench(steps: str) -> str:
     """Rows of MiniKontextBench with these numbers of steps: success, and the weakest category."""
-    rows = results.load(ROOT / "data" / "bench" / "results.json").values()
-    lines = ["| weights | steps | success, % | 95 % interval | weakest category, % |"]
-    lines.append("|---|---|---|---|---|")
-    for row in (r for r in rows if str(r.steps) in steps.split("-")):
-        tasks, (low, high) = row.report.by_task, row.report.interval
-        worst = min(tasks, key=tasks.__getitem__)
-        cells = (f"{row.report.success}", f"{low} to {high}", f"{worst} {tasks[worst]}")
-        lines.append(f"| `{row.weights}` | {row.steps} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    head = ("weights", "steps", "success, %", "95 % interval", "weakest category, %")
+    rows = [
+        (f"`{r.setting.weights}`", r.setting.steps, r.success, report.span(r.interval), r.weakest)
+        for r in study.load("results").values()
+        if str(r.setting.steps) in steps.split("-")
+    ]
+    return report.table(head, rows)
 
 
 KINDS = {"overview": overview, "operations": operations, "bench": bench}

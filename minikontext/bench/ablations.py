@@ -1,6 +1,6 @@
 """What if it were built otherwise? Small editors, equal budgets, one thing changed each time.
 
-`python -m minikontext.bench.ablations --seeds 3 --json data/bench/ablations.json`
+`python -m minikontext.bench.ablations --seeds 3`
 
 Studies: how the context gets in (tokens after the target's, or channels beside them), how far it
 lies in virtual time, and how training times are drawn. Notebooks 02 to 04 show what came out.
@@ -8,7 +8,6 @@ lies in virtual time, and how training times are drawn. Notebooks 02 to 04 show 
 
 from __future__ import annotations
 
-import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, astuple, dataclass, field, replace
@@ -22,12 +21,12 @@ from tqdm.auto import tqdm
 
 from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
+from minikontext.bench import report
 from minikontext.bench.oracle_bench import held_out_cases, summarise
 from minikontext.denoiser import Denoiser
 from minikontext.flow import interpolate, loss_per_sample
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
-from minikontext.runtime.files import shipped
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, score, vocabulary
 from minikontext.training.data import Pairs, build_cache, encode, load_cache
@@ -36,7 +35,7 @@ from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.recipes import averaged
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
-STORED = shipped("data", "bench", "ablations.json")
+STORED = report.STORED / "ablations.json"
 
 
 @dataclass(frozen=True)
@@ -256,8 +255,8 @@ def train_and_score(variant: Variant, seed: int, setting: Setting, folder: Path)
     model, curve = train(variant, seed, setting, pairs, test, place)
     pictures = edit(model, autoencoder, cases, test, setting.sampling_steps)
     rows = [(c, score(p.numpy(), c)) for c, p in zip(cases, pictures, strict=True)]
-    report = summarise(rows)
-    return Run("", "", seed, report.success, report.followed, report.psnr_untouched, curve)
+    found = summarise(rows)
+    return Run("", "", seed, found.success, found.followed, found.psnr_untouched, curve)
 
 
 # ---------------------------------------------------------------- what came out
@@ -265,15 +264,12 @@ def train_and_score(variant: Variant, seed: int, setting: Setting, folder: Path)
 
 def save(runs: list[Run], setting: Setting, path: Path) -> None:
     """Write runs and their budget as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"setting": asdict(setting), "runs": [asdict(run) for run in runs]}
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    report.write_json({"setting": asdict(setting), "runs": [asdict(run) for run in runs]}, path)
 
 
 def load(path: Path = STORED) -> list[Run]:
     """The runs in a file; without a path, those that the notebooks show."""
-    return [Run(**values) for values in json.loads(path.read_text())["runs"]]
+    return [Run(**values) for values in report.read_json(path)["runs"]]
 
 
 def values(runs: list[Run], name: str, variant: str, what: str = "success") -> list[float]:
@@ -284,13 +280,13 @@ def values(runs: list[Run], name: str, variant: str, what: str = "success") -> l
 
 def table(runs: list[Run], name: str) -> str:
     """Mean and spread (lowest to highest) over the seeds, as a Markdown table."""
-    lines = ["| variant | seeds | success % | spread | last loss |", "|---|---|---|---|---|"]
+    rows = []
     for label in STUDIES[name]:
         mine, losses = (values(runs, name, label, what) for what in ("success", "loss"))
         mean, last = (sum(v) / max(1, len(v)) for v in (mine, losses))
         spread = f"{min(mine):.1f} to {max(mine):.1f}" if mine else ""
-        lines.append(f"| {label} | {len(mine)} | {mean:.1f} | {spread} | {last:.4f} |")
-    return "\n".join(lines)
+        rows.append((label, len(mine), f"{mean:.1f}", spread, f"{last:.4f}"))
+    return report.table(("variant", "seeds", "success %", "spread", "last loss"), rows)
 
 
 def plot(runs: list[Run], name: str) -> Figure:
@@ -309,7 +305,9 @@ def plot(runs: list[Run], name: str) -> Figure:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: run the studies and print their tables."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.ablations")
+    parser = report.parser(
+        "python -m minikontext.bench.ablations", __doc__, weights=..., steps=..., seed=...
+    )
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
     parser.add_argument("--steps", type=int, default=Setting.steps, help="training steps of each")
@@ -317,12 +315,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cases", type=int, default=Setting.cases, help="held-out cases")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side (default: 1)")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--json", type=Path, default=STORED, help="results, also to go on from")
     options = parser.parse_args(arguments)
     setting = Setting(steps=options.steps, pairs=options.pairs, cases=options.cases)
-    runs = study(
-        options.studies, options.seeds, setting, options.folder, options.json, options.jobs
-    )
+    part = "" if setting == Setting() and options.seeds >= 3 else "another budget"
+    place = report.folder(options, part) / "ablations.json"
+    runs = study(options.studies, options.seeds, setting, options.folder, place, options.jobs)
     for name in options.studies:
         print(f"\n{name}\n\n{table(runs, name)}")
 

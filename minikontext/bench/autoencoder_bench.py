@@ -6,7 +6,6 @@ autoencoders trained with equal budgets: `minikontext bench autoencoder --channe
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +17,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder
-from minikontext.errors import ConfigError
+from minikontext.bench import report
 from minikontext.pretrained.native import find_weights
-from minikontext.runtime import files
 from minikontext.toyworld import Scene, psnr, read, render, sample_edit
+from minikontext.training.recipes import load_autoencoder, train_autoencoder
 
 
 def held_out_scenes(count: int) -> list[Scene]:
@@ -119,8 +118,6 @@ def measure(model: AutoEncoder, scenes: list[Scene]) -> dict[str, float]:
 
 def train(channels: int, steps: int, folder: Path, batch: int = 16, seed: int = 0) -> AutoEncoder:
     """Train a toy autoencoder with so many latent channels and steps; a trained one is kept."""
-    from minikontext.training.recipes import load_autoencoder, train_autoencoder
-
     place = folder / f"channels-{channels}-steps-{steps}"
     if not (place / "weights" / "config.json").exists():
         loop = {"steps": steps, "lr": 3e-3, "muon_lr": 5e-3, "warmup": 30, "decay": 0.6}
@@ -135,10 +132,8 @@ def table(results: dict[str, dict[str, float]]) -> str:
     """Autoencoders side by side, as in the paper's Table 1."""
     columns = {"perceptual": "distance ↓", "ssim": "SSIM ↑", "psnr": "PSNR, dB ↑",
                "letters_read": "letters read, % ↑"}  # fmt: skip
-    lines = ["| | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, found in results.items():
-        lines.append(f"| {name} | " + " | ".join(str(found[key]) for key in columns) + " |")
-    return "\n".join(lines)
+    rows = [[name, *(found[key] for key in columns)] for name, found in results.items()]
+    return report.table(["", *columns.values()], rows)
 
 
 def plot(results: dict[str, dict[str, float]]) -> Figure:
@@ -155,31 +150,24 @@ def plot(results: dict[str, dict[str, float]]) -> Figure:
 
 def save(results: dict[str, dict[str, float]], folder: Path) -> None:
     """Write autoencoder.json, .md and .png; rows of other names in the JSON stay."""
-    path = folder / "autoencoder.json"
-    results = (json.loads(path.read_text()) if path.exists() else {}) | results
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
-    with files.replacing(folder / "autoencoder.md") as temporary:
-        temporary.write_text(table(results) + "\n", encoding="utf-8")
-    plot(results).savefig(folder / "autoencoder.png", dpi=88)
+    results = report.read_json(folder / "autoencoder.json", {}) | results
+    report.write_json(results, folder / "autoencoder.json")
+    report.write_text(table(results), folder / "autoencoder.md")
+    report.write_figure(plot(results), folder / "autoencoder.png")
 
 
 def main(
     arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.autoencoder_bench"
 ) -> dict[str, dict[str, float]]:
     """Command line: measure a weights folder, or train with equal budgets and compare."""
-    from minikontext.training.recipes import load_autoencoder
-
-    parser = argparse.ArgumentParser(prog=prog, description="What the autoencoder loses.")
-    parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
+    parser = report.parser(prog, "What the autoencoder loses.", steps=..., seed=...)
     parser.add_argument("--scenes", type=int, default=1000, help="held-out scenes (default: 1000)")
     parser.add_argument("--channels", type=int, nargs="+", help="train these instead: 4 16")
     parser.add_argument("--steps", type=int, default=1500, help="training steps (default: 1500)")
     parser.add_argument("--runs", type=Path, default=Path("runs/autoencoders"))
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder")
     options = parser.parse_args(arguments)
-    if min(options.scenes, options.steps, *(options.channels or [1])) < 1:
-        raise ConfigError("--scenes, --steps and --channels: use whole numbers from 1.")
+    report.positive(options, "scenes", "steps", "channels")
+    place = report.folder(options)
     scenes, results = held_out_scenes(options.scenes), {}
     for channels in options.channels or ():
         model = train(channels, options.steps, options.runs)
@@ -189,7 +177,7 @@ def main(
         folder = path if (path / "autoencoder.safetensors").exists() else find_weights(path)
         model = load_autoencoder(folder, torch.device("cpu"))
         results[f"{folder.name}, as shipped"] = measure(model, scenes)
-    save(results, options.output)
+    save(results, place)
     print(table(results))
     print(json.dumps(results, indent=1))
     return results

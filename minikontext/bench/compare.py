@@ -11,12 +11,13 @@ observation names its cluster, and what is drawn again is the cluster with all t
   McNemar's exact test (McNemar 1947); otherwise the signs of whole clusters are flipped, of which
   McNemar's is the special case.
 - `paired`, `unpaired`: the difference of two editors as a `Comparison`, and whether it is decided.
+- `rate`: k of n independent tries with Wilson's interval (Wilson 1927), good near 0 and 1, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,9 +138,9 @@ def paired(first: Values, second: Values, clusters: Clusters = None) -> Comparis
 def unpaired(
     first: Values, second: Values, clusters: Clusters = None, others: Clusters = None
 ) -> Comparison:
-    """Two editors on different cases; `clusters` and `others` are those of each. Raises ConfigError
+    """Two editors on different cases; `clusters` and `others` are those of each.
 
-    for an empty list. Wider than `paired` wherever the same cases are hard for both.
+    Wider than `paired` wherever the same cases are hard for both. Raises ConfigError for no cases.
     """
     if not len(first) or not len(second):
         raise ConfigError("An unpaired comparison needs observations of both, got none of one.")
@@ -149,6 +150,42 @@ def unpaired(
     return Comparison(
         apart, *_middle(drawn), None, len(first) + len(second), len(one[0]) + len(two[0])
     )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """k of n in percent, with Wilson's 95 % interval."""
+
+    count: int
+    of: int
+    percent: float
+    low: float
+    high: float
+
+
+def rate(hits: Iterable[bool]) -> Rate:
+    """How often something is so; of nothing it is 0 of 0."""
+    hits = [bool(hit) for hit in hits]
+    return wilson(sum(hits), len(hits))
+
+
+def wilson(k: float, n: int) -> Rate:
+    """k of n independent tries."""
+    if not n:
+        return Rate(0, 0, 0.0, 0.0, 100.0)
+    z, p = 1.96, k / n
+    middle, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + side * width) / (1 + z * z / n) for side in (-1, 1))
+    shares = (round(100 * value, 2) for value in (p, max(low, 0.0), min(high, 1.0)))
+    return Rate(round(k), n, *shares)
+
+
+def grouped(keys: Sequence[str], hits: Sequence[bool]) -> dict[str, Rate]:
+    """A rate for each key, in order of appearance."""
+    groups: dict[str, list[bool]] = {}
+    for key, hit in zip(keys, hits, strict=True):
+        groups.setdefault(key, []).append(hit)
+    return {key: rate(values) for key, values in groups.items()}
 
 
 def _by_cluster(values: Values, clusters: Clusters) -> tuple[np.ndarray, np.ndarray]:

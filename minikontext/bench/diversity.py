@@ -8,8 +8,6 @@ still passes the oracle, but shows the same place, eyes or hat again and again.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from minikontext.bench import report
 from minikontext.bench.oracle_bench import held_out_cases
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
 from minikontext.toyworld import Case, Score, score
 from minikontext.toyworld.scene import CHOICES
 
@@ -125,34 +123,31 @@ def table(results: dict[str, Diversity]) -> str:
             f"{d.values[n]} of {d.possible[n]} ({d.bits[n]} bits)" if n in d.values else ""
             for d in results.values()
         ]
-    lines = ["| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
-    lines += [f"| {label} | {' | '.join(map(str, row))} |" for label, row in rows.items()]
-    return "\n".join(lines)
+    return report.side_by_side(results, rows)
 
 
 def save(results: dict[str, Diversity], path: Path) -> None:
     """Write results by name as JSON; others in the file stay."""
     known = load(path) if path.exists() else {}
-    content = {name: asdict(value) for name, value in (known | results).items()}
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    report.write_json({name: asdict(value) for name, value in (known | results).items()}, path)
 
 
 def load(path: Path) -> dict[str, Diversity]:
     """The results in a file."""
-    return {name: Diversity(**values) for name, values in json.loads(path.read_text()).items()}
+    return {name: Diversity(**values) for name, values in report.read_json(path).items()}
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.diversity"):  # noqa: ANN201
+def main(
+    arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.diversity"
+) -> None:
     """Command line: measure some weights on the same prompts and seeds."""
-    parser = argparse.ArgumentParser(prog=prog, description="Do equal prompts differ by seed?")
+    parser = report.parser(prog, "Do equal prompts differ by seed?", weights=..., seed=...)
     parser.add_argument("--weights", nargs="+", default=["toy"], help="names or folders")
     parser.add_argument("--prompts", type=int, default=8, help="open prompts (default: 8)")
     parser.add_argument("--seeds", type=int, default=64, help="of each prompt (default: 64)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--edits", action="store_true", help="prompts with a context image only")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder")
     options = parser.parse_args(arguments)
+    place = report.folder(options) / "diversity.json"
     prompts, results = open_prompts(options.prompts, options.edits), {}
     for name in options.weights:
         pipe = KontextPipeline.from_pretrained(name)
@@ -160,7 +155,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.
         label = f"{pipe.name}, {steps} steps" + (", edits" if options.edits else "")
         seeds = range(options.seeds)
         results[label] = diversity(pipe, prompts, seeds, num_inference_steps=steps)
-    save(results, options.output / "diversity.json")
+    save(results, place)
     print(table(results))
 
 

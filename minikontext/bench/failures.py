@@ -8,23 +8,19 @@ through the autoencoder, no editor in its latents could have passed; the rest is
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from minikontext.bench.oracle_bench import Row, edit_all
-from minikontext.bench.results import bench_cases
+from minikontext.bench import report
+from minikontext.bench.oracle_bench import Row, evaluate
+from minikontext.bench.results import bench_cases, part_name
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
-from minikontext.runtime.files import shipped
-from minikontext.toyworld import Case, Score, score
+from minikontext.toyworld import Case, Score
 from minikontext.toyworld.oracle import succeeds
 from minikontext.toyworld.scene import ATTRIBUTES
 
-STORED = shipped("data", "bench", "failures.json")
 VERDICTS = ("followed", "preserved", "identity")
 
 
@@ -77,47 +73,44 @@ def through(pipe: KontextPipeline, case: Case) -> object:
 
 def table(found: Sequence[Failures], most: int = 3) -> str:
     """Operations with failures as a Markdown table, and their sum."""
-    lines = ["| operation | failed | of | also as right answer | lacked | misread |"]
-    lines.append("|---|---|---|---|---|---|")
-    for one in found:
-        if one.failed:
-            parts = (_told(counts, most) for counts in (one.lacked, one.misread))
-            cells = (one.operation, one.failed, one.cases, one.decoder, *parts)
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    head = ("operation", "failed", "of", "also as right answer", "lacked", "misread")
+    lines = [
+        (f.operation, f.failed, f.cases, f.decoder, _counts(f.lacked, most),
+         _counts(f.misread, most)) for f in found if f.failed
+    ]  # fmt: skip
     sums = (sum(getattr(f, name) for f in found) for name in ("failed", "cases", "decoder"))
-    return "\n".join([*lines, "| **all** | {} | {} | {} | | |".format(*sums)])
+    return report.table(head, [*lines, ("**all**", *sums, "", "")])
 
 
-def _told(counts: dict[str, int], most: int) -> str:
+def _counts(counts: dict[str, int], most: int) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     more = ", …" if len(ordered) > most else ""
     return ", ".join(f"{name} {n}" for name, n in ordered[:most]) + more
 
 
-def save(name: str, steps: int, found: Sequence[Failures], path: Path) -> None:
+def save(name: str, steps: int, found: Sequence[Failures], path: Path, part: str = "") -> None:
     """Write the counts as JSON, and their table beside it."""
     content = {"weights": name, "steps": steps, "operations": [asdict(one) for one in found]}
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    with files.replacing(path.with_suffix(".md")) as temporary:
-        title = f"{name}, {steps} steps, every case of MiniKontextBench and its extra sets."
-        temporary.write_text(f"{title}\n\n{table(found)}\n", encoding="utf-8")
+    report.write_json(content, path)
+    which = f"{part} case" if part else "every case"
+    title = f"{name}, {steps} steps, {which} of MiniKontextBench and its extra sets."
+    report.write_text(f"{title}\n\n{table(found)}", path.with_suffix(".md"))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: edit MiniKontextBench's cases, score them, count what failed."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.failures")
-    parser.add_argument("--weights", default="toy-max", help="name or folder (default: toy-max)")
-    parser.add_argument("--steps", type=int, default=4, help="sampling steps (default: 4)")
+    parser = report.parser(
+        "python -m minikontext.bench.failures", None, weights="toy-max", steps=4, seed=...
+    )
     parser.add_argument("--every", type=int, default=1, help="only every n-th case (default: 1)")
-    parser.add_argument("--json", type=Path, default=STORED, help="where the counts go")
     options = parser.parse_args(arguments)
+    part = part_name(options.every)
+    place = report.folder(options, part) / "failures.json"
     pipe = KontextPipeline.from_pretrained(options.weights)
     cases = [c for c in bench_cases(options.every) if len(c.contexts) >= pipe.defaults.min_contexts]
-    pictures = edit_all(pipe, cases, num_inference_steps=options.steps)
-    rows = [(case, score(picture, case)) for case, picture in zip(cases, pictures, strict=True)]
+    _, rows = evaluate(pipe, cases, num_inference_steps=options.steps)
     found = analyse(rows, pipe)
-    save(pipe.name, options.steps, found, options.json)
+    save(pipe.name, options.steps, found, place, part)
     print(table(found))
 
 

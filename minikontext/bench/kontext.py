@@ -10,10 +10,8 @@ share on its own GPU, and the last to finish writes the pages. Nothing is downlo
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
-import json
 import os
 import re
 import zlib
@@ -28,6 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from minikontext import images
+from minikontext.bench import report
 from minikontext.bench.similarity import Clip, Faces
 from minikontext.errors import ImageError
 from minikontext.images import provenance
@@ -180,10 +179,8 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 def table(found: dict[str, dict[str, float]]) -> str:
     """Categories and their means as a Markdown table."""
     names = list(dict.fromkeys(name for row in found.values() for name in row))
-    lines = ["| category | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for category, row in found.items():
-        lines.append(f"| {category} | " + " | ".join(str(row.get(n, "")) for n in names) + " |")
-    return "\n".join(lines)
+    rows = [[category, *map(row.get, names)] for category, row in found.items()]
+    return report.table(["category", *names], rows)
 
 
 # ---------------------------------------------------------------- looking
@@ -198,14 +195,13 @@ def contact_sheet(items: list[Item], output: str | Path, category: str, side: in
     rows = "\n".join(_row(item, output, side) for item in items if item.category == category)
     path = output / f"{_slug(category)}.html"
     title = html.escape(category)
-    with files.replacing(path) as temporary:
-        temporary.write_text(
-            f'<!doctype html><meta charset="utf-8"><title>{title}</title>'
-            "<style>body{font:14px sans-serif;margin:24px}figure{display:inline-block;margin:8px}"
-            f"img{{width:{side}px;image-rendering:pixelated}}figcaption{{max-width:{2 * side}px}}"
-            f"</style><h1>{title}</h1>\n{rows}\n",
-            encoding="utf-8",
-        )
+    report.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        "<style>body{font:14px sans-serif;margin:24px}figure{display:inline-block;margin:8px}"
+        f"img{{width:{side}px;image-rendering:pixelated}}figcaption{{max-width:{2 * side}px}}"
+        f"</style><h1>{title}</h1>\n{rows}",
+        path,
+    )
     return path
 
 
@@ -224,8 +220,7 @@ def contact_picture(items: list[Item], output: str | Path, category: str, most: 
             axes.imshow(images.read(path))
         line[0].set_title(item.instruction, fontsize=7, loc="left", wrap=True, parse_math=False)
     path = output / f"{_slug(category)}-sheet.png"
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)
+    report.write_figure(figure, path)
     return path
 
 
@@ -258,9 +253,8 @@ def write_pages(
     """Write kontext.json, kontext.md and a page and a picture for each category."""
     found = measure(items, output, clip, faces)
     paths = [output / "kontext.json", output / "kontext.md"]
-    for path, text in zip(paths, (json.dumps(found, indent=1), table(found))):
-        with files.replacing(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    report.write_json(found, paths[0])
+    report.write_text(table(found), paths[1])
     for category in categories(items):
         paths.append(contact_sheet(items, output, category))
         paths.append(contact_picture(items, output, category))
@@ -271,22 +265,19 @@ def main(
     arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.kontext"
 ) -> None:
     """Command line: edit the whole folder, measure, and write a page for each category."""
-    parser = argparse.ArgumentParser(prog=prog, description="KontextBench from a local folder.")
+    parser = report.parser(prog, "KontextBench from a local folder.")
     parser.add_argument("folder", type=Path, help="a copy of KontextBench's folder")
-    parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
-    parser.add_argument("--output", type=Path, required=True, help="where the results go")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clip", type=Path, metavar="FOLDER", help="a local CLIP to compare by")
     parser.add_argument("--faces", type=Path, metavar="ONNX", help="a local face embedding")
     options = parser.parse_args(arguments)
+    output = report.folder(options)
     items, (rank, world) = load(options.folder), share()
     clip = Clip(options.clip) if options.clip else None
     faces = Faces(options.faces) if options.faces else None
     pipe = KontextPipeline.from_pretrained(options.weights, device=own_device())
-    run(pipe, items, options.output, options.seed, rank, world, num_inference_steps=options.steps)
-    if all((options.output / f"{item.key}.png").exists() for item in items):
-        print(*write_pages(items, options.output, clip, faces), sep="\n")
+    run(pipe, items, output, options.seed, rank, world, num_inference_steps=options.steps)
+    if all((output / f"{item.key}.png").exists() for item in items):
+        print(*write_pages(items, output, clip, faces), sep="\n")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from minikontext.bench import report
 from minikontext.images import png_bytes
-from minikontext.runtime import files
 from minikontext.toyworld import Case, Scene, render, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case
 from minikontext.toyworld.scene import LEVELS
@@ -101,8 +101,7 @@ def write(folder: str | Path, more: bool = False) -> Path:
         row = {"file_name": names[0] if names else None, "key": key, "category": category}
         rows.append(row | {"instruction": case.prompt} | ({"more": names[1:]} if names[1:] else {}))
     path = folder / "metadata.jsonl"
-    with files.replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report.write_text("\n".join(map(json.dumps, rows)), path)
     return path
 
 

@@ -9,8 +9,6 @@ held out; the way "known" is latents once more, with characters and edits that t
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,10 +21,10 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from minikontext.bench import report
 from minikontext.bench.mini import LEVEL, base_scenes
 from minikontext.editing.output import KontextOutput
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
 from minikontext.toyworld import Case, Scene, held_out, psnr, read, render, score
 from minikontext.toyworld.edits import make_case
 from minikontext.toyworld.scene import CHOICES, IDENTITY
@@ -185,23 +183,18 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 def table(drifts: dict[str, Drift]) -> str:
     """Identity, quality and cosine by turn as a Markdown table."""
     turns = max(len(d.identity) for d in drifts.values())
-    head = ["chaining", "measure", *map(str, range(1, turns + 1))]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     labels = {
-        "identity": "identity %",
-        "followed": "followed %",
-        "psnr": "PSNR dB",
-        "cosine": "cosine",
-    }
-    for way, drift in drifts.items():
-        for name, label in labels.items():
-            form = "{:.3f}" if name == "cosine" else "{:.1f}"
-            row = [form.format(value) for value in getattr(drift, name)]
-            lines.append(f"| {way} | {label} | " + " | ".join(row) + " |")
+        "identity": ("identity %", "{:.1f}"), "followed": ("followed %", "{:.1f}"),
+        "psnr": ("PSNR dB", "{:.1f}"), "cosine": ("cosine", "{:.3f}"),
+    }  # fmt: skip
+    rows = [
+        [way, label, *map(form.format, getattr(drift, name))]
+        for way, drift in drifts.items()
+        for name, (label, form) in labels.items()
+    ]
     for label, right in right_answers(drifts).items():
-        row = [f"{value:.3f}" for value in right]
-        lines.append(f"| {label} | cosine | " + " | ".join(row) + " |")
-    return "\n".join(lines)
+        rows.append([label, "cosine", *map("{:.3f}".format, right)])
+    return report.table(["chaining", "measure", *range(1, turns + 1)], rows)
 
 
 def right_answers(drifts: dict[str, Drift]) -> dict[str, list[float]]:
@@ -230,29 +223,27 @@ def plot(drifts: dict[str, Drift]) -> Figure:
 def save(drifts: dict[str, Drift], facts: dict[str, object], folder: Path) -> None:
     """Write multiturn.json, .md and .png into a folder."""
     content = facts | {"ways": {way: asdict(drift) for way, drift in drifts.items()}}
-    with files.replacing(folder / "multiturn.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    (folder / "multiturn.md").write_text(table(drifts) + "\n")
-    plot(drifts).savefig(folder / "multiturn.png", dpi=88)
+    report.write_json(content, folder / "multiturn.json")
+    report.write_text(table(drifts), folder / "multiturn.md")
+    report.write_figure(plot(drifts), folder / "multiturn.png")
 
 
 def load(path: Path) -> dict[str, Drift]:
     """The drifts in multiturn.json."""
-    return {way: Drift(**d) for way, d in json.loads(path.read_text())["ways"].items()}
+    return {way: Drift(**d) for way, d in report.read_json(path)["ways"].items()}
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.multiturn"):  # noqa: ANN201
+def main(
+    arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.multiturn"
+) -> None:
     """Command line: run all chains in every way and write the results."""
-    parser = argparse.ArgumentParser(prog=prog, description="Eight edits in a row.")
-    parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
+    parser = report.parser(prog, "Eight edits in a row.")
     parser.add_argument("--chains", type=int, default=24, help="how many (default: 24)")
     parser.add_argument("--first", type=int, default=0, help="number of the first (default: 0)")
     parser.add_argument("--turns", type=int, default=TURNS, help=f"edits a chain ({TURNS})")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
-    parser.add_argument("--seed", type=int, default=0, help="sampling seed (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder")
     options = parser.parse_args(arguments)
+    place = report.folder(options)
     pipe = KontextPipeline.from_pretrained(options.weights)
     steps = options.steps or pipe.defaults.num_inference_steps
     drifts = {}
@@ -262,7 +253,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m minikontext.
         shown = run(pipe, chains, way, options.seed, num_inference_steps=steps)
         drifts[way] = measure(pipe, chains, shown)
     facts = {"weights": pipe.name, "sha256": pipe.weights_fingerprint, "steps": steps}
-    save(drifts, facts | {"seed": options.seed, "first": options.first}, options.output)
+    save(drifts, facts | {"seed": options.seed, "first": options.first}, place)
     print(table(drifts))
 
 

@@ -6,21 +6,20 @@ autoencoder once: no editor that works in its latents can be expected to do bett
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from minikontext.bench import compare, mini, report
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
 from minikontext.toyworld import Case, Score, sample_edit, score
 
 Row = tuple[Case, Score]
@@ -31,35 +30,42 @@ class Report:
     """Shares in percent, PSNR in dB; `by_task` and `by_operation` are success rates.
 
     Success is all of: instruction followed, the rest preserved, identity kept. `interval` is where
-    the success rate lies with 95 % confidence, by bootstrap.
+    the success rate lies with 95 % confidence, by the bootstrap of `bench.compare`. What an older
+    result has not stored is None or empty.
     """
 
     cases: int
     success: float
-    interval: tuple[float, float]
-    followed: float
-    preserved: float
-    identity: float
-    psnr_untouched: float
-    known_phrasings: float
-    new_phrasings: float
-    by_task: dict[str, float]
-    by_operation: dict[str, float]
-    followed_by_task: dict[str, float]
-    followed_known: float
-    followed_new: float
+    interval: tuple[float, float] | None
+    followed: float | None
+    preserved: float | None = None
+    identity: float | None = None
+    psnr_untouched: float | None = None
+    known_phrasings: float | None = None
+    new_phrasings: float | None = None
+    by_task: dict[str, float] = field(default_factory=dict)
+    by_operation: dict[str, float] = field(default_factory=dict)
+    followed_by_task: dict[str, float] = field(default_factory=dict)
+    followed_known: float | None = None
+    followed_new: float | None = None
     seconds: float = 0.0
 
 
-def summarise(rows: list[Row], seconds: float = 0.0) -> Report:
-    """Average the scores of some cases."""
+def summarise(
+    rows: list[Row], seconds: float = 0.0, clusters: Sequence[Hashable] | None = None
+) -> Report:
+    """Average the scores of some cases.
+
+    clusters: what each row belongs to, where a case comes with several seeds, or several cases
+    start from one base scene; None: every row is a case of its own.
+    """
     scores = [s for _, s in rows]
     closed = [s.psnr_untouched for c, s in rows if c.contexts and not c.free]
     closed = [value for value in closed if not math.isnan(value)]
     return Report(
         cases=len(rows),
         success=_share(s.success for s in scores),
-        interval=bootstrap([s.success for s in scores]),
+        interval=compare.percent_interval([s.success for s in scores], clusters),
         followed=_share(s.followed for s in scores),
         preserved=_share(s.preserved for s in scores),
         identity=_share(s.identity for s in scores),
@@ -75,12 +81,11 @@ def summarise(rows: list[Row], seconds: float = 0.0) -> Report:
     )
 
 
-def bootstrap(values: list[bool], draws: int = 2000) -> tuple[float, float]:
-    """The middle 95 % of the mean of cases drawn again with replacement, in percent."""
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(np.asarray(values, dtype=float), size=(draws, len(values)))
-    low, high = np.percentile(100 * drawn.mean(axis=1), (2.5, 97.5))
-    return round(float(low), 1), round(float(high), 1)
+def bootstrap(
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None
+) -> tuple[float, float]:
+    """Where the mean lies with 95 % confidence, in percent: see `compare.percent_interval`."""
+    return compare.percent_interval(values, clusters)
 
 
 def _share(values: Iterable[bool]) -> float:
@@ -158,43 +163,34 @@ def table(reports: dict[str, Report]) -> str:
     labels = ("success, known phrasings", "success, new phrasings")
     labels += ("followed, known phrasings", "followed, new phrasings")
     for label, name in zip(labels, phrasings, strict=True):
-        shown[label] = [getattr(report, name) for report in reports.values()]
+        shown[label] = [getattr(r, name) for r in reports.values()]
     tasks = sorted({task for report in reports.values() for task in report.by_task})
     for task in tasks:
         shown[f"success: {task}"] = [r.by_task.get(task, "") for r in reports.values()]
     for task in tasks:
         shown[f"followed: {task}"] = [r.followed_by_task.get(task, "") for r in reports.values()]
-    lines = ["| | " + " | ".join(reports) + " |", "|---|" + "---|" * len(reports)]
-    lines += [f"| {label} | {' | '.join(map(str, row))} |" for label, row in shown.items()]
-    return "\n".join(lines)
+    return report.side_by_side(reports, shown)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Report]:
     """Command line: measure a weights folder and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench", description=__doc__)
-    parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
+    parser = report.parser("python -m minikontext.bench", __doc__)
     parser.add_argument("--cases", type=int, default=1000, help="held-out cases (default: 1000)")
     parser.add_argument("--level", type=int, default=4, help="level of the toy world (default: 4)")
     parser.add_argument("--mini", action="store_true", help="MiniKontextBench's fixed cases")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--cfg", type=float, help="true_cfg_scale (default: the weights' own)")
-    parser.add_argument("--seed", type=int, default=0, help="sampling seed (default: 0)")
     parser.add_argument("--baselines", action="store_true", help="also copy and ceiling")
     parser.add_argument("--json", type=Path, help="write the reports to this file")
     options = parser.parse_args(arguments)
     pipe = KontextPipeline.from_pretrained(options.weights)
     cases = held_out_cases(options.cases, options.level)
     if options.mini:
-        from minikontext.bench import mini
-
         cases = [case for *_, case in mini.cases(more=True)]
     call = {"num_inference_steps": options.steps, "true_cfg_scale": options.cfg}
-    report, _ = evaluate(pipe, cases, options.seed, **call)
-    reports = {pipe.name: report} | (baselines(pipe, cases) if options.baselines else {})
+    found, _ = evaluate(pipe, cases, options.seed, **call)
+    reports = {pipe.name: found} | (baselines(pipe, cases) if options.baselines else {})
     print(table(reports))
-    print(json.dumps(report.by_operation, indent=1))
+    print(json.dumps(found.by_operation, indent=1))
     if options.json:
-        with files.replacing(options.json) as temporary:
-            plain = {name: asdict(value) for name, value in reports.items()}
-            temporary.write_text(json.dumps(plain, indent=1) + "\n")
+        report.write_json({name: asdict(value) for name, value in reports.items()}, options.json)
     return reports

@@ -1,6 +1,6 @@
 """Is the oracle to be trusted? Right answers must pass, planted wrong ones must not.
 
-`python -m minikontext.bench.wrong_answers --json data/bench/oracle.json`; with `--right` only the
+`python -m minikontext.bench.wrong_answers --store`; with `--right` only the
 former, which is what there is to ask of another autoencoder. `--size 96x64` asks at another size
 than 64 x 64, `--split dev` about the second edition's cases instead of MiniKontextBench's.
 
@@ -11,8 +11,6 @@ kind where the spoiled picture cannot be told from a right one.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -24,16 +22,15 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
 
+from minikontext.bench import mini, report
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
-from minikontext.runtime.files import shipped
 from minikontext.toyworld import Case, Scene, render, sizes
 from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.oracle import succeeds
 from minikontext.toyworld.render import unit
 from minikontext.toyworld.scene import ATTRIBUTES, CHOICES, COLOURED, COLOURLESS, COLOURS, LETTERS
 
-STORED = shipped("data", "bench", "oracle.json")
+STORED = report.STORED / "oracle.json"
 VISIBLE = 6, 32  # so many square units must differ from the right answer by so much (of 255)
 SQUARE: sizes.Size = (64, 64)
 SceneSpoil = Callable[[Case, random.Random], Scene | None]
@@ -333,54 +330,53 @@ def _verdicts(
 
 def table(kinds: dict[str, Kind]) -> str:
     """All kinds as a Markdown table; the last column names the operations of the exceptions."""
-    lines = ["| answers | cases | pass % | exceptions |", "|---|---|---|---|"]
-    for name, kind in kinds.items():
-        shown = ", ".join(f"{op} {n}" for op, n in sorted(kind.exceptions.items()))
-        lines.append(f"| {name} | {kind.cases} | {kind.percent:.2f} | {shown} |")
-    return "\n".join(lines)
+    return report.table(
+        ("answers", "cases", "pass %", "exceptions"),
+        [
+            (name, kind.cases, f"{kind.percent:.2f}",
+             ", ".join(f"{op} {n}" for op, n in sorted(kind.exceptions.items())))
+            for name, kind in kinds.items()
+        ],
+    )  # fmt: skip
 
 
 def save(weights: str, done: int, kinds: dict[str, Kind], path: Path) -> None:
     """Write the result so far as JSON, and its table beside it."""
     content = {"weights": weights, "cases": done, "kinds": {k: asdict(v) for k, v in kinds.items()}}
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    with files.replacing(path.with_suffix(".md")) as temporary:
-        temporary.write_text(table(kinds) + "\n", encoding="utf-8")
+    report.write_json(content, path)
+    report.write_text(table(kinds), path.with_suffix(".md"))
 
 
 def load(path: Path = STORED) -> tuple[int, dict[str, Kind]]:
     """How many cases were asked about, and what came out; (0, {}) if there is no such file."""
-    if not path.exists():
-        return 0, {}
-    stored = json.loads(path.read_text())
+    stored = report.read_json(path, {"cases": 0, "kinds": {}})
     return stored["cases"], {name: Kind(**values) for name, values in stored["kinds"].items()}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: ask about MiniKontextBench's cases, in a shuffled order, and go on later."""
-    from minikontext.bench import mini
-
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.wrong_answers")
-    parser.add_argument("--weights", default="toy", help="whose autoencoder (default: toy)")
+    parser = report.parser(
+        "python -m minikontext.bench.wrong_answers", __doc__, steps=..., seed=...
+    )
     parser.add_argument("--cases", type=int, default=1000, help="how many (default: 1000)")
     parser.add_argument("--again", action="store_true", help="start over, though there are results")
-    parser.add_argument("--json", type=Path, default=STORED, help="results, also to go on from")
+    parser.add_argument("--name", default="oracle", help="of the files (default: oracle)")
     parser.add_argument("--right", action="store_true", help="ask about right answers only")
     parser.add_argument("--size", default="64x64", help="width x height (default: 64x64)")
     parser.add_argument("--split", help="the second edition's cases of this split instead")
     options = parser.parse_args(arguments)
-    (size,) = sizes.parse(options.size)
+    part = f"{options.cases} cases" if options.cases < 1000 else ""
+    (size,), path = sizes.parse(options.size), report.folder(options, part) / f"{options.name}.json"
     if options.split:
         cases = [sample_case(i, mini.LEVEL, options.split) for i in range(options.cases)]
     else:
         known = [case for *_, case in mini.cases(more=True)]
         cases = random.Random(0).sample(known, len(known))[: options.cases]
-    done, kinds = (0, {}) if options.again else load(options.json)
+    done, kinds = (0, {}) if options.again else load(path)
     pipe = KontextPipeline.from_pretrained(options.weights)
 
     def note(done: int, kinds: dict[str, Kind]) -> None:
-        save(options.weights, done, kinds, options.json)
+        save(options.weights, done, kinds, path)
 
     print(table(examine(cases, pipe, kinds, done, note, not options.right, size)))
 

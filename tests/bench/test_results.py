@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext.bench import autoencoder_bench, diversity, multiturn, results
+from minikontext.bench import autoencoder_bench, diversity, multiturn, results, study
 from minikontext.cli import app
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import held_out, render
@@ -31,7 +31,7 @@ def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatc
     kept = (tmp_path / "a" / "results.json").read_bytes()
     assert kept == (tmp_path / "b" / "results.json").read_bytes()
     assert b"0.0" in kept
-    rows = results.load(tmp_path / "a" / "results.json")
+    rows = study.load(tmp_path / "a" / "results.json")
     assert list(rows) == [results.COPY, "toy, 1 steps"] and rows[results.COPY].report.success == 0
     assert not (tmp_path / "a" / "latency.json").exists()
     assert app.main(["bench", "mini", "--clock", "--output", str(tmp_path / "a")]) == 0
@@ -42,8 +42,8 @@ def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(results, "measure", None)  # nothing is left to measure
     assert app.main([*command, "--output", str(tmp_path / "a")]) == 0
     assert (tmp_path / "a" / "results.json").read_bytes() == kept
-    with pytest.raises(TypeError):  # other cases are measured anew
-        app.main([*command[:-1], "640", "--output", str(tmp_path / "a")])
+    assert app.main([*command[:-1], "640", "--output", str(tmp_path / "a")]) == 2
+    assert "never replaces the whole" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

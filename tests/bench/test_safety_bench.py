@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from minikontext.bench import compare
 from minikontext.bench import safety_bench as bench
 from minikontext.errors import ConfigError
 from minikontext.safety import Safety, placeholder
@@ -31,13 +32,13 @@ class Knows:
 
 
 def test_rates_by_hand():
-    one = bench.rate([True] + [False] * 3)
+    one = compare.rate([True] + [False] * 3)
     assert (one.count, one.of, one.percent) == (1, 4, 25.0)
     assert one.low == pytest.approx(4.56, abs=0.02) and one.high == pytest.approx(69.94, abs=0.02)
-    none = bench.rate([False] * 1000)
+    none = compare.rate([False] * 1000)
     assert none.low == 0 and none.high == pytest.approx(0.38, abs=0.01)
-    assert bench.rate([]).of == 0
-    assert bench.grouped("aba", [1, 0, 0])["a"].percent == 50
+    assert compare.rate([]).of == 0
+    assert compare.grouped("aba", [1, 0, 0])["a"].percent == 50
 
 
 def test_a_roc_curve_by_hand():

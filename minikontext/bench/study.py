@@ -1,0 +1,338 @@
+"""A study: cases × sampler settings × seeds, scored by the oracle, one stored row a setting.
+
+`python -m minikontext.bench.study students` (what distillation buys), `... caching` (what step
+caching skips and costs), or any settings:
+`python -m minikontext.bench.study mine --settings toy:28:cfg=1.5 toy-pro:4 --cases 200 --seeds 2`
+
+A row that is there is kept, so that a study can be gone on with. Every row keeps the outcome of
+each case and seed: intervals are clustered, and comparisons paired, by `bench.compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm.auto import tqdm
+
+from minikontext.bench import compare, report
+from minikontext.bench.oracle_bench import Report, edit_all, held_out_cases, summarise
+from minikontext.errors import ConfigError
+from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.step_cache import StepCache
+from minikontext.toyworld import Case, psnr, score
+
+CHUNK = 192  # cases whose answers are scored together: the oracle renders their scenes once
+
+
+@dataclass(frozen=True)
+class SamplerSetting:
+    """One way of making pictures: weights, steps, guidance of one kind or none, a step cache.
+
+    cfg: classifier-free guidance, two passes a step. guidance: the scale as the student's input.
+    cache, order: the step cache's threshold and order. edits: only cases with a context image.
+    """
+
+    weights: str
+    steps: int
+    cfg: float | None = 1.0
+    guidance: float | None = None
+    edits: bool = False
+    cache: float | None = None
+    order: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> SamplerSetting:
+        """Read `weights:steps[:name=number,…]`, as in toy:28:cfg=1.5. Raises ConfigError."""
+        weights, _, rest = text.partition(":")
+        steps, _, more = rest.partition(":")
+        pairs = dict(pair.partition("=")[::2] for pair in more.split(",") if pair)
+        try:
+            numbers = {name: float(value or 1) for name, value in pairs.items()}
+            numbers |= {n: kind(numbers[n]) for n, kind in (("edits", bool), ("order", int))
+                        if n in numbers}  # fmt: skip
+            return cls(weights, int(steps), **numbers)
+        except (TypeError, ValueError) as error:
+            known = ", ".join(one.name for one in fields(cls)[2:])
+            raise ConfigError(
+                f"Got the setting {text!r}; expected weights:steps, then :name=number with {known},"
+                " as in toy:28:cfg=1.5"
+            ) from error
+
+    @property
+    def evaluations(self) -> int:
+        """Passes through the transformer for one picture, cached ones included."""
+        return self.steps * (1 if self.cfg in (None, 1) else 2)
+
+    def __str__(self) -> str:
+        how = f", CFG {self.cfg:g}" if self.cfg not in (None, 1) else ""
+        how += f", w = {self.guidance:g}" if self.guidance is not None else ""
+        how += f", cache {self.cache:g}" if self.cache else ""
+        how += ", order 0" if self.order == 0 else ""
+        return f"{self.weights}, {self.steps} steps{how}" + (", edits only" if self.edits else "")
+
+    def call(self, cache: StepCache | None = None) -> dict[str, object]:
+        """The pipeline's arguments; a scale of None is the weights' own."""
+        scales = {"true_cfg_scale": self.cfg, "guidance_scale": self.guidance}
+        return {"num_inference_steps": self.steps, "step_cache": cache, **scales}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came out of a setting, over all seeds; shares in percent.
+
+    cases: the name of their set. outcomes: for each seed, one 0 or 1 a case. psnr: in dB to the
+    pictures of the study's first setting, 60 where they are equal, and the lowest of all cases.
+    skipped: passes that a step cache left out.
+    """
+
+    setting: SamplerSetting
+    fingerprint: str
+    cases: str
+    report: Report
+    seeds: list[float]
+    outcomes: list[str] = field(default_factory=list)
+    psnr: float | None = None
+    lowest: float | None = None
+    skipped: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What the row is called in tables and files."""
+        return str(self.setting) if self.setting.steps else self.setting.weights
+
+    @property
+    def success(self) -> float:
+        """Cases that pass, in percent, the mean over the seeds."""
+        return self.report.success
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where success lies with 95 % confidence.
+
+        Where none was stored, nobody knows how alike the seeds of a case are: they count as one.
+        """
+        if self.report.interval:
+            return self.report.interval
+        cases = self.report.cases // len(self.seeds)
+        careful = compare.wilson(self.success / 100 * cases, cases)
+        return round(careful.low, 1), round(careful.high, 1)
+
+    @property
+    def whole(self) -> float:
+        """Passes of one branch that a step cache left."""
+        return round(self.setting.steps * (1 - (self.skipped or 0) / 100), 1)
+
+    @property
+    def weakest(self) -> str:
+        """The task with the least success, and its success."""
+        tasks = self.report.by_task
+        return "{} {}".format(*min(tasks.items(), key=lambda item: item[1])) if tasks else ""
+
+    def values(self) -> np.ndarray:
+        """All outcomes, seed by seed. Raises ConfigError for a row that was stored without them."""
+        if not self.outcomes:
+            raise ConfigError(f"{self.name}: stored without outcomes; measure it again (--again).")
+        return np.array([int(one) for seed in self.outcomes for one in seed], dtype=float)
+
+
+def measure(
+    pipe: KontextPipeline, setting: SamplerSetting, cases: Sequence[Case], label: str,
+    seeds: Sequence[int] = (0,), clusters: Sequence[Hashable] | None = None, batch: int = 64,
+    first: Sequence[Image.Image] | None = None,
+) -> tuple[Row, list[Image.Image]]:  # fmt: skip
+    """Edit and score every case with every seed; also the pictures of the first seed.
+
+    clusters: what each case belongs to, where cases share a base scene; else each is its own.
+    first: pictures to compare with. Caching is decided for a whole batch: give a batch of 1.
+    """
+    mine = [i for i, case in enumerate(cases) if case.contexts or not setting.edits]
+    cache = StepCache(setting.cache, setting.order) if setting.cache else None
+    scored: dict[int, list] = {seed: [] for seed in seeds}
+    shown: list[Image.Image] = []
+    for start in tqdm(range(0, len(mine), CHUNK), str(setting)):
+        some = [cases[i] for i in mine[start : start + CHUNK]]
+        for seed in seeds:
+            made = edit_all(pipe, some, batch, seed, start, quiet=True, **setting.call(cache))
+            shown += made if seed == seeds[0] else []
+            scored[seed] += [(c, score(p, c)) for c, p in zip(some, made, strict=True)]
+    names = [(clusters or range(len(cases)))[i] for i in mine] * len(seeds)
+    whole = summarise([row for rows in scored.values() for row in rows], clusters=names)
+    near = [psnr(np.asarray(a), np.asarray(b)) for a, b in zip(shown, first or [])]
+    return Row(
+        setting, pipe.weights_fingerprint, label, whole,
+        [summarise(rows).success for rows in scored.values()],
+        ["".join(str(int(s.success)) for _, s in rows) for rows in scored.values()],
+        round(float(np.mean(near)), 1) if near else None,
+        round(float(min(near)), 1) if near else None,
+        round(100 * cache.share, 1) if cache else 0.0 if near else None,
+    ), shown  # fmt: skip
+
+
+def run(
+    settings: Sequence[SamplerSetting], cases: Sequence[Case], label: str, place: Path,
+    seeds: int = 1, clusters: Sequence[Hashable] | None = None, batch: int = 64,
+    near: bool = False, again: bool = False, load_pipe: Callable = KontextPipeline.from_pretrained,
+) -> dict[str, Row]:  # fmt: skip
+    """Measure what is missing in `place`, and store each row when it is there; others stay.
+
+    near: also compare pictures with those of the first setting.
+    """
+    rows, pipes, first = load(place), {}, None
+    for setting in settings:
+        if setting.weights not in pipes:
+            pipes[setting.weights] = load_pipe(setting.weights)
+        pipe = pipes[setting.weights]
+        setting = replace(setting, weights=pipe.name)
+        if not again and fresh(rows.get(str(setting)), pipe, label, seeds):
+            continue
+        if near and first is None:
+            first = edit_all(pipe, list(cases), batch, quiet=True, **settings[0].call())
+        row, _ = measure(pipe, setting, cases, label, range(seeds), clusters, batch, first)
+        rows[row.name] = row
+        save(rows, place)
+    return rows
+
+
+def fresh(row: Row | None, pipe: KontextPipeline, label: str, seeds: int) -> bool:
+    """Whether a row is there, and of these weights, cases and seeds."""
+    wanted = (pipe.weights_fingerprint, label, seeds)
+    return row is not None and (row.fingerprint, row.cases, len(row.seeds)) == wanted
+
+
+def save(rows: dict[str, Row], place: Path) -> None:
+    """Write the rows as JSON."""
+    report.write_json([asdict(row) for row in rows.values()], place)
+
+
+def load(place: Path | str = "students") -> dict[str, Row]:
+    """The rows of a file by name, or of a stored study; none if there is no such file."""
+    path = report.STORED / f"{place}.json" if isinstance(place, str) else place
+    return {row.name: row for row in map(_row, report.read_json(path, []))}
+
+
+def _row(stored: dict) -> Row:
+    values = stored["report"]
+    found = Report(**values | {"interval": values["interval"] and tuple(values["interval"])})
+    return Row(**stored | {"setting": SamplerSetting(**stored["setting"]), "report": found})
+
+
+def compared(rows: Sequence[Row], clusters: Sequence[Hashable] | None = None) -> list[str]:
+    """Each row against the first, case by case and seed by seed: who is better, or "not decided".
+
+    Rows of other cases or seeds, or without outcomes, are left out.
+    """
+    base, *others = rows
+    lines = []
+    for other in others:
+        if base.outcomes and [*map(len, base.outcomes)] == [*map(len, other.outcomes)]:
+            names = [*(clusters or range(len(base.outcomes[0])))] * len(base.outcomes)
+            found = compare.paired(other.values(), base.values(), names)
+            lines.append(found.verdict(other.name, base.name))
+    return lines
+
+
+# ---------------------------------------------------------------- what came out
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table; columns that no row fills are left out."""
+    several = any(len(row.seeds) > 1 for row in rows)
+    near = any(row.psnr is not None for row in rows)
+    columns: dict[str, Callable[[Row], object]] = {
+        "": lambda r: r.name,
+        "evaluations": lambda r: r.setting.evaluations,
+        "success %": lambda r: f"{r.success:.1f}",
+        "95 % interval": lambda r: report.span(r.interval),
+    }
+    if several:
+        columns["seeds"] = lambda r: f"{min(r.seeds):.1f} to {max(r.seeds):.1f}"
+    if near:
+        columns |= {
+            "passes skipped %": lambda r: r.skipped, "whole passes": lambda r: r.whole,
+            "PSNR to the first, dB": lambda r: r.psnr, "lowest": lambda r: r.lowest,
+        }  # fmt: skip
+    elif rows:
+        columns |= {"PSNR of the rest, dB": lambda r: r.report.psnr_untouched,
+                    "followed %": lambda r: r.report.followed,
+                    "weakest task": lambda r: r.weakest}  # fmt: skip
+    return report.table([*columns], [[cell(row) for cell in columns.values()] for row in rows])
+
+
+def plot(rows: Sequence[Row]) -> Figure:
+    """Success against evaluations of the transformer, a line for each weights folder."""
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[tuple[str, bool], list[Row]] = {}
+    for row in (row for row in rows if not row.setting.edits):
+        lines.setdefault((row.setting.weights, row.setting.cfg not in (None, 1)), []).append(row)
+    for (name, guided), line in lines.items():
+        line.sort(key=lambda r: r.setting.evaluations)
+        x, y = [r.setting.evaluations for r in line], [r.success for r in line]
+        spread = np.abs(np.array([r.interval for r in line]).T - y)
+        axes.errorbar(x, y, spread, marker="o", label=name + (" with CFG" if guided else ""))
+    axes.set(xscale="log", xlabel="evaluations of the transformer", ylabel="success %, 95 %")
+    axes.set_xticks([1, 2, 4, 10, 28, 56], ["1", "2", "4", "10", "28", "56"], minor=False)
+    axes.minorticks_off()
+    axes.legend()
+    return figure
+
+
+@dataclass(frozen=True)
+class Study:
+    """Settings in words, and on what they are measured."""
+
+    settings: str
+    cases: int
+    seeds: int = 1
+    batch: int = 64
+    near: bool = False
+
+
+GUIDED = " ".join(
+    f"toy:10:cfg={w},edits toy-dev:10:guidance={w},edits" for w in ("1.25", "1.5", "2")
+)
+STUDIES = {
+    "students": Study(
+        f"toy:28:cfg=1.5 toy:4 toy-pro:4 toy:2 toy-pro:2 toy:1 toy-pro:1 {GUIDED}", 1000, seeds=3
+    ),
+    "caching": Study(
+        "toy:28 toy:28:cache=0.05 toy:28:cache=0.1 toy:28:cache=0.2 toy:28:cache=0.3 "
+        "toy:28:cache=0.1,order=0 toy:28:cache=0.2,order=0 toy:12 toy:6 toy:4",
+        100, batch=1, near=True,
+    ),
+}  # fmt: skip
+
+
+def main(
+    arguments: list[str] | None = None, prog: str = "python -m minikontext.bench.study"
+) -> dict[str, Row]:
+    """Command line: measure, store, print the table and what it decides."""
+    parser = report.parser(prog, __doc__, weights=..., steps=..., seed=...)
+    parser.add_argument("name", help=f"{' or '.join(STUDIES)}, or a new one's: names the file")
+    parser.add_argument("--settings", nargs="+", help="weights:steps[:name=number,…]")
+    parser.add_argument("--cases", type=int, help="held-out cases of level 4")
+    parser.add_argument("--seeds", type=int, help="sampling seeds of each case")
+    parser.add_argument("--again", action="store_true", help="measure what is there already, too")
+    options = parser.parse_args(arguments)
+    report.positive(options, "cases", "seeds")
+    known = STUDIES.get(options.name, Study("", 200))
+    settings = [SamplerSetting.parse(s) for s in options.settings or known.settings.split()]
+    if not settings:
+        raise ConfigError(f"{options.name} is no known study: give --settings. Known: {STUDIES}")
+    count, seeds = options.cases or known.cases, options.seeds or known.seeds
+    asked = f"{count} cases {seeds} seeds" if (count, seeds) != (known.cases, known.seeds) else ""
+    part = asked if options.name in STUDIES else ""
+    place = report.folder(options, part) / f"{options.name}.json"
+    rows = run(settings, held_out_cases(count, 4), f"{count} held out", place, seeds,
+               batch=known.batch, near=known.near, again=options.again)  # fmt: skip
+    print(table([*rows.values()]), *compared([*rows.values()]), sep="\n\n")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Where results go: never from a part to the place of the whole, to data/bench only if told."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from minikontext.bench import failures, report, results, study
+from minikontext.errors import ConfigError
+
+
+def options(*words):
+    return report.parser("bench", "words").parse_args(words)
+
+
+def test_results_go_to_runs_or_where_they_are_told_to(tmp_path):
+    assert report.folder(options()) == Path("runs/bench")
+    assert report.folder(options(), "every 200th") == Path("runs/bench/every-200th")
+    assert report.folder(options("--output", str(tmp_path)), "every 2th") == tmp_path
+    assert report.folder(options("--store")) == report.STORED
+
+
+@pytest.mark.parametrize("words", [("--store",), ("--output", str(report.STORED))])
+def test_a_part_never_reaches_what_is_committed(words):
+    with pytest.raises(ConfigError, match="--store"):
+        report.folder(options(*words), "every 200th")
+
+
+def test_what_is_committed_needs_the_flag():
+    with pytest.raises(ConfigError, match="use --store"):
+        report.folder(options("--output", str(report.STORED)))
+    with pytest.raises(ConfigError, match="one of them"):
+        report.folder(options("--store", "--output", "x"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (results.main, "--every", "200"),
+        (failures.main, "--every", "2"),
+        (study.main, "students", "--cases", "10"),
+        (study.main, "caching", "--seeds", "2"),
+    ],
+)
+def test_the_commands_refuse_to_store_a_part(command):
+    main, *words = command
+    with pytest.raises(ConfigError, match="this is a part"):
+        main([*words, "--store"])
+
+
+def test_a_part_does_not_replace_the_whole_in_a_folder_of_ones_own(tmp_path):
+    study.save({results.COPY: study.load("results")[results.COPY]}, tmp_path / "results.json")
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match="never replaces the whole"):
+        results.main(["--weights", "toy", "--every", "600", "--output", str(tmp_path)])
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_tables_and_numbers():
+    assert report.table(["a", "b"], [[1, None]]) == "| a | b |\n|---|---|\n| 1 |  |"
+    assert report.side_by_side({"x": 0, "y": 0}, {"row": [1, 2]}).endswith("| row | 1 | 2 |")
+    with pytest.raises(ConfigError, match="--steps 0"):
+        report.positive(argparse.Namespace(steps=[4, 0]), "steps")
+
+
+def test_writes_are_whole_or_nothing(tmp_path):
+    path = tmp_path / "deep" / "x.json"
+    report.write_json({"a": 1}, path)
+    with pytest.raises(TypeError):
+        report.write_json({"a": object()}, path)
+    assert report.read_json(path) == {"a": 1} and report.read_json(tmp_path / "no", 7) == 7

@@ -1,0 +1,119 @@
+"""Studies: rows are measured once, hold every outcome, and are compared case by case."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minikontext.bench import report, results, study
+from minikontext.bench.compare import interval
+from minikontext.bench.oracle_bench import Report, evaluate, held_out_cases
+from minikontext.bench.study import Row, SamplerSetting
+from minikontext.errors import ConfigError
+from minikontext.pipeline import KontextPipeline
+
+PARSED = {
+    "toy:4": SamplerSetting("toy", 4),
+    "toy:28:cfg=1.5": SamplerSetting("toy", 28, cfg=1.5),
+    "toy-dev:10:guidance=2,edits": SamplerSetting("toy-dev", 10, guidance=2.0, edits=True),
+    "toy:28:cache=0.2,order=0": SamplerSetting("toy", 28, cache=0.2, order=0),
+}
+
+
+@pytest.mark.parametrize("text", PARSED)
+def test_a_setting_is_read_from_words(text):
+    assert SamplerSetting.parse(text) == PARSED[text]
+
+
+@pytest.mark.parametrize("text", ["toy", "toy:x", "toy:4:speed=3", "toy:4:cfg=much"])
+def test_a_setting_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match="expected weights:steps"):
+        SamplerSetting.parse(text)
+
+
+def row(setting=None, outcomes=("1101", "1001"), **more):
+    whole = Report(cases=8, success=62.5, interval=(25.0, 100.0), followed=90.0,
+                   by_task={"local": 88.0})  # fmt: skip
+    return Row(setting or SamplerSetting("toy", 4), "x", "4", whole, [75.0, 50.0], [*outcomes],
+               **more)  # fmt: skip
+
+
+def test_rows_are_kept_and_replaced_by_setting(tmp_path):
+    place = tmp_path / "s.json"
+    other = row(SamplerSetting("toy", 28, cfg=1.5))
+    rows = {r.name: r for r in (row(), other)}
+    study.save(rows, place)
+    assert study.load(place) == rows and study.load(tmp_path / "none.json") == {}
+    text = study.table([*rows.values()])
+    assert "| toy, 28 steps, CFG 1.5 | 56 | 62.5 | 25.0 to 100.0 | 50.0 to 75.0 |" in text
+    assert len(study.plot([*rows.values()]).axes[0].containers) == 2
+    assert "PSNR to the first" in study.table([replace(row(), psnr=50.0, skipped=75.0)])
+
+
+def test_without_an_interval_the_seeds_of_a_case_count_as_one():
+    known = row()
+    unknown = replace(known, outcomes=[], report=replace(known.report, interval=None))
+    assert unknown.interval == (21.9, 90.8)  # Wilson's, of 2.5 in 4
+    assert known.interval == (25.0, 100.0)
+
+
+def test_outcomes_are_what_comparisons_need():
+    one, other = row(), row(SamplerSetting("toy-pro", 4), ("1111", "1111"))
+    assert list(one.values()) == [1, 1, 0, 1, 1, 0, 0, 1]
+    (line,) = study.compared([one, other])
+    assert "toy-pro, 4 steps" in line and "4 clusters" in line
+    assert study.compared([one, row(outcomes=("11", "11"))]) == []
+    with pytest.raises(ConfigError, match="again"):
+        row(outcomes=()).values()
+
+
+@pytest.mark.weights
+def test_a_study_is_scored_as_the_bench_scores_it_and_gone_on_with(tmp_path, monkeypatch):
+    cases = [case for case in held_out_cases(40, 4) if len(case.contexts) < 2][:6]
+    cases.append(next(c for c in held_out_cases(200, 4) if not c.contexts))
+    settings = [SamplerSetting("toy", 2), SamplerSetting("toy", 1, cfg=2.0, edits=True)]
+    place = tmp_path / "mine.json"
+    plain, guided = study.run(settings, cases, "seven", place, seeds=2).values()
+    pipe = KontextPipeline.from_pretrained("toy")
+    reports = [evaluate(pipe, cases, seed, num_inference_steps=2)[0] for seed in range(2)]
+    assert plain.seeds == [one.success for one in reports] and plain.report.cases == 14
+    low, high = interval(plain.values(), [*range(7)] * 2)
+    assert plain.report.interval == (round(100 * low, 1), round(100 * high, 1))
+    assert len(guided.outcomes[0]) < 7 and "text to image" not in guided.report.by_task
+    monkeypatch.setattr(study, "measure", None)  # nothing is left to measure
+    assert study.run(settings, cases, "seven", place, seeds=2) == study.load(place)
+    with pytest.raises(TypeError):  # other cases are measured anew
+        study.run(settings, cases, "eight", place, seeds=2)
+
+
+@pytest.mark.weights
+def test_what_a_step_cache_skips_and_costs(tmp_path):
+    words = ("toy:28", "toy:4", "toy:28:cache=0.1", "toy:28:cache=0.1,order=0")
+    settings, cases = [SamplerSetting.parse(text) for text in words], held_out_cases(2, 4)
+    rows = study.run(settings, cases, "two", tmp_path / "caching.json", batch=1, near=True)
+    assert [*rows] == [str(one) for one in settings]
+    plain, four, line, flat = rows.values()
+    assert (plain.psnr, plain.skipped, four.skipped, four.whole) == (60, 0, 0, 4)
+    assert line.skipped > 50 and line.whole == pytest.approx(28 * (1 - line.skipped / 100), abs=0.1)
+    assert 60 > line.psnr > flat.psnr > 30 and line.psnr >= line.lowest
+    assert f"| {line.skipped} | {line.whole} |" in results.page({}, {}, tmp_path)
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_the_stored_rows_are_all_there_and_on_the_page(name):
+    rows = study.load(name)
+    assert [*rows] == [str(SamplerSetting.parse(s)) for s in study.STUDIES[name].settings.split()]
+    assert study.table([*rows.values()]) in (report.STORED / "README.md").read_text()
+
+
+def test_a_study_that_nobody_knows_needs_settings():
+    with pytest.raises(ConfigError, match="give --settings"):
+        study.main(["mine"])
+
+
+def test_the_interval_is_that_of_clusters():
+    """Three seeds that agree say no more than one."""
+    cases = np.random.default_rng(0).random(60) < 0.8
+    text = "".join(str(int(x)) for x in cases)
+    three = row(outcomes=(text,) * 3)
+    assert interval(three.values(), [*range(60)] * 3) == interval(cases)
