@@ -6,6 +6,7 @@ layouts           FLUX as it is published: diffusers folders and official single
 summary           what lies in a folder, and is it complete?
 safetensors_io    tensors from files, checked before they are read
 key_mapping       official and diffusers names of tensors
+purpose           what weights are for; do the parts fit each other?
 config_mapping    sizes of a model from config.json or from shapes
 convert           one layout into the other
 text_encoders     T5 and CLIP
@@ -18,7 +19,7 @@ PARTS = ("transformer", "autoencoder", "text_encoder")
 
 MODULES = (
     "config_mapping", "convert", "key_mapping", "layouts", "loader", "lora", "native",
-    "safetensors_io", "summary", "text_encoders",
+    "purpose", "safetensors_io", "summary", "text_encoders",
 )  # fmt: skip
 HOMES = {
     "find_weights": "native",

@@ -8,7 +8,7 @@ from typing import Any
 
 from minikontext.autoencoder import AutoEncoderConfig
 from minikontext.errors import ConfigError, WeightsError
-from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.pretrained import key_mapping, purpose, safetensors_io
 from minikontext.pretrained.key_mapping import StateDict
 from minikontext.runtime.config import make_config, read_json_if_there, require_entries
 from minikontext.transformer import TransformerConfig
@@ -178,6 +178,8 @@ def _from_json(folder: Path, kind: str, build: Any) -> Any:
 
 
 def _from_shapes(file: Path, kind: str, build: Any) -> Any:
+    if what := purpose.foreign_kind(safetensors_io.inspect(file)):
+        raise WeightsError(f"{file} holds {what}. {purpose.INSTEAD}")
     state = safetensors_io.official_sketch(file)
     try:
         return build(state)

@@ -18,10 +18,11 @@ from torch import nn
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import WeightsError
 from minikontext.images.resize import KONTEXT_SIZES
-from minikontext.pretrained import safetensors_io
+from minikontext.pretrained import purpose, safetensors_io
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
 from minikontext.pretrained.text_encoders import (
     FluxTextEncoder,
+    encoder_widths,
     require_encoders,
 )
 from minikontext.runtime import files, memory_plan, offload, quantization
@@ -41,6 +42,7 @@ class Checkpoint:
 
     encoders: the folder that holds text_encoder, text_encoder_2, tokenizer and tokenizer_2.
     edits: takes context images (Kontext). shifted: the schedule moves with the number of tokens.
+    made_for: the pipeline that a diffusers folder names for itself; empty if it does not.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Checkpoint:
     encoders: Path
     edits: bool
     shifted: bool
+    made_for: str = ""
 
     @property
     def files(self) -> list[Path]:
@@ -59,25 +62,43 @@ class Checkpoint:
 def find(place: str | Path) -> Checkpoint | None:
     """Recognise published weights: a folder, or one official file in it. None for anything else.
 
-    Raises WeightsError for a folder that lacks a part or holds several models.
+    Raises WeightsError for a folder that lacks a part, holds several models, or is for another
+    pipeline than FLUX.1's and Kontext's.
     """
     place = Path(place)
     if not (files.exists(place) or files.is_folder(place)):
         return None
     folder = place if place.is_dir() else place.parent
-    transformer = None if own_config(folder) else _transformer_place(place)
-    if transformer is None:
+    if own_config(folder):
         return None
     kind = read_json_if_there(folder / "model_index.json").get("_class_name", "")
+    if place.is_dir() and (problem := purpose.class_problem(kind)):
+        raise WeightsError(f"{folder} {problem}. {purpose.INSTEAD}")
+    transformer = _transformer_place(place)
+    if transformer is None:
+        return None
+    kind = kind if place.is_dir() else ""  # a file is what its own name says, not its neighbours
     schedule = read_json_if_there(folder / "scheduler" / "scheduler_config.json")
     guided = transformer_config(transformer).guidance_embed
+    name = folder.name if transformer.is_dir() else transformer.stem
     return Checkpoint(
-        name=folder.name if transformer.is_dir() else transformer.stem,
+        name=name,
         transformer=transformer,
         autoencoder=_autoencoder_place(folder),
         encoders=folder,
-        edits=kind != "FluxPipeline" if kind else guided and not is_painter(transformer.stem),
+        edits=purpose.OPENED[kind] if kind else guided and not is_painter(name),
         shifted=bool(schedule.get("use_dynamic_shifting", guided)),
+        made_for=kind,
+    )
+
+
+def require_fit(checkpoint: Checkpoint) -> None:
+    """Check that the parts belong to one model, by configs and headers. Raises WeightsError."""
+    purpose.require_fit(
+        checkpoint.encoders,
+        transformer_config(checkpoint.transformer),
+        autoencoder_config(checkpoint.autoencoder),
+        *encoder_widths(checkpoint.encoders),
     )
 
 
@@ -94,10 +115,11 @@ def load(
     The plan is chosen and printed before anything is read: see `memory.PLANS`. Raises
     WeightsError if a file does not fit the model, NotEnoughMemoryError if no plan fits the device.
     """
+    require_fit(checkpoint)
     transformer, autoencoder = sketches(checkpoint)
     available = memory_plan.available_bytes(device)
     plan = memory_plan.choose(plans(checkpoint, dtype), available, offload)
-    print(f"{checkpoint.name}: {'edits pictures' if checkpoint.edits else 'only paints'}")
+    print(f"{checkpoint.name}: {purpose.describe(checkpoint.edits, checkpoint.made_for)}")
     print(f"memory: {available / memory_plan.GB:.1f} GB on {device}; plan {plan}")
     if use_flash_attention_3(device):
         print("attention: FlashAttention 3")

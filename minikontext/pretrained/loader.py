@@ -11,7 +11,7 @@ from torch import nn
 
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
-from minikontext.pretrained import PARTS, convert, layouts, safetensors_io
+from minikontext.pretrained import PARTS, convert, layouts, purpose, safetensors_io
 from minikontext.pretrained.native import (
     FORMAT,
     FORMAT_VERSION,
@@ -75,6 +75,11 @@ def _load_native(
     filters = registry.chosen(safety, config.get("safety"))
     device, dtype = pick(device, dtype)
     modules = build_parts(config)
+    text = modules["text_encoder"].config
+    purpose.require_fit(
+        folder, modules["transformer"].config, modules["autoencoder"].config,
+        text.width, text.pooled,
+    )  # fmt: skip
     stored = {part: folder / f"{part}.safetensors" for part in PARTS}
     loaded = {p: safetensors_io.load_into(modules[p], stored[p], device, dtype) for p in PARTS}
     return loaded | {

@@ -13,7 +13,7 @@ from torch import nn
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import WeightsError
-from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.pretrained import key_mapping, layouts, purpose, safetensors_io
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
 from minikontext.pretrained.layouts import find, own_config
 from minikontext.pretrained.text_encoders import (
@@ -77,6 +77,8 @@ def summarise(place: Path) -> Summary:
 def kind_of(names: Iterable[str]) -> str:
     """What a part is, told by names that nothing else has."""
     names = list(names)
+    if foreign := purpose.foreign_kind(names):
+        return foreign
     return next((kind for mark, kind in _MARKS.items() if any(mark in n for n in names)), "unknown")
 
 
@@ -91,16 +93,26 @@ _MARKS = {
 
 
 def verify_words(place: str | Path) -> Path | None:
-    """Read the tokenizers of a published model, if it is one, and look for its text encoders.
+    """Read the tokenizers of a published model, if it is one, and see whether its parts fit.
 
-    -> the folder that they are in. Raises WeightsError for what is missing or damaged.
+    -> the folder that they are in. Raises WeightsError for what is missing or damaged, and for
+    parts of different models.
     """
     found = None if own_config(Path(place)) or safetensors_io.is_part(Path(place)) else find(place)
     if found is None:
         return None
     require_encoders(found.encoders)
     load_tokenizers(found.encoders)
+    if not any(map(_is_damaged, parts(place))):  # else that has been said of that part
+        layouts.require_fit(found)
     return found.encoders
+
+
+def _is_damaged(part: Path) -> bool:
+    try:
+        return not safetensors_io.inspect(part)
+    except WeightsError:
+        return True
 
 
 def verify(place: Path) -> int:
@@ -109,10 +121,17 @@ def verify(place: Path) -> int:
     Raises WeightsError that says what is wrong.
     """
     reader = safetensors_io.Reader(place)
+    if what := purpose.foreign_kind(reader.header):
+        raise WeightsError(f"{place} holds {what}. {purpose.INSTEAD}")
     if kind_of(reader.header) in ("T5", "CLIP"):
         check_encoder(place, reader)
-    else:
-        safetensors_io.check(_sketch(place, kind_of(reader.header)), reader)
+        return len(reader.header)
+    model = _sketch(place, kind_of(reader.header))
+    safetensors_io.check(model, reader)
+    if isinstance(model, KontextTransformer) and (
+        problem := purpose.transformer_problem(model.config)
+    ):
+        raise WeightsError(f"{place} is complete, but it {problem}. {purpose.INSTEAD}")
     return len(reader.header)
 
 

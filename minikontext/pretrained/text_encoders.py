@@ -152,6 +152,31 @@ def require_encoders(folder: Path) -> None:
         )
 
 
+def encoder_widths(folder: Path) -> tuple[int, int]:
+    """Channels of T5's features and of CLIP's vector, read off the embeddings' shapes.
+
+    Raises WeightsError if a folder is missing or its weights have no embedding of words.
+    """
+    require_encoders(folder)
+    marks = {
+        "text_encoder_2": ("shared.weight", "embed_tokens.weight"),
+        "text_encoder": ("token_embedding.weight",),
+    }
+    t5, clip = (_width(folder / name, ends) for name, ends in marks.items())
+    return t5, clip
+
+
+def _width(folder: Path, ends: tuple[str, ...]) -> int:
+    header = safetensors_io.inspect(folder)
+    shapes = [info.shape for name, info in header.items() if name.endswith(ends)]
+    if not shapes or len(shapes[0]) != 2:
+        raise WeightsError(
+            f"{folder} has no embedding of words, no {' or '.join(ends)}. Use the text encoders of "
+            "FLUX.1, completely downloaded."
+        )
+    return shapes[0][1]
+
+
 def read_local(kind: Any, folder: Path) -> Any:
     """A tokenizer or configuration of transformers from a folder, never from the network."""
     try:

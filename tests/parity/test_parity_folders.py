@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import warnings
 
@@ -570,3 +571,129 @@ def test_published_weights_without_filters_tell_their_licences_demand(folder, mo
     assert load(folder).safety is None
     load(folder)
     assert capsys.readouterr().out.count("filter what they draw") == 1
+
+
+# ---- what weights are for
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("FluxFillPipeline", "FLUX.1 Fill"),
+        ("FluxControlPipeline", "Canny, Depth"),
+        ("FluxControlInpaintPipeline", "Canny, Depth"),
+        ("FluxControlNetPipeline", "a ControlNet"),
+        ("FluxPriorReduxPipeline", "FLUX.1 Redux"),
+        ("Flux2Pipeline", "another model"),
+        ("StableDiffusion3Pipeline", "another model"),
+        (["FluxPipeline"], "another model"),
+    ],
+)
+def test_a_folder_for_another_pipeline_is_refused_by_name(broken, kind, says, capsys):
+    edit_json(broken / "model_index.json", _class_name=kind)
+    with pytest.raises(WeightsError, match=f"is for .*{says}.*Use FLUX.1 Kontext"):
+        load(broken)
+    assert command("weights", "verify", broken) != 0
+    shown = "".join(capsys.readouterr())
+    assert says in shown and "[OK]" not in shown
+
+
+def test_a_redux_folder_has_no_transformer_and_is_named_all_the_same(broken):
+    edit_json(broken / "model_index.json", _class_name="FluxPriorReduxPipeline")
+    shutil.rmtree(broken / "transformer")
+    with pytest.raises(WeightsError, match="Redux"):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    ("kind", "contexts", "says"),
+    [
+        ("FluxKontextPipeline", 2, "edits pictures\n"),
+        ("FluxKontextInpaintPipeline", 2, "edits pictures .*masks are not used"),
+        ("FluxPipeline", 0, "only paints\n"),
+        ("FluxImg2ImgPipeline", 0, "only paints .*start from a picture"),
+        ("FluxInpaintPipeline", 0, "only paints .*masks are not used"),
+    ],
+)
+def test_the_pipelines_class_says_what_a_folder_does(broken, kind, contexts, says, capsys):
+    edit_json(broken / "model_index.json", _class_name=kind)
+    assert load(broken).defaults.max_contexts == contexts
+    assert re.search(says, capsys.readouterr().out)
+
+
+def widen(state, name, times):
+    """More input channels in a first matrix, as Fill (6 times) and Control (twice) have them."""
+    return {**state, name: state[name].repeat(1, times).contiguous()}
+
+
+@pytest.mark.parametrize(("times", "says"), [(6, "FLUX.1 Fill"), (2, "Canny"), (3, "no editor")])
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_a_first_matrix_that_takes_more_is_refused_whatever_the_folder_says(
+    theirs, broken, official, tmp_path, times, says, layout, capsys
+):
+    if layout == "folder":  # of FLUX.1 Fill, where somebody has edited model_index.json
+        place, config = broken, broken / "transformer/config.json"
+        edit_json(config, in_channels=times * CONFIG.in_channels, out_channels=CONFIG.out_channels)
+        state = widen(theirs[0].transformer.state_dict(), "x_embedder.weight", times)
+        shutil.rmtree(broken / "transformer")
+        (broken / "transformer").mkdir()
+        official_config = {**theirs[0].transformer.config, "_class_name": "FluxTransformer2DModel"}
+        official_config |= {"in_channels": times * CONFIG.in_channels}
+        official_config |= {"out_channels": CONFIG.out_channels}
+        config.write_text(json.dumps(official_config))
+        safetensors_io.save(state, broken / "transformer/diffusion_pytorch_model.safetensors")
+    else:
+        place = tmp_path / "official"
+        shutil.copytree(official, place, symlinks=True)
+        (place / FLUX).unlink()
+        state = widen(theirs[1].state_dict(), "img_in.weight", times)
+        safetensors_io.save(state, place / "my-edits.safetensors")
+    with pytest.raises(WeightsError, match=rf"{times * 64} channels and gives back 64: .*{says}"):
+        load(place)
+    assert command("weights", "verify", place) == 1
+    assert says in capsys.readouterr().out
+
+
+FOREIGN = {
+    "redux_up.weight": "Redux",
+    "controlnet_blocks.0.weight": "ControlNet",
+    "double_stream_modulation_img.lin.weight": "FLUX.2",
+    "model.diffusion_model.input_blocks.0.0.weight": "U-Net",
+    "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": "Stable Diffusion 3",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_of_another_model_is_named(official, tmp_path, name, capsys):
+    shutil.copytree(official, tmp_path, symlinks=True, dirs_exist_ok=True)
+    (tmp_path / FLUX).unlink()
+    path = safetensors_io.save({name: torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    for place in (tmp_path, path):
+        with pytest.raises(WeightsError, match=f"holds .*{FOREIGN[name]}"):
+            load(place)
+    assert command("weights", "verify", path) == 1
+    assert FOREIGN[name] in capsys.readouterr().out
+
+
+def test_parts_of_two_models_are_refused_before_anything_is_read(broken, monkeypatch, capsys):
+    """An autoencoder of other channels, encoders of other widths: each names both numbers."""
+    state = safetensors_io.load(broken / "text_encoder_2/model.safetensors")
+    wide = {k: v.repeat(1, 2) if "shared" in k else v.clone() for k, v in state.items()}
+    (broken / "text_encoder_2/model.safetensors").unlink()
+    safetensors_io.save(wide, broken / "text_encoder_2/model.safetensors")
+    monkeypatch.setattr(safetensors_io, "load_into", None)
+    with pytest.raises(WeightsError, match="T5's features have 96 .* takes 48"):
+        load(broken)
+    edit_json(broken / "vae/config.json", latent_channels=4)
+    with pytest.raises(WeightsError, match="autoencoder has 4 channels, 16 in a token .* takes 64"):
+        load(broken)
+    assert command("weights", "verify", broken) == 1
+    assert "autoencoder has 4 channels" in capsys.readouterr().out
+
+
+def test_parts_of_two_toys_are_refused(tiny_pipe, tmp_path):
+    tiny_pipe.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    edit_json(tmp_path / "config.json", text_encoder=config["text_encoder"] | {"pooled": 7})
+    with pytest.raises(WeightsError, match="CLIP's vector has 7 channels"):
+        load(tmp_path)
