@@ -20,6 +20,7 @@ from minikontext.errors import WeightsError
 from minikontext.images.resize import KONTEXT_SIZES
 from minikontext.pretrained import purpose, safetensors_io
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
+from minikontext.pretrained.native import own_config
 from minikontext.pretrained.text_encoders import (
     FluxTextEncoder,
     encoder_widths,
@@ -222,9 +223,3 @@ def _autoencoder_place(folder: Path) -> Path:
         if place.exists():
             return place
     raise WeightsError(f"{folder} has neither the folder vae nor {AUTOENCODER}: download one.")
-
-
-def own_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder that `save_pretrained` wrote in our own layout, else empty."""
-    config = read_json_if_there(folder / "config.json")
-    return config if config.get("format") == "minikontext" else {}

@@ -18,6 +18,7 @@ from minikontext.pretrained.native import (
     build_parts,
     find_weights,
     from_dict,
+    own_config,
     read_config,
 )
 from minikontext.runtime.config import write_json
@@ -54,15 +55,10 @@ def load(
     Raises WeightsError if there is no such folder or a file in it does not fit, and
     NotEnoughMemoryError if the device is too small.
     """
-    published = not native_config(Path(name)) and layouts.find(name)
+    published = not own_config(Path(name)) and layouts.find(name)
     if published:
         return _load_published(published, device, dtype, offload, safety)
     return _load_native(find_weights(name), device, dtype, safety)
-
-
-def native_config(folder: Path) -> bool:
-    """Whether a folder's config.json is ours: others keep a file of that name, too."""
-    return bool(layouts.own_config(folder))
 
 
 def _load_native(

@@ -1,6 +1,6 @@
 """Weights folders in our own layout: finding one, and building its parts.
 
-A folder has config.json and one safetensors file a part; `checkpoints` knows the other layouts.
+A folder has config.json and one safetensors file a part; `layouts` knows the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import WeightsError
 from minikontext.pretrained import PARTS
 from minikontext.runtime import files
-from minikontext.runtime.config import build_config, fits_type, read_json, require_format
+from minikontext.runtime.config import (
+    build_config,
+    fits_type,
+    read_json,
+    read_json_if_there,
+    require_format,
+)
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -29,15 +35,26 @@ def find_weights(name: str | Path) -> Path:
     Raises WeightsError that lists the names there are.
     """
     home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or files.shipped("data", "weights"))
-    for folder in (Path(name), home / name):
-        if files.exists(folder / "config.json"):
+    places = [p for p in (Path(name), home / name) if files.exists(p / "config.json")]
+    for folder in places:
+        if own_config(folder):  # others keep a file of that name, too
             return folder
+    if places:  # of ours in another version, or of somebody else: say which
+        read_config(places[0])
     known = sorted(path.parent.name for path in home.glob("*/config.json"))
     raise WeightsError(
         f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home}. "
         f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home. "
         "Nothing is downloaded: of a model on a hub, download the folder and give its path."
     )
+
+
+def own_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder that `save_pretrained` wrote in our own layout, else empty."""
+    if files.exists(folder / "model_index.json"):  # of diffusers: config.json is none of ours
+        return {}
+    config = read_json_if_there(folder / "config.json")
+    return config if config.get("format") == FORMAT else {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -220,12 +220,6 @@ def fingerprint(path: str | Path) -> str:
     return file_fingerprint(files(path))
 
 
-def is_part(path: str | Path) -> bool:
-    """Whether a place is weights of one part: a file, or a folder with them beside a config."""
-    path = Path(path)
-    return exists(path) or (exists(path / "config.json") and any(path.glob("*.safetensors")))
-
-
 def files(path: str | Path) -> list[Path]:
     """One file, or the shards in a folder as diffusers lays them out. Raises WeightsError."""
     path = Path(path)

@@ -15,13 +15,14 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import WeightsError
 from minikontext.pretrained import key_mapping, layouts, purpose, safetensors_io
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
-from minikontext.pretrained.layouts import find, own_config
+from minikontext.pretrained.layouts import find
+from minikontext.pretrained.native import own_config
 from minikontext.pretrained.text_encoders import (
     check_encoder,
     load_tokenizers,
     require_encoders,
 )
-from minikontext.runtime import memory_plan
+from minikontext.runtime import files, memory_plan
 from minikontext.runtime.config import build_config
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
@@ -53,11 +54,23 @@ def parts(place: str | Path) -> list[Path]:
     place = Path(place)
     if own_config(place):
         return sorted(place.glob("*.safetensors"))
-    found = None if safetensors_io.is_part(place) else find(place)
+    found = None if is_part(place) else find(place)
     if found is None:
         return [place]
     encoders = (found.encoders / name for name in ("text_encoder", "text_encoder_2"))
     return [found.transformer, found.autoencoder, *(x for x in encoders if x.is_dir())]
+
+
+def is_part(place: Path) -> bool:
+    """Whether a place is weights of one part: a file, or a folder with them beside a config.
+
+    A whole model may hold a stray config.json, too; it holds folders of its parts besides.
+    """
+    if files.exists(place):
+        return True
+    whole = any(files.is_folder(place / name) for name in ("transformer", "text_encoder"))
+    weights = any(place.glob("*.safetensors"))
+    return not whole and weights and files.exists(place / "config.json")
 
 
 def summarise(place: Path) -> Summary:
@@ -98,7 +111,7 @@ def verify_words(place: str | Path) -> Path | None:
     -> the folder that they are in. Raises WeightsError for what is missing or damaged, and for
     parts of different models.
     """
-    found = None if own_config(Path(place)) or safetensors_io.is_part(Path(place)) else find(place)
+    found = None if own_config(Path(place)) or is_part(Path(place)) else find(place)
     if found is None:
         return None
     require_encoders(found.encoders)

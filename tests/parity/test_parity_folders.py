@@ -697,3 +697,32 @@ def test_parts_of_two_toys_are_refused(tiny_pipe, tmp_path):
     edit_json(tmp_path / "config.json", text_encoder=config["text_encoder"] | {"pooled": 7})
     with pytest.raises(WeightsError, match="CLIP's vector has 7 channels"):
         load(tmp_path)
+
+
+STRAY = {"empty": {}, "of an application": {"format": "mine"}, "of a part": {"_class_name": "X"}}
+
+
+@pytest.mark.parametrize("stray", STRAY)
+@pytest.mark.parametrize("layout", ["folder", "official"])
+def test_a_stray_config_json_blocks_nothing(request, layout, stray, tmp_path, capsys):
+    place = tmp_path / "flux"
+    shutil.copytree(request.getfixturevalue(layout), place, symlinks=True)
+    broken = "{" if layout == "folder" and stray == "empty" else json.dumps(STRAY[stray])
+    (place / "config.json").write_text(broken)
+    assert load(place).defaults.max_contexts == 2
+    assert command("weights", "inspect", place) == command("weights", "verify", place) == 0
+    assert capsys.readouterr().out.count("[OK]") == 5
+
+
+def test_a_folder_called_toy_with_another_config_does_not_hide_ours(
+    tiny_pipe, tmp_path, monkeypatch
+):
+    tiny_pipe.save_pretrained(tmp_path / "home" / "mine")
+    monkeypatch.setenv("MINIKONTEXT_WEIGHTS", str(tmp_path / "home"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert load("mine").folder == tmp_path / "home" / "mine"
+    with pytest.raises(WeightsError, match="mine/config.json says format"):
+        monkeypatch.setenv("MINIKONTEXT_WEIGHTS", str(tmp_path))
+        load("mine")
