@@ -1,5 +1,6 @@
 """Filters at three layers, the forbidden symbol and its attacks, towers, and local classifiers."""
 
+import itertools
 import json
 import math
 import re
@@ -408,15 +409,47 @@ def test_the_end_of_a_long_prompt_is_scored_as_well(classifiers_folder):
     prompt = safety.load(classifiers_folder).prompt
     alone = prompt.score(["red red red"])[0]
     filler = "make the hat a " * 40
-    pieces = prompt._pieces(filler + "red red red")
-    assert all(prompt._length(piece) <= prompt.max_length for piece in pieces)
-    assert any(piece.endswith("red red red") for piece in pieces)
-    assert (
-        prompt.score([filler + "red red red"])[0]
-        == max(map(prompt.score, [[p] for p in pieces]))[0]
-    )
-    assert prompt.score(["red red red"])[0] == alone
-    assert prompt._pieces("x" * 4000)
+    pieces, owners = prompt._pieces([filler + "red red red", "red red red"])
+    assert all(len(piece["input_ids"]) <= prompt.max_length for piece in pieces)
+    assert owners == [0] * (len(pieces) - 1) + [1] and len(pieces) > 10
+    words = [prompt.tokenizer.decode(p["input_ids"], skip_special_tokens=True) for p in pieces]
+    assert words[-2].endswith("red red red")
+    shared = prompt.max_length // 4
+    for one, other in itertools.pairwise(words[:-1]):  # none begins where another ends
+        assert one.split()[-shared:] == other.split()[:shared]
+    both = prompt.score([filler + "red red red", "red red red"])
+    assert both == [max(prompt.score(words[:-1])), pytest.approx(alone)]
+    assert prompt.score([]) == []
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_a_word_without_end_is_cut_and_scored(classifiers_folder, tmp_path, pads):
+    """A tokenizer of letters, so that the word is longer than the model reads."""
+    hf = pytest.importorskip("transformers")
+    prompt = safety.load(classifiers_folder).prompt
+    letters = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "x", "##x", "##y", "a"]
+    (tmp_path / "vocab.txt").write_text("\n".join(letters))
+    prompt.tokenizer = hf.BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=16)
+    if not pads:
+        prompt.tokenizer.pad_token = None
+    long = "x" * 90 + "y" * 9
+    pieces, _ = prompt._pieces([long])
+    assert len(pieces) > 5 and all(len(p["input_ids"]) <= prompt.max_length for p in pieces)
+    assert prompt.tokenizer.convert_ids_to_tokens(pieces[-1]["input_ids"])[-2] == "##y"
+    scores = prompt.score([long, "a"])
+    assert len(scores) == 2 and all(0 <= score <= 1 for score in scores)
+
+
+@pytest.mark.parametrize("length", [0, 3, 8])
+def test_a_classifier_that_reads_next_to_nothing_is_refused(classifiers_folder, tmp_path, length):
+    copy = change_config(classifiers_folder, tmp_path)
+    path = copy / "text" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+    if length == 8:
+        assert safety.load(copy).prompt.score(["make the hat red a a a a"])
+        return
+    with pytest.raises(WeightsError, match="to cut long prompts"):
+        safety.load(copy)
 
 
 def change_config(folder, tmp_path, **change):

@@ -21,6 +21,7 @@ from minikontext.pretrained import text_encoders
 from minikontext.safety.filters import Safety, read_threshold
 
 BATCH = 16
+SHORTEST = 8  # tokens at once: two are the ends, and pieces overlap
 
 
 class Classifier:
@@ -86,13 +87,20 @@ class ImageClassifier(Classifier):
 class TextClassifier(Classifier):
     """A local text-classification model of transformers as a prompt filter.
 
-    Prompts longer than the model reads are scored in pieces, and the worst piece counts: a long
-    harmless beginning hides nothing.
+    Prompts longer than the model reads are scored in overlapping pieces, and the worst piece
+    counts: a long harmless beginning hides nothing. The tokenizer cuts, by its own overflow and
+    stride. `transformers.pipeline` would not do: of a prompt in pieces it returns the score of the
+    first one only (`TextClassificationPipeline.postprocess` takes `logits[0]`).
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, *rest: Any, **more: Any) -> None:
         super().__init__(model, *rest, **more)
         self.tokenizer = tokenizer
+        if not getattr(tokenizer, "is_fast", False) or self.max_length < SHORTEST:
+            raise WeightsError(
+                f"A tokenizer of {type(tokenizer).__name__} and {self.max_length} tokens at once: "
+                f"expected a tokenizer.json and at least {SHORTEST} tokens, to cut long prompts."
+            )
 
     @classmethod
     def from_folder(
@@ -108,34 +116,38 @@ class TextClassifier(Classifier):
     def max_length(self) -> int:
         """Tokens that the model reads at once."""
         limit = getattr(self.model.config, "max_position_embeddings", None) or 512
-        return min(limit - 2, self.tokenizer.model_max_length, 512)  # some count from 2
+        return int(min(limit - 2, self.tokenizer.model_max_length, 512))  # some count from 2
 
     @torch.no_grad()
     def score(self, items: Sequence[str]) -> list[float]:
         """How likely each prompt has a forbidden label: that of its worst piece."""
-        return [max(super(TextClassifier, self).score(self._pieces(prompt))) for prompt in items]
+        pieces, owners = self._pieces(items)
+        scores = super().score(pieces)
+        return [
+            max(score for score, owner in zip(scores, owners, strict=True) if owner == number)
+            for number in range(len(items))
+        ]
 
-    def _pieces(self, prompt: str) -> list[str]:
-        """A prompt in overlapping runs of words that fit; nearly always it is one."""
-        words, fits = prompt.split(" "), self.max_length
-        if self._length(prompt) <= fits:
-            return [prompt]
-        if len(words) == 1:  # no spaces: halve it until it fits
-            half = len(prompt) // 2
-            return [*self._pieces(prompt[: half + 8]), *self._pieces(prompt[half - 8 :])]
-        half = len(words) // 2
-        ahead = min(8, half // 2)
-        parts = (words[: half + ahead], words[max(1, half - ahead) :])
-        return [piece for part in parts for piece in self._pieces(" ".join(part))]
-
-    def _length(self, prompt: str) -> int:
-        return len(self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
-
-    def _logits(self, items: list[str]) -> Tensor:
+    def _pieces(self, prompts: Sequence[str]) -> tuple[list[dict[str, Any]], list[int]]:
+        """Encoded pieces that the model can read, and the number of the prompt each is from."""
+        if not prompts:
+            return [], []
         batch = self.tokenizer(
-            items, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
-        )
-        return self.model(**batch).logits
+            list(prompts), truncation=True, max_length=self.max_length,
+            stride=self.max_length // 4, return_overflowing_tokens=True,
+        )  # fmt: skip
+        owners = batch.pop("overflow_to_sample_mapping")
+        names = [name for name in self.tokenizer.model_input_names if name in batch]
+        return [{name: batch[name][i] for name in names} for i in range(len(owners))], owners
+
+    def _logits(self, items: list[dict[str, Any]]) -> Tensor:
+        if self.tokenizer.pad_token is None:  # pieces of one length only share a batch with padding
+            return torch.cat([self.model(**_tensors([item])).logits for item in items])
+        return self.model(**self.tokenizer.pad(items, return_tensors="pt")).logits
+
+
+def _tensors(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {name: torch.tensor([item[name] for item in items]) for name in items[0]}
 
 
 def checked(folder: str | Path) -> Path:
