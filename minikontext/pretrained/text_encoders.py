@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from minikontext.runtime import offload
 from minikontext.text import TextFeatures, check_prompts, too_long
 
 # --------------------------------------------------------------------------- FLUX encoder
+CacheKey = tuple[str, torch.device, torch.dtype]  # a prompt, and where its features lie
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
@@ -29,7 +30,8 @@ class FluxTextEncoder(nn.Module):
     """T5 token features and CLIP's pooled output, as FLUX.1 uses them.
 
     T5: `max_length` tokens, padded to the full length, no attention mask. CLIP: 77 tokens. Encoded
-    prompts are kept, so asking again costs nothing. Official names: `HFEmbedder`, twice.
+    prompts are kept, so asking again costs nothing, until the weights move or change their dtype.
+    Official names: `HFEmbedder`, twice.
     """
 
     CLIP_LENGTH = 77
@@ -48,7 +50,7 @@ class FluxTextEncoder(nn.Module):
         self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
         self.max_length = max_length
         self.streamed_to: torch.device | None = None
-        self._cache: OrderedDict[str, TextFeatures] = OrderedDict()
+        self._cache: OrderedDict[CacheKey, TextFeatures] = OrderedDict()
 
     @classmethod
     def from_folder(
@@ -118,13 +120,21 @@ class FluxTextEncoder(nn.Module):
         """Nothing to offer: every word is welcome."""
         return []
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FluxTextEncoder:
+        """What `to`, `half` and others go through: features of the old place are let go."""
+        self._cache.clear()
+        return super()._apply(fn, recurse)
+
     def _cached(self, prompt: str) -> TextFeatures:
-        if prompt not in self._cache:
+        # The parts may also be moved one by one, past `_apply`: features lie where theirs do.
+        first = next(self.t5.parameters())
+        key = (prompt, self.device, first.dtype)
+        if key not in self._cache:
             for warning in self.report(prompt):
                 warn(warning)
-            self._cache[prompt] = self._encode(prompt)
-        features = self._cache[prompt]
-        self._cache.move_to_end(prompt)
+            self._cache[key] = self._encode(prompt)
+        features = self._cache[key]
+        self._cache.move_to_end(key)
         if len(self._cache) > self.KEPT:
             self._cache.popitem(last=False)
         return features
@@ -139,7 +149,12 @@ class FluxTextEncoder(nn.Module):
         batch = tokenizer(
             prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
         )
-        return batch["input_ids"].to(self.streamed_to or next(self.parameters()).device)
+        return batch["input_ids"].to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts are encoded: streamed weights visit another device than they lie on."""
+        return self.streamed_to or next(self.t5.parameters()).device
 
 
 def require_encoders(folder: Path) -> None:

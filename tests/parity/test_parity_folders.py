@@ -254,6 +254,19 @@ def test_a_prompt_is_encoded_once_and_what_is_cut_off_is_reported(folder, monkey
     assert torch.equal(pipe.text_encoder.encode([long]).tokens, first.tokens)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_prompts_are_encoded_again_after_a_move(folder, whole):
+    """A move to another device or dtype: what was kept must not come back from the old one."""
+    text = load(folder).text_encoder
+    first = text.encode(["make the hat red"])
+    text.to(torch.float64) if whole else [part.to(torch.float64) for part in (text.t5, text.clip)]
+    both = text.encode(["make the hat red", "make it night"])
+    assert both.tokens.dtype == both.pooled.dtype == torch.float64
+    torch.testing.assert_close(both.tokens[:1].float(), first.tokens, atol=1e-4, rtol=1e-4)
+    text.to("meta")
+    assert text.encode(["make the hat red", "make it day"]).tokens.is_meta
+
+
 # ---- refused
 
 
