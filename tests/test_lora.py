@@ -49,6 +49,21 @@ def test_attached_and_merged_agree_and_both_can_be_undone(model):
 
 
 @torch.no_grad()
+def test_what_was_merged_is_taken_out_whatever_the_scale_is_now(model):
+    made, before = random_lora(model), {k: v.clone() for k, v in model.state_dict().items()}
+    made.scale = 0.7
+    made.merge(model)
+    made.scale = 0.2
+    made.merge(model)
+    made.scale = -3.0
+    made.merge(model, -1).merge(model, -1)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+    with pytest.raises(ConfigError, match="not merged"):
+        made.merge(model, -1)
+
+
+@torch.no_grad()
 def test_two_loras_add_up(model):
     one, two, given = random_lora(model, seed=1), random_lora(model, 5, seed=2), inputs(model)
     one.attach(model), two.attach(model)

@@ -67,6 +67,7 @@ class Lora(nn.Module):
         self.names, self.thin = tuple(layers), nn.ModuleList(layers.values())
         self.name, self.scale = name, scale
         self._handles: list[RemovableHandle] = []
+        self._merged: list[float] = []  # the scales at which it is in a model's weights
 
     @property
     def layers(self) -> dict[str, Thin]:
@@ -103,23 +104,32 @@ class Lora(nn.Module):
     def merge(self, model: KontextTransformer, sign: float = 1.0) -> Lora:
         """Add the updates into the model's own weights: nothing is computed twice any more.
 
-        `merge(model, -1)` takes them out again, up to rounding. Raises WeightsError for another
-        model's shapes and ConfigError for quantised weights, which take no sums; nothing has
-        changed then.
+        `merge(model, -1)` takes out what was merged last, up to rounding, whatever `scale` is by
+        now. Raises WeightsError for another model's shapes, and ConfigError for quantised weights,
+        which take no sums, and where nothing of this is merged; nothing has changed then.
         """
         _require_shapes(self, model)
         if packed := [
             n for n in self.names if quantization.is_packed(model.get_submodule(n).weight)
         ]:
             raise ConfigError(f"{packed[0]} is quantised. Use attach() instead of merge().")
+        amount = self._amount(sign)
         self.detach()
         for name, thin in self.layers.items():
             layer = model.get_submodule(name)
-            add = sign * self.scale * thin.delta.to(layer.weight.device)
-            layer.weight.copy_(layer.weight.float() + add)
+            layer.weight.copy_(layer.weight.float() + amount * thin.delta.to(layer.weight.device))
             if thin.bias is not None:
-                layer.bias.copy_(layer.bias.float() + sign * self.scale * thin.bias)
+                layer.bias.copy_(layer.bias.float() + amount * thin.bias.to(layer.bias.device))
         return self
+
+    def _amount(self, sign: float) -> float:
+        """What is added of the updates: `sign` times the scale, or less of what was merged."""
+        if sign >= 0:
+            self._merged.append(self.scale)
+            return sign * self.scale
+        if not self._merged:
+            raise ConfigError(f"LoRA {self.name!r} is not merged, so it cannot be taken out again.")
+        return sign * self._merged.pop()
 
 
 def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: int = 0) -> Lora:
