@@ -10,6 +10,7 @@ purpose           what weights are for; do the parts fit each other?
 config_mapping    sizes of a model from config.json or from shapes
 convert           one layout into the other
 text_encoders     T5 and CLIP
+transformers_io   the door to `transformers`: local folders, no code of theirs
 lora              low-rank updates of any naming
 """
 
@@ -20,6 +21,7 @@ PARTS = ("transformer", "autoencoder", "text_encoder")
 MODULES = (
     "config_mapping", "convert", "key_mapping", "layouts", "loader", "lora", "native",
     "purpose", "safetensors_io", "summary", "text_encoders",
+    "transformers_io",
 )  # fmt: skip
 HOMES = {
     "find_weights": "native",

@@ -18,9 +18,9 @@ from minikontext.pretrained.config_mapping import autoencoder_config, transforme
 from minikontext.pretrained.layouts import find
 from minikontext.pretrained.native import own_config
 from minikontext.pretrained.text_encoders import (
-    check_encoder,
     load_tokenizers,
     require_encoders,
+    verify_encoder,
 )
 from minikontext.runtime import files, memory_plan
 from minikontext.runtime.config import build_config
@@ -137,7 +137,7 @@ def verify(place: Path) -> int:
     if what := purpose.foreign_kind(reader.header):
         raise WeightsError(f"{place} holds {what}. {purpose.INSTEAD}")
     if kind_of(reader.header) in ("T5", "CLIP"):
-        check_encoder(place, reader)
+        verify_encoder(place, reader)
         return len(reader.header)
     model = _sketch(place, kind_of(reader.header))
     safetensors_io.check(model, reader)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minikontext.errors import (
-    MissingPackageError,
-    PromptWarning,
-    WeightsError,
-    warn,
+from minikontext.errors import PromptWarning, WeightsError, warn
+from minikontext.pretrained import safetensors_io
+from minikontext.pretrained.transformers_io import (
+    check_encoder,
+    import_transformers,
+    load_encoder,
+    load_tokenizer,
 )
-from minikontext.pretrained import key_mapping, safetensors_io
 from minikontext.runtime import offload
 from minikontext.text import TextFeatures, check_prompts, too_long
 
 # --------------------------------------------------------------------------- FLUX encoder
 CacheKey = tuple[str, torch.device, torch.dtype]  # a prompt, and where its features lie
-VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
 class FluxTextEncoder(nn.Module):
@@ -62,7 +61,7 @@ class FluxTextEncoder(nn.Module):
     ) -> FluxTextEncoder:
         """Load from a local diffusers folder: tokenizer, tokenizer_2, text_encoder, text_encoder_2.
 
-        Never touches the network and reads safetensors only, one tensor at a time. Raises
+        Never touches the network, reads safetensors only, and runs no code of the folder. Raises
         WeightsError for what is missing or does not fit, and MissingPackageError without
         `transformers`.
         """
@@ -192,17 +191,6 @@ def _width(folder: Path, ends: tuple[str, ...]) -> int:
     return shapes[0][1]
 
 
-def read_local(kind: Any, folder: Path) -> Any:
-    """A tokenizer or configuration of transformers from a folder, never from the network."""
-    try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # tokenizers raise a bare Exception, and damaged files nearly any
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise WeightsError(
-            f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
-        ) from error
-
-
 def load_tokenizers(folder: Path) -> tuple[Any, Any]:
     """CLIP's and T5's, from the folder that holds `tokenizer` and `tokenizer_2`."""
     hf = import_transformers()
@@ -212,76 +200,8 @@ def load_tokenizers(folder: Path) -> tuple[Any, Any]:
     )
 
 
-def load_tokenizer(kind: Any, folder: Path) -> Any:
-    """A tokenizer from a folder; transformers would make up an empty one."""
-    if not any((folder / name).is_file() for name in VOCABULARIES):
-        raise WeightsError(
-            f"{folder} holds no vocabulary, none of {', '.join(VOCABULARIES)}. Complete the "
-            "download."
-        )
-    return read_local(kind, folder)
-
-
-def load_encoder(
-    kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype | None
-) -> nn.Module:
-    """Fill a text encoder of transformers, made on the meta device, one tensor at a time."""
-    module = _sketch_encoder(kind, folder)
-    safetensors_io.load_into(module, folder, device, dtype, rules=partial(_encoder_rules, module))
-    for name, buffer in module.named_buffers():
-        if buffer.is_meta and name.endswith("position_ids"):  # counted, not learned
-            places = torch.arange(buffer.shape[-1], device=device)
-            module.get_submodule(name.rpartition(".")[0]).position_ids = places[None]
-    if hasattr(module, "shared"):
-        module.set_input_embeddings(module.shared)  # one tensor in two places
-    return module
-
-
-def check_encoder(folder: Path, reader: safetensors_io.Reader) -> None:
+def verify_encoder(folder: Path, reader: safetensors_io.Reader) -> None:
     """Check that a folder holds every tensor of its CLIP or T5. Raises WeightsError."""
     hf = import_transformers()
     clip = any("token_embedding" in name for name in reader.header)
-    module = _sketch_encoder(hf.CLIPTextModel if clip else hf.T5EncoderModel, folder)
-    safetensors_io.check(module, reader, partial(_encoder_rules, module))
-
-
-def _sketch_encoder(kind: Any, folder: Path) -> nn.Module:
-    config = read_local(kind.config_class, folder)
-    if odd := {k: v for k, v in config.to_dict().items() if type(v) is int and abs(v) > 2**18}:
-        raise WeightsError(f"{folder}/config.json has {odd}, more than any text encoder has.")
-    layers = max(getattr(config, name, 0) or 0 for name in ("num_hidden_layers", "num_layers"))
-    if layers > 128:
-        raise WeightsError(f"{folder}/config.json has {layers} layers. Complete the download.")
-    try:
-        with torch.device("meta"):
-            return kind(config)
-    except Exception as error:  # whatever sizes of no sense lead to in transformers
-        raise WeightsError(
-            f"{folder}/config.json describes no {kind.__name__}: {error!r:.200}."
-        ) from error
-
-
-def _encoder_rules(module: nn.Module, state: dict[str, Tensor]) -> list[key_mapping.Rule]:
-    """Match a file's names with those of this version of transformers; others stay as they are."""
-    stored = {_plain(name): name for name in state}
-    wanted = [name for name in module.state_dict() if _plain(name) in stored]
-    rules = [key_mapping.Rule(name, (stored[_plain(name)],)) for name in wanted]
-    used = {rule.diffusers[0] for rule in rules}
-    return rules + [key_mapping.Rule(key, (key,)) for key in stored.values() if key not in used]
-
-
-def _plain(name: str) -> str:
-    """CLIP's tensors once had a prefix; T5's embedding is stored under one of two names."""
-    tied = name == "encoder.embed_tokens.weight"
-    return "shared.weight" if tied else name.removeprefix("text_model.")
-
-
-def import_transformers() -> Any:
-    """Import `transformers` only when FLUX's text encoders are asked for."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingPackageError(
-            "FLUX's text encoders need transformers: pip install 'minikontext[flux]'"
-        ) from error
-    return transformers
+    check_encoder(hf.CLIPTextModel if clip else hf.T5EncoderModel, folder, reader)

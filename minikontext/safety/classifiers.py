@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minikontext.errors import WeightsError
-from minikontext.pretrained import text_encoders
+from minikontext.pretrained.transformers_io import import_transformers, read_local
 from minikontext.safety.filters import Safety, read_threshold
 
 BATCH = 16
@@ -74,9 +74,9 @@ class ImageClassifier(Classifier):
         Raises WeightsError for what is missing or does not fit, and MissingPackageError without
         `transformers`.
         """
-        folder, hf = checked(folder), text_encoders.import_transformers()
-        model = _read(hf.AutoModelForImageClassification, folder, use_safetensors=True)
-        processor = _read(hf.AutoImageProcessor, folder)
+        folder, hf = checked(folder), import_transformers()
+        model = read_local(hf.AutoModelForImageClassification, folder, use_safetensors=True)
+        processor = read_local(hf.AutoImageProcessor, folder)
         return cls(model, processor, forbidden, threshold, where=str(folder))
 
     def _logits(self, items: list[Image.Image]) -> Tensor:
@@ -107,9 +107,9 @@ class TextClassifier(Classifier):
         cls, folder: str | Path, forbidden: Sequence[str], threshold: float = 0.5
     ) -> TextClassifier:
         """Load a folder; as `ImageClassifier.from_folder`."""
-        folder, hf = checked(folder), text_encoders.import_transformers()
-        model = _read(hf.AutoModelForSequenceClassification, folder, use_safetensors=True)
-        tokenizer = _read(hf.AutoTokenizer, folder)
+        folder, hf = checked(folder), import_transformers()
+        model = read_local(hf.AutoModelForSequenceClassification, folder, use_safetensors=True)
+        tokenizer = read_local(hf.AutoTokenizer, folder)
         return cls(model, tokenizer, forbidden, threshold, where=str(folder))
 
     @property
@@ -160,18 +160,6 @@ def checked(folder: str | Path) -> Path:
             "(.bin, .pt) are not read; save them as safetensors."
         )
     return folder
-
-
-def _read(kind: Any, folder: Path, **more: Any) -> Any:
-    try:
-        return kind.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, **more
-        )
-    except Exception as error:  # transformers raises nearly anything on a damaged folder
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise WeightsError(
-            f"Cannot read {kind.__name__} from {folder}: {reason}. Complete the download."
-        ) from error
 
 
 def load_safety(folder: Path, config: dict[str, Any]) -> Safety:

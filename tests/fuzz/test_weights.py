@@ -172,7 +172,7 @@ def test_a_folder_in_diffusers_layout(feed, flux):
 def test_a_folder_of_a_tokenizer(feed, flux):
     import transformers
 
-    from minikontext.pretrained.text_encoders import load_tokenizer
+    from minikontext.pretrained.transformers_io import load_tokenizer
 
     kinds = {"tokenizer": transformers.CLIPTokenizer, "tokenizer_2": transformers.T5TokenizerFast}
     files = {name: {p.name: p.read_bytes() for p in (flux / name).iterdir()} for name in kinds}

@@ -1,0 +1,154 @@
+"""The one door to `transformers`: local folders only, safetensors only, and no code but its own.
+
+A folder of weights is data. Its JSON files can name more than sizes: classes to import
+(`auto_map`), attention kernels to fetch from a hub (`attn_implementation`), a base model elsewhere
+(an adapter), a quantiser. Nothing of that is followed: classes are never imported from a folder,
+and the others are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minikontext.errors import MissingPackageError, WeightsError, shorten_list
+from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.runtime import files
+from minikontext.runtime.config import read_json
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+# Attention that comes with PyTorch and transformers. Any other name can be one of a hub's kernels.
+BUILT_IN = (None, "eager", "sdpa")
+LARGEST = 64 << 20  # bytes of a configuration; published ones have a few thousand
+
+
+def import_transformers() -> Any:
+    """Import `transformers` only when it is asked for. Raises MissingPackageError."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingPackageError(
+            "FLUX's text encoders need transformers: pip install 'minikontext[flux]'"
+        ) from error
+    return transformers
+
+
+def read_local(kind: Any, folder: Path, **options: Any) -> Any:
+    """A tokenizer, configuration or model of transformers from a folder, and from nowhere else.
+
+    Raises WeightsError for a folder that is damaged or names code, kernels or other places.
+    """
+    require_data_only(folder)
+    try:
+        return kind.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **options
+        )
+    except Exception as error:  # tokenizers raise a bare Exception, and damaged files nearly any
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"Cannot read {kind.__name__} from {folder}: {reason:.300}. Complete the download."
+        ) from error
+
+
+def require_data_only(folder: Path) -> None:
+    """Raise WeightsError if a configuration in a folder names what would have to be fetched."""
+    if not files.is_folder(folder):
+        raise WeightsError(f"There is no folder {folder}. Complete the download.")
+    for path in sorted(folder.glob("*config*.json")):
+        if not files.exists(path) or path.stat().st_size > LARGEST:
+            raise WeightsError(f"{path} is no plain file of at most {LARGEST >> 20} MiB.")
+        if path.name == "adapter_config.json":
+            raise WeightsError(
+                f"{folder} holds an adapter, whose base model lies elsewhere. Merge it into the "
+                "base model, and save that."
+            )
+        if odd := list(_fetched(read_json(path, WeightsError, "Complete the download."))):
+            raise WeightsError(
+                f"{path} says {shorten_list(odd)}: it names kernels or quantised weights, which "
+                "are neither fetched nor run. Take weights that need none, or remove the entry."
+            )
+
+
+def _fetched(entry: Any) -> Iterator[str]:
+    """Entries, at any depth, that make transformers run something else than its own layers."""
+    if isinstance(entry, dict):
+        for name, value in entry.items():
+            if name.strip("_").startswith(("attn_implementation", "experts_implementation")):
+                values = value.values() if isinstance(value, dict) else [value]
+                if any(one not in BUILT_IN for one in values):
+                    yield f"{name:.40} = {value!r:.80}"
+            elif name in ("quantization_config", "kernel_config") and value:
+                yield f"{name} = {value!r:.80}"
+            else:
+                yield from _fetched(value)
+    elif isinstance(entry, list):
+        for value in entry:
+            yield from _fetched(value)
+
+
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """A tokenizer from a folder; transformers would make up an empty one."""
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise WeightsError(
+            f"{folder} holds no vocabulary, none of {', '.join(VOCABULARIES)}. Complete the "
+            "download."
+        )
+    return read_local(kind, folder)
+
+
+# ---- encoders -------------------------------------------------------------------------------
+def load_encoder(
+    kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype | None
+) -> nn.Module:
+    """A text encoder of transformers; dtype None keeps the stored one.
+
+    On a CPU, in the stored dtype, the weights stay memory-mapped; for another device they go there
+    one by one. Raises WeightsError if a tensor is missing, left over or of another shape: that is
+    asked of the headers first, since transformers would fill in random numbers.
+    """
+    reader = safetensors_io.Reader(folder)
+    check_encoder(kind, folder, reader)
+    stored = safetensors_io.DTYPES[next(iter(reader.header.values())).dtype]
+    encoder = read_local(kind, folder, use_safetensors=True, dtype=stored)
+    return encoder.to(device, dtype or stored)
+
+
+def check_encoder(kind: Any, folder: Path, reader: safetensors_io.Reader) -> None:
+    """Check that a folder holds every tensor of its CLIP or T5. Raises WeightsError."""
+    module = _sketch_encoder(kind, folder)
+    safetensors_io.check(module, reader, lambda state: _encoder_rules(module, state))
+
+
+def _sketch_encoder(kind: Any, folder: Path) -> nn.Module:
+    config = read_local(kind.config_class, folder)
+    if odd := {k: v for k, v in config.to_dict().items() if type(v) is int and abs(v) > 2**18}:
+        raise WeightsError(f"{folder}/config.json has {odd!r:.200}, more than any encoder has.")
+    layers = max(getattr(config, name, 0) or 0 for name in ("num_hidden_layers", "num_layers"))
+    if layers > 128:
+        raise WeightsError(f"{folder}/config.json has {layers} layers. Complete the download.")
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except Exception as error:  # whatever sizes of no sense lead to in transformers
+        raise WeightsError(
+            f"{folder}/config.json describes no {kind.__name__}: {error!r:.200}."
+        ) from error
+
+
+def _encoder_rules(module: nn.Module, state: safetensors_io.StateDict) -> list[key_mapping.Rule]:
+    """Match a file's names with those of this version of transformers; others stay as they are."""
+    stored = {_plain(name): name for name in state}
+    wanted = [name for name in module.state_dict() if _plain(name) in stored]
+    rules = [key_mapping.Rule(name, (stored[_plain(name)],)) for name in wanted]
+    used = {rule.diffusers[0] for rule in rules}
+    return rules + [key_mapping.Rule(key, (key,)) for key in stored.values() if key not in used]
+
+
+def _plain(name: str) -> str:
+    """CLIP's tensors once had a prefix; T5's embedding is stored under one of two names."""
+    tied = name == "encoder.embed_tokens.weight"
+    return "shared.weight" if tied else name.removeprefix("text_model.")
