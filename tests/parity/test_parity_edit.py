@@ -130,7 +130,7 @@ def test_common_mistakes_are_caught(parts, monkeypatch):
     assert difference(edit_ours(ours, picture(), seed=SEED + 1).images[0], expected) > 1
     assert difference(edit_ours(ours, picture(), guidance_scale=2.0).images[0], expected) > 1
     line = flow.mu_for_tokens  # the schedule of target and context tokens together
-    monkeypatch.setattr(sampler, "mu_for_tokens", lambda n: line(n + 15))
+    monkeypatch.setattr(sampler, "mu_for_tokens", lambda n, *_: line(n + 15))
     latents = edit_theirs(theirs, text, picture(), "latent")
     latents = theirs._unpack_latents(latents[None], HEIGHT, WIDTH, theirs.vae_scale_factor)
     assert relative_error(edit_ours(ours, picture()).latents, latents) > 1e-4
