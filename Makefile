@@ -15,7 +15,7 @@ CORE := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
-.PHONY: help lab demo test lint lock clean
+.PHONY: help lab demo test page book lint lock clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,14 @@ demo: $(CORE)  ## edit a picture without a browser, and say where the result lie
 test: lint  ## run every test: units, parity, bad input, notebooks, browser
 	$(PY) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-current-env --nbval-cell-timeout=300
 
+page: $(TEST)  ## the editor in a web page that needs no install: build/page (needs npm)
+	npm install --prefix tests/browser --no-audit --no-fund --no-package-lock --silent
+	$(PY) -m minikontext.page build/page --runtime tests/browser/node_modules/onnxruntime-web/dist
+
+book: page  ## the course, results and reference as one static site: build/book
+	$(PY) -m pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable ".[book]"
+	$(PY) tools/book.py build/book --page build/page
+
 lint: $(TEST)  ## check the style of the code
 	$(PY) -m ruff check .
 
@@ -43,7 +51,7 @@ lock: $(TEST)  ## resolve constraints.txt anew, for every supported Python and s
 	rm constraints.new
 
 clean:  ## remove the virtual environment and what runs left behind
-	rm -rf "$(VENV)" outputs .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" build outputs .pytest_cache .ruff_cache
 
 # Installed once, and again when the list of packages has changed since.
 $(CORE): pyproject.toml constraints.txt | $(PY)

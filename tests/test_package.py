@@ -116,7 +116,7 @@ def test_the_makefile_installs_under_the_same_constraints():
     installs = [
         line for line in text.splitlines() if "pip install" in line and "--editable" in line
     ]
-    assert len(installs) == 2
+    assert len(installs) == 3
     assert all("--constraint constraints.txt" in line for line in installs)
 
 

@@ -1,0 +1,53 @@
+"""What the book checks of itself; `make book` builds it, and CI does."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def book():
+    spec = importlib.util.spec_from_file_location("book", ROOT / "tools" / "book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_prose_leads_to_the_reference(book):
+    prose = "`mk.flow.loss` and `mk.images.read()`, `mk.nonsense`, `mk.course.setup`, `x`"
+    notebook = {"cells": [{"cell_type": kind, "source": [prose]} for kind in ("markdown", "code")]}
+    markdown, code = json.loads(book.linked(json.dumps(notebook)))["cells"]
+    assert markdown["source"] == (
+        "{py:obj}`mk.flow.loss <minikontext.flow.loss>` and "
+        "{py:obj}`mk.images.read() <minikontext.images.read.read>`, `mk.nonsense`, "
+        "`mk.course.setup`, `x`"
+    )
+    assert code["source"] == [prose]
+
+
+def test_every_notebook_and_wing_has_its_page(book, tmp_path):
+    book.gather(tmp_path / "source")
+    front = (tmp_path / "source" / "index.md").read_text(encoding="utf-8")
+    assert all(f"notebooks/{path.stem}" in front for path in (ROOT / "notebooks").glob("*.ipynb"))
+    pages = {path.stem for path in (tmp_path / "source" / "api").glob("*.md")}
+    assert pages == {"index", "0-the-paper", *book.DOCUMENTED}
+    for page in (tmp_path / "source" / "data").rglob("*.md"):
+        assert page.read_text(encoding="utf-8").startswith("#"), page
+
+
+def test_what_asks_the_network_and_dead_links_are_found(book, tmp_path):
+    (tmp_path / "good.html").write_text(
+        '<a href="other.html#x">x</a> <a href="https://x.org">y</a>'
+    )
+    (tmp_path / "other.html").write_text('<pre><span href="code.html"></pre> <img src="data:,">')
+    assert book.dead_links(tmp_path) == [] and book.asked_from_elsewhere(tmp_path) == []
+    (tmp_path / "bad.html").write_text(
+        '<script src="https://cdn.example/x.js"></script><link rel="stylesheet" href="//c.d/x.css">'
+        '<a href="gone.html">z</a>'
+    )
+    assert len(book.asked_from_elsewhere(tmp_path)) == 2
+    assert book.dead_links(tmp_path) == ["bad.html leads to gone.html, which is not there"]
