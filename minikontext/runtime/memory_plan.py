@@ -47,7 +47,7 @@ class Plan:
     """What lies on the device while pictures are made, in bytes.
 
     bits: of the blocks' matrices, None as computed. stream_…: lies on the host, and each layer
-    visits the device while it works. activations: the larger of one velocity and one decoding.
+    is on the device while it works. activations: the larger of one velocity and one decoding.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Encoders:
-    """The text encoders in bytes: all of them, and the largest layer that visits alone."""
+    """The text encoders in bytes: all of them, and the largest layer, streamed alone."""
 
     total: int
     largest: int
