@@ -460,7 +460,7 @@ def _weights_convert(options: argparse.Namespace) -> int:
     from minikontext.pretrained import convert
     from minikontext.runtime import device
 
-    dtype = device.explain(dtype=options.dtype).dtype if options.dtype else None
+    dtype = device.explain_device(dtype=options.dtype).dtype if options.dtype else None
     for path in convert.convert(Path(options.source), target, dtype):
         print(path)
     return 0
