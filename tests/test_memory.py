@@ -1,5 +1,8 @@
 """Memory plans: full size predicted on the meta device, and tiny models that really do it."""
 
+import math
+
+import psutil
 import pytest
 import torch
 
@@ -76,6 +79,56 @@ def test_activations_grow_with_the_picture_and_not_with_the_depth(plans):
         model = KontextTransformer(config)
     small, large = (memory_plan.velocity_bytes(model, torch.float32, (n, n)) for n in (512, 1024))
     assert 3 < large / small < 5
+
+
+# ---- what is free
+
+
+def group(mount, place, limit, used, cache=None, version=2):
+    """A control group's files."""
+    folder = mount / place
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else OLD_NAMES
+    for name, value in zip(names, (limit, used)):
+        (folder / name).write_text(f"{value}\n")
+    if cache is not None:
+        entry = "inactive_file" if version == 2 else "total_inactive_file"
+        (folder / "memory.stat").write_text(f"anon 5\n{entry} {cache}\n")
+
+
+OLD_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+SECOND, FIRST = "0::/a/b\n", "4:cpu:/x\n3:blkio,memory:/a/b\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "free"),
+    [
+        (SECOND, [], math.inf),
+        (SECOND, [("a/b", "max", 70)], math.inf),
+        (SECOND, [("a/b", 100, 70)], 30),
+        (SECOND, [("a/b", 100, 70, 25)], 55),
+        (SECOND, [("a", 90, 80), ("a/b", 100, 70)], 10),
+        (SECOND, [("", 90, 85), ("a/b", "max", 70)], 5),  # a container sees its own at the root
+        (SECOND, [("a/b", 100, 170)], 0),
+        (FIRST, [("memory/a/b", 100, 70, 5, 1)], 35),
+        (FIRST, [("memory", 100, 90, None, 1)], 10),
+        (FIRST, [("memory/x", 100, 90, None, 1)], math.inf),  # of another controller
+        ("", [("", 100, 90)], math.inf),
+    ],
+)
+def test_limits_of_control_groups_are_held(tmp_path, groups, files, free):
+    (tmp_path / "self").write_text(groups)
+    for place, *numbers in files:
+        group(tmp_path / "sys", place, *numbers)
+    assert memory_plan.cgroup_bytes(tmp_path / "self", tmp_path / "sys") == free
+    assert memory_plan.cgroup_bytes(tmp_path / "no", tmp_path / "sys") == math.inf
+
+
+def test_a_cpu_offers_what_is_free_and_not_what_others_hold(monkeypatch):
+    cpu = torch.device("cpu")
+    assert 0 < memory_plan.available_bytes(cpu) < psutil.virtual_memory().total
+    monkeypatch.setattr(memory_plan, "cgroup_bytes", lambda: 5.0)
+    assert memory_plan.available_bytes(cpu) == 5.0
 
 
 # ---- tiny models that do it
