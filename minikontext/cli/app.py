@@ -207,9 +207,10 @@ def _edit(options: argparse.Namespace) -> int:
         result = _pipe(options)(options.prompt, image=pictures, **_sampling(options))
     if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
         print(f"picture: {result.plan}", file=sys.stderr)
+    how = {"private": options.no_prompt, "quality": options.quality, "new": not options.output}
     for image, path, made in zip(result.images, paths, result.provenance, strict=True):
         image = watermark.mark(image) if options.watermark else image
-        print(provenance.save(image, path, made, options.no_prompt, options.quality))
+        print(provenance.save(image, path, made, **how))
     return 0
 
 
