@@ -23,7 +23,7 @@ def cpu_only(monkeypatch):
 
 
 def test_cpu_and_float32_without_a_gpu(cpu_only):
-    assert device.pick() == (torch.device("cpu"), torch.float32)
+    assert device.select_device() == (torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("hardware", [True, False])
@@ -33,26 +33,26 @@ def test_cuda_comes_first_with_bfloat16_where_it_has_it(monkeypatch, hardware):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: hardware)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     dtype = torch.bfloat16 if hardware else torch.float32
-    assert device.pick() == (torch.device("cuda"), dtype)
+    assert device.select_device() == (torch.device("cuda"), dtype)
 
 
 def test_mps_comes_before_the_cpu(cpu_only, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert device.pick() == (torch.device("mps"), torch.float32)
+    assert device.select_device() == (torch.device("mps"), torch.float32)
 
 
 def test_argument_wins_over_environment_over_choice(cpu_only, monkeypatch):
     monkeypatch.setenv("MINIKONTEXT_DTYPE", "bf16")
     monkeypatch.setenv("MINIKONTEXT_DEVICE", "cpu")
-    assert device.pick() == (torch.device("cpu"), torch.bfloat16)
-    assert device.pick(dtype=torch.float32)[1] == torch.float32
+    assert device.select_device() == (torch.device("cpu"), torch.bfloat16)
+    assert device.select_device(dtype=torch.float32)[1] == torch.float32
     monkeypatch.setenv("MINIKONTEXT_DEVICE", "nonsense")
-    assert device.pick("cpu")[0] == torch.device("cpu")
+    assert device.select_device("cpu")[0] == torch.device("cpu")
 
 
 def test_the_choice_and_its_reason_are_printed_once(cpu_only, capsys):
-    device.pick()
-    device.pick()
+    device.select_device()
+    device.select_device()
     assert capsys.readouterr().out == (
         "device: cpu (no GPU found), dtype: float32 (exact everywhere)\n"
     )
@@ -61,19 +61,36 @@ def test_the_choice_and_its_reason_are_printed_once(cpu_only, capsys):
 @pytest.mark.parametrize("name", ["cuda", "cuda:3", "mps", "nonsense", "xpu"])
 def test_a_device_that_is_not_there(cpu_only, name):
     with pytest.raises(ConfigError):
-        device.pick(name)
+        device.select_device(name)
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.float16, "int8", torch.int64, "nonsense"])
 def test_a_dtype_that_cannot_hold_the_model(cpu_only, dtype):
     with pytest.raises(ConfigError, match="overflows"):
-        device.pick("cpu", dtype)
+        device.select_device("cpu", dtype)
+
+
+@pytest.mark.parametrize("name", ["float16", "fp16", "nonsense"])
+def test_the_environment_is_read_by_one_rule(cpu_only, monkeypatch, name):
+    """What editing refuses, training refuses, too: it does not go on in another dtype."""
+    monkeypatch.setenv("MINIKONTEXT_DTYPE", name)
+    for read in (device.select_device, lambda: device.in_bfloat16(torch.device("cpu"))):
+        with pytest.raises(ConfigError, match=f"MINIKONTEXT_DTYPE='{name}' is not supported"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["BF16", "bfloat16", " bfloat16 ", "BFloat16"])
+def test_a_name_of_a_dtype_means_the_same_everywhere(cpu_only, monkeypatch, name):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    monkeypatch.setenv("MINIKONTEXT_DTYPE", name)
+    assert device.select_device()[1] is torch.bfloat16
+    assert device.in_bfloat16(torch.device("cpu"))
 
 
 def test_a_wrong_environment_is_refused(cpu_only, monkeypatch):
     monkeypatch.setenv("MINIKONTEXT_DEVICE", "cuda")
     with pytest.raises(ConfigError, match="0 CUDA"):
-        device.pick()
+        device.select_device()
 
 
 @pytest.mark.parametrize("wanted", [True, False])

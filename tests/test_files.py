@@ -6,6 +6,7 @@ import os
 import pytest
 
 from minikontext.errors import OutputError
+from minikontext.runtime import files
 from minikontext.runtime.files import check_writable, fingerprint, replacing, replacing_folder
 
 
@@ -41,6 +42,107 @@ def test_the_file_has_ordinary_permissions(tmp_path):
     (tmp_path / "plain").write_text("text")
     modes = {(tmp_path / name).stat().st_mode for name in ("file", "plain")}
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o755])
+def test_a_file_that_is_replaced_hands_on_its_permissions(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(mode)
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        during = temporary.stat().st_mode & 0o777
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == mode
+    assert not during & ~mode  # a private file's new content is private while it is written
+
+
+def test_temporary_names_cannot_be_guessed_and_writers_do_not_meet(tmp_path):
+    path, names = tmp_path / "file", []
+    with replacing(path) as first, replacing(path) as second:
+        names += [first.name, second.name]
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # the one that ended last; whole, as any of them
+    with replacing(path) as third:
+        third.write_text("third")
+        names.append(third.name)
+    assert len(set(names)) == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("opened", [replacing, replacing_folder])
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path, monkeypatch, opened):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "guessed")
+    (tmp_path / ".file.guessed.tmp").symlink_to(victim)
+    with pytest.raises(OutputError, match="exists"), opened(tmp_path / "file") as temporary:
+        temporary.write_text("evil")
+    assert victim.read_text() == "precious"
+
+
+def test_a_link_that_is_put_there_while_writing_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o600)
+    with pytest.raises(OutputError, match="no ordinary file"), replacing(tmp_path / "x") as temp:
+        temp.unlink()
+        temp.symlink_to(victim)
+    assert victim.stat().st_mode & 0o777 == 0o600 and not (tmp_path / "x").exists()
+
+
+def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path):
+    path = tmp_path / "file"
+    with replacing(path, new=True) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(OutputError, match="there already"), replacing(path, new=True) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What was told to go to the disk, and renamed, in order: inodes, and "rename"."""
+    seen, fsync, replace, link = [], os.fsync, os.replace, os.link
+
+    def watch(name, run):
+        monkeypatch.setattr(os, name, lambda *given: (seen.append("rename"), run(*given)))
+
+    monkeypatch.setattr(os, "fsync", lambda h: (seen.append(os.fstat(h).st_ino), fsync(h)))
+    watch("replace", replace)
+    watch("link", link)
+    return seen
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_the_disk_has_a_file_before_its_name_and_then_the_name(tmp_path, synced, new):
+    with replacing(tmp_path / "file", new) as temporary:
+        temporary.write_text("text")
+    inodes = [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+    assert synced == [inodes[0], "rename", inodes[1]]
+
+
+def test_the_disk_has_a_folders_files_before_its_name(tmp_path, synced):
+    with replacing_folder(tmp_path / "folder") as temporary:
+        (temporary / "in").mkdir()
+        (temporary / "in" / "file").write_text("text")
+    file = (tmp_path / "folder" / "in" / "file").stat().st_ino
+    assert synced == [file, "rename", tmp_path.stat().st_ino]
+
+
+def test_a_very_long_name_has_room_for_its_temporary_one(tmp_path):
+    path = tmp_path / ("x" * 251 + ".txt")
+    with replacing(path) as temporary:
+        temporary.write_text("text")
+    assert path.read_text() == "text"
+
+
+def test_a_pipe_and_a_device_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(OutputError, match="device or a pipe"):
+            check_writable(place)
 
 
 def test_a_read_only_file_is_left_alone(tmp_path):

@@ -1,5 +1,8 @@
 """Memory plans: full size predicted on the meta device, and tiny models that really do it."""
 
+import math
+
+import psutil
 import pytest
 import torch
 
@@ -78,6 +81,56 @@ def test_activations_grow_with_the_picture_and_not_with_the_depth(plans):
     assert 3 < large / small < 5
 
 
+# ---- what is free
+
+
+def group(mount, place, limit, used, cache=None, version=2):
+    """A control group's files."""
+    folder = mount / place
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else OLD_NAMES
+    for name, value in zip(names, (limit, used)):
+        (folder / name).write_text(f"{value}\n")
+    if cache is not None:
+        entry = "inactive_file" if version == 2 else "total_inactive_file"
+        (folder / "memory.stat").write_text(f"anon 5\n{entry} {cache}\n")
+
+
+OLD_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+SECOND, FIRST = "0::/a/b\n", "4:cpu:/x\n3:blkio,memory:/a/b\n"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "free"),
+    [
+        (SECOND, [], math.inf),
+        (SECOND, [("a/b", "max", 70)], math.inf),
+        (SECOND, [("a/b", 100, 70)], 30),
+        (SECOND, [("a/b", 100, 70, 25)], 55),
+        (SECOND, [("a", 90, 80), ("a/b", 100, 70)], 10),
+        (SECOND, [("", 90, 85), ("a/b", "max", 70)], 5),  # a container sees its own at the root
+        (SECOND, [("a/b", 100, 170)], 0),
+        (FIRST, [("memory/a/b", 100, 70, 5, 1)], 35),
+        (FIRST, [("memory", 100, 90, None, 1)], 10),
+        (FIRST, [("memory/x", 100, 90, None, 1)], math.inf),  # of another controller
+        ("", [("", 100, 90)], math.inf),
+    ],
+)
+def test_limits_of_control_groups_are_held(tmp_path, groups, files, free):
+    (tmp_path / "self").write_text(groups)
+    for place, *numbers in files:
+        group(tmp_path / "sys", place, *numbers)
+    assert memory_plan.cgroup_bytes(tmp_path / "self", tmp_path / "sys") == free
+    assert memory_plan.cgroup_bytes(tmp_path / "no", tmp_path / "sys") == math.inf
+
+
+def test_a_cpu_offers_what_is_free_and_not_what_others_hold(monkeypatch):
+    cpu = torch.device("cpu")
+    assert 0 < memory_plan.available_bytes(cpu) < psutil.virtual_memory().total
+    monkeypatch.setattr(memory_plan, "cgroup_bytes", lambda: 5.0)
+    assert memory_plan.available_bytes(cpu) == 5.0
+
+
 # ---- tiny models that do it
 
 TINY = TransformerConfig(16, 16, 12, 20, 64, 4.0, 2, 2, 2, (8, 12, 12), 10_000, True, False)
@@ -99,14 +152,14 @@ def velocity(model):
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_streamed_blocks_give_the_same_numbers_and_go_home(ahead):
+def test_streamed_blocks_give_the_same_numbers_and_stay_on_the_host(ahead):
     expected, streamed = velocity(model()), model()
     blocks = offload.transformer_blocks(streamed)
-    homes = [p.data_ptr() for block in blocks for p in block.parameters()]
+    host = [p.data_ptr() for block in blocks for p in block.parameters()]
     offload.stream(blocks, "cpu", torch.float32, ahead)
     assert torch.equal(velocity(streamed), expected)
     assert torch.equal(velocity(streamed), expected)
-    assert homes == [p.data_ptr() for block in blocks for p in block.parameters()]
+    assert host == [p.data_ptr() for block in blocks for p in block.parameters()]
 
 
 def test_streamed_blocks_work_in_another_dtype_than_they_are_stored_in():
@@ -119,46 +172,100 @@ def test_streamed_blocks_work_in_another_dtype_than_they_are_stored_in():
     assert {p.dtype for p in blocks[0].parameters()} == {torch.bfloat16}
 
 
-def test_a_streamed_block_visits_alone():
-    streamed, guests = model(), []
+def test_one_streamed_block_is_on_the_device_at_a_time():
+    streamed, loaded = model(), []
     blocks = offload.transformer_blocks(streamed)
 
     def count(module, inputs):
         dtypes = [next(block.parameters()).dtype for block in blocks]
-        guests.append(dtypes.count(torch.float32))
+        loaded.append(dtypes.count(torch.float32))
 
     for block in blocks:
         block.bfloat16()
     offload.stream(blocks, "cpu", torch.float32)
     for block in blocks:
-        block.register_forward_pre_hook(count)
+        linear(block).register_forward_pre_hook(count)
     velocity(streamed)
-    assert guests == [1] * len(blocks)
+    assert loaded == [1] * len(blocks)
 
 
-def test_the_next_block_sets_out_when_one_is_at_work(monkeypatch):
-    sent, send = [], offload._Visits.send
-    monkeypatch.setattr(offload._Visits, "send", lambda v, n: sent.append(n) or send(v, n))
+def test_the_next_block_is_prefetched_when_one_is_at_work(monkeypatch):
+    copied, copy = [], offload.Offload.copy
+    monkeypatch.setattr(offload.Offload, "copy", lambda o, n: copied.append(n) or copy(o, n))
     for ahead, due in ((False, 2), (True, 3)):
         streamed = model()
         blocks = offload.transformer_blocks(streamed)
         offload.stream(blocks, "cpu", torch.float32, ahead)
-        sent.clear()
-        blocks[2].register_forward_hook(lambda *_: sent.append("stop"))
+        copied.clear()
+        blocks[2].register_forward_hook(lambda *_: copied.append("stop"))
         velocity(streamed)
-        assert [n for n in sent if n != "stop"] == [0, 1, 2, 3]  # each travels once
-        assert sent.index("stop") == due + 1
+        assert [n for n in copied if n != "stop"] == [0, 1, 2, 3]  # each is copied once
+        assert copied.index("stop") == due + 1
 
 
-def test_a_block_that_set_out_for_a_broken_pass_makes_room_for_the_next():
-    visits = offload._Visits(torch.device("cpu"), None, ahead=True)
+def test_what_was_prefetched_for_a_broken_pass_makes_room_for_the_next():
+    streaming = offload.Offload(torch.device("cpu"), None, ahead=True)
     blocks = offload.transformer_blocks(model())
     for block in blocks:
-        visits.add(block)
-    visits.leave(blocks[1], 1)
-    assert list(visits.coming) == [2]
-    visits.arrive(0)
-    assert not visits.coming
+        streaming.add(block)
+    streaming.prefetch(2)
+    assert list(streaming.prefetched) == [2]
+    streaming.load(0)
+    assert not streaming.prefetched
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["before", "inside", "after"])
+def test_a_pass_that_breaks_off_leaves_no_weights_on_the_device(ahead, error, where):
+    expected, streamed = velocity(model()), model()
+    blocks = offload.transformer_blocks(streamed)
+    host = [p.data_ptr() for block in blocks for p in block.parameters()]
+    offload.stream(blocks, "cpu", torch.float64, ahead)  # a copy of another dtype is another tensor
+
+    def fail(*_):
+        raise error
+
+    place = linear(blocks[1]) if where == "inside" else blocks[1]
+    if where == "after":
+        hook = place.register_forward_hook(fail)
+    else:
+        hook = place.register_forward_pre_hook(fail)
+    with pytest.raises(type(error)):
+        velocity_64(streamed)
+    assert host == [p.data_ptr() for block in blocks for p in block.parameters()]
+    hook.remove()
+    found = velocity_64(streamed)
+    assert torch.allclose(found, expected.double(), atol=1e-4)
+    assert host == [p.data_ptr() for block in blocks for p in block.parameters()]
+
+
+def linear(block):
+    """A part that works when the block does."""
+    return next(part for part in block.modules() if isinstance(part, torch.nn.Linear))
+
+
+def velocity_64(streamed):
+    """A velocity in float64, with blocks that stay in float32 at home."""
+    for name, part in streamed.named_children():
+        if not name.endswith("blocks"):
+            part.double()
+    return velocity(streamed)
+
+
+def test_a_hook_of_the_user_is_no_streaming(tmp_path):
+    watched, seen = model(), []
+    blocks = offload.transformer_blocks(watched)
+    blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(module))
+    assert not offload.is_streamed(watched)
+    offload.move([watched], "cpu")
+    offload.compile_blocks(watched, backend="eager")
+    velocity(watched)
+    assert seen == [blocks[0]]
+    offload.stream(blocks, "cpu")
+    assert offload.is_streamed(watched)
+    with pytest.raises(ConfigError, match="Streamed weights stay"):
+        offload.move([watched], "cpu")
 
 
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.02), (4, 0.2)])

@@ -2,7 +2,9 @@
 
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,8 +145,7 @@ def test_a_failing_write_keeps_the_old_file(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(PngImagePlugin, "_save", full)
-    monkeypatch.setitem(Image.SAVE, "PNG", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         provenance.save(Image.new("RGB", (8, 8)), path, MADE)
     assert path.read_bytes() == before
@@ -680,3 +681,18 @@ def test_a_loss_is_said_before(here, weights, capsys, target, options, warned):
     arguments = ["--weights", weights, "--steps", 1, "-o", target, *options]
     assert command("edit", "fox.png", THREE[0], *arguments) == 0
     assert ("loses pixels on writing" in capsys.readouterr().err) == warned
+
+
+def test_two_edits_at_once_do_not_overwrite_each_other(tmp_path):
+    place = tmp_path / "fox_edited.png"
+    pictures = [Image.new("RGB", (4, 4), (i, 0, 0)) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(provenance.save, one, place, new=True) for one in pictures]
+        paths = [job.result() for job in jobs]
+    assert {path.name for path in paths} == {
+        "fox_edited.png", *(f"fox_edited-{i}.png" for i in range(2, 9))
+    }  # fmt: skip
+    colours = [images.read(path).getpixel((0, 0))[0] for path in paths]
+    assert colours == list(range(8)) and len(list(tmp_path.iterdir())) == 8
+    assert provenance.save(pictures[3], place) == place  # as asked: the old one is replaced
+    assert images.read(place).getpixel((0, 0))[0] == 3

@@ -207,9 +207,10 @@ def _edit(options: argparse.Namespace) -> int:
         result = _pipe(options)(options.prompt, image=pictures, **_sampling(options))
     if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
         print(f"picture: {result.plan}", file=sys.stderr)
+    how = {"private": options.no_prompt, "quality": options.quality, "new": not options.output}
     for image, path, made in zip(result.images, paths, result.provenance, strict=True):
         image = watermark.mark(image) if options.watermark else image
-        print(provenance.save(image, path, made, options.no_prompt, options.quality))
+        print(provenance.save(image, path, made, **how))
     return 0
 
 
@@ -460,7 +461,7 @@ def _weights_convert(options: argparse.Namespace) -> int:
     from minikontext.pretrained import convert
     from minikontext.runtime import device
 
-    dtype = device.explain(dtype=options.dtype).dtype if options.dtype else None
+    dtype = device.explain_device(dtype=options.dtype).dtype if options.dtype else None
     for path in convert.convert(Path(options.source), target, dtype):
         print(path)
     return 0

@@ -106,7 +106,7 @@ def check_device() -> Check:
 
     from minikontext.runtime import device
 
-    choice = device.explain()
+    choice = device.explain_device()
     factors = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)
     product = (factors.to(choice.device) @ factors.to(choice.device)).cpu()
     if not torch.allclose(product, factors @ factors, atol=1e-1):

@@ -12,7 +12,7 @@ import torch
 import minikontext
 from minikontext.course import style
 from minikontext.errors import PromptWarning, ResizeWarning
-from minikontext.runtime.device import pick
+from minikontext.runtime.device import select_device
 
 
 def setup(seed: int = 0) -> None:
@@ -22,8 +22,8 @@ def setup(seed: int = 0) -> None:
     torch.manual_seed(seed)
     style.apply()
     _quiet()
-    with contextlib.redirect_stdout(io.StringIO()):  # pick() would print its own line
-        device, dtype = pick()
+    with contextlib.redirect_stdout(io.StringIO()):  # select_device() would print its own line
+        device, dtype = select_device()
     kind = str(dtype).removeprefix("torch.")
     print(
         f"minikontext {minikontext.__version__} · Python {platform.python_version()} · "

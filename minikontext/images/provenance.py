@@ -8,6 +8,7 @@ checksums show accidents and edits with other programs, not forgery.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -243,19 +244,30 @@ def save(
     made: Provenance | None = None,
     private: bool | None = None,
     quality: int | None = None,
+    new: bool = False,
 ) -> Path:
     """Write a picture that says how it was made, whole or not at all; give back its path.
 
     The name says the format: .png and .webp keep every pixel, .jpg does not, nor does .webp with a
     quality (1 to 100; JPEG's default is 95). `made` is by default what `image` itself tells.
     private: write no prompts, of no edit; None asks the environment, MINIKONTEXT_NO_PROMPT=1.
+    new: replace no file; where the name is taken, even at the last moment, add -2, -3 … to it.
     Raises OutputError for other names and places that cannot be written.
     """
     path = Path(path)
     check_format(path, quality)
-    with replacing(path) as temporary:
-        temporary.write_bytes(encode(image, made, path.suffix, private, quality))
-    return path
+    data = encode(image, made, path.suffix, private, quality)
+    for number in itertools.count(1):
+        name = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        if new and name.exists():
+            continue
+        try:
+            with replacing(name, new) as temporary:
+                temporary.write_bytes(data)
+            return name
+        except OutputError:
+            if not new or not name.exists():
+                raise
 
 
 def encode(

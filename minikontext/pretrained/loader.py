@@ -22,7 +22,7 @@ from minikontext.pretrained.native import (
     read_config,
 )
 from minikontext.runtime.config import write_json
-from minikontext.runtime.device import pick
+from minikontext.runtime.device import select_device
 from minikontext.safety import registry
 from minikontext.safety.filters import Safety
 from minikontext.text import ToyTextEncoder
@@ -69,7 +69,7 @@ def _load_native(
 ) -> dict[str, Any]:
     config = read_config(folder)
     filters = registry.chosen(safety, config.get("safety"))
-    device, dtype = pick(device, dtype)
+    device, dtype = select_device(device, dtype)
     modules = build_parts(config)
     text = modules["text_encoder"].config
     purpose.require_fit(
@@ -95,7 +95,7 @@ def _load_published(
     safety: Safety | str | Path | None,
 ) -> dict[str, Any]:
     filters = registry.chosen(safety)
-    loaded = layouts.load(found, *pick(device, dtype), offload)
+    loaded = layouts.load(found, *select_device(device, dtype), offload)
     if filters is None and loaded["transformer"].config.guidance_embed:
         registry.tell_once()
     return loaded | {

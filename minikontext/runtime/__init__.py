@@ -3,7 +3,7 @@
 device         which device, which number format
 attention      which kernel
 memory_plan    what fits, predicted before anything is loaded
-offload        weights that visit the device while they work
+offload        weights that are on the device only while they work
 quantization   8 and 4 bits, float8
 step_cache     steps that skip blocks
 tiling         large pictures in tiles

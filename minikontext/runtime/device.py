@@ -22,7 +22,7 @@ DTYPES = {
 _announced: set[str] = set()
 
 
-def pick(
+def select_device(
     device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> tuple[torch.device, torch.dtype]:
     """Choose device (cuda, then mps, then cpu) and dtype (bfloat16 on cuda, else float32).
@@ -30,8 +30,9 @@ def pick(
     An argument wins over the environment (MINIKONTEXT_DEVICE, MINIKONTEXT_DTYPE), which wins over
     the choice made here. The choice and its reason are printed once.
     Raises ConfigError for a device this machine lacks and for a dtype that cannot hold the model.
+    A name of MINIKONTEXT_DTYPE means the same in editing and in training.
     """
-    choice = explain(device, dtype)
+    choice = explain_device(device, dtype)
     _announce(str(choice))
     return choice.device, choice.dtype
 
@@ -50,12 +51,12 @@ class Choice:
         return f"device: {self.device} ({self.device_reason}), dtype: {dtype} ({self.dtype_reason})"
 
 
-def explain(
+def explain_device(
     device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> Choice:
-    """Make the choice of `pick` without printing it."""
-    chosen, device_reason = _pick_device(device)
-    number, dtype_reason = _pick_dtype(dtype, chosen)
+    """Make the choice of `select_device` without printing it."""
+    chosen, device_reason = _device(device)
+    number, dtype_reason = _dtype(dtype, chosen)
     return Choice(chosen, device_reason, number, dtype_reason)
 
 
@@ -68,9 +69,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def in_bfloat16(device: torch.device, wanted: bool = True) -> bool:
-    """Whether training computes in bfloat16: as MINIKONTEXT_DTYPE says, or if the hardware can."""
-    insisted = DTYPES.get(os.environ.get("MINIKONTEXT_DTYPE", ""))
-    return wanted and (insisted is torch.bfloat16 if insisted else has_bfloat16(device))
+    """Whether training computes in bfloat16: as MINIKONTEXT_DTYPE says, or if the hardware can.
+
+    Raises ConfigError for a MINIKONTEXT_DTYPE that `select_device` would refuse.
+    """
+    asked = dtype_from_environment()
+    return wanted and (asked is torch.bfloat16 if asked else has_bfloat16(device))
 
 
 @contextmanager
@@ -81,7 +85,7 @@ def mixed_precision(device: torch.device, wanted: bool = True) -> Iterator[torch
         yield torch.bfloat16 if on else torch.float32
 
 
-def _pick_device(asked: str | torch.device | None) -> tuple[torch.device, str]:
+def _device(asked: str | torch.device | None) -> tuple[torch.device, str]:
     if asked is not None:
         return _checked(asked), "as asked"
     if os.environ.get("MINIKONTEXT_DEVICE"):
@@ -113,21 +117,28 @@ def _checked(asked: str | torch.device) -> torch.device:
     return device
 
 
-def _pick_dtype(asked: str | torch.dtype | None, device: torch.device) -> tuple[torch.dtype, str]:
+def dtype_from_environment() -> torch.dtype | None:
+    """What MINIKONTEXT_DTYPE says, None if it is not set or empty. Raises ConfigError."""
+    asked = os.environ.get("MINIKONTEXT_DTYPE")
+    return parse_dtype(asked, "MINIKONTEXT_DTYPE=") if asked else None
+
+
+def _dtype(asked: str | torch.dtype | None, device: torch.device) -> tuple[torch.dtype, str]:
     if asked is not None:
-        return _dtype(asked), "as asked"
-    if os.environ.get("MINIKONTEXT_DTYPE"):
-        return _dtype(os.environ["MINIKONTEXT_DTYPE"]), "from MINIKONTEXT_DTYPE"
+        return parse_dtype(asked), "as asked"
+    if dtype := dtype_from_environment():
+        return dtype, "from MINIKONTEXT_DTYPE"
     if device.type == "cuda" and has_bfloat16(device):
         return torch.bfloat16, "the GPU has it"
     return torch.float32, "exact everywhere"
 
 
-def _dtype(asked: str | torch.dtype) -> torch.dtype:
-    dtype = DTYPES.get(asked.lower()) if isinstance(asked, str) else asked
+def parse_dtype(asked: str | torch.dtype, name: str = "dtype ") -> torch.dtype:
+    """A dtype by name, or as it is. `name` starts the message. Raises ConfigError for any other."""
+    dtype = DTYPES.get(asked.strip().lower()) if isinstance(asked, str) else asked
     if dtype not in DTYPES.values():
         raise ConfigError(
-            f"dtype {asked!r} is not supported. Use 'float32' or 'bfloat16' "
+            f"{name}{asked!r} is not supported. Use 'float32' or 'bfloat16' "
             "(float16 overflows in this model and gives black pictures)."
         )
     return dtype

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,26 +28,75 @@ def shipped(*parts: str) -> Path:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block ends well.
 
     Missing parent folders are made. Whatever stood at `path` stays untouched until the new file
-    is complete. Raises OutputError when the place cannot be written.
+    is complete and on the disk, and hands on its permissions. The temporary name is one that nobody
+    can guess or has prepared, so several writers never meet. new: never replace a file, not even
+    one that came while the block ran.
+    Raises OutputError when the place cannot be written.
     """
     path = Path(path)
     check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode
+        mode = _create(temporary, path)
         yield temporary
-        temporary.chmod(mode)  # safetensors' own files can be read by nobody else
-        os.replace(temporary, path)
+        _finish(temporary, mode)
+        _put(temporary, path, new)
+        _sync(path.parent)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
         raise _cannot_write(path, error) from error
     finally:
         _remove(temporary)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+
+
+def _create(temporary: Path, path: Path) -> int:
+    """Make an empty file, through no link; give the permissions that the finished one gets."""
+    before = stat.S_IMODE(path.stat().st_mode) if path.is_file() else None
+    # O_EXCL: fails where something is, a dangling link included. What replaces a private file is
+    # private from its first byte on.
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    handle = os.open(temporary, flags, 0o666 if before is None else 0o600)
+    try:
+        return before if before is not None else stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+def _finish(temporary: Path, mode: int) -> None:
+    """Give a file its permissions, and wait until the disk has it: a rename may be faster."""
+    if not stat.S_ISREG(temporary.lstat().st_mode):
+        raise OSError(f"{temporary.name} is no ordinary file any more")
+    temporary.chmod(mode)  # safetensors' own files can be read by nobody else
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _put(temporary: Path, path: Path, new: bool) -> None:
+    if not new:
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(temporary, path)  # unlike a rename it fails where something is
+    except FileExistsError as error:
+        raise OutputError(f"Cannot write {path}: it is there already. Name another.") from error
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the disk has a folder's new entry, on systems that can say so."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -57,11 +108,16 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary_name(path)
     try:
-        temporary.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()  # fails where something is, a link included
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _finish(file, stat.S_IMODE(file.stat().st_mode))
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -80,6 +136,8 @@ def check_writable(path: str | Path) -> None:
     parent = _nearest_existing(path.parent)
     if path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"Cannot write {path}: it is a device or a pipe. Choose another name.")
     if path.exists() and not path.stat().st_mode & 0o222:
         raise OutputError(f"Cannot write {path}: the file is read-only. Choose another name.")
     if not parent.is_dir():

@@ -7,12 +7,13 @@ model on PyTorch's meta device, which has shapes but no numbers.
 from __future__ import annotations
 
 import math
-import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Plan:
     """What lies on the device while pictures are made, in bytes.
 
     bits: of the blocks' matrices, None as computed. stream_…: lies on the host, and each layer
-    visits the device while it works. activations: the larger of one velocity and one decoding.
+    is on the device while it works. activations: the larger of one velocity and one decoding.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Encoders:
-    """The text encoders in bytes: all of them, and the largest layer that visits alone."""
+    """The text encoders in bytes: all of them, and the largest layer, streamed alone."""
 
     total: int
     largest: int
@@ -130,15 +131,57 @@ def choose(plans: Sequence[Plan], available: float, asked: str = "auto") -> Plan
 
 
 def available_bytes(device: torch.device) -> float:
-    """Free memory of a GPU, all memory of a computer; infinite where the system does not say."""
+    """Free memory, in bytes: of a GPU; or of the computer, of which a container may have a part.
+
+    What caches hold counts as free: the system takes it back when it is needed.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    names = getattr(os, "sysconf_names", {})
-    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= names.keys():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return math.inf
+    return min(psutil.virtual_memory().available, cgroup_bytes())
+
+
+# The two versions of Linux's control groups: folder, limit, usage, and which part is cache.
+CGROUPS = (
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def cgroup_bytes(
+    groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> float:
+    """What the limits of this process's control groups leave free; infinite without any.
+
+    A group lies in others, and the limits of all of them hold. Never below 0.
+    """
+    free = math.inf
+    for line in _read(groups).splitlines():
+        _, controllers, place = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        # A container may see its own group at the root, or the host's path, which is not there.
+        for group in (PurePosixPath(place), *PurePosixPath(place).parents):
+            for folder, *names in CGROUPS:
+                free = min(free, _left(mount / folder / str(group).lstrip("/"), *names))
+    return max(free, 0)
+
+
+def _left(group: Path, limit: str, usage: str, cache: str) -> float:
+    """What the limit of one group leaves; infinite if it has none."""
+    most, used = _read(group / limit).strip(), _read(group / usage).strip()
+    if not most.isdecimal() or not used.isdecimal():  # "max", or no such file
+        return math.inf
+    stat = dict(line.split(" ", 1) for line in _read(group / "memory.stat").splitlines() if line)
+    return int(most) - int(used) + int(stat.get(cache, 0))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 # ---- counting weights -----------------------------------------------------------------------

@@ -32,6 +32,7 @@ MOVED = {
 RENAMED = {
     ("velocity", "Velocity"): "Denoiser",
     ("device", "pick"): "select_device",
+    ("device", "explain"): "explain_device",
     ("weights", "convert"): "rewrite",
     ("float8", "use"): "use_float8",
     ("float8", "is_usable"): "float8_usable",

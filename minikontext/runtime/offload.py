@@ -1,9 +1,10 @@
-"""Weights that stay on the host and visit the device, layer by layer, while they work."""
+"""Weights that stay on the host and are copied to the device, layer by layer, to work there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import update_wrapper
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ def transformer_blocks(transformer: KontextTransformer) -> list[nn.Module]:
     return [*transformer.double_blocks, *transformer.single_blocks]
 
 
-# ---- streaming and quantising ---------------------------------------------------------------
+# ---- streaming ------------------------------------------------------------------------------
 def stream(
     modules: Iterable[nn.Module],
     device: str | torch.device,
@@ -28,62 +29,91 @@ def stream(
     """Keep modules where they are; each goes to the device, in dtype, only while it works.
 
     Memory-mapped weights stay on the disk until they are needed. The result is the same, the
-    price is that every visit moves the weights. ahead: when one is at work, the next one in order
-    sets out; on CUDA it travels meanwhile, through pinned memory and on a stream of its own.
+    price is that every pass moves the weights. ahead: while one works, the next one in order is
+    prefetched; on CUDA it is copied meanwhile, through pinned memory and on a stream of its own.
+    Where a pass is broken off, by an error or Ctrl-C, the module at work has its own weights again;
+    what was prefetched goes when the next pass begins.
     """
-    visits = _Visits(torch.device(device), dtype, ahead)
+    offload = Offload(torch.device(device), dtype, ahead)
     for module in modules:
         for part in module.modules():  # buffers are small: they stay there
             for name, buffer in part.named_buffers(recurse=False):
                 setattr(part, name, buffer.to(device))
-        visits.add(module)
+        offload.add(module)
 
 
-class _Visits:
-    """Who visits the device, in order; `coming` has set out and does not work yet."""
+class OffloadHook:
+    """Stands in for a module's forward: loads its weights, works, and puts the host's back.
+
+    `finally`, because PyTorch's own hooks do not run when Ctrl-C comes in between.
+    """
+
+    def __init__(self, module: nn.Module, offload: Offload, number: int) -> None:
+        self.module, self.offload, self.number = module, offload, number
+        self.forward = module.forward
+        update_wrapper(self, module.forward)  # its signature, for those who ask
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's result. Whatever happens, its weights are the host's afterwards."""
+        try:
+            _assign(self.module, self.offload.load(self.number))
+            out = self.forward(*args, **kwargs)
+        finally:
+            _assign(self.module, self.offload.host_params[self.number])
+        self.offload.prefetch(self.number + 1)
+        return out
+
+
+class Offload:
+    """Modules that work one after the other, and whose weights are on the device meanwhile.
+
+    host_params: of each module, where they stay. prefetched: what is on its way, by number.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None, ahead: bool) -> None:
         self.device, self.dtype, self.ahead = device, dtype, ahead
-        self.homes: list[dict[str, Tensor]] = []
-        self.coming: dict[int, dict[str, Tensor]] = {}
-        self.road = torch.cuda.Stream(device) if ahead and device.type == "cuda" else None
+        self.host_params: list[dict[str, Tensor]] = []
+        self.prefetched: dict[int, dict[str, Tensor]] = {}
+        on_gpu = ahead and device.type == "cuda"
+        self.copy_stream = torch.cuda.Stream(device) if on_gpu else None
 
     def add(self, module: nn.Module) -> None:
-        number = len(self.homes)
-        self.homes.append(dict(module.named_parameters()))
-        module.register_forward_pre_hook(lambda m, given: _place(m, self.arrive(number)))
-        module.register_forward_hook(lambda m, given, out: self.leave(m, number))
+        """Stream a module, as the last one in order."""
+        number = len(self.host_params)
+        self.host_params.append(dict(module.named_parameters()))
+        module.forward = OffloadHook(module, self, number)
 
-    def arrive(self, number: int) -> dict[str, Tensor]:
-        guests = self.coming.pop(number, None) or self.send(number)
-        self.coming.clear()  # what set out in a pass that was broken off, or left a block out
-        if self.road is not None:
+    def load(self, number: int) -> dict[str, Tensor]:
+        """The weights of a module on the device: prefetched, or copied now."""
+        device_params = self.prefetched.pop(number, None) or self.copy(number)
+        self.prefetched.clear()  # of a pass that was broken off, or left a block out
+        if self.copy_stream is not None:
             now = torch.cuda.current_stream(self.device)
-            now.wait_stream(self.road)
-            for guest in guests.values():  # else its memory may be given away too early
-                guest.record_stream(now)
-        return guests
+            now.wait_stream(self.copy_stream)
+            for tensor in device_params.values():  # else its memory may be given away too early
+                tensor.record_stream(now)
+        return device_params
 
-    def leave(self, module: nn.Module, number: int) -> None:
-        """Its kernels are launched, not done: now the host has time for the next one."""
-        _place(module, self.homes[number])
-        if self.ahead and number + 1 < len(self.homes):
-            self.coming[number + 1] = self.send(number + 1)
+    def prefetch(self, number: int) -> None:
+        """Set out early. The kernels of the one before are launched, not done: there is time."""
+        if self.ahead and number < len(self.host_params):
+            self.prefetched[number] = self.copy(number)
 
-    def send(self, number: int) -> dict[str, Tensor]:
-        with torch.cuda.stream(self.road) if self.road is not None else nullcontext():
-            return {name: self._moved(p.detach()) for name, p in self.homes[number].items()}
+    def copy(self, number: int) -> dict[str, Tensor]:
+        """Copies of a module's weights on the device, perhaps still on their way."""
+        with torch.cuda.stream(self.copy_stream) if self.copy_stream else nullcontext():
+            return {n: self._to_device(p.detach()) for n, p in self.host_params[number].items()}
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        if self.road is None:
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.copy_stream is None:
             return tensor.to(self.device, self.dtype)
         there = tensor.pin_memory().to(self.device, non_blocking=True)
         return there.to(self.dtype or there.dtype)  # only there: on the host it would block
 
 
 def is_streamed(module: nn.Module) -> bool:
-    """Whether any part of a module is only a visitor on its device."""
-    return any(part._forward_pre_hooks for part in module.modules())
+    """Whether the weights of any part of a module are on its device only while it works."""
+    return any(isinstance(part.forward, OffloadHook) for part in module.modules())
 
 
 def move(modules: Sequence[nn.Module], device: str | torch.device) -> None:
@@ -110,5 +140,5 @@ def compile_blocks(transformer: KontextTransformer, **options: Any) -> None:
         block.compile(**options)
 
 
-def _place(module: nn.Module, state: dict[str, Tensor]) -> None:
+def _assign(module: nn.Module, state: dict[str, Tensor]) -> None:
     module.load_state_dict(state, strict=False, assign=True)

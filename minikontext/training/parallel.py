@@ -32,7 +32,7 @@ from torch.utils.checkpoint import (
 from minikontext.errors import ConfigError
 from minikontext.runtime.attention import use_flash_attention_3
 from minikontext.runtime.config import build_config
-from minikontext.runtime.device import in_bfloat16, pick
+from minikontext.runtime.device import in_bfloat16, select_device
 from minikontext.transformer import KontextTransformer
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def start(config: Mapping[str, Any]) -> World:
     """
     flags = build_config(ParallelConfig, config.get("parallel", {}))
     size = int(os.environ.get("WORLD_SIZE", 1))
-    device, _ = pick(config.get("device"), None)
+    device, _ = select_device(config.get("device"), None)
     if size == 1:
         return World(device, config=flags)
     if size % flags.replicate:

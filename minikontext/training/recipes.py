@@ -24,7 +24,7 @@ from minikontext.pretrained import layouts, lora, safetensors_io
 from minikontext.pretrained.native import find_weights
 from minikontext.runtime import files, memory_plan, offload
 from minikontext.runtime.config import build_config, read_json
-from minikontext.runtime.device import DTYPES, mixed_precision
+from minikontext.runtime.device import mixed_precision, parse_dtype
 from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import OPERATIONS, Case, sample_edit, score, vocabulary
@@ -422,7 +422,7 @@ def lora_base(config: dict[str, Any], sizes: TransformerConfig) -> dict[str, int
     if config["kind"] != "lora":
         return {}
     bits = {"8-bit": 8, "4-bit": 4}.get(config.get("offload", ""))
-    dtype = DTYPES.get(config.get("dtype", "bfloat16"), torch.bfloat16)
+    dtype = parse_dtype(config.get("dtype") or "bfloat16")
     with torch.device("meta"):
         base = memory_plan.weight_bytes(KontextTransformer(sizes), dtype, bits)
     return {"rank": config.get("lora", {}).get("rank", 8), "base": base}
