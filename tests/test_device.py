@@ -1,5 +1,9 @@
 """One place chooses the device and the dtype, says why once, and refuses what is not there."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -50,12 +54,31 @@ def test_argument_wins_over_environment_over_choice(cpu_only, monkeypatch):
     assert device.select_device("cpu")[0] == torch.device("cpu")
 
 
-def test_the_choice_and_its_reason_are_printed_once(cpu_only, capsys):
+LINE = "device: cpu (no GPU found), dtype: float32 (exact everywhere)"
+
+
+def test_the_choice_and_its_reason_are_logged_once(cpu_only, caplog):
+    caplog.set_level("INFO", "minikontext")
     device.select_device()
     device.select_device()
-    assert capsys.readouterr().out == (
-        "device: cpu (no GPU found), dtype: float32 (exact everywhere)\n"
-    )
+    assert caplog.messages == [LINE]
+
+
+@pytest.mark.parametrize(
+    ("first", "out", "err"),
+    [
+        ("", "", ""),
+        ("import logging; logging.basicConfig(level='INFO')", "", LINE),
+        ("from minikontext.runtime import log; log.show(); log.show()", LINE, ""),
+    ],
+)
+def test_a_program_is_told_what_it_asked_for(first, out, err):
+    code = f"{first}\nfrom minikontext.runtime.device import select_device as s; s()"
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": "", "MINIKONTEXT_DEVICE": ""}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, env=hidden)
+    assert done.stdout.count(LINE) == bool(out) and done.stderr.count(LINE) == bool(err)
+    assert bool(done.stdout) == bool(out)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:3", "mps", "nonsense", "xpu"])

@@ -223,11 +223,11 @@ def test_the_command_takes_filters(tiny, home, tmp_path, capsys, monkeypatch):
     assert "Known names: small" in capsys.readouterr().err
 
 
-def test_the_licences_demand_is_said_once(capsys, monkeypatch):
+def test_the_licences_demand_is_said_once(caplog, monkeypatch):
     monkeypatch.setattr(registry, "_told", set())
     registry.tell_once()
     registry.tell_once()
-    assert capsys.readouterr().out.count("filter what they draw") == 1
+    assert caplog.text.count("filter what they draw") == 1
 
 
 # ---------------------------------------------------------------- the symbol and its attacks

@@ -25,6 +25,7 @@ from minikontext.errors import (
     OutputError,
     SizeError,
 )
+from minikontext.runtime import log
 from minikontext.runtime.files import check_writable, exists, is_folder
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a name may hold bytes that no encoding can print
             stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
+    log.show()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

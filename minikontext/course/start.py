@@ -1,7 +1,5 @@
 """The second line of every notebook: seeds, look, quiet warnings, one line about this machine."""
 
-import contextlib
-import io
 import platform
 import random
 import warnings
@@ -12,6 +10,7 @@ import torch
 import minikontext
 from minikontext.course import style
 from minikontext.errors import PromptWarning, ResizeWarning
+from minikontext.runtime import log
 from minikontext.runtime.device import select_device
 
 
@@ -22,8 +21,8 @@ def setup(seed: int = 0) -> None:
     torch.manual_seed(seed)
     style.apply()
     _quiet()
-    with contextlib.redirect_stdout(io.StringIO()):  # select_device() would print its own line
-        device, dtype = select_device()
+    device, dtype = select_device()
+    log.show()  # now: what the package told until here is in the line below
     kind = str(dtype).removeprefix("torch.")
     print(
         f"minikontext {minikontext.__version__} · Python {platform.python_version()} · "

@@ -5,6 +5,7 @@ Sizes come from config.json where there is one and from the tensors' shapes wher
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -30,6 +31,8 @@ from minikontext.runtime import files, memory_plan, offload, quantization
 from minikontext.runtime.attention import use_flash_attention_3
 from minikontext.runtime.config import read_json_if_there
 from minikontext.transformer import KontextTransformer
+
+LOG = logging.getLogger(__name__)
 
 AUTOENCODER = "ae.safetensors"
 
@@ -113,17 +116,18 @@ def load(
 ) -> dict[str, nn.Module]:
     """The three parts of a pipeline, each tensor read straight to where the plan wants it.
 
-    The plan is chosen and printed before anything is read: see `memory.PLANS`. Raises
+    The plan is chosen and logged before anything is read: see `memory.PLANS`. Raises
     WeightsError if a file does not fit the model, NotEnoughMemoryError if no plan fits the device.
     """
     require_fit(checkpoint)
     transformer, autoencoder = sketches(checkpoint)
     available = memory_plan.available_bytes(device)
     plan = memory_plan.choose(plans(checkpoint, dtype), available, offload)
-    print(f"{checkpoint.name}: {purpose.describe(checkpoint.edits, checkpoint.made_for)}")
-    print(f"memory: {available / memory_plan.GB:.1f} GB on {device}; plan {plan}")
+    made_for = purpose.describe(checkpoint.edits, checkpoint.made_for)
+    LOG.info("%s: %s", checkpoint.name, made_for)
+    LOG.info("memory: %.1f GB on %s; plan %s", available / memory_plan.GB, device, plan)
     if use_flash_attention_3(device):
-        print("attention: FlashAttention 3")
+        LOG.info("attention: FlashAttention 3")
     return {
         "text_encoder": _load_text(checkpoint, device, dtype, plan),
         "autoencoder": safetensors_io.load_into(autoencoder, checkpoint.autoencoder, device, dtype),

@@ -8,6 +8,7 @@ quantization   8 and 4 bits, float8
 step_cache     steps that skip blocks
 tiling         large pictures in tiles
 files          writing whole or not at all
+log            what the package tells on the way
 config         dataclasses from JSON and TOML
 bounds         numbers that several configs have, with their bounds
 """
@@ -15,7 +16,7 @@ bounds         numbers that several configs have, with their bounds
 from minikontext import lazy
 
 MODULES = (
-    "attention", "bounds", "config", "device", "files", "memory_plan", "offload", "quantization",
-    "step_cache", "tiling",
+    "attention", "bounds", "config", "device", "files", "log", "memory_plan", "offload",
+    "quantization", "step_cache", "tiling",
 )  # fmt: skip
 __getattr__ = lazy(__name__, MODULES, {})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 
 import torch
+
+LOG = logging.getLogger(__name__)
 
 
 def use_flash_attention_3(device: torch.device) -> bool:
@@ -20,7 +23,7 @@ def use_flash_attention_3(device: torch.device) -> bool:
     try:
         activate("FA3")
     except (ImportError, OSError, RuntimeError, AttributeError, ValueError) as error:
-        print(f"FlashAttention 3 is installed, but not for this torch ({error}): left out.")
+        LOG.info("FlashAttention 3 is installed, but not for this torch (%s): left out.", error)
         return False
     # It takes the place of torch's flash kernel, and on Hopper cuDNN's would go first.
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from minikontext.errors import ConfigError
+
+LOG = logging.getLogger(__name__)
 
 # float16 is left out on purpose: FLUX's activations overflow in it and the pictures come out black.
 DTYPES = {
@@ -28,7 +31,7 @@ def select_device(
     """Choose device (cuda, then mps, then cpu) and dtype (bfloat16 on cuda, else float32).
 
     An argument wins over the environment (MINIKONTEXT_DEVICE, MINIKONTEXT_DTYPE), which wins over
-    the choice made here. The choice and its reason are printed once.
+    the choice made here. The choice and its reason are logged once, as INFO.
     Raises ConfigError for a device this machine lacks and for a dtype that cannot hold the model.
     A name of MINIKONTEXT_DTYPE means the same in editing and in training.
     """
@@ -54,7 +57,7 @@ class Choice:
 def explain_device(
     device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
 ) -> Choice:
-    """Make the choice of `select_device` without printing it."""
+    """Make the choice of `select_device` without telling it."""
     chosen, device_reason = _device(device)
     number, dtype_reason = _dtype(dtype, chosen)
     return Choice(chosen, device_reason, number, dtype_reason)
@@ -147,4 +150,4 @@ def parse_dtype(asked: str | torch.dtype, name: str = "dtype ") -> torch.dtype:
 def _announce(line: str) -> None:
     if line not in _announced:
         _announced.add(line)
-        print(line)
+        LOG.info(line)

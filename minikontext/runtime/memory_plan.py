@@ -6,6 +6,7 @@ model on PyTorch's meta device, which has shapes but no numbers.
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,8 @@ from minikontext.errors import ConfigError, NotEnoughMemoryError
 from minikontext.runtime.offload import transformer_blocks
 from minikontext.runtime.quantization import has_torchao, import_torchao, is_quantised, scale_group
 from minikontext.transformer import KontextTransformer
+
+LOG = logging.getLogger(__name__)
 
 GB = 1_000_000_000
 
@@ -124,7 +127,7 @@ def choose(plans: Sequence[Plan], available: float, asked: str = "auto") -> Plan
     usable = (plan for plan in fitting if plan.bits is None or has_torchao())
     best = next(usable, fitting[0]) if asked == "auto" else fitting[0]
     if best is not fitting[0]:
-        print(f"the {fitting[0].name} plan would fit, too: pip install 'minikontext[quant]'")
+        LOG.info("the %s plan would fit, too: pip install 'minikontext[quant]'", fitting[0].name)
     if best.bits is not None:
         import_torchao()
     return best

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from minikontext.errors import WeightsError
 from minikontext.runtime import files
 from minikontext.safety.filters import Safety, home, read_config
+
+LOG = logging.getLogger(__name__)
 
 NOTICE = (
     "notice: these weights run without a safety filter. The licence of the published FLUX.1 "
@@ -73,7 +76,7 @@ _told: set[str] = set()
 
 
 def tell_once(text: str = NOTICE) -> None:
-    """Print a notice the first time."""
+    """Log a notice the first time, as a warning: a program shows it unless it chose not to."""
     if text not in _told:
         _told.add(text)
-        print(text)
+        LOG.warning(text)
