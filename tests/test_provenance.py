@@ -329,14 +329,14 @@ def test_what_it_cannot_know_is_said(treat, verdict, words, tmp_path):
     found = inspect.inspect(path)
     assert found.verdict == verdict and words in found.reason
     assert words in str(found)
-    assert ("None of this is signed" in str(found)) == (found.made is not None)
+    assert ("None of this is signed" in str(found)) == (found.provenance is not None)
 
 
 @pytest.mark.parametrize(("name", "quality"), [("a.jpg", None), ("a.jpg", 75), ("a.webp", 90)])
 def test_files_with_loss_cannot_be_checked(name, quality, tmp_path):
     path = provenance.save(noise(), tmp_path / name, MADE, quality=quality)
     found = inspect.inspect(path)
-    assert (found.verdict, found.made.prompt) == (UNKNOWN, MADE.prompt)
+    assert (found.verdict, found.provenance.prompt) == (UNKNOWN, MADE.prompt)
     assert "with loss" in found.reason
 
 
@@ -373,7 +373,7 @@ def altered(**changes):
 
 
 def test_the_note_that_is_altered_below_is_a_good_one():
-    assert Note.parse(altered()).made == MADE
+    assert Note.parse(altered()).provenance == MADE
 
 
 def edit(**fields):
@@ -416,7 +416,7 @@ def test_broken_metadata_is_a_verdict_and_costs_no_picture(kind, name, tmp_path)
     path = with_note(noise(), BAD[kind], tmp_path / name)
     assert np.array_equal(images.read(path), noise())
     found = inspect.inspect(path)
-    assert (found.verdict, found.made) == (UNKNOWN, None)
+    assert (found.verdict, found.provenance) == (UNKNOWN, None)
     assert (
         "no metadata" in found.reason
         if name != "a.png" and kind in FOREIGN
@@ -449,7 +449,7 @@ def test_any_json_is_read_or_refused(data, name):
     )
     text = altered(**{name: data.draw(trees)})
     try:
-        made = Note.parse(text).made
+        made = Note.parse(text).provenance
     except MetadataError:
         return
     assert all(isinstance(edit.prompt, str) for edit in made.edits)
@@ -530,9 +530,9 @@ def test_a_picture_edited_three_times_tells_its_history_through_files(tiny_pipe,
     for prompt, name in zip(THREE, files, strict=True):
         (image,) = run(tiny_pipe, prompt, image).save(tmp_path / name)
     found = inspect.inspect(image)
-    assert prompts(found.made) == list(THREE) and found.verdict == UNCHANGED
-    assert found.made.edits[0].contexts == (provenance.checksum(noise(64, 64)),)
-    for before, after in zip(found.made.edits, found.made.edits[1:]):
+    assert prompts(found.provenance) == list(THREE) and found.verdict == UNCHANGED
+    assert found.provenance.edits[0].contexts == (provenance.checksum(noise(64, 64)),)
+    for before, after in zip(found.provenance.edits, found.provenance.edits[1:]):
         assert len(after.contexts) == 1
         lossless = before.pixels != ""
         assert (after.contexts[0] == before.pixels) == lossless

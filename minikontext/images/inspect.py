@@ -26,15 +26,15 @@ class Inspection:
     """
 
     size: Size
-    made: Provenance | None
+    provenance: Provenance | None
     verdict: str
     reason: str
     regions: tuple[Box, ...] = ()
 
     def __str__(self) -> str:
         width, height = self.size
-        lines = [f"picture: {width}×{height} pixels", *_history(self.made)]
-        return "\n".join([*lines, f"pixels: {self.reason}", *(UNSIGNED if self.made else ())])
+        lines = [f"picture: {width}×{height} pixels", *_history(self.provenance)]
+        return "\n".join([*lines, f"pixels: {self.reason}", *(UNSIGNED if self.provenance else ())])
 
 
 UNSIGNED = (
@@ -55,7 +55,7 @@ def inspect(file: str | Path | bytes | Image.Image) -> Inspection:
         note = Note.parse(picture.info[NOTE])
     except MetadataError as error:
         return Inspection(picture.size, None, UNKNOWN, f"cannot be checked. {error}")
-    return Inspection(picture.size, note.made, *_compare(note, picture, file))
+    return Inspection(picture.size, note.provenance, *_compare(note, picture, file))
 
 
 NO_NOTE = (
@@ -144,14 +144,14 @@ def mark_regions(picture: Image.Image, found: Sequence[Box]) -> Image.Image:
 
 
 # ---------------------------------------------------------------------------- a history in words
-def _history(made: Provenance | None) -> list[str]:
-    if made is None or not made.edits:
+def _history(provenance: Provenance | None) -> list[str]:
+    if provenance is None or not provenance.edits:
         return ["history: none"]
     lines = ["history, first edit to last:"]
-    if made.left_out:
-        lines.append(f"  (there was no room for the {made.left_out} edits before)")
+    if provenance.left_out:
+        lines.append(f"  (there was no room for the {provenance.left_out} edits before)")
     before = ""
-    for number, edit in enumerate(made.edits, start=made.left_out + 1):
+    for number, edit in enumerate(provenance.edits, start=provenance.left_out + 1):
         lines += _describe(number, edit, before if number > 1 else None)
         before = edit.pixels
     return lines

@@ -86,7 +86,7 @@ class Source:
     """A picture that an edit looks at: the checksum of its pixels, and how it was made if known."""
 
     pixels: str = ""
-    made: Provenance | None = None
+    provenance: Provenance | None = None
 
 
 def checksum(image: Image.Image) -> str:
@@ -104,11 +104,11 @@ def source(picture: Image.Image) -> Source:
         return Source(checksum(picture))
 
 
-def after(made: Provenance, sources: Sequence[Source]) -> Provenance:
+def after(provenance: Provenance, sources: Sequence[Source]) -> Provenance:
     """Put an edit behind the history of its first picture; of the others keep the checksum."""
-    before = (sources[0].made if sources else None) or Provenance()
+    before = (sources[0].provenance if sources else None) or Provenance()
     contexts = tuple(source.pixels for source in sources)
-    return replace(made, contexts=contexts, history=before.edits, left_out=before.left_out)
+    return replace(provenance, contexts=contexts, history=before.edits, left_out=before.left_out)
 
 
 # ------------------------------------------------------------------------------------ the note
@@ -119,14 +119,15 @@ class Note:
     tiles: GRID × GRID of them, or fewer for the smallest pictures; none if written with loss.
     """
 
-    made: Provenance
+    provenance: Provenance
     size: Size
     tiles: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Give the note as JSON in ASCII, which every format can hold."""
-        fields: dict[str, Any] = {NOTE: VERSION, "edits": [_to_json(e) for e in self.made.edits]}
-        fields |= {"left_out": self.made.left_out, "size": self.size, "tiles": "".join(self.tiles)}
+        edits, left_out = self.provenance.edits, self.provenance.left_out
+        fields: dict[str, Any] = {NOTE: VERSION, "edits": list(map(_to_json, edits))}
+        fields |= {"left_out": left_out, "size": self.size, "tiles": "".join(self.tiles)}
         return json.dumps(fields)
 
     @classmethod
@@ -137,13 +138,13 @@ class Note:
         """
         fields = _parse_json(text)
         edits = [_from_json(edit) for edit in _field(fields, "edits", list)]
-        made = edits.pop() if edits else Provenance()
+        provenance = edits.pop() if edits else Provenance()
         left_out = _count(fields, "left_out")
         size = _field(fields, "size", list)
         if len(size) != 2 or not all(type(side) is int and 0 < side < 1 << 24 for side in size):
             raise _broken(f"size is {size!r:.60}")
-        made = replace(made, history=tuple(edits), left_out=left_out)
-        return cls(made, (size[0], size[1]), _tiles_from(_field(fields, "tiles", str), size))
+        provenance = replace(provenance, history=tuple(edits), left_out=left_out)
+        return cls(provenance, (size[0], size[1]), _tiles_from(_field(fields, "tiles", str), size))
 
 
 def _to_json(edit: Provenance) -> dict[str, Any]:
@@ -241,7 +242,7 @@ def checksum_tiles(image: Image.Image) -> tuple[str, ...]:
 def save(
     image: Image.Image,
     path: str | Path,
-    made: Provenance | None = None,
+    provenance: Provenance | None = None,
     private: bool | None = None,
     quality: int | None = None,
     new: bool = False,
@@ -249,14 +250,14 @@ def save(
     """Write a picture that says how it was made, whole or not at all; give back its path.
 
     The name says the format: .png and .webp keep every pixel, .jpg does not, nor does .webp with a
-    quality (1 to 100; JPEG's default is 95). `made` is by default what `image` itself tells.
+    quality (1 to 100; JPEG's default is 95). `provenance` is by default what `image` itself tells.
     private: write no prompts, of no edit; None asks the environment, MINIKONTEXT_NO_PROMPT=1.
     new: replace no file; where the name is taken, even at the last moment, add -2, -3 … to it.
     Raises OutputError for other names and places that cannot be written.
     """
     path = Path(path)
     check_format(path, quality)
-    data = encode(image, made, path.suffix, private, quality)
+    data = encode(image, provenance, path.suffix, private, quality)
     for number in itertools.count(1):
         name = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         if new and name.exists():
@@ -272,18 +273,19 @@ def save(
 
 def encode(
     image: Image.Image,
-    made: Provenance | None = None,
+    provenance: Provenance | None = None,
     suffix: str = ".png",
     private: bool | None = None,
     quality: int | None = None,
 ) -> bytes:
     """Give the bytes of the file that `save` writes, for a download button or a widget."""
-    made = (source(image).made or Provenance()) if made is None else made
-    made = withhold(made) if (_no_prompts() if private is None else private) else made
+    provenance = (source(image).provenance or Provenance()) if provenance is None else provenance
+    if _no_prompts() if private is None else private:
+        provenance = without_prompts(provenance)
     format_ = check_format(Path(f"_{suffix}"), quality)
     image = image.convert("RGB")
     image.info = {}  # Nothing that another program knew about the picture comes along.
-    note = _fitting(_note(image, made, is_lossy(suffix, quality)), format_)
+    note = _fitting(_note(image, provenance, is_lossy(suffix, quality)), format_)
     buffer = BytesIO()
     image.save(buffer, format=format_, **_options(note, format_, quality))
     return buffer.getvalue()
@@ -307,36 +309,37 @@ def is_lossy(suffix: str, quality: int | None = None) -> bool:
     return FORMATS.get(suffix.lower()) == "JPEG" or quality is not None
 
 
-def withhold(made: Provenance) -> Provenance:
+def without_prompts(provenance: Provenance) -> Provenance:
     """Take the prompts out of every edit."""
-    history = tuple(withhold(edit) for edit in made.history)
-    return replace(made, prompt="", negative_prompt="", private=made.known, history=history)
+    history = tuple(without_prompts(edit) for edit in provenance.history)
+    words = {"prompt": "", "negative_prompt": "", "private": provenance.known}
+    return replace(provenance, history=history, **words)
 
 
 def _no_prompts() -> bool:
     return os.environ.get("MINIKONTEXT_NO_PROMPT", "0") not in ("", "0")
 
 
-def _note(image: Image.Image, made: Provenance, lossy: bool) -> Note:
+def _note(image: Image.Image, provenance: Provenance, lossy: bool) -> Note:
     if lossy:
-        return Note(replace(made, pixels=""), image.size)
-    return Note(replace(made, pixels=checksum(image)), image.size, checksum_tiles(image))
+        return Note(replace(provenance, pixels=""), image.size)
+    return Note(replace(provenance, pixels=checksum(image)), image.size, checksum_tiles(image))
 
 
 def _fitting(note: Note, format_: str) -> Note:
     """Leave out the oldest edits, then shorten the longest text, until the file can hold it."""
     limit = MAX_EXIF if format_ == "JPEG" else MAX_NOTE
     while len(note.text()) > limit:
-        note = replace(note, made=_shorter(note.made))
+        note = replace(note, provenance=_shorter(note.provenance))
     return note
 
 
-def _shorter(made: Provenance) -> Provenance:
-    if made.history:
-        return replace(made, history=made.history[1:], left_out=made.left_out + 1)
-    longest = max(TEXTS, key=lambda name: len(getattr(made, name)))
-    text = getattr(made, longest)
-    return replace(made, cut=True, **{longest: text[: len(text) // 2]})
+def _shorter(provenance: Provenance) -> Provenance:
+    if provenance.history:
+        return replace(provenance, history=provenance.history[1:], left_out=provenance.left_out + 1)
+    longest = max(TEXTS, key=lambda name: len(getattr(provenance, name)))
+    text = getattr(provenance, longest)
+    return replace(provenance, cut=True, **{longest: text[: len(text) // 2]})
 
 
 def _options(note: Note, format_: str, quality: int | None) -> dict[str, Any]:
@@ -353,7 +356,7 @@ def _chunks(note: Note) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     info.add_itxt(NOTE, note.text())
     for name in (*TEXTS, "weights_fingerprint"):
-        if value := getattr(note.made, name):
+        if value := getattr(note.provenance, name):
             value = value.encode("utf-8", "replace").decode()  # Half a surrogate pair fits nowhere.
             info.add_text("Software" if name == "software" else name, value)
     return info
@@ -361,7 +364,7 @@ def _chunks(note: Note) -> PngImagePlugin.PngInfo:
 
 def _exif(note: Note) -> Image.Exif:
     exif = Image.Exif()
-    exif[ExifTags.Base.Software] = note.made.software
+    exif[ExifTags.Base.Software] = note.provenance.software
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = (
         b"ASCII\0\0\0" + note.text().encode("ascii")
     )
@@ -369,9 +372,9 @@ def _exif(note: Note) -> Image.Exif:
 
 
 # ------------------------------------------------------------------------- reading and checking
-def attach(image: Image.Image, made: Provenance) -> Image.Image:
+def attach(image: Image.Image, provenance: Provenance) -> Image.Image:
     """Let a picture in memory carry how it was made, so that its next edit knows; return it."""
-    image.info[NOTE] = _fitting(Note(made, image.size), "PNG").text()
+    image.info[NOTE] = _fitting(Note(provenance, image.size), "PNG").text()
     return image
 
 
@@ -381,7 +384,7 @@ def of(image: Image.Image) -> Provenance | None:
     Raises MetadataError if it does, but the metadata is broken.
     """
     text = image.info.get(NOTE)
-    return Note.parse(text).made if isinstance(text, str) else None
+    return Note.parse(text).provenance if isinstance(text, str) else None
 
 
 def read(file: object) -> Provenance:

@@ -77,9 +77,9 @@ class ResizePlan:
         undone: whether a result has this size, too, and the plan is undone on it.
         """
         if self.changed:
-            warn(ResizeWarning(self.told(undone)))
+            warn(ResizeWarning(self.describe(undone)))
 
-    def told(self, undone: bool = True) -> str:
+    def describe(self, undone: bool = True) -> str:
         """The plan in words, with or without its way back."""
         original, working = show_size(self.original), show_size(self.working)
         if self.method == "none":
@@ -91,7 +91,7 @@ class ResizePlan:
         return f"{original} resized to {working}{back}{self._losses()}"
 
     def __str__(self) -> str:
-        return self.told()
+        return self.describe()
 
     def _losses(self) -> str:
         (width, height), (working_width, working_height) = self.original, self.working

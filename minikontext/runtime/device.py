@@ -76,8 +76,8 @@ def in_bfloat16(device: torch.device, wanted: bool = True) -> bool:
 
     Raises ConfigError for a MINIKONTEXT_DTYPE that `select_device` would refuse.
     """
-    asked = dtype_from_environment()
-    return wanted and (asked is torch.bfloat16 if asked else has_bfloat16(device))
+    requested = dtype_from_environment()
+    return wanted and (requested is torch.bfloat16 if requested else has_bfloat16(device))
 
 
 @contextmanager
@@ -88,9 +88,9 @@ def mixed_precision(device: torch.device, wanted: bool = True) -> Iterator[torch
         yield torch.bfloat16 if on else torch.float32
 
 
-def _device(asked: str | torch.device | None) -> tuple[torch.device, str]:
-    if asked is not None:
-        return _checked(asked), "as asked"
+def _device(requested: str | torch.device | None) -> tuple[torch.device, str]:
+    if requested is not None:
+        return _checked(requested), "as asked"
     if os.environ.get("MINIKONTEXT_DEVICE"):
         return _checked(os.environ["MINIKONTEXT_DEVICE"]), "from MINIKONTEXT_DEVICE"
     if torch.cuda.is_available():
@@ -100,20 +100,20 @@ def _device(asked: str | torch.device | None) -> tuple[torch.device, str]:
     return torch.device("cpu"), "no GPU found"
 
 
-def _checked(asked: str | torch.device) -> torch.device:
+def _checked(requested: str | torch.device) -> torch.device:
     """Turn a name into a device and make sure that this machine has it."""
     try:
-        device = torch.device(asked)
+        device = torch.device(requested)
         if device.type not in ("cpu", "cuda", "mps"):
             raise TypeError(device.type)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(
-            f"Unknown device {asked!r}. Use 'cpu', 'cuda', 'cuda:1' or 'mps'."
+            f"Unknown device {requested!r}. Use 'cpu', 'cuda', 'cuda:1' or 'mps'."
         ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"Device {asked!r} was asked for, but PyTorch sees {torch.cuda.device_count()} CUDA "
-            "device(s). Use 'cpu', or install a CUDA build of PyTorch."
+            f"Device {requested!r} was asked for, but PyTorch sees {torch.cuda.device_count()} "
+            "CUDA device(s). Use 'cpu', or install a CUDA build of PyTorch."
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("Device 'mps' was asked for, but this is no Apple GPU. Use 'cpu'.")
@@ -122,13 +122,13 @@ def _checked(asked: str | torch.device) -> torch.device:
 
 def dtype_from_environment() -> torch.dtype | None:
     """What MINIKONTEXT_DTYPE says, None if it is not set or empty. Raises ConfigError."""
-    asked = os.environ.get("MINIKONTEXT_DTYPE")
-    return parse_dtype(asked, "MINIKONTEXT_DTYPE=") if asked else None
+    requested = os.environ.get("MINIKONTEXT_DTYPE")
+    return parse_dtype(requested, "MINIKONTEXT_DTYPE=") if requested else None
 
 
-def _dtype(asked: str | torch.dtype | None, device: torch.device) -> tuple[torch.dtype, str]:
-    if asked is not None:
-        return parse_dtype(asked), "as asked"
+def _dtype(requested: str | torch.dtype | None, device: torch.device) -> tuple[torch.dtype, str]:
+    if requested is not None:
+        return parse_dtype(requested), "as asked"
     if dtype := dtype_from_environment():
         return dtype, "from MINIKONTEXT_DTYPE"
     if device.type == "cuda" and has_bfloat16(device):
@@ -136,12 +136,12 @@ def _dtype(asked: str | torch.dtype | None, device: torch.device) -> tuple[torch
     return torch.float32, "exact everywhere"
 
 
-def parse_dtype(asked: str | torch.dtype, name: str = "dtype ") -> torch.dtype:
+def parse_dtype(requested: str | torch.dtype, name: str = "dtype ") -> torch.dtype:
     """A dtype by name, or as it is. `name` starts the message. Raises ConfigError for any other."""
-    dtype = DTYPES.get(asked.strip().lower()) if isinstance(asked, str) else asked
+    dtype = DTYPES.get(requested.strip().lower()) if isinstance(requested, str) else requested
     if dtype not in DTYPES.values():
         raise ConfigError(
-            f"{name}{asked!r} is not supported. Use 'float32' or 'bfloat16' "
+            f"{name}{requested!r} is not supported. Use 'float32' or 'bfloat16' "
             "(float16 overflows in this model and gives black pictures)."
         )
     return dtype

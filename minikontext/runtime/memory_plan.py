@@ -108,15 +108,15 @@ def predict(
     ]
 
 
-def choose(plans: Sequence[Plan], available: float, asked: str = "auto") -> Plan:
+def choose(plans: Sequence[Plan], available: float, requested: str = "auto") -> Plan:
     """The first plan that fits into `available` bytes, or the one asked for if it fits.
 
     Raises ConfigError for an unknown name, NotEnoughMemoryError with the arithmetic, and
     MissingPackageError for a quantised plan without torchao.
     """
-    if asked not in NAMES:
-        raise ConfigError(f"Got offload={asked!r}. Use one of {', '.join(NAMES)}.")
-    wanted = [plan for plan in plans if asked in ("auto", plan.name)]
+    if requested not in NAMES:
+        raise ConfigError(f"Got offload={requested!r}. Use one of {', '.join(NAMES)}.")
+    wanted = [plan for plan in plans if requested in ("auto", plan.name)]
     fitting = [plan for plan in wanted if plan.peak <= available]
     if not fitting:
         sums = "\n".join(f"  {plan}" for plan in wanted)
@@ -125,7 +125,7 @@ def choose(plans: Sequence[Plan], available: float, asked: str = "auto") -> Plan
             "Free some memory, or use another device."
         )
     usable = (plan for plan in fitting if plan.bits is None or has_torchao())
-    best = next(usable, fitting[0]) if asked == "auto" else fitting[0]
+    best = next(usable, fitting[0]) if requested == "auto" else fitting[0]
     if best is not fitting[0]:
         LOG.info("the %s plan would fit, too: pip install 'minikontext[quant]'", fitting[0].name)
     if best.bits is not None:
@@ -292,10 +292,10 @@ def velocity_bytes(
     img, txt = empty(1, n, config.in_channels), empty(1, text_tokens, config.context_in_dim)
     ids = (empty(x, 3) for x in (n, text_tokens))
     scalars = (torch.empty(1, device="meta"), empty(1, config.vec_in_dim))
-    given = (img, next(ids), txt, next(ids), *scalars, torch.empty(1, device="meta"))
+    inputs = (img, next(ids), txt, next(ids), *scalars, torch.empty(1, device="meta"))
     with torch.device("meta"):
         model = KontextTransformer(config).to(dtype)
-    return peak_bytes(lambda: model(*given))
+    return peak_bytes(lambda: model(*inputs))
 
 
 def decoding_bytes(
