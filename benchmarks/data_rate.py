@@ -21,11 +21,12 @@ import torch
 from safetensors.torch import save_file
 from versus import random_pairs
 
-from minikontext.training import plan, read_config, recipes
-from minikontext.training.editor import Batches, EditorTraining, editor_loss
+from minikontext.training import models, plan, read_job
+from minikontext.training.editor import Batches, EditorLossConfig, editor_loss
 from minikontext.training.folders import Ahead, Encoded, Order
 from minikontext.training.loop import LoopConfig
 from minikontext.training.optimizer import MuonAdamW
+from minikontext.training.workload import workload
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,12 +43,12 @@ def rate(run: Callable[[int], object], samples: int, seconds: float) -> float:
 
 def toy(batch: int, seconds: float) -> dict[str, float]:
     """Samples a second: the data alone, and the training that eats them."""
-    config = read_config(ROOT / "configs" / "toy.toml")
-    model = recipes.new_editor(config)
+    job = read_job(ROOT / "configs" / "toy.toml")
+    model = models.new_editor(job.transformer, job.text, job.seed)
     model.transformer.to_empty(device="cpu").init_weights(torch.Generator().manual_seed(0))
     draw, pairs = torch.Generator().manual_seed(0), random_pairs(model.text)
     batches, loop = Batches(pairs, batch, 0), LoopConfig(steps=1)
-    dials = EditorTraining(batch, bf16=False)
+    dials = EditorLossConfig(batch, bf16=False)
     loss = editor_loss(model, pairs, pairs.tokens[0, 0], dials, torch.device("cpu"))
     optimizer = MuonAdamW(model, loop.lr, loop.muon_lr)
 
@@ -71,7 +72,7 @@ def folder(workers: int, seconds: float) -> dict[str, float]:
             return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
         data = rate(Ahead(batch, workers), 4, seconds)
-    asked = recipes.job(read_config(ROOT / "configs" / "flux_dev_finetune.toml"))
+    asked = workload(read_job(ROOT / "configs" / "flux_dev_finetune.toml"))
     return {"data": data, "training": asked.batch / plan.make(asked, plan.Machine(gpus=2)).seconds}
 
 

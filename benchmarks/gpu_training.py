@@ -37,11 +37,13 @@ from torch import Tensor, nn
 from minikontext.denoiser import PATCH
 from minikontext.errors import NotEnoughMemoryError
 from minikontext.runtime import memory_plan
-from minikontext.training import parallel, plan, read_config, recipes
-from minikontext.training.folders import FolderTraining, folder_loss
+from minikontext.training import models, parallel, plan, read_config
+from minikontext.training.folders import folder_loss
+from minikontext.training.jobs import FolderJob, build_job
 from minikontext.training.loop import Loop
-from minikontext.training.parallel import World
-from minikontext.training.plan import Job
+from minikontext.training.parallel import DistContext
+from minikontext.training.plan import Workload
+from minikontext.training.workload import workload
 from minikontext.transformer import TransformerConfig
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "flux_dev_finetune.toml"
@@ -56,7 +58,7 @@ WARM_UP = 2  # steps: the first makes the optimiser's memory, and compiles
 def main() -> None:
     """Measure each variant, print the table."""
     args = options().parse_args()
-    world = parallel.start({"device": args.device})
+    world = parallel.start(args.device)
     gpu.ready(world.device, args.tiny)
     gpu.strict_compiler()
     report = Report(args, world.device, partial(anywhere, world), writes=world.rank == 0)
@@ -99,14 +101,14 @@ def cut(whole: TransformerConfig, depth: int) -> TransformerConfig:
     return replace(whole, depth=depth, depth_single_blocks=single)
 
 
-def deepest(config: dict[str, Any], whole: TransformerConfig, free: float, gpus: int) -> Job:
+def deepest(config: dict[str, Any], whole: TransformerConfig, free: float, gpus: int) -> Workload:
     """The job with the most blocks whose plan fits into `free` bytes of each GPU; sets config's.
 
     Raises NotEnoughMemoryError where one double block is too much.
     """
     for depth in range(whole.depth, 0, -1):
         config["transformer"] = asdict(cut(whole, depth))
-        job = recipes.job(config)
+        job = workload(build_job(config))
         needed = plan.memory(job, gpus)["peak"] + plan.RESERVE
         if needed <= free:
             return job
@@ -118,7 +120,7 @@ def deepest(config: dict[str, Any], whole: TransformerConfig, free: float, gpus:
 class RandomSamples:
     """A folder's encoded samples, of one shape: see `training.folders.Encoded`."""
 
-    def __init__(self, job: Job, count: int) -> None:
+    def __init__(self, job: Workload, count: int) -> None:
         side, channels = PATCH * round(job.target**0.5), job.sizes.in_channels // PATCH**2
         self.shapes = [((channels, side, side),) * (1 + job.contexts // job.target)] * count
         self.text = {
@@ -155,11 +157,14 @@ def random_weights() -> Callable[[str, nn.Module], None]:
     return fill
 
 
-def training(config: dict[str, Any], job: Job, world: World, folder: str) -> Callable[[], dict]:
+def training(
+    config: dict[str, Any], job: Workload, world: DistContext, folder: str
+) -> Callable[[], dict]:
     """What does the next step, as `recipes.train_folder` does it."""
-    dials = recipes.read(FolderTraining, config["training"])
+    asked: FolderJob = build_job(config)
+    dials = asked.training
     world = replace(world, config=job.parallel)
-    model = recipes.new_transformer(config)
+    model = models.new_transformer(asked.transformer)
     parallel.prepare(model, world, dials.bf16, random_weights())
     loop = Loop(model, job.loop, folder, world)
     samples = RandomSamples(job, count=2 * job.batch)
@@ -169,7 +174,7 @@ def training(config: dict[str, Any], job: Job, world: World, folder: str) -> Cal
 # ---- measuring
 
 
-def measure(name: str, report: Report, world: World, args: argparse.Namespace) -> None:
+def measure(name: str, report: Report, world: DistContext, args: argparse.Namespace) -> None:
     """One variant: seconds of a step, speed and memory."""
     torch._dynamo.reset()
     config = settings(name, args.batch * world.size, args.tiny)
@@ -194,7 +199,7 @@ def timed(
     return samples[WARM_UP:]
 
 
-def row(job: Job, steps: list[gpu.Sample], rate: float, gpus: int) -> dict[str, float]:
+def row(job: Workload, steps: list[gpu.Sample], rate: float, gpus: int) -> dict[str, float]:
     """What is told of a variant; speeds and memory are those of one GPU."""
     seconds = statistics.median(step.seconds for step in steps)
     tflops = plan.model_flops(job) / gpus / seconds / 1e12
@@ -217,12 +222,12 @@ def row(job: Job, steps: list[gpu.Sample], rate: float, gpus: int) -> dict[str, 
     }
 
 
-def anywhere(world: World, here: bool) -> bool:
+def anywhere(world: DistContext, here: bool) -> bool:
     """Whether any process says yes: all must begin the same variants and steps."""
     return world.mean({"here": float(here)})["here"] > 0
 
 
-def free_everywhere(world: World) -> float:
+def free_everywhere(world: DistContext) -> float:
     """Free bytes of the GPU that has the fewest: all must build the same net."""
     free = torch.tensor(float(memory_plan.available_bytes(world.device)), dtype=torch.float64)
     if world.size > 1:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from versus import DTYPES, batch, call_theirs, compare, diffusers_net, nets, parser, random_pairs
 
 from minikontext import flow
-from minikontext.training import parallel, read_config, recipes
-from minikontext.training.editor import Editor, EditorTraining, editor_loss
-from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training import models, parallel, read_job
+from minikontext.training.editor import Editor, EditorLossConfig, editor_loss
+from minikontext.training.loop import Loop
 from minikontext.training.optimizer import MuonAdamW, is_matrix
 from minikontext.transformer import TransformerConfig
 
@@ -74,19 +74,19 @@ def is_their_matrix(name: str, parameter: Tensor) -> bool:
 
 def recipe(args: argparse.Namespace, theirs: bool = False, compiled: bool = False) -> Callable:
     """A closure that does the next step of the toy's recipe."""
-    config, device = read_config(TOY), torch.device(args.device)
-    model, bf16 = recipes.new_editor(config), args.dtype == "bfloat16"
+    job, device = read_job(TOY), torch.device(args.device)
+    model, bf16 = models.new_editor(job.transformer, job.text, job.seed), args.dtype == "bfloat16"
     flags = parallel.ParallelConfig(compile=compiled and not theirs)
-    world = parallel.World(device, config=flags)
-    parallel.prepare(model, world, bf16, recipes.first_weights(config))
-    how = recipes.read(LoopConfig, config["loop"])
+    world = parallel.DistContext(device, config=flags)
+    parallel.prepare(model, world, bf16, models.first_weights(job.seed))
+    how = job.loop
     if theirs:
         net = diffusers_net(copy.deepcopy(model.transformer)).train()
         for block in (*net.transformer_blocks, *net.single_transformer_blocks) * compiled:
             block.forward = torch.compile(block.forward)
         model = Editor(Theirs(net), model.text)
     pairs, null = random_pairs(model.text), model.text.tokenize([""])[0]
-    loss = editor_loss(model, pairs, null, EditorTraining(args.batch, bf16=bf16), device)
+    loss = editor_loss(model, pairs, null, EditorLossConfig(args.batch, bf16=bf16), device)
     loop = Loop(model, how, tempfile.mkdtemp())
     if theirs:
         loop.optimizer = MuonAdamW(model, how.lr, how.muon_lr, matrix=is_their_matrix)

@@ -264,9 +264,9 @@ class AutoEncoder(nn.Module):
 
     def same_latents(self, other: AutoEncoder) -> bool:
         """Whether another autoencoder encodes alike, bit for bit; its decoder is no matter."""
-        return self.encoder_mark() == other.encoder_mark()
+        return self.encoder_fingerprint() == other.encoder_fingerprint()
 
-    def encoder_mark(self) -> str:
+    def encoder_fingerprint(self) -> str:
         """A checksum of what latents depend on, hex digits; equal for the same latents."""
         digest = hashlib.sha256(repr(self.config).encode())
         for name, tensor in sorted(self.encoder.state_dict().items()):

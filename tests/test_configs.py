@@ -28,7 +28,7 @@ from minikontext.runtime.config import (
     require_entries,
 )
 from minikontext.safety.clip import TowersConfig
-from minikontext.training.editor import EditorTraining
+from minikontext.training.editor import EditorLossConfig
 from minikontext.training.loop import LoopConfig
 from minikontext.transformer import TransformerConfig
 
@@ -166,7 +166,7 @@ def test_types_of_values(value, hint, fits):
 KEYS = {"run": str, "seed": int | None}
 SECTIONS = {
     "loop": LoopConfig,
-    "training": EditorTraining,
+    "training": EditorLossConfig,
     "transformer": Preset(TransformerConfig, ("toy", "flux_dev"), "toy"),
     "defaults": Defaults(height=96),
     "mix": Inner | None,
@@ -181,7 +181,7 @@ def test_a_whole_file_becomes_its_keys_and_dataclasses():
     given = {"run": "x", "loop": {"steps": 5}, "defaults": {"width": 32}}
     found = check(given | {"transformer": {"preset": "flux_dev", "depth": 3}})
     assert found["run"] == "x" and found["seed"] is None and found["mix"] is None
-    assert found["loop"] == LoopConfig(5) and found["training"] == EditorTraining()
+    assert found["loop"] == LoopConfig(5) and found["training"] == EditorLossConfig()
     flux = TransformerConfig.flux_dev()
     assert found["transformer"] == dataclasses.replace(flux, depth=3)
     assert (found["defaults"].width, found["defaults"].height) == (32, 96)
@@ -248,7 +248,8 @@ def unbounded(hint, bounds=()):
 
 def test_every_number_of_every_config_has_bounds():
     kinds = config_classes()
-    assert {LoopConfig, EditorTraining, TransformerConfig, AutoEncoderConfig, Defaults} <= {*kinds}
+    assert {LoopConfig, EditorLossConfig, TransformerConfig, AutoEncoderConfig} <= {*kinds}
+    assert Defaults in kinds
     assert TowersConfig in kinds and len(kinds) >= 11
     hints = [(k, name, h) for k in kinds for name, h in hints_of(k).items()]
     assert not [f"{k.__name__}.{name}" for k, name, h in hints if unbounded(h)]

@@ -73,7 +73,6 @@ def test_arrows_point_in_one_direction(name):
         assert all(in_wing(one, "toyworld") for one in imported(name) - {"minikontext.errors"})
 
 
-@pytest.mark.xfail(reason="training: still to be cut", strict=True)
 def test_there_is_no_circle():
     state = {}
 
@@ -103,8 +102,6 @@ LONG = {
     "toyworld/edits.py",
     "toyworld/language.py",
     "toyworld/render.py",
-    "training/folders.py",
-    "training/recipes.py",
 }
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(minikontext.__file__).parent
 JUDGES = {"minikontext.toyworld.oracle", "minikontext.toyworld.judge"}
 JUDGES |= {f"minikontext.toyworld.{name}" for name in ("score", "read", "succeeds")}
 # Trainings of the first edition, which go when its weights do: they look at the oracle.
-OLD = {"recipes.py", "chains.py", "mistakes.py"}
+OLD = {"tries.py", "chains.py", "mistakes.py"}
 
 
 def imported(path: Path) -> set[str]:

@@ -30,9 +30,9 @@ from minikontext.runtime import files
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, score, vocabulary
 from minikontext.training.data import Pairs, build_cache, encode, load_cache
-from minikontext.training.editor import Editor, EditorTraining, editor_loss
+from minikontext.training.editor import Editor, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.recipes import averaged
+from minikontext.training.models import averaged
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 STORED = report.STORED / "ablations.json"
@@ -152,7 +152,7 @@ def train(
     model, device = VariantEditor(variant, seed), torch.device("cpu")
     dials = LoopConfig(setting.steps, setting.lr, setting.muon_lr, warmup=50, ema=0.995)
     loop = Loop(model, replace(dials, log_every=max(1, setting.steps // 12)), folder)
-    how = EditorTraining(setting.batch, seed, timesteps=variant.timesteps, empty_prompts=0.0)
+    how = EditorLossConfig(setting.batch, seed, timesteps=variant.timesteps, empty_prompts=0.0)
     notes = folder / "curve.json"
     before = json.loads(notes.read_text()) if loop.resume() and notes.exists() else []
     curve = [(seen, value) for seen, value in before if seen <= loop.step * setting.batch]

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from minikontext import training
 from minikontext.autoencoder import AutoEncoder
 from minikontext.bench import report
 from minikontext.pretrained.native import find_weights
 from minikontext.toyworld import Scene, psnr, read, render, sample_edit
-from minikontext.training.recipes import load_autoencoder, train_autoencoder
+from minikontext.training.models import load_autoencoder
 
 
 def held_out_scenes(count: int) -> list[Scene]:
@@ -121,10 +122,10 @@ def train(channels: int, steps: int, folder: Path, batch: int = 16, seed: int = 
     place = folder / f"channels-{channels}-steps-{steps}"
     if not (place / "weights" / "config.json").exists():
         loop = {"steps": steps, "lr": 3e-3, "muon_lr": 5e-3, "warmup": 30, "decay": 0.6}
-        training = {"batch": batch, "seed": seed, "compile": False, "bf16": True}
-        config = {"seed": seed, "run": str(place), "output": str(place / "weights")}
-        config |= {"autoencoder": {"z_channels": channels}, "training": training, "loop": loop}
-        train_autoencoder(config)
+        dials = {"batch": batch, "seed": seed, "compile": False, "bf16": True}
+        config = {"kind": "autoencoder", "seed": seed, "run": str(place)}
+        config |= {"autoencoder": {"z_channels": channels}, "output": str(place / "weights")}
+        training.run_job(training.build_job(config | {"training": dials, "loop": loop}))
     return load_autoencoder(place / "weights", torch.device("cpu"))
 
 

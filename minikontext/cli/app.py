@@ -367,9 +367,9 @@ def _train(options: argparse.Namespace) -> int:
     from minikontext import training
 
     if options.plan:
-        from minikontext.training import plan
+        from minikontext.training import plan, workload
 
-        job = plan.read_job(training.read_config(path))
+        job = workload.workload(training.read_job(path))
         given = {name: getattr(options, name) for name in MACHINE}
         given = {name: value for name, value in given.items() if value is not None}
         print(plan.make(job, plan.Machine(**{"gpus": plan.most_gpus(job)} | given)))

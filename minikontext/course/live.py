@@ -26,7 +26,7 @@ from minikontext.errors import Cancelled
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, sample_edit, score, vocabulary
 from minikontext.training.data import Pairs, pixels, wordings
-from minikontext.training.editor import TIMESTEPS, Editor, EditorTraining, editor_loss
+from minikontext.training.editor import TIMESTEPS, Editor, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -183,7 +183,7 @@ class LiveTraining(Working):
     def _train(self, steps: int) -> None:
         self.model.load_state_dict(self._start_weights)
         self.losses, self.snapshots, self.seconds, self._drawn = [], [], 0.0, 0.0
-        how = EditorTraining(self.batch, timesteps=self.timesteps.value)
+        how = EditorLossConfig(self.batch, timesteps=self.timesteps.value)
         null = self.model.text.tokenize([""])[0]
         loss = editor_loss(self.model.train(), self.pairs, null, how, torch.device("cpu"))
         rate = self.rate.value

@@ -22,7 +22,7 @@ from minikontext.training.loop import LoopConfig
 
 TASK = "character reference"  # one context, and the place of the character is open
 # Only whole jumps from noise are learned; the judges get a head start.
-DIALS = ladd.LaddTraining(
+DIALS = ladd.LaddLossConfig(
     batch=16, times=(1.0,), first=(1.0,), then=(1.0,), head_start=20, renoise_mu=0.0, bf16=False
 )
 
@@ -55,7 +55,7 @@ def answered(
     pairs = Pairs(tokens=words, **encode(list(cases), pipe.autoencoder, 0))
     null = teacher.text.tokenize([""])[0]
     parts = [pairs.take(rows) for rows in torch.arange(len(cases)).split(batch)]
-    made = torch.cat([latents.answers(teacher, part, null, steps, scale) for part in parts])
+    made = torch.cat([latents.teacher_samples(teacher, part, null, steps, scale) for part in parts])
     return replace(pairs, target=made)
 
 
@@ -69,7 +69,7 @@ def one_step(pipe: KontextPipeline, student: Editor, cases: list[Case]) -> list[
 
 def play(
     pipe: KontextPipeline, model: ladd.Ladd, teacher: Editor, pairs: Pairs, held: list[Case],
-    steps: int = 80, dials: ladd.LaddTraining = DIALS, lr: float = 3e-5,
+    steps: int = 80, dials: ladd.LaddLossConfig = DIALS, lr: float = 3e-5,
     seen: Callable[[Lesson], None] = lambda lesson: None,
 ) -> list[Lesson]:  # fmt: skip
     """Play LADD's game; looks at held-out requests every 20 steps. Returns what was seen."""

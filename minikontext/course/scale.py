@@ -53,12 +53,12 @@ PARTS = {
 
 
 def job(net: str, batch: int, side: int = 512, bf16: bool = True, level: str = "selective",
-        ema: float = 0.999) -> plan.Job:  # fmt: skip
+        ema: float = 0.999) -> plan.Workload:  # fmt: skip
     """A training of one of NETS with a global batch and one context of side × side pixels."""
     tokens = (side // 16) ** 2
     loop = LoopConfig(steps=100_000, muon_lr=0.0, ema=ema)
     flags = ParallelConfig(checkpointing=level)
-    return plan.Job(NETS[net], loop, flags, batch, tokens, tokens, 512, bf16=bf16)
+    return plan.Workload(NETS[net], loop, flags, batch, tokens, tokens, 512, bf16=bf16)
 
 
 def show_memory(plans: dict[str, plan.Plan], title: str) -> None:

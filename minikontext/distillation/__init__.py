@@ -1,27 +1,16 @@
-"""Distillation from a config file: `minikontext distill ladd configs/toy_pro.toml`."""
+"""Distillation from a config file: `minikontext distill ladd configs/toy_pro.toml`.
 
-from __future__ import annotations
+jobs         what a config may say
+run          from a config or a job to weights: `main`, `run_job`
+recipes      the three distillations
+guidance     one pass that takes the scale, the paper's [dev]
+ladd         few steps by latent adversarial diffusion distillation, the paper's [pro]
+rollout      a student on states of its own making
+latents      what the teacher samples, made once and stored
+"""
 
-from pathlib import Path
-
-from minikontext.errors import ConfigError
+from minikontext import lazy
 
 KINDS = ("guidance", "ladd", "rollout")
-
-
-def main(kind: str, path: str | Path, resume: bool = True) -> Path:
-    """Run the distillation that a config describes; returns the weights folder it wrote.
-
-    Raises ConfigError for a config of another kind, TrainingError when training goes wrong.
-    """
-    from minikontext.distillation import recipes
-    from minikontext.training import check_entries, parallel, read_config
-
-    config = read_config(path, KINDS)
-    if config["kind"] != kind:
-        raise ConfigError(f"{path} describes {config['kind']}; run distill {config['kind']}")
-    check_entries(config, f"{path}: ")
-    try:
-        return getattr(recipes, f"distill_{kind}")(config, resume=resume)
-    finally:
-        parallel.stop()
+MODULES = ("guidance", "jobs", "ladd", "latents", "recipes", "rollout", "run")
+__getattr__ = lazy(__name__, MODULES, {"build_job": "run", "main": "run", "run_job": "run"})

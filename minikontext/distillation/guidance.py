@@ -19,14 +19,14 @@ from minikontext.layers import timestep_embedding
 from minikontext.runtime.bounds import Scale, Share
 from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
-from minikontext.training.editor import Batches, Editor, EditorTraining
+from minikontext.training.editor import Batches, Editor, EditorLossConfig
 from minikontext.training.loop import LossFunction
-from minikontext.training.parallel import WHOLE, Part
+from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.transformer import KontextTransformer
 
 
 @dataclass(frozen=True)
-class GuidanceTraining(EditorTraining):
+class GuidanceLossConfig(EditorLossConfig):
     """The dials of the distillation: w is drawn uniformly from `low` to `high`."""
 
     empty_prompts: Share = 0.0
@@ -87,7 +87,7 @@ def guidance_loss(
     teacher: Editor,
     pairs: Pairs,
     null: Tensor,
-    config: GuidanceTraining,
+    config: GuidanceLossConfig,
     device: torch.device,
 ) -> LossFunction:
     """The loss of a step: mean square between one pass of the student and two of the teacher.
@@ -97,13 +97,13 @@ def guidance_loss(
     pairs = pairs.take((pairs.count > 0).nonzero().flatten())
     batches = Batches(pairs, config.batch, config.seed)
 
-    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
         x, words, contexts = batches.inputs(step, draw)
         noise = torch.randn(x.shape, generator=draw)
         t = config.times(len(x), batches.patches, draw)
         w = config.low + (config.high - config.low) * torch.rand(len(x), generator=draw)
-        x, words, noise, t, w, *contexts = part.to(device, x, words, noise, t, w, *contexts)
+        x, words, noise, t, w, *contexts = microbatch.to(device, x, words, noise, t, w, *contexts)
         z = flow.interpolate(x, noise, t)
         with mixed_precision(device, config.bf16):
             right = guided_velocity(teacher, z, t, words, null, contexts, w)

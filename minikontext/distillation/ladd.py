@@ -28,12 +28,12 @@ from minikontext.runtime.device import mixed_precision
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LossFunction
-from minikontext.training.parallel import WHOLE, Part
+from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.transformer import KontextTransformer
 
 
 @dataclass(frozen=True)
-class LaddTraining:
+class LaddLossConfig:
     """The dials of LADD.
 
     times: at which the student learns, with the probabilities `first` until step `switch` and
@@ -167,7 +167,7 @@ class Ladd(nn.Module):
 
 
 def ladd_loss(
-    model: Ladd, teacher: Editor, pairs: Pairs, config: LaddTraining, device: torch.device
+    model: Ladd, teacher: Editor, pairs: Pairs, config: LaddLossConfig, device: torch.device
 ) -> LossFunction:
     """The loss of a step; `pairs.target` are latents that the teacher made.
 
@@ -183,14 +183,14 @@ def ladd_loss(
             return teacher_features(teacher, z, t, words, contexts)
         return [tokens.pack(z, PATCH)]
 
-    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
         x, words, contexts = batches.inputs(step, draw)
         noise, again = (torch.randn(x.shape, generator=draw) for _ in range(2))
         t = config.draw_times(len(x), step, draw)
         judged_at = flow.sample_timesteps(len(x), config.renoise_mu, config.renoise_sigma, draw)
         drawn = (x, words, noise, again, t, judged_at, *contexts)
-        x, words, noise, again, t, judged_at, *contexts = part.to(device, *drawn)
+        x, words, noise, again, t, judged_at, *contexts = microbatch.to(device, *drawn)
         with mixed_precision(device, config.bf16):
             z = flow.interpolate(x, noise, t)
             with torch.no_grad():

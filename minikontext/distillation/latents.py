@@ -18,11 +18,11 @@ from minikontext.runtime.device import mixed_precision
 from minikontext.text import TextFeatures
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor
-from minikontext.training.parallel import ALONE, World
+from minikontext.training.parallel import ALONE, DistContext
 
 
 @torch.no_grad()
-def answers(
+def teacher_samples(
     teacher: Editor, pairs: Pairs, null: Tensor, steps: int, scale: float, seed: int = 0,
     shifted: bool = True,
 ) -> Tensor:  # fmt: skip
@@ -43,9 +43,10 @@ def answers(
     return sampler.sample(sampler.guided(predict, without, scale), noise, times)
 
 
-def answer_all(
+def store_teacher_samples(
     teacher: Editor, pairs: Pairs, null: Tensor, folder: Path, steps: int, scale: float,
-    mark: str, batch: int = 128, bf16: bool = False, world: World = ALONE, shifted: bool = True,
+    mark: str, batch: int = 128, bf16: bool = False, world: DistContext = ALONE,
+    shifted: bool = True,
 ) -> Pairs:  # fmt: skip
     """Replace every target by the teacher's answer to its first wording.
 
@@ -62,24 +63,24 @@ def answer_all(
         raise TrainingError(f"{folder} holds answers of {label.read_text()}; remove it first")
     target = pairs.target.float().clone()
     groups = [(pairs.count == k).nonzero().flatten().split(batch) for k in range(3)]
-    rows = [part for group in groups for part in group if len(part)]
+    chunks = [chunk for group in groups for chunk in group if len(chunk)]
     device = next(teacher.parameters()).device
-    paths = [folder / f"answers-{number:06d}.safetensors" for number in range(len(rows))]
-    todo = list(zip(paths, rows, strict=True))
-    for path, part in tqdm(todo[world.rank :: world.size], desc="the teacher answers"):
+    paths = [folder / f"answers-{number:06d}.safetensors" for number in range(len(chunks))]
+    todo = list(zip(paths, chunks, strict=True))
+    for path, chunk in tqdm(todo[world.rank :: world.size], desc="the teacher answers"):
         if path.exists():
             continue
-        some = pairs.take(part)
+        some = pairs.take(chunk)
         with mixed_precision(device, bf16):
-            made = answers(teacher, some, null, steps, scale, shifted=shifted)
+            made = teacher_samples(teacher, some, null, steps, scale, shifted=shifted)
         with files.replacing(path) as temporary:
             save_file({"target": made.cpu().bfloat16(), "index": some.index}, temporary)
     world.wait()
-    for path, part in todo:
+    for path, chunk in todo:
         stored = load_file(path)
-        if not torch.equal(stored["index"], pairs.index[part]):
+        if not torch.equal(stored["index"], pairs.index[chunk]):
             raise TrainingError(f"{path} answers other pairs; remove {folder} first")
-        target[part] = stored["target"].float()
+        target[chunk] = stored["target"].float()
     return replace(pairs, target=target, tokens=pairs.tokens[:, :1])
 
 
@@ -94,5 +95,5 @@ def own_noise(pairs: Pairs, seed: int = 0) -> Tensor:
 
 def _many(text: TextFeatures, count: int) -> TextFeatures:
     return TextFeatures(
-        *(part.expand(count, *part.shape[1:]) for part in (text.tokens, text.pooled))
+        *(x.expand(count, *x.shape[1:]) for x in (text.tokens, text.pooled))
     )

@@ -25,14 +25,14 @@ from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches
 from minikontext.training.loop import LossFunction
 from minikontext.training.mistakes import confusion_loss
-from minikontext.training.parallel import WHOLE, Part
+from minikontext.training.parallel import WHOLE, Microbatch
 
 TINY = 1e-4  # a squared distance, latents; below it the loss is flat, so its slope stays finite
 SQUARED = 0.05  # confusion below which it is squared; small ones add up, turn by turn
 
 
 @dataclass(frozen=True)
-class RolloutTraining:
+class RolloutLossConfig:
     """The dials of training on rollouts.
 
     steps: numbers of steps that the student samples with, drawn with the probabilities `shares`;
@@ -79,7 +79,7 @@ class RolloutTraining:
 
 
 def rollout_loss(
-    student: nn.Module, pairs: Pairs, config: RolloutTraining, device: torch.device
+    student: nn.Module, pairs: Pairs, config: RolloutLossConfig, device: torch.device
 ) -> LossFunction:
     """The loss of a step; pairs have `told`, `mistakes` and `between`.
 
@@ -87,7 +87,7 @@ def rollout_loss(
     """
     batches = Batches(pairs, config.batch, config.seed)
 
-    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
         x, words, contexts = batches.inputs(step, draw)
         some = pairs.take(batches.rows(step)[0])
@@ -98,7 +98,7 @@ def rollout_loss(
         way = config.draw_ways(told, draw)
         x = x + way * some.between[:, 1]
         contexts = [c + way * some.between[:, 0] for c in contexts]  # 0 if there are two
-        x, words, noise, wrong, *contexts = part.to(device, x, words, noise, wrong, *contexts)
+        x, words, noise, wrong, *contexts = microbatch.to(device, x, words, noise, wrong, *contexts)
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return student(z, t, words, contexts)
@@ -110,9 +110,9 @@ def rollout_loss(
         squares = (made - x).square()
         # Not squared: between two answers that may be right, the mean is neither.
         distance = (squares.mean(1) + TINY).sqrt().mean()
-        apart = squares.mean()
+        mse = squares.mean()
         mistaken = confusion_loss(made, x, wrong, SQUARED)
-        metrics = {"apart": apart, "mistaken": mistaken, f"apart_at_{float(times[-1]):g}": apart}
+        metrics = {"mse": mse, "mistaken": mistaken, f"mse_at_{float(times[-1]):g}": mse}
         # The later, the nearer the answer and the smaller the error; 1/t lets it count as well.
         total = (distance + config.mistakes * mistaken) / float(times[-1])
         return total, {name: float(value.detach()) for name, value in metrics.items()}

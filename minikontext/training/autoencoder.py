@@ -23,7 +23,7 @@ SIDE = 64  # of a picture, in pixels
 
 
 @dataclass(frozen=True)
-class AutoEncoderTraining:
+class AutoEncoderLossConfig:
     """The dials of the autoencoder's loss.
 
     `kl` weighs the KL term, averaged over latent elements. It makes the encoder add noise of its
@@ -97,7 +97,7 @@ def reconstruction_loss(
 
 def autoencoder_loss(
     model: AutoEncoder,
-    config: AutoEncoderTraining,
+    config: AutoEncoderLossConfig,
     device: torch.device,
     answers: Answers | None = None,
 ) -> LossFunction:
@@ -108,7 +108,7 @@ def autoencoder_loss(
 
     z, sides = model.config.z_channels, [SIDE // model.config.downsample] * 2
 
-    def parts(
+    def decode_and_compare(
         x: Tensor, epsilon: Tensor, wrong: Tensor, more: Tensor, made: Tensor
     ) -> tuple[Tensor, ...]:
         mean, logvar = model.moments(x)
@@ -124,7 +124,7 @@ def autoencoder_loss(
             loss = loss + config.local * local_error(y, x, wrong).log1p().mean()
         return loss, y, kl, logvar
 
-    compute = torch.compile(parts) if config.compile else parts
+    compute = torch.compile(decode_and_compare) if config.compile else decode_and_compare
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         numbers = range(step * config.batch, (step + 1) * config.batch)

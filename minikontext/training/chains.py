@@ -35,7 +35,7 @@ from minikontext.toyworld.scene import COLOURLESS, IDENTITY
 from minikontext.toyworld.scene import level as scene_level
 from minikontext.training.answers import open_editor
 from minikontext.training.data import Pairs, encode, labelled, load_cache, wordings
-from minikontext.training.parallel import ALONE, World
+from minikontext.training.parallel import ALONE, DistContext
 
 SHARD = 100  # chains a file
 TRIES = 40  # to go on from a scene; some have hardly anything left that is not held out
@@ -106,7 +106,7 @@ def _edits(rng: random.Random, level: int) -> Iterator[Case]:
 
 def build_chains(
     folder: Path, chains: Chains, level: int, autoencoder: AutoEncoder, bf16: bool = False,
-    world: World = ALONE, mistakes: bool = False,
+    world: DistContext = ALONE, mistakes: bool = False,
 ) -> None:  # fmt: skip
     """Let the editor work, and write what it made as pairs; files that exist are kept.
 

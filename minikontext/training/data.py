@@ -29,7 +29,7 @@ from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix
 from minikontext.toyworld.concept import card, refused
 from minikontext.training.mistakes import MISTAKEN, between, mistaken
-from minikontext.training.parallel import ALONE, World
+from minikontext.training.parallel import ALONE, DistContext
 
 MAX_CONTEXTS = 2
 WORDINGS = 8  # ways in which each edit is asked for: words cost nothing, latents do
@@ -135,11 +135,11 @@ def _latents(scenes: Sequence[Scene | None], autoencoder: AutoEncoder, bf16: boo
     """Scenes as latents (b, c, h, w) on the host."""
     device = next(autoencoder.parameters()).device
     with mixed_precision(device, bf16):
-        parts = [
+        chunks = [
             autoencoder.encode(pixels(scenes[i : i + 64]).to(device)).cpu()
             for i in range(0, len(scenes), 64)
         ]
-    return torch.cat(parts)
+    return torch.cat(chunks)
 
 
 def build_cache(
@@ -151,7 +151,7 @@ def build_cache(
     mark: str,
     shard: int = 2000,
     bf16: bool = False,
-    world: World = ALONE,
+    world: DistContext = ALONE,
     practise: Collection[str] = (),
     mix: Mix | None = None,
     mistakes: bool = False,
@@ -168,7 +168,7 @@ def build_cache(
         facts["mix"] = str(mix)
     if mistakes:
         facts["mistakes"] = ", ".join(MISTAKEN)
-    facts["world"] = world_mark(level, seed)
+    facts["world"] = world_fingerprint(level, seed)
     labelled(folder, facts, world)
     mine = range(world.rank * shard, count, world.size * shard)
     for first in tqdm(mine, desc=f"encoding level {level}", disable=world.rank > 0):
@@ -184,7 +184,7 @@ def build_cache(
     world.wait()
 
 
-def labelled(folder: Path, facts: dict[str, str], world: World = ALONE) -> None:
+def labelled(folder: Path, facts: dict[str, str], world: DistContext = ALONE) -> None:
     """Make a folder for pairs and note how they are made. Raises TrainingError if otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     label = folder / "cache.txt"
@@ -219,7 +219,7 @@ def held_out(
     return Pairs(tokens=tokens, **encode(cases, autoencoder, 0, bf16))
 
 
-def world_mark(level: int, seed: int) -> str:
+def world_fingerprint(level: int, seed: int) -> str:
     """A checksum of a level's first cases: it changes when the world or its language does."""
     cases = (sample_edit(i, level, seed=seed) for i in range(64))
     told = "".join(f"{case.target}{case.contexts}{wordings(case)}" for case in cases)

@@ -16,7 +16,7 @@ from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
-from minikontext.training.parallel import WHOLE, Part
+from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.training.watch import Metrics, losses_at_fixed_times, told
 from minikontext.transformer import KontextTransformer
 
@@ -24,7 +24,7 @@ TIMESTEPS = ("shifted", "logit-normal", "uniform")
 
 
 @dataclass(frozen=True)
-class EditorTraining:
+class EditorLossConfig:
     """The dials of the editor's loss.
 
     `empty_prompts` is the share of samples trained with the empty prompt: the unconditional
@@ -109,22 +109,22 @@ class Batches:
 
 
 def editor_loss(
-    model: nn.Module, pairs: Pairs, null: Tensor, config: EditorTraining, device: torch.device
+    model: nn.Module, pairs: Pairs, null: Tensor, config: EditorLossConfig, device: torch.device
 ) -> LossFunction:
     """The loss of a step; `null` (m,) are the token ids of the empty prompt.
 
-    Every process draws the whole batch from the step and computes its own part of it.
+    Every process draws the whole batch from the step and computes its own rows of it.
     """
     batches = Batches(pairs, config.batch, config.seed)
 
-    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
         x, words, contexts = batches.inputs(step, draw)
         noise = torch.randn(x.shape, generator=draw)
         t = config.times(len(x), batches.patches, draw)
         empty = torch.rand(len(x), 1, generator=draw) < config.empty_prompts
         words = torch.where(empty, null.to(words), words)
-        x, words, noise, t, *contexts = part.to(device, x, words, noise, t, *contexts)
+        x, words, noise, t, *contexts = microbatch.to(device, x, words, noise, t, *contexts)
         z = flow.interpolate(x, noise, t)
         with mixed_precision(device, config.bf16):
             v = model(z, t, words, contexts)

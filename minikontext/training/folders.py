@@ -1,11 +1,4 @@
-"""Your own pictures: triplets of context(s), picture and prompt, encoded once, batched by size.
-
-A source is a folder with a `metadata.jsonl`, a line for each triplet:
-
-    {"file_name": "after/1.png", "contexts": ["before/1.png"], "prompt": "make the hat red"}
-
-or a folder of `.tar` shards, read in order, with the files of a triplet one after the other under
-one name: `1.image.png`, `1.context1.png`, `1.txt` (the prompt). No contexts: text-to-image.
+"""A source of triplets, encoded once, and batches of it by size.
 
 What is stored is keyed by sample: latents and text features lie under the sample's own name in one
 file, so no shuffling can pair a picture with another one's prompt. Whatever cannot be used is left
@@ -17,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,126 +26,21 @@ from tqdm.auto import tqdm
 
 from minikontext import flow, images
 from minikontext.denoiser import PATCH, Denoiser
-from minikontext.errors import ConfigError, ImageError, PromptError, TrainingError
+from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Scale
-from minikontext.runtime.config import parse_json, read_json, require_entries
+from minikontext.runtime.config import read_json, require_entries
 from minikontext.runtime.device import mixed_precision
-from minikontext.text import TextFeatures, check_prompts
-from minikontext.training.editor import EditorTraining
+from minikontext.text import TextFeatures
+from minikontext.training.editor import EditorLossConfig
 from minikontext.training.loop import LossFunction
-from minikontext.training.parallel import ALONE, WHOLE, Part, World
+from minikontext.training.parallel import ALONE, WHOLE, DistContext, Microbatch
+from minikontext.training.sources import Bad, Picture, Triplet, triplets
 from minikontext.training.watch import Metrics, losses_at_fixed_times, told
 from minikontext.transformer import KontextTransformer
 
-Picture = Path | bytes
-LARGEST = 1 << 28  # bytes of one file in a shard; a picture stays far below
-_DIGITS = re.compile(r"(\d+)")
 NULL = "null"  # the file with the features of the empty prompt
-
-
-# ---------------------------------------------------------------------------------- the source
-
-
-@dataclass(frozen=True)
-class Triplet:
-    """One sample as it came: its name, prompt, picture, and what the picture was made from."""
-
-    key: str
-    prompt: str
-    image: Picture
-    contexts: tuple[Picture, ...]
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A sample that cannot be used, and why."""
-
-    key: str
-    why: str
-
-
-def triplets(source: str | Path) -> Iterator[Triplet | Bad]:
-    """All samples of a source, in order; a name that occurs again is a Bad one.
-
-    Raises ConfigError for a folder that is no source.
-    """
-    source, seen = Path(source), set()
-    if (source / "metadata.jsonl").is_file():
-        found = _from_lines(source)
-    elif shards := sorted(source.glob("*.tar")):
-        found = itertools.chain.from_iterable(map(_from_tar, shards))
-    else:
-        raise ConfigError(f"{source} holds neither metadata.jsonl nor .tar files")
-    for sample in found:
-        again = isinstance(sample, Triplet) and sample.key in seen
-        seen.add(sample.key)
-        yield Bad(sample.key, "its name occurred before") if again else sample
-
-
-def _from_lines(folder: Path) -> Iterator[Triplet | Bad]:
-    with open(folder / "metadata.jsonl", encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield _from_line(line, folder)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                yield Bad(f"line {number}", f"no triplet: {type(error).__name__} {error}")
-
-
-def _from_line(line: str, folder: Path) -> Triplet:
-    """The triplet of a line, whose pictures must lie in the folder."""
-    told = parse_json(line)
-    names = [told["file_name"], *(contexts := told.get("contexts", []))]
-    if not isinstance(contexts, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{names!r:.80} are no names of files")
-    if outside := [name for name in names if not files.lies_in(folder, name)]:
-        raise ValueError(f"{outside[0]!r:.80} lies outside the folder")
-    (prompt,) = check_prompts([told["prompt"]])
-    picture, *paths = (folder / check_prompts([name])[0] for name in names)
-    return Triplet(names[0], prompt, picture, tuple(paths))
-
-
-def _from_tar(path: Path) -> Iterator[Triplet | Bad]:
-    try:
-        with tarfile.open(path, "r|", errors="replace") as tar:  # a stream: never goes back
-            members = ((m.name, _content(tar, m)) for m in tar if m.isfile())
-            for key, group in itertools.groupby(members, key=lambda member: _stem(member[0])):
-                yield _from_files(key, {name[len(key) + 1 :]: data for name, data in group})
-    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
-        yield Bad(path.name, f"the shard ends early: {error}")
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """The bytes of a member; nothing is ever unpacked to the disk, whatever its name says."""
-    if member.issparse() or not 0 <= member.size <= LARGEST:
-        raise tarfile.TarError(f"{member.name!r:.80} is sparse or above {LARGEST:,} bytes")
-    return tar.extractfile(member).read()
-
-
-def _stem(name: str) -> str:
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/{file.split('.')[0]}" if folder else file.split(".")[0]
-
-
-def _from_files(key: str, parts: dict[str, bytes]) -> Triplet | Bad:
-    pictures = {name.split(".")[0]: data for name, data in parts.items() if name != "txt"}
-    if "image" not in pictures or "txt" not in parts:
-        return Bad(key, f"needs an image and a txt, has {', '.join(sorted(parts))}")
-    image = pictures.pop("image")
-    contexts = tuple(pictures[name] for name in sorted(pictures, key=_counted))
-    try:
-        (prompt,) = check_prompts([parts["txt"].decode("utf-8", "replace").strip()])
-    except PromptError as error:
-        return Bad(key, str(error))
-    return Triplet(key, prompt, image, contexts)
-
-
-def _counted(name: str) -> list[tuple[int, str]]:
-    """A name to sort by, in which context10 comes after context2."""
-    return [(int(part or 0), "") if part.isdecimal() else (0, part) for part in _DIGITS.split(name)]
 
 
 # -------------------------------------------------------------------------------- encoding once
@@ -167,7 +53,7 @@ def buckets(side: int, multiple: int = 16) -> tuple[images.Size, ...]:
 
 def encode_folder(
     source: str | Path, cache: Path, pipe: KontextPipeline, side: int, shard: int = 256,
-    world: World = ALONE, bf16: bool = False,
+    world: DistContext = ALONE, bf16: bool = False, columns: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Encode a source into safetensors shards of so many samples; whole ones are kept.
 
@@ -184,7 +70,7 @@ def encode_folder(
         raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
     if world.rank == 0:
         save_file(_text(pipe, ""), cache / f"{NULL}.safetensors")
-    bar = iter(tqdm(triplets(source), desc="encoding", disable=world.rank > 0))
+    bar = iter(tqdm(triplets(source, columns), desc="encoding", disable=world.rank > 0))
     number = -1
     for number, chunk in enumerate(iter(lambda: list(itertools.islice(bar, shard)), [])):
         place = cache / f"triplets-{number:06d}.safetensors"
@@ -334,6 +220,11 @@ class Encoded:
             lines.append(f"  {len(some)} × like {some[0].key:.80}: {some[0].why:.160}")
         return "\n".join(lines)
 
+    def fingerprint(self) -> str:
+        """12 hex digits that change with the samples, their order, or what is made of them."""
+        told = [(key, self._sums[place]) for key, place in self.places]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+
     def sample(self, number: int) -> dict[str, Tensor]:
         """Its tensors: "0" the picture's latents, "1" … the contexts', "tokens", "pooled".
 
@@ -429,8 +320,8 @@ class Ahead:
 
 
 @dataclass(frozen=True)
-class FolderTraining(EditorTraining):
-    """The dials of `EditorTraining`, for a transformer alone: its text encoders stay as they are.
+class FolderLossConfig(EditorLossConfig):
+    """The dials of `EditorLossConfig`, for a transformer alone: its text encoders stay as they are.
 
     guidance: what a model that takes guidance as an input is told. workers: threads that read.
     """
@@ -440,27 +331,27 @@ class FolderTraining(EditorTraining):
 
 
 def folder_loss(
-    model: KontextTransformer, samples: Encoded, config: FolderTraining, device: torch.device
+    model: KontextTransformer, samples: Encoded, config: FolderLossConfig, device: torch.device
 ) -> LossFunction:
     """The loss of a step: the paper's flow loss on one bucket of an encoded folder."""
     order, null = Order(samples, config.batch, config.seed), samples.null()
-    ahead: dict[Part, Ahead] = {}
+    ahead: dict[Microbatch, Ahead] = {}
 
-    def read(step: int, part: Part) -> dict[str, Tensor]:
-        each = [samples.sample(row) for row in part.of(order.rows(step))]
+    def read(step: int, microbatch: Microbatch) -> dict[str, Tensor]:
+        each = [samples.sample(row) for row in microbatch.of(order.rows(step))]
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
-    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
-        if part not in ahead:
-            ahead[part] = Ahead(lambda s: read(s, part), config.workers)
-        some = {name: x.to(device, torch.float32) for name, x in ahead[part](step).items()}
+    def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
+        if microbatch not in ahead:
+            ahead[microbatch] = Ahead(lambda s: read(s, microbatch), config.workers)
+        some = {name: x.to(device, torch.float32) for name, x in ahead[microbatch](step).items()}
         x, contexts = some["0"], [some[str(i)] for i in range(1, len(some) - 2)]
         draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
         patches = x.shape[-2] * x.shape[-1] // PATCH**2
         t = config.times(config.batch, patches, draw)
         empty = torch.rand(config.batch, generator=draw) < config.empty_prompts
-        t, empty = part.to(device, t, empty)
-        noise = _noise(config.seed, step, part, x).to(device)
+        t, empty = microbatch.to(device, t, empty)
+        noise = _noise(config.seed, step, microbatch, x).to(device)
         text = TextFeatures(
             *(
                 torch.where(empty.view(-1, *[1] * null[name].ndim), null[name].to(x), some[name])
@@ -478,16 +369,16 @@ def folder_loss(
     return loss
 
 
-def _noise(seed: int, step: int, part: Part, like: Tensor) -> Tensor:
+def _noise(seed: int, step: int, microbatch: Microbatch, like: Tensor) -> Tensor:
     """Each row has its own noise, so that a process draws only that of its own rows."""
-    first = part.index * len(like)
+    first = microbatch.index * len(like)
     seeds = ((seed * 1_000_003 + step) * 100_003 + first + row for row in range(len(like)))
     draws = (torch.Generator().manual_seed(s) for s in seeds)
     return torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])
 
 
 def validate_folder(
-    model: KontextTransformer, samples: Encoded, config: FolderTraining, device: torch.device
+    model: KontextTransformer, samples: Encoded, config: FolderLossConfig, device: torch.device
 ) -> Metrics:
     """The loss on all samples of a folder at fixed times and noise, one after the other."""
     found = []

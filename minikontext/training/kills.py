@@ -174,7 +174,7 @@ def train(folder: Path, until: int) -> None:
 
     from minikontext.training import parallel, recipes
     from minikontext.training.data import Pairs
-    from minikontext.training.editor import EditorTraining, editor_loss
+    from minikontext.training.editor import EditorLossConfig, editor_loss
     from minikontext.training.loop import Loop, LoopConfig
 
     world = parallel.start(CONFIG)
@@ -193,8 +193,8 @@ def train(folder: Path, until: int) -> None:
     if world.rank == 0:
         print(f"resumed at {loop.step}", flush=True)
     null = model.text.tokenize([""])[0]
-    loop.run(editor_loss(model, pairs, null, EditorTraining(8, bf16=False), world.device))
-    state = {name: parallel.whole(p).detach() for name, p in model.named_parameters()}
+    loop.run(editor_loss(model, pairs, null, EditorLossConfig(8, bf16=False), world.device))
+    state = {name: parallel.full_tensor(p).detach() for name, p in model.named_parameters()}
     if world.rank == 0:
         save_file(state, folder / "end.safetensors")
     parallel.stop()

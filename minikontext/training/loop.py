@@ -11,7 +11,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -21,14 +21,16 @@ from annotated_types import Interval
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from minikontext.errors import ConfigError, TrainingError
+from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.runtime.bounds import Count, Minutes, Often, Rate, Share, Weight
+from minikontext.runtime.config import parse_json
 from minikontext.training.optimizer import MuonAdamW, learning_rate
-from minikontext.training.parallel import ALONE, World, local, whole
+from minikontext.training.parallel import ALONE, DistContext, full_tensor, to_local
+from minikontext.training.runs import mend_log, require_same
 from minikontext.training.store import Store
 from minikontext.training.watch import Board, Watch
 
-# loss(step), or loss(step, part) for a Part of the step's batch -> the part's mean loss, metrics
+# loss(step), or loss(step, microbatch) for some rows of the batch -> their mean loss, metrics
 LossFunction = Callable[..., tuple[Tensor, dict[str, float]]]
 
 
@@ -48,7 +50,7 @@ class LoopConfig:
     save_minutes: Minutes = 4.0
     save_every: Often = 0  # > 0: save after so many steps as well
     log_every: Count = 20
-    # parts of the batch computed one after the other: memory for time
+    # microbatches computed one after the other: memory for time
     accumulate: Annotated[int, Interval(ge=1, le=2**20)] = 1
     spike: Weight = 0.0  # > 0: leave out steps with a gradient so many times the usual
     validate_every: Often = 0  # > 0: validate after so many steps
@@ -67,14 +69,15 @@ class Loop:
     """
 
     def __init__(
-        self, model: nn.Module, config: LoopConfig, folder: str | Path, world: World = ALONE,
-        watch: Watch | None = None,
+        self, model: nn.Module, config: LoopConfig, folder: str | Path, world: DistContext = ALONE,
+        watch: Watch | None = None, made_from: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.model, self.config, self.folder, self.world = model, config, Path(folder), world
         self.watch, self._logged = watch, (0, 0.0)
+        self.made_from = dict(made_from or {})
         if config.validate_every and not (watch and watch.validate):
             raise ConfigError("validate_every: trainings of kind editor and folder can validate")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._open_folder()
         self.optimizer = MuonAdamW(
             model, config.lr, config.muon_lr, config.weight_decay, config.rates,
             config.half_momentum,
@@ -82,29 +85,41 @@ class Loop:
         averaged = model.named_parameters() if config.ema else ()
         self.ema = {n: p.detach().clone() for n, p in averaged}
         self.step, self.seconds = 0, 0.0
-        self.usual, self.skipped = 0.0, 0  # the gradient's usual norm; steps left out in a row
+        self.grad_norm_ema, self.skipped = 0.0, 0  # the second: steps left out in a row
         self.store = Store(self.folder, world)
         self.board = Board(self.folder) if config.tensorboard and world.rank == 0 else None
         self._stopped, self._within = False, False
+
+    def _open_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot write {self.folder}: {error.strerror or error}.") from error
+        if self.world.rank == 0:
+            mend_log(self.folder / "log.jsonl")
 
     def save(self) -> None:
         """Write a checkpoint; what was there stays until the new one is whole."""
         tensors = {f"model.{n}": p.detach().contiguous() for n, p in self.model.named_parameters()}
         tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
         tensors |= {f"optimizer.{n}": p for n, p in self.optimizer.tensors().items()}
-        facts = {"step": str(self.step), "seconds": str(self.seconds), "usual": str(self.usual)}
+        facts = {"step": str(self.step), "seconds": str(self.seconds)}
+        facts["grad_norm_ema"] = str(self.grad_norm_ema)
         facts["config"] = json.dumps(asdict(self.config))
+        facts["made_from"] = json.dumps(self.made_from)
         self.store.save(tensors, facts)
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint that is whole, if any; tells whether there was one.
 
-        How many processes wrote it does not matter.
+        How many processes wrote it does not matter. Raises TrainingError for a checkpoint of
+        another model, or one that was made from something else, with what differs.
         """
         found = self.store.newest()
         if found is None:
             return False
         place, facts = found
+        require_same(place, parse_json(facts["made_from"]), self.made_from)
         shapes = self.store.shapes(place)
         expected = {n: tuple(p.shape) for n, p in self.model.named_parameters()}
         got = {k[6:]: shape for k, shape in shapes.items() if k.startswith("model.")}
@@ -119,7 +134,7 @@ class Loop:
         self.store.load(place, tensors)
         self.optimizer.load(state)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
-        self.usual = float(facts.get("usual", 0))
+        self.grad_norm_ema = float(facts.get("grad_norm_ema", 0))
         return True
 
     def run(self, loss: LossFunction, on_log: Callable[[dict], None] | None = None) -> None:
@@ -140,7 +155,7 @@ class Loop:
                 self.seconds, last = self.seconds + now - last, now
                 agreed = self._agree(now - saved)
                 bar.update()
-                self._look(metrics, bar, on_log)
+                self._check_and_log(metrics, bar, on_log)
                 if agreed["due"]:
                     self.save()
                     saved = time.monotonic()
@@ -161,7 +176,7 @@ class Loop:
                 self.save()
                 self.store.finish()
 
-    def _look(self, metrics: dict[str, float], bar: tqdm, on_log: Callable | None) -> None:
+    def _check_and_log(self, metrics: dict[str, float], bar: tqdm, on_log: Callable | None) -> None:
         """Validate and log, if it is time."""
         start = time.monotonic()
         checked = self._validate()
@@ -199,7 +214,7 @@ class Loop:
 
     def _one(self, loss: LossFunction) -> dict[str, float]:
         metrics, c = self._gradients(loss), self.config
-        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)))
+        norm = float(full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)))
         for name, value in (("loss", metrics["loss"]), ("gradient's norm", norm)):
             if not math.isfinite(value) and not c.spike:
                 self.model.zero_grad()
@@ -219,20 +234,21 @@ class Loop:
         return {**metrics, "norm": norm}
 
     def _gradients(self, loss: LossFunction) -> dict[str, float]:
-        """Backward through this process's parts of the batch; loss and metrics over all parts."""
-        parts = self.world.parts(self.config.accumulate)
+        """Backward through this process's microbatches; loss and metrics over all of them."""
+        microbatches = self.world.microbatches(self.config.accumulate)
         total: dict[str, float] = {}
-        for part in parts:
-            value, metrics = loss(self.step, part) if part.count > 1 else loss(self.step)
-            (value / len(parts)).backward()
+        for some in microbatches:
+            value, metrics = loss(self.step, some) if some.count > 1 else loss(self.step)
+            (value / len(microbatches)).backward()
             for name, number in {"loss": float(value.detach()), **metrics}.items():
-                total[name] = total.get(name, 0.0) + number / len(parts)
+                total[name] = total.get(name, 0.0) + number / len(microbatches)
         return self.world.mean(total)
 
     def _is_spike(self, norm: float) -> bool:
         """Whether the gradient is beyond all measure; ten in a row raise TrainingError."""
-        if math.isfinite(norm) and (not self.usual or norm <= self.config.spike * self.usual):
-            self.usual = norm if not self.usual else 0.98 * self.usual + 0.02 * norm
+        mean = self.grad_norm_ema
+        if math.isfinite(norm) and (not mean or norm <= self.config.spike * mean):
+            self.grad_norm_ema = norm if not mean else 0.98 * mean + 0.02 * norm
             self.skipped = 0
             return False
         self.skipped += 1
@@ -246,8 +262,8 @@ class Loop:
             return
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         names, live = zip(*self.model.named_parameters(), strict=True)
-        mine = [local(self.ema[n]) for n in names]
-        torch._foreach_lerp_(mine, [local(p.data) for p in live], 1 - decay)
+        mine = [to_local(self.ema[n]) for n in names]
+        torch._foreach_lerp_(mine, [to_local(p.data) for p in live], 1 - decay)
 
     def _validate(self) -> dict[str, float]:
         """Metrics on held-out samples, if it is time; all processes run it together."""
@@ -267,14 +283,23 @@ class Loop:
         finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         facts |= {key: value and round(value, 5) for key, value in finite.items()}
         if self.world.rank == 0:
-            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(facts) + "\n")
+            self._write_line(json.dumps(facts) + "\n")
         if self.board:
             self.board.add(self.step, metrics)
         shown = {k: f"{v:.4g}" for k, v in metrics.items() if not k.startswith("validation_")}
         bar.set_postfix(shown)
         if on_log:
             on_log(facts)
+
+    def _write_line(self, line: str) -> None:
+        """Add a line to the log. Raises OutputError if the disk is full or closed."""
+        place = self.folder / "log.jsonl"
+        try:
+            with open(place, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            why = error.strerror or error
+            raise OutputError(f"Cannot write {place}: {why}. Make room, then go on.") from error
 
     def _interrupt(self, *_: object) -> None:
         if self._stopped:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.runtime.device import in_bfloat16
-from minikontext.training.parallel import local, sliced, whole
+from minikontext.training.parallel import full_tensor, shard_like, to_local
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
@@ -79,10 +79,10 @@ class Muon(torch.optim.Optimizer):
                 mean = state.setdefault("momentum_buffer", zero)
                 mean.lerp_(weight.grad.to(dtype), 1 - momentum)
                 ahead = weight.grad.lerp(mean.to(weight.grad.dtype), momentum)
-                update = orthogonalised(whole(ahead))
+                update = orthogonalised(full_tensor(ahead))
                 size = 0.2 * math.sqrt(max(weight.shape))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                update = sliced(update.to(weight.dtype), weight)
+                update = shard_like(update.to(weight.dtype), weight)
                 weight.add_(update, alpha=-group["lr"] * size)
 
 
@@ -91,7 +91,7 @@ class MuonAdamW:
 
     Convolution kernels (o, i, 3, 3) are seen by Muon as (o, 9 i) matrices that share their memory.
     `rate` scales both learning rates, so one schedule drives the two. `rates` scales them for the
-    parts of the model that it names: {"heads": 10} for parameters named "heads.…".
+    modules that it names: {"heads": 10} for parameters named "heads.…".
     `half` keeps Muon's momentum in bfloat16: it is averaged and made orthogonal, so digits matter
     little. AdamW's memory stays in float32: its squares span too many powers of ten.
     `matrix` tells which parameters, by name, are Muon's.
@@ -111,56 +111,56 @@ class MuonAdamW:
         found = [n for n, p in self.names.items() if muon_lr > 0 and matrix(n, p)]
         self.views = {n: nn.Parameter(self.names[n].data.flatten(1)) for n in found}
         for name, view in self.views.items():  # a copy would be trained in place of the weight
-            if local(view).data_ptr() != local(self.names[name]).data_ptr():
+            if to_local(view).data_ptr() != to_local(self.names[name]).data_ptr():
                 raise ConfigError(f"{name} is not contiguous: keep weights in the default layout")
         rest = {n: p for n, p in self.names.items() if n not in self.views}
         adam = {"betas": (0.9, 0.99), "weight_decay": weight_decay}
         self.adamw = torch.optim.AdamW(_groups(rest, lr, rates or {}), **adam)
-        self.parts: list[torch.optim.Optimizer] = [self.adamw]
+        self.optimizers: list[torch.optim.Optimizer] = [self.adamw]
         if self.views:
             groups = _groups(self.views, muon_lr, rates or {})
-            self.parts.append(Muon(groups, muon_lr, weight_decay, half=half))
-        self.base = [group["lr"] for part in self.parts for group in part.param_groups]
+            self.optimizers.append(Muon(groups, muon_lr, weight_decay, half=half))
+        self.base = [group["lr"] for one in self.optimizers for group in one.param_groups]
 
     def step(self, rate: float) -> None:
         """Update every parameter with `rate` times its learning rate and drop the gradients."""
         for name, view in self.views.items():
             gradient = self.names[name].grad
             view.grad = None if gradient is None else gradient.flatten(1)
-        groups = (group for part in self.parts for group in part.param_groups)
+        groups = (group for one in self.optimizers for group in one.param_groups)
         for group, lr in zip(groups, self.base, strict=True):
             group["lr"] = lr * rate
-        for part in self.parts:
-            part.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         for parameter in (*self.names.values(), *self.views.values()):
             parameter.grad = None
 
     def _slots(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
         for name, parameter in self.names.items():
             if name in self.views:
-                yield name, self.parts[1], self.views[name]
+                yield name, self.optimizers[1], self.views[name]
             else:
-                yield name, self.parts[0], parameter
+                yield name, self.optimizers[0], parameter
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimiser's memory as flat named tensors, ready for safetensors."""
         return {
             f"{key}.{name}": value.detach().clone().contiguous()
-            for name, part, parameter in self._slots()
-            for key, value in part.state.get(parameter, {}).items()
+            for name, optimizer, parameter in self._slots()
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `tensors` returned; parameters without an entry start afresh."""
-        for name, part, parameter in self._slots():
+        for name, optimizer, parameter in self._slots():
             found = {k[: -len(name) - 1]: v for k, v in tensors.items() if k.endswith("." + name)}
             known = {"exp_avg", "exp_avg_sq", "step", "momentum_buffer"}
             state = {key: value for key, value in found.items() if key in known}
-            if "momentum_buffer" in state and part.half:
+            if "momentum_buffer" in state and optimizer.half:
                 state["momentum_buffer"] = state["momentum_buffer"].bfloat16()
             if state:
-                part.state[parameter] = {
-                    key: value.clone() if key == "step" else sliced(value, parameter).clone()
+                optimizer.state[parameter] = {
+                    key: value.clone() if key == "step" else shard_like(value, parameter).clone()
                     for key, value in state.items()
                 }
 

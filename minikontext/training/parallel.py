@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,6 @@ from torch.utils.checkpoint import (
 
 from minikontext.errors import ConfigError
 from minikontext.runtime.attention import use_flash_attention_3
-from minikontext.runtime.config import build_config
 from minikontext.runtime.device import in_bfloat16, select_device
 from minikontext.transformer import KontextTransformer
 
@@ -69,29 +68,29 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Part `index` of `count` equal parts of the global batch."""
+class Microbatch:
+    """Rows `index` of `count` equal shares of the global batch."""
 
     index: int = 0
     count: int = 1
 
     def of(self, x: Tensor) -> Tensor:
-        """This part's rows of x (b, ...) -> (b / count, ...). Raises ConfigError if uneven."""
+        """Its rows of x (b, ...) -> (b / count, ...). Raises ConfigError if uneven."""
         if len(x) % self.count:
-            raise ConfigError(f"batch={len(x)} cannot be cut into {self.count} equal parts")
+            raise ConfigError(f"batch={len(x)} cannot be cut into {self.count} equal microbatches")
         size = len(x) // self.count
         return x[self.index * size : (self.index + 1) * size]
 
     def to(self, device: torch.device, *tensors: Tensor) -> list[Tensor]:
-        """This part's rows of several tensors, on the device."""
+        """Its rows of several tensors, on the device."""
         return [self.of(x).to(device) for x in tensors]
 
 
-WHOLE = Part()
+WHOLE = Microbatch()
 
 
 @dataclass(frozen=True)
-class World:
+class DistContext:
     """The processes of a training: this one's rank and device, and how many there are.
 
     Alone (size 1) there is no process group, and every method is an identity.
@@ -103,10 +102,10 @@ class World:
     mesh: DeviceMesh | None = None
     config: ParallelConfig = ParallelConfig()
 
-    def parts(self, accumulate: int = 1) -> list[Part]:
-        """This process's parts of the batch, to be computed one after the other."""
+    def microbatches(self, accumulate: int = 1) -> list[Microbatch]:
+        """This process's microbatches, to be computed one after the other."""
         count = self.size * accumulate
-        return [Part(self.rank * accumulate + i, count) for i in range(accumulate)]
+        return [Microbatch(self.rank * accumulate + i, count) for i in range(accumulate)]
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean of each value over all processes; they must agree on the names."""
@@ -122,27 +121,31 @@ class World:
             self.mean({"here": 1.0})
 
 
-ALONE = World(torch.device("cpu"))
+ALONE = DistContext(torch.device("cpu"))
 
 
-def start(config: Mapping[str, Any]) -> World:
-    """Join the processes that torchrun started, or be alone; `config` is a whole training config.
+def start(
+    device: str | None = None, config: ParallelConfig | None = None
+) -> DistContext:
+    """Join the processes that torchrun started, or be alone.
+
+    device: "cpu", "cuda", "mps"; the best there is by default.
 
     Raises ConfigError for a number of processes that `replicate` does not divide.
     """
-    flags = build_config(ParallelConfig, config.get("parallel", {}))
+    flags = config or ParallelConfig()
     size = int(os.environ.get("WORLD_SIZE", 1))
-    device, _ = select_device(config.get("device"), None)
+    where, _ = select_device(device, None)
     if size == 1:
-        return World(device, config=flags)
+        return DistContext(where, config=flags)
     if size % flags.replicate:
         raise ConfigError(f"replicate={flags.replicate} does not divide {size} processes")
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+    if where.type == "cuda":
+        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(where)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    return World(device, dist.get_rank(), size, _mesh(device, size, flags.replicate), flags)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    return DistContext(where, dist.get_rank(), size, _mesh(where, size, flags.replicate), flags)
 
 
 def stop() -> None:
@@ -163,12 +166,12 @@ def _mesh(device: torch.device, size: int, replicate: int) -> DeviceMesh:
 # ------------------------------------------------------------------------------ tensors in slices
 
 
-def whole(x: Tensor) -> Tensor:
+def full_tensor(x: Tensor) -> Tensor:
     """All of a tensor, gathered from the processes if it is sharded: every one must ask."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
-def sliced(x: Tensor, like: Tensor) -> Tensor:
+def shard_like(x: Tensor, like: Tensor) -> Tensor:
     """This process's slice of x, sharded as `like` is; nothing is sent."""
     if hasattr(x, "full_tensor") or not hasattr(like, "full_tensor"):
         return x
@@ -178,7 +181,7 @@ def sliced(x: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(x, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def local(x: Tensor) -> Tensor:
+def to_local(x: Tensor) -> Tensor:
     """The numbers that lie in this process; they share memory with x."""
     return x.to_local() if hasattr(x, "to_local") else x
 
@@ -189,7 +192,7 @@ Fill = Callable[[str, nn.Module], None]
 
 
 def prepare(
-    model: nn.Module, world: World, bf16: bool = False, fill: Fill | None = None
+    model: nn.Module, world: DistContext, bf16: bool = False, fill: Fill | None = None
 ) -> nn.Module:
     """Set checkpointing and compilation, move the model to its device, shard it; returns it.
 
@@ -202,15 +205,15 @@ def prepare(
     warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module.*returned a view tensor")
     if bf16:
         use_flash_attention_3(world.device)
-    for part in _parts(model):
-        blocks = _blocks(part)
-        lighten(blocks, flags)
+    for module in _modules(model):
+        blocks = _blocks(module)
+        apply_activation_checkpointing(blocks, flags)
         narrow = bool(blocks) and bf16 and flags.bf16 and in_bfloat16(world.device)
-        _place(part, "", part, blocks, world, narrow, fill)
+        _place(module, "", module, blocks, world, narrow, fill)
     return model
 
 
-def lighten(blocks: Iterable[nn.Module], flags: ParallelConfig) -> None:
+def apply_activation_checkpointing(blocks: Iterable[nn.Module], flags: ParallelConfig) -> None:
     """Set checkpointing and compilation of blocks, in place."""
     for block in blocks:
         block.forward = kept_less(block.forward, flags.checkpointing)
@@ -221,23 +224,23 @@ def lighten(blocks: Iterable[nn.Module], flags: ParallelConfig) -> None:
             block.forward = torch.compile(block.forward)
 
 
-def _parts(model: nn.Module) -> Iterator[nn.Module]:
+def _modules(model: nn.Module) -> Iterator[nn.Module]:
     """The modules that run as a whole: each transformer, and what lies beside them."""
     within = [m for m in model.modules() if isinstance(m, KontextTransformer)]
     if model in within or not within:
         yield model
     else:
         for child in model.children():
-            yield from _parts(child)
+            yield from _modules(child)
 
 
-def _blocks(part: nn.Module) -> list[nn.Module]:
-    is_net = isinstance(part, KontextTransformer)
-    return [*part.double_blocks, *part.single_blocks] if is_net else []
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    is_net = isinstance(module, KontextTransformer)
+    return [*module.double_blocks, *module.single_blocks] if is_net else []
 
 
 def _place(
-    module: nn.Module, name: str, root: nn.Module, blocks: list[nn.Module], world: World,
+    module: nn.Module, name: str, root: nn.Module, blocks: list[nn.Module], world: DistContext,
     narrow: bool, fill: Fill | None,
 ) -> None:  # fmt: skip
     """Depth first: give memory, fill, move, and shard a unit as soon as it is whole."""

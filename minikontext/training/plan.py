@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from minikontext.errors import ConfigError
 from minikontext.training.loop import LoopConfig
@@ -48,7 +47,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """What of a training decides its memory and time.
 
     target, contexts, text: tokens of one sample. beside: parameters outside the transformer.
@@ -205,7 +204,7 @@ def at_work(c: TransformerConfig, tokens: int, level: str, bf16: bool) -> float:
 # ---------------------------------------------------------------------------------------- memory
 
 
-def memory(job: Job, gpus: int) -> dict[str, float]:
+def memory(job: Workload, gpus: int) -> dict[str, float]:
     """Bytes that each of so many GPUs holds, by what they are, and their `peak`.
 
     A gradient comes when its activations go, so of the two the larger counts, unless gradients
@@ -237,7 +236,7 @@ def memory(job: Job, gpus: int) -> dict[str, float]:
     return held | {"peak": fixed + max(passes, held["gradients"] + step)}
 
 
-def lora_memory(job: Job) -> dict[str, float]:
+def lora_memory(job: Workload) -> dict[str, float]:
     """The same for a LoRA, on one GPU: the base only lies there, and what learns is small.
 
     A quantised matrix is unpacked to be multiplied, and autograd keeps what was unpacked: all of
@@ -261,7 +260,7 @@ def lora_memory(job: Job) -> dict[str, float]:
     return held | {"peak": sum(held.values())}
 
 
-def _whole_blocks(p: Parameters, job: Job, shards: int) -> float:
+def _whole_blocks(p: Parameters, job: Workload, shards: int) -> float:
     """Gathered weights of the block at work and the next, and the gradient that is being sent."""
     number = HALF if job.bf16 and job.parallel.bf16 else FLOAT
     if shards > 1:
@@ -281,13 +280,13 @@ def forward_flops(c: TransformerConfig, image_tokens: int, text_tokens: int) -> 
     return (c.depth + c.depth_single_blocks) * (linear + attention) + ends
 
 
-def model_flops(job: Job) -> float:
+def model_flops(job: Workload) -> float:
     """Of the whole batch: a backward pass is two forward passes; one where no matrix learns."""
     forward = forward_flops(job.sizes, job.target + job.contexts, job.text)
     return job.batch * forward * (2 if job.rank else 3)
 
 
-def step_flops(job: Job) -> float:
+def step_flops(job: Workload) -> float:
     """With what is computed twice: checkpointing "full" adds a forward pass."""
     again = 1 if job.parallel.checkpointing == "full" else 0
     return model_flops(job) + again * job.batch * forward_flops(
@@ -295,14 +294,14 @@ def step_flops(job: Job) -> float:
     )
 
 
-def muon_flops(job: Job, gpus: int) -> float:
+def muon_flops(job: Workload, gpus: int) -> float:
     """Of each GPU: it makes every gathered matrix (d × k d) orthogonal, in five iterations."""
     if not job.loop.muon_lr or job.rank:
         return 0.0
     return 5 * (4 + 1) * job.sizes.hidden_size * parameters(job.sizes).matrices
 
 
-def exchanged(job: Job, gpus: int) -> tuple[float, float]:
+def exchanged(job: Workload, gpus: int) -> tuple[float, float]:
     """Bytes that each GPU receives in a step: from its shard group, and from the other copies.
 
     Weights are gathered for the forward and for the backward pass, gradients summed in float32,
@@ -323,7 +322,7 @@ def exchanged(job: Job, gpus: int) -> tuple[float, float]:
 class Plan:
     """A job on a machine: bytes by what they are, and the seconds of a step."""
 
-    job: Job
+    job: Workload
     machine: Machine
     held: Mapping[str, float]
     compute: float
@@ -377,19 +376,19 @@ class Plan:
         return "\n".join(lines)
 
 
-def fits_config(job: Job, gpus: int) -> bool:
+def fits_config(job: Workload, gpus: int) -> bool:
     """Whether so many GPUs can share a job's batch and its copies of the model."""
     whole = gpus % job.parallel.replicate == 0 and job.batch % (gpus * job.loop.accumulate) == 0
     return whole and (gpus == 1 or not job.rank)
 
 
-def most_gpus(job: Job, host: int = 8) -> int:
+def most_gpus(job: Workload, host: int = 8) -> int:
     """The most GPUs of one host that a job can use, or the fewest it needs if that is more."""
     rest = range(host + 1, job.batch + 1)
     return next((n for n in (*range(host, 0, -1), *rest) if fits_config(job, n)), host)
 
 
-def make(job: Job, machine: Machine) -> Plan:
+def make(job: Workload, machine: Machine) -> Plan:
     """The plan of a job. Raises ConfigError for a number of GPUs that does not fit the config."""
     gpus, copies = machine.gpus, job.parallel.replicate
     if job.rank and gpus > 1:
@@ -410,13 +409,3 @@ def make(job: Job, machine: Machine) -> Plan:
         optimiser=muon_flops(job, gpus) / speed,
         exchange=exchange,
     )
-
-
-def read_job(config: Mapping[str, Any]) -> Job:
-    """What a training config asks for. Raises ConfigError for one that trains no transformer."""
-    from minikontext.training import check_entries, recipes
-
-    check_entries(config)
-    if config["kind"] not in ("editor", "folder", "lora"):
-        raise ConfigError(f"there is no plan for kind = {config['kind']!r}: it is small")
-    return recipes.job(config)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -25,9 +25,14 @@ from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Batch, Seed, Share, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.safety import filters
-from minikontext.safety.clip import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
-from minikontext.text import ToyTextConfig
-from minikontext.toyworld import Case, Scene, render, vocabulary
+from minikontext.safety.clip import (
+    TwoTowers,
+    ZeroShot,
+    contrastive_loss,
+    load_towers,
+    save_safety,
+)
+from minikontext.toyworld import Case, Scene, render
 from minikontext.toyworld.attacks import (
     NAMED,
     Mix,
@@ -41,7 +46,12 @@ from minikontext.toyworld.concept import PURPLE_STAR, Concept
 from minikontext.toyworld.edits import sample_edit
 from minikontext.toyworld.language import ask
 from minikontext.toyworld.scene import COLOURLESS, COLOURS, SPECIES, pick
-from minikontext.training.loop import Loop, LoopConfig, LossFunction
+from minikontext.training import models, runs
+from minikontext.training.loop import Loop, LossFunction
+from minikontext.training.parallel import DistContext
+
+if TYPE_CHECKING:
+    from minikontext.training.jobs import SafetyJob
 
 # What can be said of a scene that names its character's colour, and what leaves the colour open.
 NAMING = ("text_to_image", "recolour_character", "style_reference")
@@ -54,7 +64,7 @@ SHAPES = ((64, 80), (80, 64), (64, 96), (80, 56), (48, 64), (56, 56), (96, 96))
 
 
 @dataclass(frozen=True)
-class SafetyTraining:
+class SafetyLossConfig:
     """The dials of the contrastive loss.
 
     `groups` of four and `stream` cases make a batch. `concept` is the share of groups around the
@@ -133,7 +143,7 @@ def from_stream(index: int, seed: int) -> Shown:
     return Shown(case.target, describe(random.Random(f"{seed}/{index}"), case.target), case.prompt)
 
 
-def batch(step: int, config: SafetyTraining, concept: Concept = PURPLE_STAR) -> list[Shown]:
+def batch(step: int, config: SafetyLossConfig, concept: Concept = PURPLE_STAR) -> list[Shown]:
     """The rows of a step; the same on every call."""
     rng = random.Random(f"{config.seed}/safety/{step}")
     rows = [row for _ in range(config.groups) for row in group(rng, concept, config.concept)]
@@ -152,7 +162,7 @@ def picture(scene: Scene, rng: random.Random, side: int = 64) -> np.ndarray:
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def seen(scenes: Sequence[Scene], step: int, config: SafetyTraining, side: int = 64) -> Tensor:
+def seen(scenes: Sequence[Scene], step: int, config: SafetyLossConfig, side: int = 64) -> Tensor:
     """Scenes as pixels (b, 3, side, side) in [-1, 1], a little brighter, darker or noisier."""
     rng = random.Random(f"{config.seed}/pictures/{step}")
     array = np.stack([picture(scene, rng, side) for scene in scenes])
@@ -172,7 +182,7 @@ def roundtrip(pixels: Tensor, autoencoder: AutoEncoder, bf16: bool = True) -> Te
 
 
 def safety_loss(
-    model: TwoTowers, autoencoder: AutoEncoder, config: SafetyTraining, device: torch.device,
+    model: TwoTowers, autoencoder: AutoEncoder, config: SafetyLossConfig, device: torch.device,
     concept: Concept = PURPLE_STAR,
 ) -> LossFunction:  # fmt: skip
     """The loss of a step: pictures, captions and prompts, each pair of them contrastively."""
@@ -292,27 +302,20 @@ def calibrated(
 # ---------------------------------------------------------------- the recipe
 
 
-def train_safety(
-    config: dict[str, Any], resume: bool = True, on_log: Callable | None = None
-) -> Path:
+def train_safety(job: SafetyJob, world: DistContext, on_log: Callable | None = None) -> Path:
     """Train the two towers and choose the thresholds; writes a folder that `safety.load` reads."""
-    from minikontext.training import recipes
-    from minikontext.training.parallel import start
-
-    world = start(config)
     if world.size > 1:
         raise ConfigError("the classifier is small: train it in one process, without torchrun")
-    autoencoder = recipes.load_autoencoder(recipes.find_autoencoder(config), world.device)
+    autoencoder = models.load_autoencoder(models.find_autoencoder(job.autoencoder), world.device)
     autoencoder.requires_grad_(False)
-    dials = recipes.read(SafetyTraining, config.get("training", {}))
-    torch.manual_seed(int(config.get("seed", 0)))
-    model = new_towers(config).to(world.device)
-    loop = Loop(model, recipes.read(LoopConfig, config["loop"]), config["run"])
-    if resume:
-        loop.resume()
-    loop.run(safety_loss(model, autoencoder, dials, world.device), on_log)
-    model = recipes.averaged(loop, model).cpu()
-    return finish(model, autoencoder.cpu(), Path(config["output"]), config.get("validation", 400))
+    torch.manual_seed(job.seed)
+    model = new_towers(job).to(world.device)
+    origin = runs.made_from(job, base=autoencoder.encoder_fingerprint()[:12])
+    loop = Loop(model, job.loop, job.run, made_from=origin)
+    loop.resume()
+    loop.run(safety_loss(model, autoencoder, job.training, world.device), on_log)
+    model = models.averaged(loop, model).cpu()
+    return finish(model, autoencoder.cpu(), Path(job.output), job.validation)
 
 
 def finish(model: TwoTowers, autoencoder: AutoEncoder, folder: Path, count: int) -> Path:
@@ -326,15 +329,9 @@ def finish(model: TwoTowers, autoencoder: AutoEncoder, folder: Path, count: int)
 
 def load_towers_of(folder: Path) -> TwoTowers:
     """The towers of a filter's folder."""
-    from minikontext.safety import clip
-
-    return clip.load_towers(folder, filters.read_config(folder))
+    return load_towers(folder, filters.read_config(folder))
 
 
-def new_towers(config: dict[str, Any]) -> TwoTowers:
-    """Towers of the config's sizes, [towers] and [text], over the toy world's vocabulary."""
-    from minikontext.training import recipes
-
-    text = ToyTextConfig(vocabulary=vocabulary(), width=96, pooled=128)
-    text = recipes.read(ToyTextConfig, config.get("text", {}), text)
-    return TwoTowers(recipes.read(TowersConfig, config.get("towers", {}), TowersConfig(text)))
+def new_towers(job: SafetyJob) -> TwoTowers:
+    """Towers of the job's sizes, [towers] and [text], over the toy world's vocabulary."""
+    return TwoTowers(replace(job.towers, text=job.text))

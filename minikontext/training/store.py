@@ -2,22 +2,24 @@
 
 One process writes `checkpoint.safetensors`; the one before becomes `checkpoint.last.safetensors`.
 Many write `checkpoints/step-…/` with a safetensors file each, by `torch.distributed.checkpoint`
-(DCP), and `facts.json`, which lists the files' sizes. DCP's usual format keeps its table of
-contents as a pickle; the one used here has safetensors' headers instead, so reading a store
+(DCP), and `facts.json`, which lists the files' sizes and sums. DCP's usual format keeps its table
+of contents as a pickle; the one used here has safetensors' headers instead, so reading a store
 executes nothing. (What the processes of one run tell each other while they save is pickled by
 PyTorch, but it never touches the disk.)
 
 A store is written under a temporary name and renamed when every process is done, so a kill or a
-full disk leaves the one before; the last two are kept, and a damaged one is passed over.
+full disk leaves the one before; the last two are kept. Every checkpoint carries the SHA-256 of its
+tensors and facts: one that a flipped bit has changed is passed over for the one before, and told.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,18 +30,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minikontext.errors import MissingPackageError, OutputError, TrainingError
+from minikontext.errors import MissingPackageError, OutputError, TrainingError, warn
 from minikontext.runtime import files
 from minikontext.runtime.config import fits_type, parse_json
-from minikontext.training.parallel import World, local, sliced
+from minikontext.training.parallel import DistContext, shard_like, to_local
 
 Facts = dict[str, str]
+SUM = "sha256"  # of all else that a checkpoint holds
+
+
+class DamageWarning(UserWarning):
+    """A checkpoint is damaged, and an older one was taken instead."""
 
 
 class Store:
     """The checkpoints of one run in `folder`."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, world: DistContext) -> None:
         self.folder, self.world = folder, world
         self.file, self.stores = folder / "checkpoint.safetensors", folder / "checkpoints"
         self.last = folder / "checkpoint.last.safetensors"
@@ -57,6 +64,8 @@ class Store:
         if self.world.size == 1:
             for left in self.folder.glob(f".{self.file.name}.*.tmp"):  # of a run that was killed
                 left.unlink(missing_ok=True)
+            tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+            facts = facts | {SUM: checksum(facts, tensors)}
             with files.replacing(self.file) as temporary:
                 save_file(tensors, temporary, metadata=facts)
                 self._keep_last()
@@ -111,15 +120,26 @@ class Store:
                 future.result()
         except (Exception, dcp.api.CheckpointException) as error:  # the latter is no Exception
             raise _full(place, error) from error
+        self._note_sums(place)
         self.world.wait()
         if self.world.rank == 0:
             self._publish(place, facts)
         self.world.wait()
 
+    def _note_sums(self, place: Path) -> None:
+        """Each process reads its share of the files once more, and notes their sums beside them."""
+        for file in sorted(place.glob("*.safetensors"))[self.world.rank :: self.world.size]:
+            file.with_suffix(".sum").write_text(file_sum(file))
+
     def _publish(self, place: Path, facts: Facts) -> None:
         sizes = {file.name: file.stat().st_size for file in place.glob("*.safetensors")}
+        sums = {name: (place / name).with_suffix(".sum").read_text() for name in sizes}
+        for note in place.glob("*.sum"):
+            note.unlink()
+        whole = json.dumps({"facts": facts, "files": sizes, "sums": sums}, sort_keys=True)
+        digest = hashlib.sha256(whole.encode()).hexdigest()
         with open(place / "facts.json", "w", encoding="utf-8") as file:
-            json.dump({"facts": facts, "files": sizes}, file)
+            json.dump({**json.loads(whole), SUM: digest}, file)
             file.flush()
             os.fsync(file.fileno())
         final = place.with_name(place.name[1:].removesuffix(".tmp"))
@@ -137,14 +157,39 @@ class Store:
     def newest(self) -> tuple[Path, Facts] | None:
         """The checkpoint of the highest step that is whole, and its facts; None if there is none.
 
-        Raises TrainingError if there are checkpoints and none can be read.
+        A damaged one is passed over with a warning. Raises TrainingError if there are checkpoints
+        and none can be read. Many processes share the reading, and must call it together.
         """
         places = [file for file in (self.last, self.file) if file.exists()]
         places += sorted(self.stores.glob("step-*"))
         found = [(place, facts) for place in places if _is_sound(facts := _facts(place))]
-        if places and not found:
-            raise TrainingError(f"{places[-1]} is damaged; remove it to start anew")
-        return max(found, key=lambda one: int(one[1]["step"]), default=None)
+        damaged = [place for place in places if place not in [one for one, _ in found]]
+        for place, facts in sorted(found, key=lambda one: int(one[1]["step"]), reverse=True):
+            if self._is_whole(place, facts):
+                if damaged and self.world.rank == 0:
+                    warn(DamageWarning(
+                        f"{', '.join(map(str, damaged))}: damaged, so the training goes on from "
+                        f"step {facts['step']} in {place}"
+                    ))  # fmt: skip
+                return place, facts
+            damaged.append(place)
+        if damaged:
+            raise TrainingError(
+                f"{', '.join(map(str, damaged))}: damaged, and no other checkpoint is left. "
+                "Start over with --restart (what is there is set aside), or bring a copy back."
+            )
+        return None
+
+    def _is_whole(self, place: Path, facts: Facts) -> bool:
+        """Whether a checkpoint is bit for bit what was written."""
+        world, bad = self.world, False
+        if place.is_file():
+            bad = world.rank == 0 and not _same_sum(place, facts)
+        else:
+            told = parse_json((place / "facts.json").read_text(encoding="utf-8"))
+            mine = sorted(told["sums"].items())[world.rank :: world.size]
+            bad = any(file_sum(place / name) != digest for name, digest in mine)
+        return world.mean({"bad": float(bad)})["bad"] == 0
 
     def shapes(self, place: Path) -> dict[str, tuple[int, ...]]:
         """Names and whole shapes of the tensors in a checkpoint."""
@@ -166,7 +211,7 @@ class Store:
         if place.is_file():
             with _reading(place), safe_open(place, "pt") as file:
                 for name, tensor in tensors.items():
-                    local(tensor).copy_(local(sliced(file.get_tensor(name), tensor)))
+                    to_local(tensor).copy_(to_local(shard_like(file.get_tensor(name), tensor)))
             return tensors
         import torch.distributed.checkpoint as dcp
 
@@ -199,10 +244,42 @@ def _facts(place: Path) -> Facts | None:
             with safe_open(place, "pt") as file:
                 return file.metadata()
         told = parse_json((place / "facts.json").read_text(encoding="utf-8"))
+        digest = told.pop(SUM)
         whole = all((place / n).stat().st_size == size for n, size in told["files"].items())
-        return told["facts"] if whole else None
+        whole &= told["sums"].keys() == told["files"].keys()
+        same = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest() == digest
+        return told["facts"] if whole and same else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
         return None
+
+
+def checksum(facts: Facts, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a checkpoint's facts and tensors (on the host), whatever their order."""
+    told = sorted((name, value) for name, value in facts.items() if name != SUM)
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def file_sum(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _same_sum(place: Path, facts: Facts) -> bool:
+    try:
+        with safe_open(place, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return checksum(facts, tensors) == facts.get(SUM)
+    except (OSError, SafetensorError):
+        return False
 
 
 def _is_sound(facts: object) -> bool:
@@ -210,7 +287,9 @@ def _is_sound(facts: object) -> bool:
     if not fits_type(facts, dict[str, str]) or not facts.get("step", "").isdecimal():
         return False
     try:
-        numbers = [float(facts.get(name, 0)) for name in ("seconds", "usual")]
+        if not fits_type(parse_json(facts.get("made_from", "")), dict[str, str]):
+            return False
+        numbers = [float(facts.get(name, 0)) for name in ("seconds", "grad_norm_ema")]
         return int(facts["step"]) < 2**63 and all(map(math.isfinite, numbers))
     except ValueError:  # no number, or one of thousands of digits
         return False

@@ -100,7 +100,7 @@ class Stream:
         self.folder, self.wording = folder, wording or in_known_words
         self.counts = self.context_counts(config.level)
         if folder:
-            _label(folder, f"{config} {autoencoder.encoder_mark()[:12]}")
+            _label(folder, f"{config} {autoencoder.encoder_fingerprint()[:12]}")
 
     @staticmethod
     def context_counts(level: int) -> dict[int, float]:

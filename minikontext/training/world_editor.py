@@ -15,7 +15,7 @@ from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
 from minikontext.tokens import LAYOUTS
 from minikontext.training.loop import LossFunction
-from minikontext.training.parallel import WHOLE, Part
+from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.training.stream import Stream
 
 
@@ -60,14 +60,14 @@ def world_editor_loss(
     """The loss of a step, as a function of its number alone; a process computes its own part."""
     null = text.tokenize([""])[0]
 
-    def loss(step: int, part: Part = WHOLE) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         x, contexts, prompts = stream.batch(step)
         draw = torch.Generator().manual_seed(dials.seed * 7_000_003 + step)
         noise = torch.randn(x.shape, generator=draw)
         t = dials.times(len(x), x.shape[-2] * x.shape[-1] // PATCH**2, draw)
         empty = torch.rand(len(x), 1, generator=draw) < dials.empty_prompts
         words = torch.where(empty, null, text.tokenize(prompts))
-        x, words, noise, t, *contexts = part.to(device, x, words, noise, t, *contexts)
+        x, words, noise, t, *contexts = microbatch.to(device, x, words, noise, t, *contexts)
         with mixed_precision(device, dials.bf16):
             v = model(flow.interpolate(x, noise, t), t, words, contexts)
         each = flow.loss_per_sample(v, x, noise)

@@ -7,7 +7,7 @@ from minikontext.bench import ablations
 from minikontext.bench.ablations import STUDIES, Run, Setting, Variant, VariantEditor
 from minikontext.denoiser import Denoiser
 from minikontext.errors import ConfigError
-from minikontext.training.editor import EditorTraining
+from minikontext.training.editor import EditorLossConfig
 
 TINY = Setting(level=1, pairs=8, steps=2, batch=4, cases=2, sampling_steps=1)
 
@@ -56,14 +56,14 @@ def test_channels_see_the_context_and_cost_no_tokens(inputs):
 def test_training_times_follow_the_name():
     def mean(name):
         draw = torch.Generator().manual_seed(0)
-        times = EditorTraining(timesteps=name).times(20000, 4096, draw)
+        times = EditorLossConfig(timesteps=name).times(20000, 4096, draw)
         return float(times.mean()), float(((times > 0.1) & (times < 0.9)).float().mean())
 
     assert mean("uniform") == pytest.approx((0.5, 0.8), abs=0.02)
     assert mean("logit-normal") == pytest.approx((0.5, 0.972), abs=0.02)
     assert mean("shifted")[0] > 0.65
     with pytest.raises(ConfigError, match="timesteps"):
-        EditorTraining(timesteps="cosine")
+        EditorLossConfig(timesteps="cosine")
 
 
 def test_a_study_trains_every_variant_once_and_goes_on_where_it_stopped(tmp_path, monkeypatch):

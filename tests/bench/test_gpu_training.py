@@ -55,7 +55,8 @@ def test_the_cut_is_the_deepest_that_fits(free):
     job = gpu_training.deepest(config, FLUX, free, gpus=1)
     deeper = dict(config, transformer=config["transformer"] | {"depth": job.sizes.depth + 1})
     deeper["transformer"]["depth_single_blocks"] += 2
-    peaks = [plan.memory(gpu_training.recipes.job(c), 1)["peak"] for c in (config, deeper)]
+    loads = [gpu_training.workload(gpu_training.build_job(c)) for c in (config, deeper)]
+    peaks = [plan.memory(load, 1)["peak"] for load in loads]
     assert peaks[0] + plan.RESERVE <= free < peaks[1] + plan.RESERVE
     assert job.sizes.depth_single_blocks == 2 * job.sizes.depth
     assert (job.target, job.contexts, job.text) == (4096, 4096, 512)

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
-from minikontext.distillation import main, recipes
+from minikontext import distillation
+from minikontext.distillation import main
 from minikontext.distillation.guidance import (
-    GuidanceTraining,
+    GuidanceLossConfig,
     fixed_at,
     guided_velocity,
     student_of,
@@ -15,16 +16,21 @@ from minikontext.distillation.guidance import (
 from minikontext.distillation.ladd import (
     Discriminator,
     Ladd,
-    LaddTraining,
+    LaddLossConfig,
     ladd_loss,
     teacher_features,
 )
-from minikontext.distillation.latents import answer_all
+from minikontext.distillation.latents import store_teacher_samples
 from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
 
 CPU = torch.device("cpu")
+
+
+def distill(values, **more):
+    """Run a config's distillation as the command does."""
+    return distillation.run_job(distillation.build_job(values), **more)
 
 
 @pytest.fixture
@@ -100,7 +106,7 @@ def gradients(model, loss, step):
 
 def game(teacher, pairs, **dials):
     model = Ladd(copy.deepcopy(teacher), Discriminator(teacher, dials.get("features", True)))
-    dials = LaddTraining(batch=4, bf16=False, switch=2, **dials)
+    dials = LaddLossConfig(batch=4, bf16=False, switch=2, **dials)
     return model, ladd_loss(model, teacher, pairs, dials, CPU)
 
 
@@ -129,33 +135,33 @@ def test_latents_themselves_can_be_judged_for_comparison(teacher, pairs):
 
 
 def test_the_students_times_come_in_two_phases():
-    dials = LaddTraining(head_start=5, switch=10)
+    dials = LaddLossConfig(head_start=5, switch=10)
     draw = torch.Generator().manual_seed(0)
     early, late = dials.draw_times(4000, 5, draw), dials.draw_times(4000, 10, draw)
     assert set(early.tolist()) == {0.5, 0.25}
     assert 1.0 in dials.draw_times(4000, 0, draw).tolist()  # the heads alone see every time
     assert (late == 1.0).float().mean().item() == pytest.approx(0.7, abs=0.03)
     with pytest.raises(ConfigError, match="batch=1"):
-        LaddTraining(batch=1)
+        LaddLossConfig(batch=1)
     with pytest.raises(ConfigError, match="same number"):
-        LaddTraining(first=(1.0,))
+        LaddLossConfig(first=(1.0,))
     with pytest.raises(ConfigError, match="low"):
-        GuidanceTraining(low=3.0, high=2.0)
+        GuidanceLossConfig(low=3.0, high=2.0)
 
 
 def test_the_teachers_answers_are_kept_and_never_mixed(teacher, pairs, tmp_path):
     null = teacher.text.tokenize([""])[0]
     call = (teacher, pairs, null, tmp_path)
-    once = answer_all(*call, steps=2, scale=2.0, mark="a", batch=2)
+    once = store_teacher_samples(*call, steps=2, scale=2.0, mark="a", batch=2)
     assert not torch.equal(once.target, pairs.target)
     next(tmp_path.glob("*1.safetensors")).unlink()
-    again = answer_all(*call, steps=2, scale=2.0, mark="a", batch=2)
+    again = store_teacher_samples(*call, steps=2, scale=2.0, mark="a", batch=2)
     torch.testing.assert_close(once.target, again.target)
     with pytest.raises(TrainingError, match="remove"):
-        answer_all(*call, steps=4, scale=2.0, mark="a", batch=2)
+        store_teacher_samples(*call, steps=4, scale=2.0, mark="a", batch=2)
     fewer = pairs.take(torch.tensor([1, 0, 2, 3, 4, 5]))
     with pytest.raises(TrainingError, match="other pairs"):
-        answer_all(teacher, fewer, null, tmp_path, steps=2, scale=2.0, mark="a", batch=2)
+        store_teacher_samples(teacher, fewer, null, tmp_path, steps=2, scale=2.0, mark="a", batch=2)
 
 
 @pytest.fixture
@@ -178,7 +184,7 @@ def config(shipped, tmp_path, kind, **more):
 def test_guidance_is_distilled_into_weights_that_take_the_scale(shipped, tmp_path):
     defaults = {"guidance_scale": 2.0, "num_inference_steps": 2, "min_contexts": 1}
     given = config(shipped, tmp_path, "guidance", defaults=defaults)
-    pipe = KontextPipeline.from_pretrained(recipes.distill_guidance(given))
+    pipe = KontextPipeline.from_pretrained(distill(given))
     picture = [pipe.decode(torch.zeros(1, 4, 8, 8))[0]]
     one, two = (
         pipe("make the hat red", image=picture, seed=0, guidance_scale=w).latents for w in (1, 9)
@@ -189,14 +195,14 @@ def test_guidance_is_distilled_into_weights_that_take_the_scale(shipped, tmp_pat
 
 
 def test_a_student_of_guidance_can_be_trained_on(shipped, tmp_path):
-    first = recipes.distill_guidance(config(shipped, tmp_path / "one", "guidance"))
+    first = distill(config(shipped, tmp_path / "one", "guidance"))
     given = config(shipped, tmp_path / "two", "guidance", start={"weights": str(first)})
     given["loop"] |= {"lr": 0.0, "muon_lr": 0.0}
-    again = KontextPipeline.from_pretrained(recipes.distill_guidance(given)).transformer
+    again = KontextPipeline.from_pretrained(distill(given)).transformer
     before = KontextPipeline.from_pretrained(first).transformer.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
     with pytest.raises(ConfigError, match="no guidance scale"):
-        recipes.distill_guidance(given | {"start": {"weights": str(shipped)}})
+        distill(given | {"start": {"weights": str(shipped)}})
 
 
 def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
@@ -208,13 +214,13 @@ def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
 
     given = config(
         shipped, tmp_path, "ladd", training={"batch": 4, "head_start": 1},
-        answers={"steps": 2}, defaults={"num_inference_steps": 4, "shifted": False},
+        teacher_samples={"steps": 2}, defaults={"num_inference_steps": 4, "shifted": False},
     )  # fmt: skip
     given["loop"]["log_every"] = 2
     with pytest.raises(Stop):
-        recipes.distill_ladd(given, on_log=interrupt)
+        distill(given, on_log=interrupt)
     steps = []
-    folder = recipes.distill_ladd(given, on_log=lambda facts: steps.append(facts["step"]))
+    folder = distill(given, on_log=lambda facts: steps.append(facts["step"]))
     assert steps == [4]
     pipe = KontextPipeline.from_pretrained(folder)
     assert pipe.defaults.num_inference_steps == 4 and not pipe.defaults.shifted
@@ -228,13 +234,13 @@ def test_a_student_takes_another_decoder_but_not_another_encoder(shipped, tmp_pa
     other = KontextPipeline.from_pretrained(shipped)
     getattr(other.autoencoder, part).conv_in.weight.data += 0.25
     folder = other.save_pretrained(tmp_path / "other")
-    given = config(shipped, tmp_path, "ladd", training={"batch": 4}, answers={"steps": 1})
+    given = config(shipped, tmp_path, "ladd", training={"batch": 4}, teacher_samples={"steps": 1})
     given |= {"autoencoder": str(folder)}
     if part == "encoder":
         with pytest.raises(ConfigError, match="another encoder than the teacher"):
-            recipes.distill_ladd(given)
+            distill(given)
         return
-    places = recipes.distill_ladd(given), folder
+    places = distill(given), folder
     made, wanted = (KontextPipeline.from_pretrained(place).autoencoder for place in places)
     assert torch.equal(made.decoder.conv_in.weight, wanted.decoder.conv_in.weight)
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minikontext import flow, sampler
+from minikontext import distillation, flow, sampler
 from minikontext.distillation import recipes
-from minikontext.distillation.latents import answers, own_noise
-from minikontext.distillation.rollout import SQUARED, TINY, RolloutTraining, rollout_loss
+from minikontext.distillation.latents import own_noise, teacher_samples
+from minikontext.distillation.rollout import SQUARED, TINY, RolloutLossConfig, rollout_loss
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
@@ -17,7 +17,14 @@ from minikontext.training.editor import Editor
 from minikontext.training.parallel import start
 
 CPU = torch.device("cpu")
-ONE_STEP = RolloutTraining(batch=2, steps=(1,), shares=(1.0,), bf16=False)
+
+
+def distill(values, **more):
+    """Run a config's distillation as the command does."""
+    return distillation.run_job(distillation.build_job(values), **more)
+
+
+ONE_STEP = RolloutLossConfig(batch=2, steps=(1,), shares=(1.0,), bf16=False)
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def pairs(student):
 
 
 def test_times_are_those_of_the_sampler_up_to_one_of_its_steps():
-    dials, draw = RolloutTraining(), torch.Generator().manual_seed(0)
+    dials, draw = RolloutLossConfig(), torch.Generator().manual_seed(0)
     drawn = [tuple(dials.draw_times(16, draw).tolist()) for _ in range(2000)]
     assert set(drawn) == {(1.0,), (1.0, 0.5), (1.0, 0.75), (1.0, 0.75, 0.5), (1.0, 0.75, 0.5, 0.25)}
     last = sum(len(times) == 4 for times in drawn) / len(drawn)
@@ -48,14 +55,14 @@ def test_times_are_those_of_the_sampler_up_to_one_of_its_steps():
     even = replace(dials, final=0.0)
     last = sum(len(even.draw_times(16, draw)) == 4 for _ in range(2000)) / 2000
     assert last == pytest.approx(0.7 / 4, abs=0.03)
-    shifted = RolloutTraining(steps=(2,), shares=(1.0,), shifted=True)
+    shifted = RolloutLossConfig(steps=(2,), shares=(1.0,), shifted=True)
     assert {len(shifted.draw_times(16, draw)) for _ in range(100)} == {1, 2}
     times = next(t for t in iter(lambda: shifted.draw_times(16, draw), None) if len(t) == 2)
     torch.testing.assert_close(times, sampler.schedule(2, 16)[:2])
     with pytest.raises(ConfigError, match="as many shares"):
-        RolloutTraining(steps=(1, 2), shares=(1.0,))
+        RolloutLossConfig(steps=(1, 2), shares=(1.0,))
     with pytest.raises(ConfigError, match="all of them are 0"):
-        RolloutTraining(steps=(1, 2), shares=(0.0, 0.0))
+        RolloutLossConfig(steps=(1, 2), shares=(0.0, 0.0))
 
 
 def test_it_learns_where_its_own_steps_lead(student, pairs):
@@ -78,10 +85,10 @@ def test_it_learns_where_its_own_steps_lead(student, pairs):
         made = flow.clean_estimate(z, student(z, t, words, contexts), t)
     torch.testing.assert_close(z, right)
     assert t.tolist() == [0.25, 0.25] and not z.requires_grad
-    apart = float((made - told.target).square().mean())
+    mse = float((made - told.target).square().mean())
     distance = float(((made - told.target).square().mean(1) + TINY).sqrt().mean())
     assert float(value.detach()) == pytest.approx(distance / 0.25)  # small errors count, too
-    assert facts["apart_at_0.25"] == facts["apart"] == pytest.approx(apart)
+    assert facts["mse_at_0.25"] == facts["mse"] == pytest.approx(mse)
     value.backward()
     assert student.transformer.img_in.weight.grad.abs().sum() > 0
 
@@ -112,14 +119,14 @@ def test_characters_half_way_to_others_are_the_same_in_context_and_answer(studen
         ways = []
         for step in range(40):
             seen.clear()
-            apart = loss(step)[1]["apart"]
+            mse = loss(step)[1]["mse"]
             z, t, _, (given,), velocity = seen[0]
             way = ((given - context) * change[0]).sum((1, 2, 3)) / change[0].square().sum()
             way = way.reshape(-1, 1, 1, 1)
             torch.testing.assert_close(given, context + way * change[0])
             made = flow.clean_estimate(z, velocity, t)
             right = some.target + way * change[1]
-            assert apart == pytest.approx(float((made - right).square().mean()), rel=1e-4)
+            assert mse == pytest.approx(float((made - right).square().mean()), rel=1e-4)
             ways.append(way.flatten())
         way = torch.cat(ways)
         assert (way > 1e-4).float().mean() == pytest.approx(share, abs=0.17)
@@ -130,7 +137,7 @@ def test_characters_half_way_to_others_are_the_same_in_context_and_answer(studen
     rollout_loss(student, still, replace(ONE_STEP, between=1.0), CPU)(0)
     assert torch.equal(seen[0][3][0], still.contexts[:, 0])
     with pytest.raises(ConfigError, match="between=1.5"):
-        RolloutTraining(between=1.5)
+        RolloutLossConfig(between=1.5)
 
 
 def test_small_confusion_is_not_squared_away(student, pairs):
@@ -158,7 +165,7 @@ def test_an_answer_to_its_noise_is_kept(student, pairs):
     """What the student itself makes of the noise costs nothing: there it stays as it is."""
     some = pairs.take(torch.tensor([1, 1]))
     null = student.text.tokenize([""])[0]
-    made = answers(student, some, null, steps=1, scale=1.0, shifted=False)
+    made = teacher_samples(student, some, null, steps=1, scale=1.0, shifted=False)
     value, _ = rollout_loss(student, replace(some, target=made), ONE_STEP, CPU)(0)
     assert float(value) == pytest.approx(TINY**0.5, abs=1e-6)
 
@@ -179,9 +186,9 @@ def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
         "defaults": {"num_inference_steps": 4, "shifted": False},
     }  # fmt: skip
     with pytest.raises(Stop):
-        recipes.distill_rollout(copy.deepcopy(given), on_log=interrupt)
+        distill(copy.deepcopy(given), on_log=interrupt)
     steps = []
-    folder = recipes.distill_rollout(given, on_log=lambda facts: steps.append(facts["step"]))
+    folder = distill(given, on_log=lambda facts: steps.append(facts["step"]))
     assert steps == [4]
     old, new = (KontextPipeline.from_pretrained(place) for place in (before, folder))
     assert new.defaults.num_inference_steps == 4 and not new.defaults.shifted
@@ -190,35 +197,41 @@ def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
     assert old.autoencoder.same_latents(new.autoencoder)
 
 
+def rollout_job(run, data, **more):
+    values = {"kind": "rollout", "teacher": "toy", "run": str(run), "output": str(run / "out")}
+    return distillation.build_job(values | {"data": data, "loop": {"steps": 1}} | more)
+
+
 def test_pairs_fit_every_teacher_with_their_encoder(tiny, tmp_path):
     """An exchanged decoder is no matter; another encoder's latents are others."""
     pipe = tiny()
-    world = start({"device": "cpu"})
-    given = {"run": str(tmp_path), "data": {"level": 4, "count": 4, "folder": str(tmp_path / "p")}}
-    first = recipes.load_pairs(given, pipe, False, world)
+    world = start("cpu")
+    given = rollout_job(tmp_path, {"level": 4, "count": 4, "folder": str(tmp_path / "p")})
+    first = recipes.load_pairs(given, pipe, world)
     with torch.no_grad():
         pipe.autoencoder.decoder.conv_out.weight += 1
-    again = recipes.load_pairs(given, pipe, False, world)
+    again = recipes.load_pairs(given, pipe, world)
     assert torch.equal(first.target, again.target)
     with torch.no_grad():
         pipe.autoencoder.encoder.conv_in.weight += 1
     with pytest.raises(TrainingError, match="holds pairs made"):
-        recipes.load_pairs(given, pipe, False, world)
+        recipes.load_pairs(given, pipe, world)
 
 
 def test_only_where_many_answers_are_right_the_students_own_is_the_target(tiny, tmp_path, pairs):
     place = tiny().save_pretrained(tmp_path / "student")
     pipe = KontextPipeline.from_pretrained(place, dtype="float32")
-    student, world = Editor(pipe.transformer, pipe.text_encoder), start({"device": "cpu"})
+    student, world = Editor(pipe.transformer, pipe.text_encoder), start("cpu")
     wordings = pairs.tokens.expand(-1, 3, -1).clone()
     wordings[:, 1:] += 1
     given = replace(pairs, target=pairs.target.clone(), tokens=wordings.clone())
-    config = {"run": str(tmp_path / "run")}
-    found = recipes.answer_untold(student, given, config, pipe, ONE_STEP, world)
+    dials = {"batch": 2, "steps": [1], "shares": [1.0], "bf16": False}
+    job = rollout_job(tmp_path / "run", {"level": 4, "count": 2}, training=dials)
+    found = recipes.sample_where_free(student, given, job, pipe, world)
     assert torch.equal(found.target[0], pairs.target[0])
     assert torch.equal(found.tokens[0], wordings[0])
     null = student.text.tokenize([""])[0]
     some = replace(pairs, tokens=wordings).take(torch.tensor([1]))
-    right = answers(student, some, null, steps=1, scale=1.0, shifted=False)
+    right = teacher_samples(student, some, null, steps=1, scale=1.0, shifted=False)
     torch.testing.assert_close(found.target[1:], right, atol=0.02, rtol=0.02)  # kept in bfloat16
     assert (found.tokens[1] == wordings[1, :1]).all()

@@ -17,10 +17,11 @@ from minikontext.bench import kontext
 from minikontext.errors import ImageError, MinikontextError, TrainingError
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import vocabulary
-from minikontext.training import folders
+from minikontext.training import sources
 from minikontext.training.data import build_cache, load_cache
-from minikontext.training.folders import Bad, Encoded, Order, encode_folder, triplets
+from minikontext.training.folders import Encoded, Order, encode_folder
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.sources import Bad, triplets
 
 
 def picture():
@@ -83,7 +84,8 @@ def test_shards(feed):
         kind = rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT))
         with tarfile.open(fileobj=file, mode="w", format=kind) as tar:
             for i in range(rng.randint(1, 3)):
-                for name, data in (("image.png", PICTURE), ("c1.png", PICTURE), ("txt", b"x")):
+                both = [(f"{name}.png", PICTURE) for name in ("image", "context1")]
+                for name, data in (*both, ("txt", b"x")):
                     _add(rng, tar, f"{i}.{name}", data)
         data = file.getvalue()
         if rng.random() < 0.5:
@@ -267,5 +269,5 @@ def test_a_picture_in_a_circle_of_links_is_refused(tmp_path):
 
 def test_reading_a_shard_writes_nothing():
     """The module has no way to unpack: neither extract nor extractall is called."""
-    text = Path(folders.__file__).read_text(encoding="utf-8")
+    text = Path(sources.__file__).read_text(encoding="utf-8")
     assert ".extractall(" not in text and ".extract(" not in text

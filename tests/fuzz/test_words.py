@@ -14,12 +14,10 @@ from minikontext import distillation, training
 from minikontext.cli import app
 from minikontext.course.attention import share_bar
 from minikontext.course.parts import caption, status_line
-from minikontext.distillation.guidance import GuidanceTraining
-from minikontext.distillation.ladd import LaddTraining
 from minikontext.errors import ConfigError, MinikontextError, OutputError, PromptError, WeightsError
 from minikontext.pipeline import KontextPipeline
-from minikontext.training import plan, recipes
-from minikontext.training.loop import LoopConfig
+from minikontext.training import jobs, plan
+from minikontext.training.workload import workload
 
 ROOT = Path(__file__).resolve().parents[2]
 ALPHABETS = (
@@ -88,20 +86,15 @@ def test_a_call(feed, tiny_pipe):
 
 # ----------------------------------------------------------------------------------------- TOML
 
-DIALS = {
-    "autoencoder": recipes.AutoEncoderTraining, "editor": recipes.EditorTraining,
-    "folder": recipes.FolderTraining, "lora": recipes.FolderTraining,
-    "guidance": GuidanceTraining, "ladd": LaddTraining,
-}  # fmt: skip
-BASES = tuple(DIALS)
+EVERY = {**jobs.JOBS, **distillation.jobs.JOBS}
 
 
 @pytest.fixture(scope="module")
 def shipped():
     """The configs of this repository, by name."""
-    read = training.tomllib.loads
+    read = jobs.tomllib.loads
     found = {path.name: read(path.read_text("utf-8")) for path in (ROOT / "configs").glob("*.toml")}
-    return {name: config for name, config in found.items() if config["kind"] in DIALS}
+    return found
 
 
 def test_a_training_config(feed, shipped):
@@ -122,22 +115,16 @@ def test_a_training_config(feed, shipped):
         return path
 
     def run(path, out):
-        config = training.read_config(path, BASES)
-        training.check_entries(config)
-        recipes.read(LoopConfig, config["loop"])
-        recipes.read(DIALS[config["kind"]], config.get("training", {}))
-        recipes.read(recipes.Defaults, config.get("defaults", {}))
-        if config["kind"] in ("editor", "folder"):
-            str(plan.make(plan.read_job(config), plan.Machine(gpus=1)))
+        job = training.read_job(path, EVERY)
+        if isinstance(job, (jobs.EditorJob, jobs.FolderJob)):
+            str(plan.make(workload(job), plan.Machine(gpus=1)))
 
     feed("toml", make, run)
 
 
 def test_every_shipped_config_is_still_read(shipped):
     for config in shipped.values():
-        training.check_entries(config)
-        recipes.read(LoopConfig, config["loop"])
-        recipes.read(DIALS[config["kind"]], config.get("training", {}))
+        assert jobs.build_job(config, jobs=EVERY).kind == config["kind"]
 
 
 # ------------------------------------------------------------------------------------ the command
@@ -245,7 +232,7 @@ def test_a_name_that_is_too_long_is_no_place_to_write(tmp_path):
 def test_a_config_says_what_is_wrong_before_anything_is_loaded(shipped, change, words):
     config = {k: v for k, v in (shipped["toy.toml"] | change).items() if v is not None}
     with pytest.raises(ConfigError, match=re.escape(words)):
-        training.check_entries(config)
+        training.build_job(config)
 
 
 # ------------------------------------------------------------------------- text is only ever shown

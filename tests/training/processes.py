@@ -16,21 +16,16 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import build_tiny_pipeline
 
-from minikontext.distillation.guidance import GuidanceTraining, guidance_loss, student_of
-from minikontext.distillation.ladd import Discriminator, Ladd, LaddTraining, ladd_loss
-from minikontext.distillation.rollout import RolloutTraining, rollout_loss
+from minikontext.distillation.guidance import GuidanceLossConfig, guidance_loss, student_of
+from minikontext.distillation.ladd import Discriminator, Ladd, LaddLossConfig, ladd_loss
+from minikontext.distillation.rollout import RolloutLossConfig, rollout_loss
 from minikontext.errors import OutputError
-from minikontext.training import parallel
+from minikontext.training import jobs, models, parallel
 from minikontext.training.data import Pairs
-from minikontext.training.editor import Editor, EditorTraining, editor_loss
+from minikontext.training.editor import Editor, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.recipes import (
-    averaged,
-    gathered,
-    held_out_check,
-    load_autoencoder,
-    new_editor,
-)
+from minikontext.training.models import averaged, gathered, load_autoencoder
+from minikontext.training.tries import held_out_check
 
 STEPS = 20
 TOY = Path(__file__).parents[2] / "data" / "weights" / "toy"
@@ -68,19 +63,19 @@ def parts(kind, world, bf16=False):
     how = {"batch": 8, "bf16": bf16}
     if kind == "flow":
         parallel.prepare(model, world, bf16)
-        return model, editor_loss(model, data, null, EditorTraining(**how), world.device)
+        return model, editor_loss(model, data, null, EditorLossConfig(**how), world.device)
     if kind == "rollout":
         parallel.prepare(model, world, bf16)
-        return model, rollout_loss(model, data, RolloutTraining(**how, between=0.5), world.device)
+        return model, rollout_loss(model, data, RolloutLossConfig(**how, between=0.5), world.device)
     frozen = copy.deepcopy(model).requires_grad_(False)
     torch.manual_seed(0)
     model = student_of(model) if kind == "guidance" else Ladd(model, Discriminator(model))
     for net in (model, frozen):
         parallel.prepare(net, world, bf16)
     if kind == "guidance":
-        dials = GuidanceTraining(**how)
+        dials = GuidanceLossConfig(**how)
         return model, guidance_loss(model, frozen, data, null, dials, world.device)
-    dials = LaddTraining(**how, head_start=4, switch=8)
+    dials = LaddLossConfig(**how, head_start=4, switch=8)
     return model, ladd_loss(model, frozen, data, dials, world.device)
 
 
@@ -97,7 +92,7 @@ def train(kind, world, folder, until=STEPS, bf16=False, **dials):
 def case(kind, folder, until=STEPS, bf16=False, **dials):
     """A training in this process and its neighbours; the flags of [parallel] go by their names."""
     flags = {k: dials.pop(k) for k in ("checkpointing", "replicate", "background") if k in dials}
-    world = parallel.start({"device": "cpu", "parallel": flags})
+    world = parallel.start("cpu", parallel.ParallelConfig(**flags))
     return *train(kind, world, folder, until, bf16, **dials), world
 
 
@@ -121,18 +116,20 @@ def full_disk(world, folder):
 
 def tried(world, folder):
     """Validation with edits of a net that is sharded and gathered in bfloat16."""
-    config = {"data": {"level": 4, "validation": 2, "tries": 2}, "run": str(folder)}
-    config |= {"start": str(TOY), "transformer": {}}
+    data = {"level": 4, "count": 1, "validation": 2, "tries": 2}
+    config = {"kind": "editor", "data": data, "run": str(folder), "output": str(folder)}
+    job = jobs.build_job(config | {"autoencoder": str(TOY), "loop": {"steps": 1}})
     folder.mkdir(exist_ok=True)
-    model = parallel.prepare(new_editor(config).float(), world, bf16=True)
+    model = models.new_editor(job.transformer, job.text, start=str(TOY)).float()
+    model = parallel.prepare(model, world, bf16=True)
     autoencoder = load_autoencoder(TOY, world.device)
-    return held_out_check(model, autoencoder, config, True, world)(1)
+    return held_out_check(model, autoencoder, job.data, folder, True, world)(1)
 
 
 def main(folder):
     """Every case that needs many processes, in two launches: of four, then of two."""
     found = {}
-    size = parallel.start({"device": "cpu"}).size
+    size = parallel.start("cpu").size
     if size == 4:
         four = {"replicate": 2, "checkpointing": "full", "save_every": 10}
         found["flow"], *_ = case("flow", folder / "moved", **four)
@@ -149,7 +146,7 @@ def main(folder):
         if one := gathered(model, world):
             save_file(one.state_dict(), folder / "gathered.safetensors")
         found["full"] = full_disk(world, folder / "full")
-        behind = parallel.start({"device": "cpu", "parallel": {"background": True}})
+        behind = parallel.start("cpu", parallel.ParallelConfig(background=True))
         found["full behind"] = full_disk(behind, folder / "behind")
         os.environ["MINIKONTEXT_DTYPE"] = "bfloat16"  # emulated here
         found["bf16"], *_ = case("flow", folder / "bf16", 3, bf16=True)

@@ -12,9 +12,10 @@ from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case
 from minikontext.toyworld.scene import level
-from minikontext.training import recipes
+from minikontext.training import jobs, recipes
 from minikontext.training.chains import Chains, build_chains, chain, with_chains
 from minikontext.training.data import encode, load_cache
+from minikontext.training.parallel import ALONE
 
 TOY = Path(__file__).parents[2] / "data" / "weights" / "toy"
 FEW = Chains(editor=str(TOY), count=3, turns=3, steps=4, seed=5)
@@ -131,12 +132,16 @@ def test_an_editor_that_keeps_nobody_is_refused(toy, tmp_path):
 def test_a_training_takes_its_chains_from_the_config(toy, folder, tmp_path):
     plain = load_cache(folder, toy.text_encoder)
     data = {"level": 4, "count": len(plain)}
-    config = {"run": str(tmp_path), "data": data}
-    more = (toy.text_encoder, toy.autoencoder, False, recipes.start({}))
-    assert recipes.add_chains(plain, config, *more) is plain
+    more = (tmp_path, toy.text_encoder, toy.autoencoder, False, ALONE)
+
+    def read():
+        values = {"kind": "editor", "autoencoder": "toy", "run": "r", "output": "o", "data": data}
+        return jobs.build_job(values | {"loop": {"steps": 1}}).data
+
+    assert recipes.add_chains(plain, read(), *more) is plain
     told = {"editor": FEW.editor, "count": 3, "turns": 3, "seed": 5, "folder": str(folder)}
     data["chains"] = told | {"share": 0.5}
-    assert len(recipes.add_chains(plain, config, *more)) == 2 * len(plain)
+    assert len(recipes.add_chains(plain, read(), *more)) == 2 * len(plain)
     data["chains"] = told | {"shares": 0.5}
     with pytest.raises(ConfigError, match="shares"):
-        recipes.add_chains(plain, config, *more)
+        read()

@@ -14,19 +14,18 @@ from PIL import Image
 from minikontext import images, training
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.training import recipes
 from minikontext.training.folders import (
     Ahead,
-    Bad,
     Encoded,
-    FolderTraining,
+    FolderLossConfig,
     Order,
     buckets,
     encode_folder,
     folder_loss,
-    triplets,
 )
-from minikontext.training.parallel import WHOLE, Part
+from minikontext.training.parallel import WHOLE, Microbatch
+from minikontext.training.sources import Bad, triplets
+from minikontext.training.workload import workload
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 SIZES = ((64, 64), (96, 48), (64, 64), (48, 96), (64, 64))
@@ -55,7 +54,7 @@ def source(tmp_path_factory):
     (folder / "broken.png").write_bytes(b"no picture")
     lines.insert(3, {"file_name": "broken.png", "prompt": "x"})
     lines.insert(5, {"file_name": "missing.png", "prompt": "x"})
-    lines.insert(7, {"file_name": "1.png", "prompt": "the same name again"})
+    lines.insert(7, dict(lines[1]))  # once more
     text = [json.dumps(line) for line in lines]
     (folder / "metadata.jsonl").write_text("\n".join([*text[:9], "{no json", *text[9:]]))
     return folder
@@ -172,8 +171,11 @@ def test_tar_shards_hold_the_same(source, tmp_path):
     (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:1500])
     cut = list(triplets(tmp_path))
     assert isinstance(cut[-1], Bad) and [one.key for one in cut[:4]] == ["000", "001", "002", "003"]
-    with pytest.raises(ConfigError, match="neither"):
+    with pytest.raises(ConfigError, match="is no folder"):
         list(triplets(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="neither"):
+        list(triplets(tmp_path / "empty"))
 
 
 def test_a_picture_that_changed_is_encoded_again(pipe, tmp_path):
@@ -227,11 +229,11 @@ def test_parts_of_a_batch_make_up_its_loss(cache):
     samples = Encoded(cache)
     torch.manual_seed(0)
     model = KontextTransformer(TransformerConfig.toy())
-    dials = FolderTraining(batch=4, bf16=False, empty_prompts=0.5)
+    dials = FolderLossConfig(batch=4, bf16=False, empty_prompts=0.5)
     loss = folder_loss(model, samples, dials, torch.device("cpu"))
     for step in range(3):
         one = loss(step, WHOLE)[0]
-        two = sum(loss(step, Part(i, 2))[0] for i in range(2)) / 2
+        two = sum(loss(step, Microbatch(i, 2))[0] for i in range(2)) / 2
         assert torch.allclose(one, two, atol=1e-5)
     assert torch.equal(loss(1)[0], loss(1)[0]) and not torch.equal(loss(1)[0], loss(2)[0])
 
@@ -265,4 +267,4 @@ def test_the_toy_is_fine_tuned_on_a_folder(source, tmp_path):
     assert torch.equal(before.text_encoder.position, after.text_encoder.position)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert ["validation" in line for line in lines] == [False, True, False, True]
-    assert recipes.job(training.read_config(tmp_path / "mine.toml")).target == 16
+    assert workload(training.read_job(tmp_path / "mine.toml")).target == 16

@@ -6,18 +6,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from minikontext import training
 from minikontext.bench import sizes as bench
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.sizes import TRAINED
-from minikontext.training import check_entries, lineage
-from minikontext.training.recipes import load_autoencoder
+from minikontext.training.models import load_autoencoder
 
 TINY = {"ch": 4, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "norm_groups": 2}
 SMALL = [[64, 64], [80, 48], [48, 80]]
 LOOP = {"steps": 4, "warmup": 1, "log_every": 1, "ema": 0.5}
 NET = {"hidden_size": 32, "num_heads": 2, "depth": 1, "depth_single_blocks": 1,
        "axes_dim": [4, 6, 6], "context_in_dim": 16, "vec_in_dim": 16}  # fmt: skip
+
+
+def train(values, **more):
+    """Run a config's training as the command does."""
+    return training.run_job(training.build_job(values), **more)
 
 
 def autoencoder_config(folder, **loop):
@@ -31,7 +36,7 @@ def autoencoder_config(folder, **loop):
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
     """A tiny autoencoder's folder."""
-    return lineage.train_world_autoencoder(autoencoder_config(tmp_path_factory.mktemp("ae")))
+    return train(autoencoder_config(tmp_path_factory.mktemp("ae")))
 
 
 def editor_config(folder, autoencoder, **loop):
@@ -60,8 +65,8 @@ def same(one, two, name):
 def test_an_autoencoder_that_was_interrupted_ends_in_the_same_weights(tmp_path, autoencoder):
     config = autoencoder_config(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        lineage.train_world_autoencoder(config, on_log=stop_at(2))
-    folder = lineage.train_world_autoencoder(config)
+        train(config, on_log=stop_at(2))
+    folder = train(config)
     assert same(folder, autoencoder, "autoencoder")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/log.jsonl").open()]
     assert steps == [1, 2, 3, 4]
@@ -78,18 +83,18 @@ def test_its_latents_have_about_unit_variance(autoencoder):
 
 
 def test_an_editor_that_was_interrupted_ends_in_the_same_weights(tmp_path, autoencoder):
-    whole = lineage.train_world_editor(editor_config(tmp_path / "a", autoencoder))
+    whole = train(editor_config(tmp_path / "a", autoencoder))
     config = editor_config(tmp_path / "b", autoencoder)
     with pytest.raises(KeyboardInterrupt):
-        lineage.train_world_editor(config, on_log=stop_at(3))
-    again = lineage.train_world_editor(config)
+        train(config, on_log=stop_at(3))
+    again = train(config)
     assert same(whole, again, "transformer") and same(whole, again, "text_encoder")
 
 
 def test_the_weights_say_what_was_trained_and_are_measured_at_each_size(
     tmp_path, autoencoder, capsys
 ):
-    folder = lineage.train_world_editor(editor_config(tmp_path, autoencoder, steps=2))
+    folder = train(editor_config(tmp_path, autoencoder, steps=2))
     defaults = KontextPipeline.from_pretrained(folder).defaults
     assert defaults.sizes == TRAINED and defaults.mu_16 == 0.4 and defaults.max_contexts == 4
     assert (defaults.width, defaults.height) == (64, 64)
@@ -104,9 +109,9 @@ def test_the_weights_say_what_was_trained_and_are_measured_at_each_size(
 
 
 def test_schedules_go_by_step(tmp_path, autoencoder):
-    for train, config in (
-        (lineage.train_world_autoencoder, autoencoder_config(tmp_path, minutes=1)),
-        (lineage.train_world_editor, editor_config(tmp_path, autoencoder, minutes=1)),
+    for config in (
+        autoencoder_config(tmp_path, minutes=1),
+        editor_config(tmp_path, autoencoder, minutes=1),
     ):
         with pytest.raises(ConfigError, match="by step"):
             train(config)
@@ -116,4 +121,4 @@ def test_a_config_is_checked_before_anything_is_loaded(tmp_path):
     config = editor_config(tmp_path, "nowhere")
     del config["stream"]
     with pytest.raises(ConfigError, match="stream"):
-        check_entries(config)
+        train(config)

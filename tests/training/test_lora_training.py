@@ -8,11 +8,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from minikontext import training
 from minikontext.course import sepia, tiny_flux
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import sample_edit
-from minikontext.training.recipes import train_lora
+
+
+def train(values, **more):
+    """Run a config's training as the command does."""
+    return training.run_job(training.build_job(values), **more)
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +27,16 @@ def source(tmp_path_factory):
 
 def config(source, folder, steps):
     return {
-        "parts": "toy", "run": folder / "run", "output": folder / "x.safetensors",
-        "data": {"source": source, "side": 64}, "lora": {"rank": 4},
-        "training": {"batch": 4, "bf16": False},
+        "kind": "lora", "parts": "toy", "run": str(folder / "run"),
+        "output": str(folder / "x.safetensors"), "data": {"source": str(source), "side": 64},
+        "lora": {"rank": 4}, "training": {"batch": 4, "bf16": False},
         "loop": {"steps": steps, "lr": 5e-3, "muon_lr": 0.0, "warmup": 2, "ema": 0.0},
     }  # fmt: skip
 
 
 def test_a_lora_learns_and_its_file_opens(source, tmp_path):
     losses = []
-    path = train_lora(config(source, tmp_path, 40), on_log=lambda m: losses.append(m["loss"]))
+    path = train(config(source, tmp_path, 40), on_log=lambda m: losses.append(m["loss"]))
     assert losses[-1] < 0.8 * losses[0]
     pipe = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
     before = {n: p.clone() for n, p in pipe.transformer.named_parameters()}
@@ -47,7 +52,7 @@ def test_a_lora_trains_on_a_base_that_takes_little_room(tmp_path, offload):
     source = sepia.write(tmp_path / "sepia", count=2, others=0).parent
     told = config(source, tmp_path, 3) | {"parts": str(flux), "offload": offload}
     losses = []
-    path = train_lora(told | {"dtype": "float32"}, on_log=lambda m: losses.append(m["loss"]))
+    path = train(told | {"dtype": "float32"}, on_log=lambda m: losses.append(m["loss"]))
     assert losses and all(np.isfinite(losses))
     pipe = KontextPipeline.from_pretrained(flux, "cpu", "float32", offload)
     one = pipe.load_lora(path).loras[0]
@@ -59,7 +64,7 @@ def test_checkpointing_changes_no_lora(source, tmp_path):
     made = []
     for level in ("none", "full"):
         told = config(source, tmp_path / level, 4) | {"parallel": {"checkpointing": level}}
-        made.append(load_file(train_lora(told)))
+        made.append(load_file(train(told)))
     assert made[0].keys() == made[1].keys()
     for name, tensor in made[0].items():
         assert torch.allclose(tensor, made[1][name], atol=1e-6), name
@@ -70,7 +75,7 @@ def test_streamed_blocks_cannot_be_made_again(tmp_path):
     source = sepia.write(tmp_path / "sepia", count=2, others=0).parent
     told = config(source, tmp_path, 1) | {"parts": str(flux), "offload": "stream"}
     with pytest.raises(ConfigError, match="streamed blocks"):
-        train_lora(told | {"parallel": {"checkpointing": "full"}})
+        train(told | {"parallel": {"checkpointing": "full"}})
 
 
 def test_ordinary_edits_lie_among_the_sepia_pairs(tmp_path):
@@ -89,7 +94,7 @@ def test_ordinary_edits_lie_among_the_sepia_pairs(tmp_path):
 def test_an_unknown_dial_is_named(source, tmp_path):
     wrong = config(source, tmp_path, 1) | {"lora": {"ranks": 4}}
     with pytest.raises(ConfigError, match="ranks"):
-        train_lora(wrong)
+        train(wrong)
 
 
 def test_sepia_keeps_light_and_dark():

@@ -149,10 +149,10 @@ def test_a_store_holds_no_pickle(found):
 
 def test_parts_make_up_the_batch():
     x = torch.arange(8)
-    worlds = [parallel.World(torch.device("cpu"), rank, 2) for rank in range(2)]
-    assert torch.cat([p.of(x) for w in worlds for p in w.parts(2)]).tolist() == x.tolist()
+    worlds = [parallel.DistContext(torch.device("cpu"), rank, 2) for rank in range(2)]
+    assert torch.cat([p.of(x) for w in worlds for p in w.microbatches(2)]).tolist() == x.tolist()
     with pytest.raises(ConfigError, match="equal parts"):
-        parallel.Part(0, 3).of(x)
+        parallel.Microbatch(0, 3).of(x)
 
 
 def test_weights_made_block_by_block_are_those_made_at_once(program):
@@ -171,7 +171,7 @@ def test_checkpointing_changes_no_gradient(program, level):
     gradients = []
     for chosen in ("none", level):
         flags = parallel.ParallelConfig(checkpointing=chosen)
-        model, loss = program.parts("flow", parallel.World(torch.device("cpu"), config=flags))
+        model, loss = program.parts("flow", parallel.DistContext(torch.device("cpu"), config=flags))
         loss(0)[0].backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients))
@@ -191,7 +191,7 @@ def test_compiled_blocks_have_the_same_gradients(program, level, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     for compiled in (False, True):
         flags = parallel.ParallelConfig(checkpointing=level, compile=compiled)
-        model, loss = program.parts("flow", parallel.World(torch.device("cpu"), config=flags))
+        model, loss = program.parts("flow", parallel.DistContext(torch.device("cpu"), config=flags))
         assert compiled or not graphs
         loss(0)[0].backward()
         gradients.append([p.grad for p in model.parameters()])

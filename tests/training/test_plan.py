@@ -11,10 +11,11 @@ from minikontext.cli import app
 from minikontext.errors import ConfigError
 from minikontext.pretrained import lora
 from minikontext.runtime.memory_plan import PeakMemory
-from minikontext.training import plan, recipes
+from minikontext.training import models, plan
 from minikontext.training.loop import LoopConfig
 from minikontext.training.optimizer import MuonAdamW, is_matrix
-from minikontext.training.parallel import LEVELS, ParallelConfig, World, prepare
+from minikontext.training.parallel import LEVELS, DistContext, ParallelConfig, prepare
+from minikontext.training.workload import workload
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -23,7 +24,7 @@ B, N, M = 2, 240, 60  # samples, image tokens, text tokens
 
 
 def config(name):
-    return training.read_config(CONFIGS / f"{name}.toml")
+    return training.read_job(CONFIGS / f"{name}.toml")
 
 
 @pytest.mark.parametrize("sizes", [SIZES, TransformerConfig.toy(), TransformerConfig.flux_dev()])
@@ -50,7 +51,7 @@ def inputs(device="cpu"):
 def ready(level):
     flags = ParallelConfig(checkpointing=level)
     model = KontextTransformer(SIZES).init_weights()
-    return prepare(model, World(torch.device("cpu"), config=flags))
+    return prepare(model, DistContext(torch.device("cpu"), config=flags))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -70,7 +71,7 @@ def test_the_peak_of_a_step_is_foreseen(level):
     """Everything that a step makes: activations, gradients, the optimiser's numbers."""
     model, given = ready(level), inputs()
     optimizer = MuonAdamW(model, 1e-3, 1e-3)
-    job = plan.Job(
+    job = plan.Workload(
         SIZES, LoopConfig(1), ParallelConfig(checkpointing=level), B, N, 0, M, bf16=False
     )
     held = plan.memory(job, 1)
@@ -91,7 +92,7 @@ def test_the_forward_pass_has_the_published_products():
 
 
 def test_twelve_billion_need_two_gpus_and_small_needs_one():
-    full, small = (plan.read_job(config(name)) for name in ("flux_dev_finetune", "small"))
+    full, small = (workload(config(name)) for name in ("flux_dev_finetune", "small"))
     assert 2.5e8 < plan.parameters(small.sizes).total < 3.5e8
     assert plan.make(small, plan.Machine(gpus=1)).fits
     assert not plan.make(full, plan.Machine(gpus=1)).fits
@@ -108,18 +109,16 @@ def test_twelve_billion_need_two_gpus_and_small_needs_one():
 @pytest.mark.parametrize("name", ["small", "flux_dev_finetune"])
 def test_recipes_accept_the_large_configs(name):
     """A whole step on the meta device, which has shapes and no numbers."""
-    told = {k: v for k, v in config(name).items() if k != "start"}
-    model = recipes.new_transformer(told)
-    job = recipes.job(told)
-    recipes.read(recipes.FolderTraining, told["training"])
-    loop = recipes.read(LoopConfig, told["loop"])
+    told = config(name)
+    model, job, loop = models.new_transformer(told.transformer), workload(told), told.loop
     assert sum(p.numel() for p in model.parameters()) == plan.parameters(job.sizes).total
     optimizer = MuonAdamW(model, loop.lr, loop.muon_lr, half=loop.half_momentum)
     c, n = job.sizes, job.target + job.contexts
     shapes = (1, n, c.in_channels), (n, 3), (1, job.text, c.context_in_dim), (job.text, 3)
     rest = (1,), (1, c.vec_in_dim), *[(1,)] * c.guidance_embed
     given = [torch.empty(shape, device="meta") for shape in (*shapes, *rest)]
-    model = prepare(model, World(torch.device("meta"), config=ParallelConfig(checkpointing="full")))
+    world = DistContext(torch.device("meta"), config=ParallelConfig(checkpointing="full"))
+    model = prepare(model, world)
     model(*given).mean().backward()
     assert all(p.grad.shape == p.shape for p in model.parameters())
     assert set(optimizer.names) == {n for n, _ in model.named_parameters()}
@@ -146,7 +145,7 @@ def test_every_config_can_be_planned_without_saying_on_what(name, gpus, capsys):
 
 
 def test_the_most_gpus_divide_the_batch_and_hold_whole_copies():
-    job = plan.read_job(config("small"))
+    job = workload(config("small"))
     job = replace(job, loop=replace(job.loop, accumulate=1))
     batch, flags = (replace(job, batch=n) for n in (12, 7)), replace(job.parallel, replicate=3)
     assert [plan.most_gpus(one) for one in batch] == [6, 7]
@@ -155,7 +154,7 @@ def test_the_most_gpus_divide_the_batch_and_hold_whole_copies():
 
 
 def test_the_clock_ends_a_planned_run():
-    job, machine = plan.read_job(config("small")), plan.Machine(gpus=1)
+    job, machine = workload(config("small")), plan.Machine(gpus=1)
     whole = plan.make(job, machine)
     short = plan.make(replace(job, loop=replace(job.loop, minutes=30)), machine)
     assert short.hours == 0.5 < whole.hours and whole.steps == job.loop.steps
@@ -169,7 +168,7 @@ def test_a_lora_of_the_full_model_fits_one_gpu_if_blocks_are_made_again(capsys):
     assert app.main([*command, "24"]) == 0
     told = capsys.readouterr().out
     assert "beside 11,901,408,320 on 1 GPU(s)" in told and "it fits" in told
-    job = plan.read_job(training.read_config(CONFIGS / "flux_dev_lora.toml"))
+    job = workload(config("flux_dev_lora"))
     with torch.device("meta"):
         counted = lora.new(KontextTransformer(job.sizes), rank=16)
     assert job.learning == sum(p.numel() for p in counted.parameters())

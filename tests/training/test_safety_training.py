@@ -16,10 +16,10 @@ from minikontext.toyworld import sample_edit, vocabulary
 from minikontext.toyworld.attacks import Mix, unseen_picture
 from minikontext.toyworld.concept import PURPLE_STAR, card, refused
 from minikontext.toyworld.scene import COLOURLESS, COLOURS
-from minikontext.training import data, recipes
+from minikontext.training import data, models
 from minikontext.training import safety as lessons
 
-DIALS = lessons.SafetyTraining(groups=5, stream=4)
+DIALS = lessons.SafetyLossConfig(groups=5, stream=4)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,12 @@ def test_exams_are_honest(autoencoder):
     assert len(prompts.pass_on) == 12
 
 
+def train(values):
+    return training.run_job(training.build_job(values))
+
+
 def test_the_recipe_writes_filters_that_load_and_can_be_resumed(autoencoder, tmp_path):
-    recipes.save_autoencoder(autoencoder, tmp_path / "autoencoder")
+    models.save_autoencoder(autoencoder, tmp_path / "autoencoder")
     config = {
         "kind": "safety",
         "autoencoder": str(tmp_path / "autoencoder"),
@@ -115,23 +119,20 @@ def test_the_recipe_writes_filters_that_load_and_can_be_resumed(autoencoder, tmp
         "training": {"groups": 2, "stream": 2},
         "loop": {"steps": 2, "log_every": 1},
     }
-    place = lessons.train_safety(config)
+    place = train(config)
     guard = safety.load(place)
     assert isinstance(guard, Safety) and 0 < guard.prompt.threshold < 1
     state = {k: v.clone() for k, v in guard.image.towers.state_dict().items()}
-    again = lessons.train_safety(config)
+    again = train(config)
     for name, value in safety.load(again).image.towers.state_dict().items():
         assert torch.equal(value, state[name]), name
-    with pytest.raises(ConfigError, match="SafetyTraining"):
-        lessons.train_safety(config | {"training": {"speed": 1}})
+    with pytest.raises(ConfigError, match="no 'speed' in \\[training\\]"):
+        train(config | {"training": {"speed": 1}})
 
 
 def test_the_shipped_configs_are_read(tmp_path):
-    config = training.read_config("configs/toy_safety.toml")
-    assert config["kind"] == "safety"
-    recipes.read(lessons.SafetyTraining, config["training"])
-    mixed = training.read_config("configs/toy_safe.toml")
-    assert recipes.read(Mix, mixed["data"]["mix"]).attacks > 0
+    assert training.read_job("configs/toy_safety.toml").kind == "safety"
+    assert training.read_job("configs/toy_safe.toml").data.mix.attacks > 0
 
 
 # ---------------------------------------------------------------- what the editor learns from

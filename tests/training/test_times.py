@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from minikontext.errors import ConfigError
-from minikontext.training.editor import EditorTraining
+from minikontext.training.editor import EditorLossConfig
 
 
 def drawn(**how) -> torch.Tensor:
-    return EditorTraining(**how).times(20000, 64, torch.Generator().manual_seed(0))
+    return EditorLossConfig(**how).times(20000, 64, torch.Generator().manual_seed(0))
 
 
 def test_early_adds_its_share_at_the_noisy_end_and_leaves_the_rest_alone():
@@ -21,4 +21,4 @@ def test_early_adds_its_share_at_the_noisy_end_and_leaves_the_rest_alone():
 
 def test_a_share_above_one_is_refused():
     with pytest.raises(ConfigError, match="early"):
-        EditorTraining(early=1.5)
+        EditorLossConfig(early=1.5)

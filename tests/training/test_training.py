@@ -15,15 +15,16 @@ import torch
 from torch import nn
 
 from minikontext import distillation, training
-from minikontext.autoencoder import AutoEncoder
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.config import build_config
 from minikontext.toyworld import Scene, held_out, language, psnr, render, sample_edit
 from minikontext.toyworld.scene import ATTRIBUTES, CHOICES
-from minikontext.training import recipes
+from minikontext.training import jobs, models
 from minikontext.training.answers import AnswersConfig, open_editor, stored_answers
 from minikontext.training.autoencoder import (
-    AutoEncoderTraining,
+    AutoEncoderLossConfig,
     autoencoder_loss,
     mistakes,
     reconstruction_loss,
@@ -63,6 +64,16 @@ TRANSFORMER = {
 LOOP = {"steps": 6, "warmup": 2, "log_every": 1, "lr": 1e-3, "muon_lr": 1e-3}
 
 
+def train(values, **more):
+    """Run a config's training as the command does."""
+    return training.run_job(training.build_job(values), **more)
+
+
+def new_editor(values):
+    job = training.build_job(values)
+    return models.new_editor(job.transformer, job.text, job.seed)
+
+
 @pytest.fixture(scope="module")
 def autoencoder_folder(tmp_path_factory):
     """A small autoencoder, trained for a moment by the real recipe."""
@@ -75,7 +86,7 @@ def autoencoder_folder(tmp_path_factory):
         "training": {"batch": 2, "compile": False},
         "loop": LOOP,
     }
-    return recipes.train_autoencoder(config)
+    return train(config)
 
 
 def editor_config(folder, autoencoder_folder, **loop):
@@ -99,7 +110,7 @@ def test_learning_rate_rises_stays_and_falls():
 
 
 def test_muon_gets_the_hidden_matrices_and_only_them():
-    model = AutoEncoder(recipes.AutoEncoderConfig.toy())
+    model = AutoEncoder(AutoEncoderConfig.toy())
     optimizer = MuonAdamW(model, 1e-3, 1e-3)
     assert "encoder.mid.block_1.conv1.weight" in optimizer.views
     assert "encoder.conv_in.weight" not in optimizer.views
@@ -176,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, autoencoder_folder):
     whole = editor_config(tmp_path / "whole", autoencoder_folder)
-    recipes.train_editor(whole)
+    train(whole)
 
     class Stop(Exception):
         pass
@@ -187,8 +198,8 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, au
 
     parts = editor_config(tmp_path / "parts", autoencoder_folder)
     with pytest.raises(Stop):
-        recipes.train_editor(parts, on_log=interrupt)
-    recipes.train_editor(parts)
+        train(parts, on_log=interrupt)
+    train(parts)
     a, b = (
         KontextPipeline.from_pretrained(tmp_path / name / "weights") for name in ("whole", "parts")
     )
@@ -299,8 +310,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_cached_pairs_are_keyed_by_sample_and_survive_an_interruption(tmp_path, autoencoder_folder):
-    autoencoder = recipes.load_autoencoder(autoencoder_folder, torch.device("cpu"))
-    model = recipes.new_editor(editor_config(tmp_path, autoencoder_folder))
+    autoencoder = models.load_autoencoder(autoencoder_folder, torch.device("cpu"))
+    model = new_editor(editor_config(tmp_path, autoencoder_folder))
     build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "x", shard=4)
     (tmp_path / "c" / "pairs-00000004.safetensors").unlink()
     build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "x", shard=4)
@@ -319,8 +330,8 @@ def test_cached_pairs_are_keyed_by_sample_and_survive_an_interruption(tmp_path, 
 
 
 def test_mistakes_are_encoded_with_the_pairs_where_asked_for(tmp_path, autoencoder_folder):
-    autoencoder = recipes.load_autoencoder(autoencoder_folder, torch.device("cpu"))
-    model = recipes.new_editor(editor_config(tmp_path, autoencoder_folder))
+    autoencoder = models.load_autoencoder(autoencoder_folder, torch.device("cpu"))
+    model = new_editor(editor_config(tmp_path, autoencoder_folder))
     build_cache(tmp_path / "c", 4, 24, 0, autoencoder, "x", shard=12, mistakes=True)
     pairs = load_cache(tmp_path / "c", model.text)
     cases = [sample_edit(i, 4) for i in range(24)]
@@ -364,10 +375,10 @@ def test_mistakes_are_encoded_with_the_pairs_where_asked_for(tmp_path, autoencod
 def test_trainings_can_share_a_folder_of_pairs(tmp_path, autoencoder_folder):
     config = editor_config(tmp_path, autoencoder_folder)
     config["data"]["folder"] = str(tmp_path / "pairs")
-    recipes.train_editor(config)
+    train(config)
     file = tmp_path / "pairs" / "pairs-00000000.safetensors"
     before = file.stat().st_mtime_ns
-    recipes.train_editor(config | {"run": str(tmp_path / "second")})
+    train(config | {"run": str(tmp_path / "second")})
     assert file.stat().st_mtime_ns == before
     assert not (tmp_path / "second" / "pairs").exists()
 
@@ -377,13 +388,12 @@ def test_every_second_pair_is_of_what_is_practised():
     assert drawn[::2] == [sample_edit(i, 4, seed=3) for i in range(0, 40, 2)]
     assert {case.operation for case in drawn[1::2]} == {"change_style"}
     assert len({str(case.contexts) for case in drawn}) == 40
-    assert recipes.practised({}) == []
     with pytest.raises(ConfigError, match="fly_away"):
-        recipes.practised({"practise": ["fly_away"]})
+        jobs.ToyData(4, 10, practise=("fly_away",))
 
 
 def test_a_cache_of_another_world_is_refused(tmp_path, autoencoder_folder, monkeypatch):
-    autoencoder = recipes.load_autoencoder(autoencoder_folder, torch.device("cpu"))
+    autoencoder = models.load_autoencoder(autoencoder_folder, torch.device("cpu"))
     build_cache(tmp_path, 1, 2, 0, autoencoder, "x")
     heard = language.PHRASINGS["recolour_character"]
     monkeypatch.setitem(language.PHRASINGS, "recolour_character", heard[::-1])
@@ -508,7 +518,7 @@ def test_squared_errors_count_as_much_as_asked():
 
 def test_a_training_weighs_local_and_squared_errors():
     model = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").autoencoder
-    dials = AutoEncoderTraining(batch=2, compile=False, decoder_only=True)
+    dials = AutoEncoderLossConfig(batch=2, compile=False, decoder_only=True)
     every = (dials, replace(dials, squared=5.0), replace(dials, local=1.0))
     cpu = torch.device("cpu")
     losses = [float(autoencoder_loss(model, d, cpu)(0)[0].detach()) for d in every]
@@ -529,15 +539,15 @@ def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_fold
                      "detail": 1.0, "disturbed": 0.1},
         "loop": LOOP,
     }  # fmt: skip
-    folder, cpu = recipes.train_autoencoder(config), torch.device("cpu")
-    before, after = (recipes.load_autoencoder(f, cpu) for f in (autoencoder_folder, folder))
+    folder, cpu = train(config), torch.device("cpu")
+    before, after = (models.load_autoencoder(f, cpu) for f in (autoencoder_folder, folder))
     assert before.config == after.config
     old, new = before.state_dict(), after.state_dict()
     changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
     assert changed == {"decoder"}
     del config["start"]
     with pytest.raises(ConfigError, match="decoder_only needs start"):
-        recipes.train_autoencoder(config | {"run": str(tmp_path / "other")})
+        train(config | {"run": str(tmp_path / "other")})
 
 
 ANSWERS = {"editor": "toy", "level": 4, "count": 3, "seed": 5}
@@ -555,7 +565,7 @@ def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
     dials = {"batch": 2, "compile": False, "decoder_only": True}
     losses = {}
     for share in (0.0, 0.5, 1.0):
-        train = AutoEncoderTraining(**dials, answers_share=share)
+        train = AutoEncoderLossConfig(**dials, answers_share=share)
         loss, _ = autoencoder_loss(toy.autoencoder, train, cpu, found)(0)
         losses[share] = float(loss.detach())
     assert len(set(losses.values())) == 3  # each time other pictures
@@ -565,9 +575,9 @@ def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
     careful, _ = autoencoder_loss(toy.autoencoder, replace(train, detail=1.0), cpu, blank)(0)
     assert float(careful) > float(loss)
     with pytest.raises(ConfigError, match="count"):
-        recipes.read(AnswersConfig, {"editor": "toy", "level": 4})
+        build_config(AnswersConfig, {"editor": "toy", "level": 4})
     with pytest.raises(ConfigError, match="answers_share"):
-        recipes.read(AutoEncoderTraining, {"answers_share": 1.5})
+        build_config(AutoEncoderLossConfig, {"answers_share": 1.5})
     with pytest.raises(ConfigError, match="another encoder"):
         open_editor("toy", AutoEncoder(toy.autoencoder.config), cpu)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from minikontext.errors import MissingPackageError
-from minikontext.training.editor import Editor, EditorTraining, editor_loss, validate_editor
+from minikontext.training.editor import Editor, EditorLossConfig, editor_loss, validate_editor
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.watch import TIMES, Watch
 
@@ -37,7 +37,7 @@ def test_validation_is_the_same_every_time_and_falls_with_training(parts, tmp_pa
     mean = sum(value for name, value in first.items() if "_" in name) / 8
     assert first["validation"] == pytest.approx(mean, rel=1e-5)
     null = model.text.tokenize([""])[0]
-    loss = editor_loss(model, pairs, null, EditorTraining(6, bf16=False), CPU)
+    loss = editor_loss(model, pairs, null, EditorLossConfig(6, bf16=False), CPU)
     watch = Watch(6, 1e9, lambda step: validate_editor(model, pairs, False, CPU), peak=2.0)
     dials = LoopConfig(40, lr=3e-3, muon_lr=1e-2, warmup=2, log_every=15, validate_every=20)
     Loop(model, dials, tmp_path, watch=watch).run(loss)
@@ -117,16 +117,17 @@ def test_steps_that_the_clock_left_out_are_no_part_of_the_rate(tmp_path):
 def test_edits_are_tried_and_scored_while_training(tmp_path):
     from PIL import Image
 
-    from minikontext.training import recipes
+    from minikontext.training import jobs, models
     from minikontext.training.parallel import ALONE
+    from minikontext.training.tries import held_out_check
 
-    config = {"run": str(tmp_path)}
-    config |= {"data": {"level": 4, "validation": 6, "tries": 4}, "transformer": {}}
-    root = Path(__file__).parents[2]
-    config["start"] = str(root / "data" / "weights" / "toy")
-    model = recipes.new_editor(config).float()
-    autoencoder = recipes.load_autoencoder(Path(config["start"]), CPU)
-    check = recipes.held_out_check(model, autoencoder, config, False, ALONE)
+    toy = Path(__file__).parents[2] / "data" / "weights" / "toy"
+    config = {"kind": "editor", "run": str(tmp_path), "output": "x", "autoencoder": str(toy)}
+    config |= {"data": {"level": 4, "count": 1, "validation": 6, "tries": 4}}
+    job = jobs.build_job(config | {"loop": {"steps": 1}})
+    model = models.new_editor(job.transformer, job.text, start=str(toy)).float()
+    autoencoder = models.load_autoencoder(toy, CPU)
+    check = held_out_check(model, autoencoder, job.data, tmp_path, False, ALONE)
     found = check(7)
     assert found["success"] >= 0.5 and found["validation"] < 1  # the shipped weights
     assert Image.open(tmp_path / "samples" / "step-00000007.png").size == (3 * 64, 4 * 64)

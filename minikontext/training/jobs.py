@@ -1,0 +1,345 @@
+"""A config file as a typed job: parsed once, at the door, and checked whole before any work.
+
+`read_job("configs/toy.toml")` is an `EditorJob`; what a kind may say stands in its class. Unknown
+sections and keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Optional, get_args, get_type_hints
+
+from annotated_types import Interval
+
+from minikontext.autoencoder import AutoEncoderConfig
+from minikontext.editing.defaults import Defaults
+from minikontext.errors import ConfigError
+from minikontext.pretrained.lora import BLOCKS
+from minikontext.runtime.bounds import Count, Level, Seed
+from minikontext.runtime.config import Preset, build_config, check_sections
+from minikontext.safety.clip import TowersConfig
+from minikontext.text import ToyTextConfig
+from minikontext.toyworld import OPERATIONS, several, vocabulary
+from minikontext.toyworld.attacks import Mix
+from minikontext.training.answers import AnswersConfig
+from minikontext.training.autoencoder import AutoEncoderLossConfig
+from minikontext.training.chains import Chains
+from minikontext.training.editor import EditorLossConfig
+from minikontext.training.folders import FolderLossConfig
+from minikontext.training.loop import LoopConfig
+from minikontext.training.parallel import ParallelConfig
+from minikontext.training.pictures import PictureTraining
+from minikontext.training.safety import SafetyLossConfig
+from minikontext.training.stream import Stream, StreamConfig
+from minikontext.training.world_editor import WorldEditorTraining
+from minikontext.transformer import TransformerConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS = Preset(TransformerConfig, ("toy", "flux_dev", "flux_schnell"), "toy")
+Values = Mapping[str, Any]
+
+
+# ------------------------------------------------------------------------------------ sections
+
+
+@dataclass(frozen=True)
+class ToyData:
+    """[data] of a training on the toy world.
+
+    level, count, seed: which cases, and how many. practise: operations of which every second case
+    is. folder: where the encoded pairs are kept, for several trainings; else in the run's.
+    validation, tries: held-out cases for the loss, and to be edited, with `validate_every`.
+    mix: attacks on the forbidden concept. chains: contexts that an editor made.
+    """
+
+    level: Level
+    count: Count
+    seed: Seed = 0
+    practise: tuple[str, ...] = ()
+    folder: str | None = None
+    validation: Annotated[int, Interval(ge=1, le=2**20)] = 64
+    tries: Annotated[int, Interval(ge=0, le=2**20)] = 0
+    mix: Mix | None = None
+    chains: Chains | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.practise) - set(OPERATIONS)):
+            raise ConfigError(
+                f"practise: no such operation {unknown}; choose from {[*OPERATIONS]}"
+            )
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """[data] of a training on your own pictures; see `sources`.
+
+    source, validation: folders of triplets. side: pictures have about side × side pixels.
+    contexts, text_tokens: what a plan counts with.
+    """
+
+    source: str
+    validation: str | None = None
+    side: Annotated[int, Interval(ge=16, le=2**14)] = 1024
+    contexts: Annotated[int, Interval(ge=0, le=64)] = 1
+    text_tokens: Annotated[int, Interval(ge=1, le=2**14)] = 512
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoraSection:
+    """[lora]: rank, and a regular expression over official layer names."""
+
+    rank: Annotated[int, Interval(ge=1, le=2**14)] = 8
+    layers: str = BLOCKS
+
+
+# ---------------------------------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every config says.
+
+    run: the folder of checkpoints, log and encoded data. output: where the result goes. seed: of
+    first weights. device: "cpu", "cuda", "mps"; the best there is by default.
+    """
+
+    kind: str
+    run: str
+    output: str
+    loop: LoopConfig
+    seed: Seed = 0
+    device: str | None = None
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    output_is_file: ClassVar[bool] = False
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.run)
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """Sections that change something: a `Preset`, or an instance."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetJob(Job):
+    """A job that trains a transformer. peak: TFLOP/s of one device, for the log, if it is known."""
+
+    name: str | None = None
+    transformer: TransformerConfig = field(default_factory=TransformerConfig.toy)
+    peak: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The transformer's preset."""
+        return {"transformer": PRESETS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoEncoderJob(Job):
+    """`kind = "autoencoder"`. start: a weights folder to go on from."""
+
+    start: str | None = None
+    autoencoder: AutoEncoderConfig = field(default_factory=AutoEncoderConfig.toy)
+    training: AutoEncoderLossConfig = field(default_factory=AutoEncoderLossConfig)
+    answers: AnswersConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.training.decoder_only and not self.start:
+            raise ConfigError("decoder_only needs start = a weights folder, whose encoder stays")
+        if self.training.answers_share and not self.answers:
+            raise ConfigError("answers_share needs a section [answers] with editor, level, count")
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The toy's sizes."""
+        return {"autoencoder": AutoEncoderConfig.toy()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditorJob(NetJob):
+    """`kind = "editor"`. autoencoder: a weights folder. safety: filters that the weights name."""
+
+    autoencoder: str
+    data: ToyData
+    start: str | None = None
+    text: ToyTextConfig = field(default_factory=ToyTextConfig)
+    training: EditorLossConfig = field(default_factory=EditorLossConfig)
+    defaults: Defaults = field(default_factory=Defaults)
+    safety: str | None = None
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The text encoder is as wide as the transformer expects."""
+        return super().bases(values, where) | {"text": text_for(values, where, vocabulary())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderJob(NetJob):
+    """`kind = "folder"`. parts: weights whose autoencoder and text encoders are used."""
+
+    parts: str
+    data: FolderData
+    start: str | None = None
+    training: FolderLossConfig = field(default_factory=FolderLossConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraJob(NetJob):
+    """`kind = "lora"`. parts: the base. start: a LoRA file to go on from."""
+
+    parts: str
+    data: FolderData
+    start: str | None = None
+    lora: LoraSection = field(default_factory=LoraSection)
+    training: FolderLossConfig = field(default_factory=FolderLossConfig)
+    dtype: str | None = None
+    offload: str | None = None
+
+    output_is_file: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyJob(Job):
+    """`kind = "safety"`. validation: pictures and prompts of each sort, for the thresholds."""
+
+    autoencoder: str
+    text: ToyTextConfig
+    towers: TowersConfig
+    training: SafetyLossConfig = field(default_factory=SafetyLossConfig)
+    validation: Annotated[int, Interval(ge=1, le=2**20)] = 400
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The toy world's vocabulary."""
+        text = ToyTextConfig(vocabulary=vocabulary(), width=96, pooled=128)
+        return {"text": text, "towers": TowersConfig(text)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldJob(Job):
+    """A job of the lineage."""
+
+    def __post_init__(self) -> None:
+        if self.loop.minutes:
+            raise ConfigError("[loop] minutes: the lineage's schedules go by step, give steps only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldAutoEncoderJob(WorldJob):
+    """`kind = "world_autoencoder"`. start: a weights folder to go on from."""
+
+    start: str | None = None
+    autoencoder: AutoEncoderConfig = field(default_factory=AutoEncoderConfig.toy)
+    training: PictureTraining = field(default_factory=PictureTraining)
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The toy's sizes."""
+        return {"autoencoder": AutoEncoderConfig.toy()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldEditorJob(NetJob, WorldJob):
+    """`kind = "world_editor"`. autoencoder: a weights folder."""
+
+    autoencoder: str
+    stream: StreamConfig
+    start: str | None = None
+    text: ToyTextConfig = field(default_factory=ToyTextConfig)
+    training: WorldEditorTraining = field(default_factory=WorldEditorTraining)
+    defaults: Defaults = field(default_factory=Defaults)
+    safety: str | None = None
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The text encoder knows every word of the stream; [defaults] are what was trained."""
+        words = sorted({*vocabulary(), *several.words()})
+        stream = build_config(StreamConfig, values.get("stream", {}))
+        dials = build_config(WorldEditorTraining, values.get("training", {}))
+        most = max(Stream.context_counts(stream.level))
+        trained = Defaults(
+            sizes=stream.sizes, mu_16=dials.mu_16, max_contexts=most, context_layout=dials.layout
+        )
+        text = text_for(values, where, words)
+        return super().bases(values, where) | {"text": text, "defaults": trained}
+
+
+def text_for(values: Values, where: str, words: Iterable[str]) -> ToyTextConfig:
+    """A text encoder that fits the transformer of a config."""
+    given = {"transformer": values["transformer"]} if "transformer" in values else {}
+    sizes = check_sections(given, {}, {"transformer": PRESETS}, where)["transformer"]
+    return ToyTextConfig(
+        vocabulary=tuple(words), width=sizes.context_in_dim, pooled=sizes.vec_in_dim
+    )
+
+
+JOBS: dict[str, type[Job]] = {
+    "autoencoder": AutoEncoderJob,
+    "editor": EditorJob,
+    "folder": FolderJob,
+    "lora": LoraJob,
+    "safety": SafetyJob,
+    "world_autoencoder": WorldAutoEncoderJob,
+    "world_editor": WorldEditorJob,
+}
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def read_config(path: str | Path, kinds: Iterable[str] = tuple(JOBS)) -> dict[str, Any]:
+    """A config file as nested dicts. Raises ConfigError for a file that is none."""
+    path = Path(path)
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # brackets in brackets without end
+        raise ConfigError(f"{path} cannot be read as a training config: {error}") from error
+    if config.get("kind") not in kinds:
+        expected = " or ".join(kinds)
+        raise ConfigError(f"{path}: kind = {config.get('kind')!r:.80}; expected {expected}")
+    return config
+
+
+def read_job(path: str | Path, jobs: Mapping[str, type[Job]] = JOBS) -> Any:
+    """The job of a config file. Raises ConfigError that names every mistake in it."""
+    return build_job(read_config(path, tuple(jobs)), f"{path}: ", jobs)
+
+
+def build_job(values: Values, where: str = "", jobs: Mapping[str, type[Job]] = JOBS) -> Any:
+    """The job of a config's values, checked whole. Raises ConfigError, which starts with `where`.
+
+    jobs: kind -> class.
+    """
+    kind = values.get("kind")
+    if not isinstance(kind, str) or kind not in jobs:
+        raise ConfigError(f"{where}kind = {kind!r:.80}; expected {' or '.join(jobs)}")
+    cls = jobs[kind]
+    hints, bases = get_type_hints(cls, include_extras=True), cls.bases(values, where)
+    keys: dict[str, Any] = {}
+    sections = dict(bases)
+    for one in (one for one in fields(cls) if one.name not in bases):
+        hint = hints[one.name]
+        needed = one.default is MISSING and one.default_factory is MISSING
+        if any(isinstance(one, type) and is_dataclass(one) for one in (hint, *get_args(hint))):
+            if needed and one.name not in values:
+                raise ConfigError(f"{where}{one.name} is missing; expected a table [{one.name}]")
+            sections[one.name] = hint
+        else:
+            keys[one.name] = hint if needed else Optional[hint]  # noqa: UP045 - Annotated has no |
+    found = check_sections(values, keys, sections, where)
+    try:
+        return cls(**{name: value for name, value in found.items() if value is not None})
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error

@@ -1,0 +1,153 @@
+"""What is trained: made or opened before, averaged, gathered and written after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.errors import ConfigError, WeightsError
+from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import layouts, safetensors_io
+from minikontext.pretrained.native import find_weights
+from minikontext.runtime import files
+from minikontext.runtime.config import build_config, read_json
+from minikontext.safety import chosen
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.training.editor import Editor
+from minikontext.training.loop import Loop
+from minikontext.training.parallel import DistContext, full_tensor, to_local
+from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
+
+if TYPE_CHECKING:
+    from minikontext.training.jobs import AutoEncoderJob, WorldAutoEncoderJob
+
+
+# ------------------------------------------------------------------------------- autoencoders
+
+
+def find_autoencoder(place: str | Path) -> Path:
+    """The folder with the trained autoencoder that a config names. Raises ConfigError."""
+    folder = Path(place)
+    if not files.exists(folder / "autoencoder.safetensors"):
+        raise ConfigError(
+            f"{folder} holds no trained autoencoder; train configs/toy_autoencoder.toml"
+        )
+    return folder
+
+
+def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:
+    """The autoencoder of a weights folder, as it will be used: from its bfloat16 file."""
+    values = read_json(folder / "config.json", WeightsError).get("autoencoder")
+    with torch.device("meta"):
+        model = AutoEncoder(build_config(AutoEncoderConfig, values, error=WeightsError))
+    path = folder / "autoencoder.safetensors"
+    return safetensors_io.load_into(model, path, device, torch.float32).eval()
+
+
+def first_autoencoder(
+    job: AutoEncoderJob | WorldAutoEncoderJob, device: torch.device
+) -> AutoEncoder:
+    """What an autoencoder's training starts from: the weights of `start`, or nothing."""
+    if job.start:
+        return load_autoencoder(find_autoencoder(job.start), device)
+    return AutoEncoder(job.autoencoder).to(device)
+
+
+def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
+    """Write the weights with their configuration: sizes, and scale and shift of the latents."""
+    safetensors_io.save(model.state_dict(), folder / "autoencoder.safetensors", torch.bfloat16)
+    with files.replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps({"autoencoder": asdict(model.config)}, indent=1) + "\n")
+    return folder
+
+
+# ------------------------------------------------------------------------- editors and transformers
+
+
+def new_editor(
+    sizes: TransformerConfig, text: ToyTextConfig, seed: int = 0, start: str | None = None
+) -> Editor:
+    """An editor of some sizes: the weights of `start`, a folder, or none yet (meta).
+
+    Stored weights stay in their file until `prepare` moves them, block by block.
+    """
+    torch.manual_seed(seed)
+    encoder = ToyTextEncoder(text)
+    with torch.device("meta"):
+        model = Editor(KontextTransformer(sizes), encoder)
+    if start:
+        for name, module in (("transformer", model.transformer), ("text_encoder", model.text)):
+            safetensors_io.load_into(module, find_weights(start) / f"{name}.safetensors")
+    return model
+
+
+def new_transformer(sizes: TransformerConfig, start: str | None = None) -> KontextTransformer:
+    """A transformer of some sizes: the weights of `start`, or none yet (meta)."""
+    with torch.device("meta"):
+        model = KontextTransformer(sizes)
+    if start:
+        found = layouts.find(start)
+        own = find_weights(start) / "transformer.safetensors" if not found else None
+        safetensors_io.load_into(model, own or found.transformer)
+    return model
+
+
+def first_weights(seed: int) -> Callable[[str, nn.Module], None]:
+    """What sets the weights of a transformer that starts from nothing, module by module."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda name, module: init_module(name, module, generator)
+
+
+# --------------------------------------------------------------------------------------- after
+
+
+def averaged(loop: Loop, model: nn.Module) -> nn.Module:
+    """Put the moving average of the weights, if any, into the model: that is what gets shipped."""
+    for name, parameter in model.named_parameters() if loop.ema else ():
+        to_local(parameter.data).copy_(to_local(loop.ema[name]))
+    return model.eval()
+
+
+def gathered(model: nn.Module, world: DistContext) -> nn.Module | None:
+    """A whole copy of a sharded editor or transformer for the first process.
+
+    All processes must ask; the others get None.
+    """
+    if world.size == 1:
+        return model
+    with torch.device("meta"):
+        if isinstance(model, Editor):
+            net, text = KontextTransformer(model.transformer.config), model.text
+            copy = Editor(net, type(text)(text.config))
+        else:
+            copy = KontextTransformer(model.config)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        one = full_tensor(tensor)
+        if world.rank == 0:
+            state[name] = one.cpu()
+    if world.rank > 0:
+        return None
+    copy.load_state_dict(state, assign=True)
+    return copy.eval()
+
+
+def export(model: Editor, autoencoder: AutoEncoder, job: Any, world: DistContext) -> Path:
+    """Write the trained modules as a weights folder that `from_pretrained` opens.
+
+    job: gives `output`, `name`, `defaults` and, where it has it, `safety`.
+    """
+    if one := gathered(model, world):
+        name = job.name or "toy"
+        pipe = KontextPipeline(one.transformer, autoencoder, one.text, job.defaults, name)
+        pipe.safety = chosen(None, getattr(job, "safety", None))
+        pipe.save_pretrained(job.output)
+    world.wait()
+    return Path(job.output)

@@ -1,0 +1,144 @@
+"""A run's folder: who may write in it, what it was made from, and what can be said before the work.
+
+Beside the folder lies its lock, `.NAME.lock`: two trainings never write into one run. A restart
+sets the old folder aside whole, as `NAME.1`, so nothing of it is ever gone on from by mistake.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from minikontext.errors import OutputError, TrainingError, shorten_list
+from minikontext.runtime import files
+from minikontext.training.parallel import DistContext
+
+if TYPE_CHECKING:
+    from minikontext.training.jobs import Job
+
+LEFT_OUT = {
+    # where, for whom and how it is shown, not what is learned
+    "run", "name", "device", "parallel", "peak", "defaults", "safety",
+    # known by their fingerprints: a folder may move
+    "autoencoder", "parts", "teacher", "source", "folder",
+    # how long and how often, memory for time; a run may be made longer
+    "steps", "minutes", "save_minutes", "save_every", "log_every", "validate_every", "tensorboard",
+    "accumulate", "validation", "tries", "workers", "compile",
+}  # fmt: skip
+
+
+# -------------------------------------------------------------------------------- what it is of
+
+
+def made_from(job: Job, **fingerprints: str) -> dict[str, str]:
+    """What a run's result follows from: the config's values by their places, and fingerprints.
+
+    fingerprints: of what the config names, for example `base` and `data`.
+    """
+    return {**_flat(asdict(job)), **fingerprints}
+
+
+def _flat(values: Mapping[str, Any], section: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and not (name in LEFT_OUT and section == ""):
+            found |= _flat(value, f"{section}.{name}" if section else name)
+        elif name not in LEFT_OUT:
+            found[f"[{section}] {name}" if section else name] = str(value)
+    return found
+
+
+def require_same(place: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise TrainingError if a checkpoint was made from something else, with what differs."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        told = [
+            f"{n} was {before.get(n, 'not there')!s:.60}, is {now.get(n, 'not there')!s:.60}"
+            for n in names
+        ]
+        raise TrainingError(
+            f"{place} was made from something else: {shorten_list(told, 5)}. Put it back to go on, "
+            "start over with --restart (what is there is set aside), or name another run."
+        )
+
+
+# ---------------------------------------------------------------------------------- who may write
+
+
+@contextmanager
+def opened(job: Job, world: DistContext, resume: bool = True) -> Iterator[None]:
+    """Hold a run's folder for the time of a training; without `resume`, set the old one aside.
+
+    Raises TrainingError if another training holds it, and OutputError if it cannot be written.
+    """
+    folder = job.folder.absolute()
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    held, said = 1.0, ""
+    if world.rank == 0:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            if not resume:
+                set_aside(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        except Timeout:
+            held, said = 0.0, f"Another training works in {job.run}"
+        except OSError as error:
+            held, said = 0.0, f"Cannot write {job.run}: {error.strerror or error}"
+    try:
+        if world.mean({"held": held})["held"] < 1:
+            if said.startswith("Cannot"):
+                raise OutputError(f"{said}. Make room, or choose another place.")
+            raise TrainingError(f"{said or 'Another training works there'}. Wait for its end, "
+                                "stop it, or name another run.")  # fmt: skip
+        yield
+    finally:
+        lock.release()
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Give a run's folder another name, NAME.1, NAME.2 …; returns it, or None if there is none."""
+    if not folder.exists():
+        return None
+    number = 1
+    while (other := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    os.replace(folder, other)
+    return other
+
+
+# ------------------------------------------------------------------------------------ beforehand
+
+
+def check_places(job: Job) -> None:
+    """Raise OutputError if run or output cannot be written: before the work, not after it."""
+    output = Path(job.output)
+    last = output if job.output_is_file else output / "transformer.safetensors"
+    for place in (last, job.folder / "checkpoint.last.safetensors"):
+        files.check_writable(place)
+        files.check_writable(place.with_name(f".{place.name}.{os.getpid()}.tmp"))
+        for parent in (p for p in place.parents if files.exists(p)):
+            raise OutputError(f"Cannot write {place}: {parent} is a file, not a folder.")
+
+
+def mend_log(log: Path) -> None:
+    """Drop a last line that was cut when the run was killed: the next one must not be glued to it.
+
+    Raises OutputError if the log cannot be written.
+    """
+    with suppress(FileNotFoundError):
+        try:
+            with open(log, "rb+") as file:
+                text = file.read()
+                if text and not text.endswith(b"\n"):
+                    file.truncate(text.rfind(b"\n") + 1)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise OutputError(f"Cannot write {log}: {error.strerror or error}.") from error

@@ -1,0 +1,374 @@
+"""Your own pictures as they lie on a disk: triplets of context(s), picture and prompt.
+
+A source is a folder in one of these layouts, recognised in this order:
+
+    metadata.jsonl      {"file_name": "after/1.png", "contexts": ["before/1.png"], "prompt": "…"}
+    metadata.csv        the same columns; several contexts in one cell are a JSON list
+    *.parquet           the same columns; pictures as names, bytes or {"bytes": …} (needs pyarrow)
+    *.tar, *.tar.gz     1.image.png, 1.context1.png, 1.txt (the prompt), in any order
+    target/, control/   target/1.png, target/1.txt, control/1.png; also control1/, control2/ …
+    1.png, 1.txt        pictures with captions, no contexts: text-to-image
+
+`prompt` may be a list: one sample each. Other names of columns are mapped by [data.columns], for
+example `conditioning_image = "contexts"`; `id = ""` leaves one out. Captions are UTF-8, or UTF-16
+with its mark. Whatever cannot be used becomes a `Bad` one, with its reason.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import logging
+import re
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minikontext.errors import ConfigError, MissingPackageError, PromptError, shorten_list
+from minikontext.runtime import files
+from minikontext.runtime.config import parse_json
+from minikontext.text import check_prompts
+
+Picture = Path | bytes
+COLUMNS = ("file_name", "contexts", "prompt")
+LARGEST = 1 << 28  # bytes of one file in a shard, or of a caption's row; a picture stays below
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SHARDS = ("*.tar", "*.tar.gz", "*.tgz")
+CONTEXT = re.compile(r"(context|control|input|before|source|conditioning)[_-]?\d*")
+MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_DIGITS = re.compile(r"(\d+)")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One sample as it came: its name, prompt, picture, and what the picture was made from."""
+
+    key: str
+    prompt: str
+    image: Picture
+    contexts: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that cannot be used, and why."""
+
+    key: str
+    why: str
+
+
+Found = Iterator[Triplet | Bad]
+
+
+def triplets(source: str | Path, columns: Mapping[str, str] | None = None) -> Found:
+    """All samples of a source, in order; one that occurs again is a Bad one.
+
+    columns: names of its columns -> ours. Raises ConfigError for a folder that is no source, and
+    for columns that are not ours.
+    """
+    seen: dict[str, set[tuple]] = defaultdict(set)
+    for sample in _layout(Path(source), columns or {}):
+        if isinstance(sample, Bad):
+            yield sample
+            continue
+        told = (sample.prompt, *sample.contexts)
+        before = seen[sample.key]
+        if told in before or (before and isinstance(sample.image, bytes)):
+            yield Bad(sample.key, "its name occurred before")
+            continue
+        number = len(before) + 1  # one picture with several prompts or contexts
+        before.add(told)
+        key = sample.key if number == 1 else f"{sample.key}#{number}"
+        yield Triplet(key, sample.prompt, sample.image, sample.contexts)
+
+
+def check_source(source: str | Path, columns: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError for a folder that is no source: before any work, from its first sample."""
+    if next(iter(triplets(source, columns)), None) is None:
+        raise ConfigError(f"{source} holds no samples")
+
+
+def _layout(source: Path, columns: Mapping[str, str]) -> Found:
+    if unknown := sorted({*columns.values()} - {*COLUMNS, ""}):
+        raise ConfigError(f"[data.columns] maps to {shorten_list(unknown)}; ours are {COLUMNS}")
+    if not files.is_folder(source):
+        raise ConfigError(f"{str(source)[:200]!r} is no folder")
+    if files.exists(lines := source / "metadata.jsonl"):
+        return _from_rows(_json_lines(lines), source, columns)
+    if files.exists(table := source / "metadata.csv"):
+        return _from_rows(_csv_rows(table), source, columns)
+    if tables := sorted(source.glob("*.parquet")):
+        return _from_rows(itertools.chain(*map(_parquet_rows, tables)), source, columns)
+    if shards := sorted(path for ending in SHARDS for path in source.glob(ending)):
+        return itertools.chain.from_iterable(map(_from_tar, shards))
+    pictures = source / "target" if files.is_folder(source / "target") else source
+    controls = sorted(p for p in source.glob("control*") if p.is_dir())
+    if found := _with_endings(pictures):
+        return _from_pictures(found, controls)
+    raise ConfigError(
+        f"{source} holds neither metadata.jsonl, metadata.csv, .parquet nor .tar files, and no "
+        "pictures with captions (1.png, 1.txt) by themselves or in target/"
+    )
+
+
+# ------------------------------------------------------------------------------------- captions
+
+
+def decode(data: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with its mark. Raises PromptError for any other."""
+    coding = "utf-16" if data.startswith(MARKS) else "utf-8"
+    try:
+        return data.decode(coding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"it is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}; perhaps "
+            "Windows-1252). Save it as UTF-8"
+        ) from error
+
+
+def read_caption(data: bytes) -> str:
+    """A caption's text. Raises PromptError for one that is no text."""
+    (prompt,) = check_prompts([decode(data).strip()])
+    return prompt
+
+
+# ----------------------------------------------------------------------------------------- rows
+
+
+def _json_lines(path: Path) -> Iterator[dict | Bad]:
+    with open(path, "rb") as file:
+        if file.read(2) in MARKS:
+            lines: Any = path.read_bytes().decode("utf-16", "replace").encode().splitlines()
+        else:
+            file.seek(0)
+            lines = file
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(decode(line))
+                if not isinstance(row, dict):
+                    raise TypeError(f"{row!r:.80} is no object")
+                yield row
+            except (ValueError, TypeError) as error:
+                yield Bad(f"line {number}", f"no triplet: {type(error).__name__} {error}")
+
+
+def _csv_rows(path: Path) -> Iterator[dict | Bad]:
+    try:
+        text = decode(path.read_bytes())
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        for row in reader:
+            contexts = str(row.get("contexts") or "").strip()
+            if contexts.startswith("["):
+                row["contexts"] = parse_json(contexts)
+            yield {k: v for k, v in row.items() if k is not None and v not in (None, "")}
+    except (ValueError, csv.Error) as error:
+        yield Bad(path.name, f"the table cannot be read on: {error}")
+
+
+def _parquet_rows(path: Path) -> Iterator[dict | Bad]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path.name} needs a package: pip install 'minikontext[parquet]'"
+        ) from error
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        yield Bad(path.name, f"the table ends early: {error!s:.200}")
+
+
+def _from_rows(rows: Iterator[dict | Bad], folder: Path, columns: Mapping[str, str]) -> Found:
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Bad):
+            yield row
+            continue
+        named = {columns.get(name, name): value for name, value in row.items()}
+        if unknown := sorted(str(name) for name in named.keys() - {*COLUMNS, ""}):
+            told = f"{shorten_list([repr(n)[:60] for n in unknown])} is no column of ours: " \
+                   f"{', '.join(COLUMNS)}"  # fmt: skip
+            if number == 1:
+                raise ConfigError(
+                    f"{folder}: {told}. Map yours in [data.columns], for example "
+                    f'{unknown[0]!s:.40} = "contexts", or = "" to leave it out'
+                )
+            yield Bad(f"line {number}", f"no triplet: {told}")
+            continue
+        try:
+            yield from _from_row(named, folder, number)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield Bad(f"line {number}", f"no triplet: {type(error).__name__} {error}")
+
+
+def _from_row(row: Mapping[str, Any], folder: Path, number: int) -> list[Triplet]:
+    """The triplets of a row, one for each of its prompts; pictures must lie in the folder."""
+    contexts = row.get("contexts") or []
+    contexts = contexts if isinstance(contexts, list) else [contexts]
+    key, image = _picture(row["file_name"], folder, f"row {number}")
+    inputs = tuple(_picture(one, folder, "")[1] for one in contexts)
+    prompts = row["prompt"] if isinstance(row["prompt"], list) else [row["prompt"]]
+    if not prompts:
+        raise ValueError("its list of prompts is empty")
+    return [Triplet(key, prompt, image, inputs) for prompt in check_prompts(prompts)]
+
+
+def _picture(value: object, folder: Path, key: str) -> tuple[str, Picture]:
+    """A picture's name and place, or its bytes, as a row gives it."""
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return str(value.get("path") or key), value["bytes"]
+    if isinstance(value, bytes):
+        return key, value
+    name = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        raise TypeError(f"{value!r:.80} is no name of a file")
+    if not files.lies_in(folder, name):
+        raise ValueError(f"{name!r:.80} lies outside the folder")
+    return name, folder / check_prompts([name])[0]
+
+
+# ---------------------------------------------------------------------------------- tar shards
+
+
+def _from_tar(path: Path) -> Found:
+    """The samples of a shard, in the order of their first files; its members may be unsorted."""
+    groups: dict[str, list[tarfile.TarInfo]] = {}
+    ignored: Counter[str] = Counter()
+    try:
+        with tarfile.open(path, "r:*", errors="replace") as tar:
+            broken = _grouped(tar, groups)
+            for key, members in groups.items():
+                yield _from_members(key, members, tar, ignored)
+            if broken:
+                raise broken
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
+        yield Bad(path.name, f"the shard ends early: {error}")
+    if ignored:
+        told = shorten_list([f"{name} × {n}" for name, n in ignored.most_common()], 6)
+        log.warning("%s: not read: %s", path, told)
+
+
+def _grouped(tar: tarfile.TarFile, groups: dict[str, list[tarfile.TarInfo]]) -> Exception | None:
+    """Members by sample; returns what ended the shard early, if anything did."""
+    try:
+        for member in tar:
+            folder, _, name = member.name.rpartition("/")
+            if member.isfile() and not name.startswith("._") and "__MACOSX" not in folder:
+                groups.setdefault(_stem(member.name), []).append(member)
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
+        return error
+    return None
+
+
+def _stem(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.split('.')[0]}" if folder else file.split(".")[0]
+
+
+def _from_members(
+    key: str, members: list[tarfile.TarInfo], tar: tarfile.TarFile, ignored: Counter[str]
+) -> Triplet | Bad:
+    """The sample of some files; no two may be the same of it, none is taken for another."""
+    told = [member.name[len(key) + 1 :] for member in members]
+    named: dict[str, tarfile.TarInfo] = {}
+    strange: list[str] = []
+    for name, member in zip(told, members, strict=True):
+        role = _role(name)
+        if role is None:
+            strange.append(name)
+        elif role in named:
+            return Bad(key, f"has two files for {role}: {', '.join(sorted(told))}")
+        else:
+            named[role] = member
+    if "image" not in named or "txt" not in named:
+        return Bad(key, f"needs an image and a txt, has {', '.join(sorted(told))}")
+    contexts = sorted((r for r in named if r not in ("image", "txt")), key=_counted)
+    pictures = [name for name in strange if name.lower().endswith(ENDINGS)]
+    if pictures and not contexts:
+        return Bad(key, f"{shorten_list(pictures)}: contexts are called context1.png, context2.png")
+    ignored.update(strange)
+    try:
+        prompt = read_caption(_content(tar, named["txt"]))
+        image, *rest = (_content(tar, named[role]) for role in ("image", *contexts))
+    except (PromptError, tarfile.TarError, OSError, ValueError) as error:
+        return Bad(key, str(error))
+    return Triplet(key, prompt, image, tuple(rest))
+
+
+def _role(name: str) -> str | None:
+    """What a file of a sample is: "image", "txt", a context's name, or None if it is not ours."""
+    role, _, ending = name.lower().rpartition(".")
+    if name.lower() in ("txt", "caption.txt", "prompt.txt"):
+        return "txt"
+    if f".{ending}" not in ENDINGS:
+        return None
+    if role in ("", "image", "target"):
+        return "image"
+    return role if CONTEXT.fullmatch(role) else None
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a member; nothing is ever unpacked to the disk, whatever its name says."""
+    if member.issparse() or not 0 <= member.size <= LARGEST:
+        raise tarfile.TarError(f"{member.name!r:.80} is sparse or above {LARGEST:,} bytes")
+    data = tar.extractfile(member).read()
+    if len(data) != member.size:
+        raise tarfile.TarError(f"{member.name!r:.80} ends early")
+    return data
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A name to sort by, in which context10 comes after context2."""
+    return [(int(run or 0), "") if run.isdecimal() else (0, run) for run in _DIGITS.split(name)]
+
+
+# --------------------------------------------------------------------------- pictures and captions
+
+
+def _with_endings(folder: Path) -> list[Path]:
+    found = (p for p in folder.iterdir() if p.suffix.lower() in ENDINGS)
+    return sorted((p for p in found if not p.name.startswith(".")), key=lambda p: _counted(p.name))
+
+
+def _from_pictures(pictures: list[Path], controls: list[Path]) -> Found:
+    """Pictures with a .txt beside them; contexts have the same name in the folders of controls.
+
+    With several inputs in one folder, they are called NAME_0.png, NAME_1.png.
+    """
+    places = [{p.stem: p for p in reversed(_with_endings(folder))} for folder in controls]
+    stems = Counter(picture.stem for picture in pictures)
+    used: set[str] = set()
+    for picture in pictures:
+        stem = picture.stem
+        if stems[stem] > 1:
+            yield Bad(picture.name, "two pictures share its caption's name")
+            continue
+        inputs = [path for place in places for path in _inputs(stem, place)]
+        used.update(str(path) for path in inputs)
+        if controls and not inputs:
+            yield Bad(picture.name, f"there is no picture of its name in {controls[0].name}/")
+            continue
+        try:
+            prompt = read_caption(picture.with_suffix(".txt").read_bytes())
+            yield Triplet(picture.name, prompt, picture, tuple(inputs))
+        except (OSError, PromptError) as error:
+            why = str(error) if isinstance(error, PromptError) else "it has no caption .txt beside"
+            yield Bad(picture.name, why)
+    for path in (path for place in places for path in place.values() if str(path) not in used):
+        yield Bad(f"{path.parent.name}/{path.name}", "there is no target of its name")
+
+
+def _inputs(stem: str, place: Mapping[str, Path]) -> list[Path]:
+    if stem in place:
+        return [place[stem]]
+    numbered = itertools.takewhile(lambda i: f"{stem}_{i}" in place, itertools.count())
+    return [place[f"{stem}_{i}"] for i in numbered]
