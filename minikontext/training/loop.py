@@ -26,7 +26,7 @@ from minikontext.runtime.bounds import Count, Minutes, Often, Rate, Share, Weigh
 from minikontext.runtime.config import parse_json
 from minikontext.training.optimizer import MuonAdamW, learning_rate
 from minikontext.training.parallel import ALONE, DistContext, full_tensor, to_local
-from minikontext.training.runs import mend_log, require_same
+from minikontext.training.runs import add_line, require_same
 from minikontext.training.store import Store
 from minikontext.training.watch import Board, Watch
 
@@ -95,8 +95,6 @@ class Loop:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"Cannot write {self.folder}: {error.strerror or error}.") from error
-        if self.world.rank == 0:
-            mend_log(self.folder / "log.jsonl")
 
     def save(self) -> None:
         """Write a checkpoint; what was there stays until the new one is whole."""
@@ -283,23 +281,13 @@ class Loop:
         finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         facts |= {key: value and round(value, 5) for key, value in finite.items()}
         if self.world.rank == 0:
-            self._write_line(json.dumps(facts) + "\n")
+            add_line(self.folder / "log.jsonl", json.dumps(facts))
         if self.board:
             self.board.add(self.step, metrics)
         shown = {k: f"{v:.4g}" for k, v in metrics.items() if not k.startswith("validation_")}
         bar.set_postfix(shown)
         if on_log:
             on_log(facts)
-
-    def _write_line(self, line: str) -> None:
-        """Add a line to the log. Raises OutputError if the disk is full or closed."""
-        place = self.folder / "log.jsonl"
-        try:
-            with open(place, "a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            why = error.strerror or error
-            raise OutputError(f"Cannot write {place}: {why}. Make room, then go on.") from error
 
     def _interrupt(self, *_: object) -> None:
         if self._stopped:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,18 +127,19 @@ def check_places(job: Job) -> None:
             raise OutputError(f"Cannot write {place}: {parent} is a file, not a folder.")
 
 
-def mend_log(log: Path) -> None:
-    """Drop a last line that was cut when the run was killed: the next one must not be glued to it.
+def add_line(log: Path, line: str) -> None:
+    """Add a line to a log. One that was cut when a run was killed is dropped: nothing is glued.
 
     Raises OutputError if the log cannot be written.
     """
-    with suppress(FileNotFoundError):
-        try:
-            with open(log, "rb+") as file:
-                text = file.read()
-                if text and not text.endswith(b"\n"):
-                    file.truncate(text.rfind(b"\n") + 1)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise OutputError(f"Cannot write {log}: {error.strerror or error}.") from error
+    try:
+        with open(log, "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"Cannot write {log}: {why}. Make room, then go on.") from error

@@ -1,11 +1,14 @@
 """Kill a training again and again, and see whether it always goes on: a proof by trying.
 
-python -m minikontext.training.kills --count 50                  # one process
-python -m minikontext.training.kills --count 50 --processes 2    # sharded, two processes
+python tests/training/kills.py --count 50                  # one process
+python tests/training/kills.py --count 50 --processes 2    # sharded, two processes
+python tests/training/kills.py --count 50 --flip           # and a byte of what is left is flipped
 
 A tiny training runs in processes of its own and writes a checkpoint every few steps. It is killed
-(SIGKILL: nothing can be tidied up) at a random moment, every second time while it is saving, and
-started again. At the end its weights are compared with those of a run that nobody disturbed.
+(SIGKILL: nothing can be tidied up) after a random number of steps, every second time while it is
+saving: it is then held with a checkpoint half written until it is killed. Started again, it goes
+on. At the end its weights are compared with those of a run that nobody disturbed. Nothing depends
+on how fast the machine is: each kill waits for what must have happened before it.
 """
 
 from __future__ import annotations
@@ -19,17 +22,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from tqdm.auto import tqdm
 
 from minikontext.runtime import files
 
 EVERY = 5  # steps between two checkpoints
+PATIENCE = 300  # seconds without any progress; then something hangs
 CONFIG = {
-    "device": "cpu",
+    "kind": "editor", "run": "run", "output": "output", "autoencoder": "toy", "device": "cpu",
+    "data": {"level": 1, "count": 1}, "loop": {"steps": 1},
     "transformer": {
         "hidden_size": 64, "num_heads": 2, "axes_dim": [8, 12, 12], "depth": 1,
         "depth_single_blocks": 1, "in_channels": 16, "out_channels": 16,
@@ -76,16 +83,17 @@ class Report:
         )
 
 
-def run(count: int, folder: Path, processes: int = 1, seed: int = 0) -> Report:
+def run(count: int, folder: Path, processes: int = 1, seed: int = 0, flip: bool = False) -> Report:
     """Kill a training in `folder` so many times; then let it end, and a second one undisturbed.
 
     One process waits for its checkpoint, so a kill costs an interval at most. Many write it while
-    they train, and wait for it when the next is due: a kill can cost one interval more.
+    they train, and wait for it when the next is due: a kill can cost one interval more, and so can
+    a flipped byte, which costs the newest checkpoint.
     """
-    draw, report, done = random.Random(seed), Report(most=2.0 if processes > 1 else 1.0), 0
+    most = 1.0 + (processes > 1) + flip
+    draw, report, done, place = random.Random(seed), Report(most=most), 0, folder / "killed"
     for number in tqdm(range(count + 1), desc="kills"):
-        left = _unfinished(folder / "killed")  # of kills before
-        child = _start(folder / "killed", processes, 10**6)
+        child = _start(place, processes, 10**6)
         resumed = _resumed(child)
         if resumed is None:
             report.failures.append(f"kill {number}: {child.stderr.read()[-300:]}")
@@ -93,15 +101,30 @@ def run(count: int, folder: Path, processes: int = 1, seed: int = 0) -> Report:
         if number:
             report.steps.append((done, resumed))
         if number < count:
-            report.saving += _wait(folder / "killed", left, draw, saving=bool(number % 2))
-        _kill(child, folder / "killed")
-        done = _last_step(folder / "killed")
+            wanted = resumed + (draw.randint(2 * EVERY, 4 * EVERY) if flip else draw.randint(1, 12))
+            report.saving += _wait(place, wanted, child, saving=bool(number % 2))
+        _kill(child, place)
+        done = _last_step(place)
+        if flip and number < count:
+            _flip(place, draw)
     ends = [_end(folder / name, processes, done + EVERY) for name in ("killed", "undisturbed")]
     report.failures += [why for end in ends for why in end[1]]
     report.equal = not any(end[1] for end in ends) and ends[0] == ends[1]
     if not report.failures and not report.equal:
         report.failures.append(f"the weights differ by {_apart(folder):.1e} at most")
     return report
+
+
+def _flip(folder: Path, draw: random.Random) -> None:
+    """Flip one bit of the newest checkpoint."""
+    shards = sorted(folder.glob("checkpoints/step-*"))
+    newest = [folder / "checkpoint.safetensors"]
+    file = draw.choice(sorted(shards[-1].iterdir()) if shards else newest)
+    data = bytearray(file.read_bytes())
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    other = file.with_name("flipped")  # the one before may be the same file under another name
+    other.write_bytes(data)
+    os.replace(other, file)
 
 
 def _end(folder: Path, processes: int, until: int) -> tuple[bytes, list[str]]:
@@ -122,7 +145,7 @@ def _apart(folder: Path) -> float:
 
 def _start(folder: Path, processes: int, until: int) -> subprocess.Popen:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launch if processes > 1 else []), "-m", __spec__.name]
+    command = [sys.executable, *(launch if processes > 1 else []), __file__]
     quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     return subprocess.Popen(
         [*command, "--train", str(folder), "--until", str(until)],
@@ -148,17 +171,33 @@ def _resumed(child: subprocess.Popen) -> int | None:
     return None
 
 
-def _wait(folder: Path, left: set[Path], draw: random.Random, saving: bool) -> bool:
-    """Wait for a moment to kill; says whether a checkpoint was being written in it."""
-    time.sleep(draw.uniform(0, 1.0))
-    end = time.monotonic() + 10
-    while saving and time.monotonic() < end and not _unfinished(folder) - left:
-        time.sleep(0.0002)
-    return bool(_unfinished(folder) - left)
+def _wait(folder: Path, step: int, child: subprocess.Popen, saving: bool) -> bool:
+    """Wait until a step was done; with `saving`, until a checkpoint after it is half written."""
+    _until(lambda: _last_step(folder) >= step, child, "no step was done")
+    if saving:
+        (folder / "hold").touch()
+        _until((folder / "held").exists, child, "no checkpoint was begun")
+        (folder / "hold").unlink()
+        (folder / "held").unlink()
+    return saving
 
 
-def _unfinished(folder: Path) -> set[Path]:
-    return {*folder.glob(".checkpoint.*.tmp"), *folder.glob("checkpoints/.step-*.tmp")}
+def _until(happened: Callable[[], bool], child: subprocess.Popen, why: str) -> None:
+    """Wait for an event. Raises TimeoutError if it does not come, or the training has ended."""
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > end or child.poll() is not None:
+            raise TimeoutError(f"{why}: {child.stderr.read()[-300:] if child.poll() else ''}")
+        time.sleep(0.005)
+
+
+def _hold(folder: Path, rank: int) -> None:
+    """Stay here for ever if the parent asks for it: it kills what is held."""
+    if (folder / "hold").exists():
+        if rank == 0:
+            (folder / "held").touch()
+        while True:
+            time.sleep(1)
 
 
 def _last_step(folder: Path) -> int:
@@ -167,23 +206,42 @@ def _last_step(folder: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
+def _hold_while_saving(store: ModuleType, folder: Path, rank: int) -> None:
+    """Let the writing of checkpoints stop half-way when it is asked to."""
+    write, note = store.save_file, store.Store._note_sums
+
+    def half(tensors: dict, place: Path, metadata: dict) -> None:
+        write(tensors, place, metadata=metadata)
+        if (folder / "hold").exists():
+            os.truncate(place, place.stat().st_size // 2)
+            _hold(folder, rank)
+
+    def held(self: object, place: Path) -> None:
+        _hold(folder, rank)  # the shards are there, and nothing says that they are whole
+        note(self, place)
+
+    store.save_file, store.Store._note_sums = half, held
+
+
 def train(folder: Path, until: int) -> None:
     """The training that is killed: a tiny editor on random pairs, up to a step."""
     import torch
     from safetensors.torch import save_file
 
-    from minikontext.training import parallel, recipes
+    from minikontext.training import jobs, models, parallel, store
     from minikontext.training.data import Pairs
     from minikontext.training.editor import EditorLossConfig, editor_loss
     from minikontext.training.loop import Loop, LoopConfig
 
-    world = parallel.start(CONFIG)
-    model = recipes.new_editor(CONFIG)
+    job = jobs.build_job(CONFIG)
+    world = parallel.start(job.device, job.parallel)
+    model = models.new_editor(job.transformer, job.text)
+    _hold_while_saving(store, folder, world.rank)
     draw = torch.Generator().manual_seed(1)
     words = model.text.tokenize(["make the hat red", "make it night"] * 8)[:, None]
     target, contexts = (torch.randn(16, *n, 4, 8, 8, generator=draw) for n in ((), (2,)))
     pairs = Pairs(target, contexts, torch.arange(16) % 3, words, torch.arange(16))
-    parallel.prepare(model, world, fill=recipes.first_weights(CONFIG))
+    parallel.prepare(model, world, fill=models.first_weights(0))
     loop = Loop(
         model, LoopConfig(until, warmup=2, decay=0.0, save_every=EVERY, log_every=1), folder, world
     )
@@ -208,6 +266,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flip", action="store_true", help="flip a bit of each newest checkpoint")
     parser.add_argument("--json", type=Path, help="write the report here, beside other numbers of "
                         "processes")  # fmt: skip
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
@@ -216,7 +275,9 @@ def main() -> None:
     if options.train:
         return train(options.train, options.until)
     with tempfile.TemporaryDirectory() as folder:
-        report = run(options.count, Path(folder), options.processes, options.seed)
+        report = run(
+            options.count, Path(folder), options.processes, options.seed, options.flip
+        )
     print(report)
     if options.json:
         _keep(report, options)
@@ -224,7 +285,7 @@ def main() -> None:
 
 
 def _keep(report: Report, options: argparse.Namespace) -> None:
-    place, name = options.json, f"processes_{options.processes}"
+    place, name = options.json, f"processes_{options.processes}" + "_flipped" * options.flip
     kept = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
     kept[name] = {"seed": options.seed, **report.facts()}
     with files.replacing(place) as temporary:
