@@ -279,6 +279,9 @@ def _from_members(
 ) -> Triplet | Bad:
     """The sample of some files; no two may be the same of it, none is taken for another."""
     told = [member.name[len(key) + 1 :] for member in members]
+    for member in members:
+        if member.issparse() or not 0 <= member.size <= LARGEST:
+            return Bad(key, f"{member.name!r:.80} is sparse or above {LARGEST:,} bytes")
     named: dict[str, tarfile.TarInfo] = {}
     strange: list[str] = []
     for name, member in zip(told, members, strict=True):
@@ -318,8 +321,6 @@ def _role(name: str) -> str | None:
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     """The bytes of a member; nothing is ever unpacked to the disk, whatever its name says."""
-    if member.issparse() or not 0 <= member.size <= LARGEST:
-        raise tarfile.TarError(f"{member.name!r:.80} is sparse or above {LARGEST:,} bytes")
     data = tar.extractfile(member).read()
     if len(data) != member.size:
         raise tarfile.TarError(f"{member.name!r:.80} ends early")

@@ -224,7 +224,7 @@ def test_a_name_that_is_too_long_is_no_place_to_write(tmp_path):
     [
         ({"loop": None}, "loop is missing; expected a table"),
         ({"run": 7}, "got run = 7; expected text"),
-        ({"data": {"level": 9, "count": 1}}, "level = 9; expected 1 to 4"),
+        ({"data": {"level": 9, "count": 1}}, "level = 9; expected a whole number from 1 to 4"),
         ({"data": {"level": 4, "count": "many"}}, "count = 'many'; expected a whole number"),
         ({"seed": True}, "seed = True; expected a whole number"),
     ],

@@ -151,7 +151,7 @@ def test_parts_make_up_the_batch():
     x = torch.arange(8)
     worlds = [parallel.DistContext(torch.device("cpu"), rank, 2) for rank in range(2)]
     assert torch.cat([p.of(x) for w in worlds for p in w.microbatches(2)]).tolist() == x.tolist()
-    with pytest.raises(ConfigError, match="equal parts"):
+    with pytest.raises(ConfigError, match="equal microbatches"):
         parallel.Microbatch(0, 3).of(x)
 
 
