@@ -33,7 +33,7 @@ test: lint  ## run every test: units, parity, bad input, notebooks, browser
 
 page: $(TEST)  ## the editor in a web page that needs no install: build/page (needs npm)
 	npm install --prefix tests/browser --no-audit --no-fund --no-package-lock --silent
-	$(PY) -m minikontext.page build/page --runtime tests/browser/node_modules/onnxruntime-web/dist
+	$(PY) -m minikontext page build/page --runtime tests/browser/node_modules/onnxruntime-web/dist
 
 book: page  ## the course, results and reference as one static site: build/book
 	$(PY) -m pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable ".[book]"

@@ -39,6 +39,8 @@ EXAMPLES = """examples:
   minikontext train configs/toy.toml
   minikontext train configs/flux_dev_finetune.toml --plan --gpus 2 --memory 80
   minikontext distill ladd configs/toy_pro.toml
+  minikontext reproduce toy --list
+  minikontext page site --serve 8000
   minikontext bench mini --weights toy --steps 10
   minikontext weights verify FLUX.1-Kontext-dev
   minikontext doctor
@@ -80,6 +82,8 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(commands)
     _add_train(commands)
     _add_distill(commands)
+    _add_reproduce(commands)
+    _add_page(commands)
     _add_bench(commands)
     _add_weights(commands)
     doctor = commands.add_parser("doctor", help="check packages, device, weights and notebooks")
@@ -404,6 +408,52 @@ def _distill(options: argparse.Namespace) -> int:
 
     distillation.main(options.kind, path, resume=not options.restart)
     return 0
+
+
+def _add_reproduce(commands: argparse._SubParsersAction) -> None:
+    make = commands.add_parser("reproduce", help="make weights again, with all that they build on")
+    make.add_argument("name", metavar="NAME", help="a stage: a config in configs/lineage")
+    make.add_argument("--list", action="store_true", help="show the stages, and make nothing")
+    make.add_argument("--smoke", action="store_true", help="walk through all of it in minutes")
+    make.add_argument("--restart", action="store_true", help="make the last stage anew")
+    make.add_argument("--configs", metavar="DIR", help="where the stages are (default: shipped)")
+    make.add_argument(
+        "--runs", default="runs/lineage", metavar="DIR", help="(default: %(default)s)"
+    )
+    make.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from minikontext.distillation import reproduce
+    from minikontext.runtime.files import shipped
+
+    configs = Path(options.configs) if options.configs else shipped("configs", "lineage")
+    home = Path(options.runs)
+    if options.list:
+        stages = reproduce.read_stages(configs, options.smoke)
+        print("\n".join(map(reproduce.told, reproduce.plan(options.name, stages, home))))
+        return 0
+    made = reproduce.reproduce(options.name, configs, home, options.smoke, not options.restart)
+    print("\n".join(map(reproduce.told, made)))
+    return 0
+
+
+def _add_page(commands: argparse._SubParsersAction) -> None:
+    page = commands.add_parser("page", help="the editor as a web page that needs no install")
+    page.add_argument("folder", metavar="FOLDER", help="where the page goes")
+    page.add_argument("--weights", default="toy-max", help="a shipped name or a folder")
+    page.add_argument(
+        "--runtime", default="node_modules/onnxruntime-web/dist", metavar="DIR",
+        help="`dist` of the npm package onnxruntime-web (default: %(default)s)",
+    )  # fmt: skip
+    page.add_argument("--serve", type=int, metavar="PORT", help="then show it at this port")
+    page.set_defaults(run=_page)
+
+
+def _page(options: argparse.Namespace) -> int:
+    from minikontext.page import command
+
+    return command.main(options)
 
 
 def _add_weights(commands: argparse._SubParsersAction) -> None:

@@ -7,4 +7,4 @@ static/  the page itself; model.js is the sampler, the words and the positions a
 
 from minikontext import lazy
 
-__getattr__ = lazy(__name__, ("build", "export"), {})
+__getattr__ = lazy(__name__, ("build", "command", "export"), {})

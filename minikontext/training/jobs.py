@@ -71,9 +71,7 @@ class ToyData:
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.practise) - set(OPERATIONS)):
-            raise ConfigError(
-                f"practise: no such operation {unknown}; choose from {[*OPERATIONS]}"
-            )
+            raise ConfigError(f"practise: no such operation {unknown}; choose from {[*OPERATIONS]}")
 
 
 @dataclass(frozen=True)
@@ -268,9 +266,13 @@ class WorldEditorJob(NetJob, WorldJob):
         words = sorted({*vocabulary(), *several.words()})
         stream = build_config(StreamConfig, values.get("stream", {}))
         dials = build_config(WorldEditorTraining, values.get("training", {}))
-        most = max(Stream.context_counts(stream.level))
+        counts = Stream.context_counts(stream.level, stream.contexts)
         trained = Defaults(
-            sizes=stream.sizes, mu_16=dials.mu_16, max_contexts=most, context_layout=dials.layout
+            sizes=stream.sizes,
+            mu_16=dials.mu_16,
+            max_contexts=max(counts),
+            min_contexts=min(counts),
+            context_layout=dials.layout,
         )
         text = text_for(values, where, words)
         return super().bases(values, where) | {"text": text, "defaults": trained}
@@ -299,6 +301,9 @@ JOBS: dict[str, type[Job]] = {
 # ------------------------------------------------------------------------------------- reading
 
 
+NOTES = ("about", "smoke")  # what `minikontext reproduce` reads of a config, and nobody else
+
+
 def read_config(path: str | Path, kinds: Iterable[str] = tuple(JOBS)) -> dict[str, Any]:
     """A config file as nested dicts. Raises ConfigError for a file that is none."""
     path = Path(path)
@@ -309,7 +314,12 @@ def read_config(path: str | Path, kinds: Iterable[str] = tuple(JOBS)) -> dict[st
     if config.get("kind") not in kinds:
         expected = " or ".join(kinds)
         raise ConfigError(f"{path}: kind = {config.get('kind')!r:.80}; expected {expected}")
-    return config
+    if "'stage:" in repr(config):
+        raise ConfigError(
+            f"{path} builds on other stages: run `minikontext reproduce {path.stem}`, which makes "
+            "them first."
+        )
+    return {name: value for name, value in config.items() if name not in NOTES}
 
 
 def read_job(path: str | Path, jobs: Mapping[str, type[Job]] = JOBS) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -45,7 +45,8 @@ class StreamConfig:
     tokens: image tokens of a batch, target and contexts together. batches: how many different
     ones there are, after which they come again in another order; 0: every step has its own.
     other_size: the share of batches whose contexts have sizes of their own, not the target's.
-    sizes: (width, height), all trained ones unless given.
+    sizes: (width, height), all trained ones unless given. contexts: numbers of context pictures;
+    all that the level's operations take unless given; (0,) is text-to-image alone.
     """
 
     level: Level = 4
@@ -54,9 +55,11 @@ class StreamConfig:
     batches: Often = 0
     other_size: Share = 0.25
     sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = field(default=TRAINED)
+    contexts: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], MaxLen(5)] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(map(tuple, self.sizes)))  # TOML gives lists
+        object.__setattr__(self, "contexts", tuple(self.contexts))
         if not self.sizes or not all(map(sizes.inside, self.sizes)):
             raise ConfigError(
                 f"[stream] sizes={self.sizes}: give (width, height) in multiples of 16, "
@@ -98,17 +101,23 @@ class Stream:
     ) -> None:  # fmt: skip
         self.config, self.autoencoder, self.bf16 = config, autoencoder, bf16
         self.folder, self.wording = folder, wording or in_known_words
-        self.counts = self.context_counts(config.level)
+        self.counts = self.context_counts(config.level, config.contexts)
         if folder:
             _label(folder, f"{config} {autoencoder.encoder_fingerprint()[:12]}")
 
     @staticmethod
-    def context_counts(level: int) -> dict[int, float]:
-        """How often a level's operations are given how many pictures."""
+    def context_counts(level: int, only: Collection[int] = ()) -> dict[int, float]:
+        """How often a level's operations are given how many pictures; `only` these, if any.
+
+        Raises ConfigError if the level has no such operation.
+        """
         counts: Counter[int] = Counter()
         for name, weight in operation_shares(level).items():
             counts[context_count(name)] += weight
-        return dict(sorted(counts.items()))
+        found = {n: w for n, w in sorted(counts.items()) if not only or n in only}
+        if not found:
+            raise ConfigError(f"[stream] contexts={only}: level {level} takes {sorted(counts)}.")
+        return found
 
     def number(self, step: int) -> int:
         """Which batch a step sees: each comes once an epoch, in an order of the epoch's own."""

@@ -1,4 +1,4 @@
-"""`python -m minikontext.page FOLDER`: build the page, and serve it if asked."""
+"""`minikontext page FOLDER`: build the page, and serve it if asked."""
 
 from __future__ import annotations
 
@@ -9,21 +9,6 @@ from pathlib import Path
 
 from minikontext.page.build import build
 from minikontext.pipeline import KontextPipeline
-
-NPM = Path("node_modules", "onnxruntime-web", "dist")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    parser.add_argument(
-        "folder", metavar="FOLDER", help="where the page goes; an older one is kept up"
-    )
-    parser.add_argument("--weights", default="toy-max", help="a shipped name or a folder")
-    parser.add_argument(
-        "--runtime", default=str(NPM), metavar="DIR",
-        help="`dist` of the npm package onnxruntime-web (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--serve", type=int, metavar="PORT", help="then show it at this port")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -42,9 +27,3 @@ def serve(folder: Path, port: int) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C stops)", flush=True)
         server.serve_forever()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="minikontext page")
-    add_arguments(parser)
-    raise SystemExit(main(parser.parse_args()))

@@ -1,0 +1,112 @@
+"""The lineage's graph: order, keys, what is made once and what is made anew; a walk in small."""
+
+import json
+import shutil
+
+import pytest
+
+from minikontext.cli import app
+from minikontext.distillation import reproduce
+from minikontext.errors import ConfigError
+from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.files import shipped
+from minikontext.training.jobs import read_job
+
+CONFIGS = shipped("configs", "lineage")
+
+
+@pytest.fixture
+def configs(tmp_path):
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    return tmp_path / "configs"
+
+
+def keys(name, configs, home):
+    stages = reproduce.read_stages(configs)
+    return {one.stage.name: one.key for one in reproduce.plan(name, stages, home)}
+
+
+def test_stages_come_in_order_and_only_those_that_are_needed():
+    stages = reproduce.read_stages(CONFIGS)
+    assert [one.name for one in reproduce.graph("toy", stages)] == [
+        "autoencoder",
+        "toy_base",
+        "toy",
+    ]
+    assert [one.name for one in reproduce.graph("autoencoder", stages)] == ["autoencoder"]
+    assert "level2_sizes" not in stages  # a trial, no stage
+
+
+def test_every_stage_says_what_to_expect():
+    for stage in reproduce.read_stages(CONFIGS).values():
+        assert stage.about.keys() == {"result", "minutes", "samples"}
+        assert "minutes" not in stage.config["loop"]  # schedules go by step
+
+
+def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
+    before = keys("toy", configs, tmp_path)
+    base = configs / "toy_base.toml"
+    text = base.read_text()
+    base.write_text(text.replace('run = "runs/toy_base"', 'run = "elsewhere"') + "# a remark\n")
+    assert keys("toy", configs, tmp_path) == before
+    base.write_text(text.replace("steps = 6000", "steps = 6001"))
+    after = keys("toy", configs, tmp_path)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"toy_base", "toy"}  # what builds on it, too; not what it builds on
+
+
+def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
+    home = tmp_path / "runs"
+    with pytest.raises(ConfigError, match="there are autoencoder, toy, toy_base"):
+        reproduce.reproduce("toy-ultra", configs, home)
+    last = configs / "toy.toml"
+    text = last.read_text()
+    last.write_text(text.replace("tokens = 3072", "tokns = 3072"))
+    with pytest.raises(ConfigError, match="toy: .*tokns.*tokens"):
+        reproduce.reproduce("toy", configs, home)
+    last.write_text(text.replace("stage:toy_base", "stage:toy"))
+    with pytest.raises(ConfigError, match="toy -> toy form a circle"):
+        reproduce.reproduce("toy", configs, home)
+    assert not home.exists()
+    with pytest.raises(ConfigError, match="no stages"):
+        reproduce.read_stages(tmp_path)
+
+
+def test_a_config_with_stages_is_reproduced_not_trained():
+    with pytest.raises(ConfigError, match="minikontext reproduce toy_base"):
+        read_job(CONFIGS / "toy_base.toml")
+    assert read_job(CONFIGS / "autoencoder.toml").kind == "world_autoencoder"
+
+
+@pytest.mark.slow
+def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
+    home = tmp_path / "runs"
+    made = reproduce.reproduce("toy", configs, home, smoke=True)
+    assert [one.stage.name for one in made] == ["autoencoder", "toy_base", "toy"]
+    pipe = KontextPipeline.from_pretrained(made[-1].weights, device="cpu")
+    out = pipe("make the hat red", shipped("data", "images", "demo.png"), num_inference_steps=1)
+    assert out.images[0].size == (64, 64) and pipe.defaults.max_contexts == 4
+    said = json.loads((made[-1].weights / "lineage.json").read_text())["stages"]
+    assert said == {one.stage.name: one.key for one in made}
+    base = KontextPipeline.from_pretrained(made[1].weights, device="cpu")
+    assert base.defaults.max_contexts == 0  # it paints, and has never seen a context
+
+    stamps = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    again = reproduce.reproduce("toy", configs, home, smoke=True)
+    assert [one.key for one in again] == [one.key for one in made]
+    assert stamps == {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    last = configs / "toy.toml"
+    last.write_text(last.read_text().replace("seed = 32", "seed = 33"))
+    anew = reproduce.reproduce("toy", configs, home, smoke=True)
+    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True, True, False]
+    assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
+
+
+def test_the_command_lists_the_stages(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert app.main(["reproduce", "toy", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy:")
+    assert said.count("not made") == 3 and "minutes on two cores" in said
+    assert app.main(["reproduce", "nothing"]) == 2
+    assert list(tmp_path.iterdir()) == []
