@@ -3,6 +3,7 @@
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
 
@@ -11,16 +12,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from minikontext import images
 from minikontext.errors import (
     ConfigError,
     ImageError,
+    MetadataWarning,
     NonFiniteError,
     ResizeWarning,
     SizeError,
 )
+from minikontext.images import containers
+from minikontext.images.read import _quiet
 
 
 def gradient(width=48, height=32):
@@ -132,6 +136,268 @@ def test_damaged_exif_costs_nothing(tmp_path):
 def test_damaged_colour_profile_costs_nothing(tmp_path):
     path = saved(gradient(), tmp_path, "a.png", icc_profile=b"no profile")
     assert difference(images.read(path), gradient()) == 0
+
+
+# ------------------------------------------------------------------- colours that are shown
+
+
+def profile(space, curve, **primaries):
+    """A small ICC profile: matrix and one curve for all channels, or a curve for grey."""
+
+    def number(x):
+        return struct.pack(">i", round(x * 65536))
+
+    tags = {
+        name.encode(): b"XYZ \0\0\0\0" + b"".join(map(number, xyz))
+        for name, xyz in {"wtpt": (0.9642, 1, 0.8249), **primaries}.items()
+    }
+    names = [b"kTRC"] if space == b"GRAY" else [b"rTRC", b"gTRC", b"bTRC"]
+    para = b"para\0\0\0\0" + struct.pack(">HH", 0 if len(curve) == 1 else 3, 0)
+    tags |= dict.fromkeys(names, para + b"".join(map(number, curve)))
+    tags |= {b"desc": b"mluc\0\0\0\0" + struct.pack(">II", 0, 12)}
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    head = struct.pack(">I4sI4s4s4s", 132 + len(table) - 4 + len(body), b"", 0x04000000, b"mntr",
+                       space, b"XYZ ")  # fmt: skip
+    head += b"\0" * 12 + b"acsp" + b"\0" * 28 + number(0.9642) + number(1) + number(0.8249)
+    return head.ljust(128, b"\0") + table + body
+
+
+CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # sRGB's, and Display P3's
+P3 = profile(
+    b"RGB ", CURVE, rXYZ=(0.5151, 0.2412, -0.0011), gXYZ=(0.2920, 0.6922, 0.0419),
+    bXYZ=(0.1571, 0.0666, 0.7841),
+)  # fmt: skip
+LINEAR_GREY = profile(b"GRAY", (1.0,))
+ORANGE, AS_SRGB = (230, 60, 40), (251, 31, 12)  # the same colour in both spaces
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "RGBX"])
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tiff", None])
+def test_a_colour_profile_holds_in_every_mode(mode, name, tmp_path):
+    picture = Image.new("RGB", (8, 8), ORANGE)
+    exact = picture.quantize(2) if mode in ("P", "PA") else picture  # with a palette of its own
+    picture = exact.convert(mode)
+    if name is None:
+        picture.info["icc_profile"] = P3
+    elif mode in ("PA", "RGBX") or (mode == "P" and name == "a.webp"):
+        pytest.skip("no file of this kind")
+    else:
+        options = {"lossless": True} if name == "a.webp" else {}
+        picture = saved(picture, tmp_path, name, icc_profile=P3, **options)
+    assert difference(images.read(picture).getpixel((3, 3)), AS_SRGB) <= 2
+
+
+def test_a_profile_holds_under_transparency(tmp_path):
+    picture = Image.new("RGBA", (8, 8), (*ORANGE, 128))
+    read = images.read(saved(picture, tmp_path, "a.png", icc_profile=P3)).getpixel((3, 3))
+    assert difference(read, [c * 128 / 255 + 127 for c in AS_SRGB]) <= 2  # over white
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_a_profile_holds_for_grey(mode, tmp_path):
+    picture = Image.new("L", (8, 8), 64)
+    if mode == "I;16":
+        picture = Image.fromarray(np.full((8, 8), 64 * 257, np.uint16))
+    elif mode == "LA":
+        picture = picture.convert("LA")
+    read = images.read(saved(picture, tmp_path, "a.png", icc_profile=LINEAR_GREY))
+    assert difference(read.getpixel((3, 3)), (137, 137, 137)) <= 1  # 0.251 of the light
+
+
+def test_a_profile_of_another_kind_of_picture_costs_nothing(tmp_path):
+    path = saved(gradient(), tmp_path, "a.png", icc_profile=LINEAR_GREY)
+    assert difference(images.read(path), gradient()) == 0
+
+
+def with_chunks(data, *chunks):
+    """A PNG file with more chunks behind its header."""
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def png_chunk(kind, data, crc=None):
+    crc = zlib.crc32(kind + data) if crc is None else crc
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+
+def png_bytes(picture=None):
+    buffer = BytesIO()
+    (picture or gradient()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("gamma", "more", "expected"),
+    [
+        (100_000, (), 137),  # linear: a viewer shows 64 of 255 as it shows 137 of sRGB
+        (45_455, (), 64),  # sRGB's own
+        (0, (), 64),
+        (4_000_000_000, (), 64),  # absurd: left out, as viewers do
+        (100_000, (png_chunk(b"sRGB", b"\0"),), 64),  # which goes first
+    ],
+)
+def test_a_gamma_is_applied_as_viewers_do(gamma, more, expected):
+    flat = png_bytes(Image.new("RGB", (8, 8), (64, 64, 64)))
+    data = with_chunks(flat, png_chunk(b"gAMA", struct.pack(">I", gamma)), *more)
+    assert difference(images.read(data).getpixel((3, 3)), (expected,) * 3) <= 1
+
+
+# ---------------------------------------------------- a sound picture with broken metadata
+
+
+BROKEN = [
+    png_chunk(b"tEXt", b"a\0b", crc=7),
+    png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 10**8)),
+    png_chunk(b"iCCP", b"a\0\0" + zlib.compress(b"x" * 10**7)),
+    png_chunk(b"pHYs", b"1"),
+    png_chunk(b"tIME", b"", crc=1),
+]
+
+
+@pytest.mark.parametrize("chunk", BROKEN, ids=lambda chunk: chunk[4:8].decode())
+@pytest.mark.filterwarnings("ignore::minikontext.errors.MetadataWarning")
+def test_a_sound_png_is_not_refused_for_its_metadata(chunk, tmp_path):
+    data = with_chunks(png_bytes(), chunk)
+    assert difference(images.read(data), gradient()) == 0
+    (tmp_path / "a.png").write_bytes(data[:-12] + chunk + data[-12:])
+    assert difference(images.read(tmp_path / "a.png"), gradient()) == 0
+
+
+def test_metadata_that_is_left_out_is_told():
+    with pytest.warns(MetadataWarning, match="broken and is left out"):
+        images.read(with_chunks(png_bytes(), BROKEN[0]))
+
+
+def test_what_is_left_out_costs_no_transparency(tmp_path):
+    picture = Image.new("P", (8, 8), 0)
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.paste(1, (0, 0, 4, 8))
+    path = saved(picture, tmp_path, "a.png", transparency=1)
+    with pytest.warns(MetadataWarning):
+        read = images.read(with_chunks(path.read_bytes(), BROKEN[0]))
+    assert read.getpixel((1, 1)) == (255, 255, 255) and read.getpixel((6, 1)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_the_pixels_of_a_bare_file_are_the_same(name, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "secret"
+    path = saved(gradient(), tmp_path, name, exif=exif, icc_profile=b"secret", quality=90)
+    data = containers.bare(path.read_bytes())
+    assert b"secret" not in data and b"secret" in path.read_bytes()
+    assert difference(images.read(data), images.read(path)) == 0
+
+
+def test_damaged_pixels_stay_an_error(tmp_path):
+    data = bytearray(png_bytes())
+    data[data.index(b"IDAT") + 20] ^= 255
+    with pytest.raises(ImageError, match="damaged"):
+        images.read(with_chunks(bytes(data), BROKEN[0]))
+
+
+# ------------------------------------------------------------------------ HEIC, and endless work
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 40
+
+
+def test_heic_is_named(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
+    for source in (HEIC, tmp_path / "IMG_1.HEIC"):
+        with pytest.raises(ImageError, match="HEIC picture: pip install pillow-heif"):
+            images.read(source)
+
+
+def test_heic_is_opened_where_an_opener_is_registered(monkeypatch):
+    class Opener(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self._size, self._mode = (4, 4), "RGB"
+
+        def load(self):
+            self.im = Image.new("RGB", (4, 4), "red").im
+            return Image.Image.load(self)
+
+    for name in ("OPEN", "MIME", "EXTENSION"):
+        monkeypatch.setattr(Image, name, dict(getattr(Image, name)))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    Image.init()
+    Image.register_open("HEIF", Opener, lambda head: head[4:8] == b"ftyp")
+    assert images.read(HEIC).getpixel((1, 1)) == (255, 0, 0)
+
+
+def many_scans(count, side=64):
+    """A progressive JPEG whose last scan is repeated."""
+    buffer = BytesIO()
+    gradient(side, side).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def test_a_progressive_jpeg_is_read_and_an_endless_one_is_not(tmp_path):
+    assert images.read(many_scans(0)).size == (64, 64)
+    assert images.read(many_scans(50)).size == (64, 64)
+    for source in (many_scans(2000), saved_bytes(many_scans(150), tmp_path)):
+        with pytest.raises(ImageError, match="more than 100 scans"):
+            images.read(source)
+
+
+def saved_bytes(data, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(data)
+    return str(tmp_path / "a.jpg")
+
+
+def test_scans_are_counted_in_the_picture_alone():
+    data = many_scans(3)
+    exif = b"\xff\xe1" + struct.pack(">H", 2 + 400) + b"\xff\xda" * 200  # a preview's, or noise
+    assert containers.count_scans(data, 1000) == containers.count_scans(
+        data[:2] + exif + data[2:] + b"\xff\xda" * 500, 1000
+    )
+    assert containers.count_scans(many_scans(900), 10) == 11
+
+
+# ------------------------------------------------------------------------- threads, and terminals
+
+
+def test_reading_in_threads_leaves_warnings_as_they_were():
+    data = png_bytes(gradient(200, 200))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(images.read, [data] * 200))
+    assert list(warnings.filters) == before
+
+
+def test_a_list_of_filters_that_comes_and_goes_meanwhile_keeps_nothing():
+    before = list(warnings.filters)
+    quiet, user = _quiet(), warnings.catch_warnings()
+    quiet.__enter__()
+    user.__enter__()
+    warnings.simplefilter("error")
+    inner = list(warnings.filters)
+    quiet.__exit__(None, None, None)
+    assert len(warnings.filters) < len(inner)
+    user.__exit__(None, None, None)
+    assert list(warnings.filters) == before
+
+
+def test_warnings_of_others_are_heard_while_a_picture_is_read():
+    with pytest.warns(UserWarning, match="mine"), _quiet():
+        warnings.warn("mine", UserWarning, stacklevel=1)
+
+
+EVIL = "a\x1b[2J\n\u202ebc\u2028\x9b"
+
+
+def test_a_name_is_never_printed_as_it_is(tmp_path):
+    (tmp_path / f"{EVIL}.png").write_bytes(b"no picture")
+    for source in (tmp_path / f"{EVIL}.png", f"missing{EVIL}", f"https://{EVIL}"):
+        with pytest.raises(ImageError) as caught:
+            images.read(source)
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 3), (3, 20_000)])

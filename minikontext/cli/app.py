@@ -10,6 +10,7 @@ import argparse
 import glob
 import io
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -48,6 +49,9 @@ EXAMPLES = """examples:
 """
 
 
+LINES = "\n"  # of our own messages, which escape those of a file's
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 if a check found a problem, 2 for a mistake, 3 if `inspect`
     cannot know, 130 for Ctrl-C. Errors made on purpose are printed without a traceback."""
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return options.run(options)
         except MinikontextError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {log.printable(str(error), 5000, keep=LINES)}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -305,6 +309,7 @@ INSPECT_CODES = """exit codes:
   1  pixels have changed since
   2  a mistake, such as a file that is no picture
   3  nobody can know: no metadata, broken metadata, or a format with loss
+  4  the program failed, which says nothing of the picture
 """
 
 
@@ -328,7 +333,13 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.show:
         _check_output(Path(options.show), [options.picture])
         provenance.check_format(Path(options.show))
-    found = inspect.inspect(options.picture)
+    try:
+        found = inspect.inspect(options.picture)
+    except MinikontextError:
+        raise
+    except Exception:  # Python would exit with 1, which here means that pixels have changed.
+        traceback.print_exc()
+        return 4
     print(found)
     if options.watermark:
         print(f"watermark: {watermark.describe(images.read(options.picture))}")
@@ -571,4 +582,4 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _show_warning(message: Warning | str, *rest: object) -> None:
-    print(f"note: {message}", file=sys.stderr)
+    print(f"note: {log.printable(str(message), 5000, keep=LINES)}", file=sys.stderr)

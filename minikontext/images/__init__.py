@@ -1,6 +1,7 @@
 """Pictures in and out.
 
     read         any picture file, safely, into RGB
+    containers   what surrounds the pixels in a file
     tensors      pictures to tensors and back
     resize       one explicit resize plan and its inverse
     provenance   how a result was made, written into its file

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from minikontext import images
-from minikontext.errors import ImageError, MetadataError
+from minikontext.errors import ImageError, MetadataError, shorten_list
+from minikontext.images import containers
 from minikontext.images.provenance import GRID, Box, Note, Provenance, boxes, checksum_tiles
-from minikontext.images.read import NOTE
+from minikontext.images.read import NOTE, content
 from minikontext.images.resize import Size
+from minikontext.runtime.log import printable
 
 UNCHANGED, CHANGED, UNKNOWN = "unchanged", "changed", "unknown"
+MAX_SHOWN = 10  # edits at either end of a history, regions, pictures of one edit
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,20 @@ UNSIGNED = (
 def inspect(file: str | Path | bytes | Image.Image) -> Inspection:
     """Read a picture's history and compare its pixels with the checksums of their tiles.
 
-    Broken metadata is a verdict, not an error. Raises ImageError for what is no picture.
+    Broken metadata is a verdict, not an error; so is a file of which a viewer may show something
+    else than was checked, such as an animation. Raises ImageError for what is no picture.
     """
     picture = images.read(file)
+    if not isinstance(file, Image.Image) and (odd := containers.remarks(content(file))):
+        found = _inspect(picture, file)
+        if found.verdict != UNCHANGED:
+            return found
+        reason = f"cannot be checked: {', and '.join(odd)}. What was read is as it was written."
+        return replace(found, verdict=UNKNOWN, reason=reason)
+    return _inspect(picture, file)
+
+
+def _inspect(picture: Image.Image, file: str | Path | bytes | Image.Image) -> Inspection:
     if NOTE not in picture.info:
         return Inspection(picture.size, None, UNKNOWN, NO_NOTE)
     try:
@@ -82,7 +96,7 @@ def _compare(
     if all(changed):
         return CHANGED, "changed everywhere.", ((0, 0, *picture.size),)
     found = regions(changed, picture.size)
-    return CHANGED, f"changed in {', '.join(map(_show, found))}.", found
+    return CHANGED, f"changed in {shorten_list(map(_show, found), MAX_SHOWN)}.", found
 
 
 def regions(changed: Sequence[bool], size: Size) -> tuple[Box, ...]:
@@ -114,20 +128,11 @@ def _has_loss(file: str | Path | bytes | Image.Image) -> bool:
     """Whether a file holds JPEG or lossy WebP; a picture in memory may know its own format."""
     if isinstance(file, Image.Image):
         return file.format in ("JPEG", "MPO")
-    data = Path(file).read_bytes() if isinstance(file, (str, Path)) else bytes(file)
-    return data[:2] == b"\xff\xd8" or (data[8:12] == b"WEBP" and _is_vp8(data))
-
-
-def _is_vp8(data: bytes) -> bool:
-    """Walk the chunks of a WebP file up to its picture: "VP8 " is lossy, "VP8L" is not."""
-    position = 12
-    while position + 8 <= len(data):
-        kind, size = data[position : position + 4], data[position + 4 : position + 8]
-        if kind in (b"VP8 ", b"VP8L"):
-            return kind == b"VP8 "
-        length = int.from_bytes(size, "little")
-        position += 8 + length + length % 2
-    return False
+    data = content(file)
+    if data[8:12] == b"WEBP":
+        return next((n == b"VP8 " for n, _ in containers.webp_chunks(data) if n[:3] == b"VP8"
+                     and n != b"VP8X"), False)  # fmt: skip
+    return data.startswith(containers.JPEG)
 
 
 def mark_regions(picture: Image.Image, found: Sequence[Box]) -> Image.Image:
@@ -150,9 +155,13 @@ def _history(provenance: Provenance | None) -> list[str]:
     lines = ["history, first edit to last:"]
     if provenance.left_out:
         lines.append(f"  (there was no room for the {provenance.left_out} edits before)")
-    before = ""
-    for number, edit in enumerate(provenance.edits, start=provenance.left_out + 1):
-        lines += _describe(number, edit, before if number > 1 else None)
+    before, hidden = "", len(provenance.edits) - 2 * MAX_SHOWN
+    for index, edit in enumerate(provenance.edits):
+        number = provenance.left_out + 1 + index
+        if hidden <= 0 or not MAX_SHOWN <= index < MAX_SHOWN + hidden:
+            lines += _describe(number, edit, before if number > 1 else None)
+        elif index == MAX_SHOWN:
+            lines.append(f"  ({hidden} edits are not shown here)")
         before = edit.pixels
     return lines
 
@@ -161,7 +170,8 @@ def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
     prompt = "(the prompt was withheld)" if edit.private else f"“{printable(edit.prompt)}”"
     settings = [f"seed {edit.seed}", f"{edit.steps} steps", edit.guidance]
     weights = f"weights {edit.weights} ({edit.weights_fingerprint[:12] or 'no checksum'})"
-    lines = [prompt, ", ".join(printable(x) for x in (*settings, weights, edit.software) if x)]
+    settings = (x for x in (*settings, weights, edit.software) if x)
+    lines = [prompt, ", ".join(printable(x, 100) for x in settings)]
     if edit.negative_prompt:
         lines.append(f"away from “{printable(edit.negative_prompt)}”")
     lines.append(_origin(edit.contexts, before))
@@ -186,10 +196,5 @@ def _origin(contexts: Sequence[str], before: str | None) -> str:
         text = f"from a picture {first[:12]}: the result before, changed in between"
     else:
         text = "from the result before, of which no checksum is known"
-    return ", and ".join([text, *(f"a picture {other[:12]}" for other in others)])
-
-
-def printable(text: str, limit: int = 500) -> str:
-    """Make a text from a file harmless for a terminal: no control characters, not endless."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:limit])
-    return shown if len(text) <= limit else f"{shown} … ({len(text)} characters)"
+    others = [f"a picture {other[:12]}" for other in others]
+    return ", and ".join([text, *([shorten_list(others, MAX_SHOWN)] if others else [])])

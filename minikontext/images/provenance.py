@@ -38,6 +38,7 @@ TEXTS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "weights", "s
 HASHES = ("weights_fingerprint", "pixels")
 FLAGS = ("private", "cut", "withheld")
 MAX_CONTEXTS = 64
+MAX_EDITS = 200  # that are carried on; of those before only the number
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as in PIL
 
 
@@ -137,9 +138,10 @@ class Note:
         Raises MetadataError that says what is wrong with it.
         """
         fields = _parse_json(text)
-        edits = [_from_json(edit) for edit in _field(fields, "edits", list)]
+        stored = _field(fields, "edits", list)
+        edits = [_from_json(edit) for edit in stored[-MAX_EDITS:]]
         provenance = edits.pop() if edits else Provenance()
-        left_out = _count(fields, "left_out")
+        left_out = _count(fields, "left_out") + max(0, len(stored) - MAX_EDITS)
         size = _field(fields, "size", list)
         if len(size) != 2 or not all(type(side) is int and 0 < side < 1 << 24 for side in size):
             raise _broken(f"size is {size!r:.60}")

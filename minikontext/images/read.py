@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from minikontext.errors import ImageError
+from minikontext.errors import ImageError, MetadataWarning, warn
+from minikontext.images import containers
 from minikontext.images.resize import Size
+from minikontext.runtime.log import printable
 
-# Anything that PIL decodes by itself. EPS is left out on purpose: PIL hands it to another program.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO", "JPEG2000")
+# Anything that PIL decodes by itself, and HEIF if somebody has registered an opener. EPS is left
+# out on purpose: PIL hands it to another program.
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "PPM",
+    "ICO",
+    "JPEG2000",
+    "HEIF",
+)
 
 # A small file can unpack into more pixels than the memory holds; a camera stays below this.
 MAX_PIXELS = 120_000_000
+MAX_SCANS, MAX_WORK = 100, 2_000_000_000  # of a progressive JPEG; pixels times scans
+MAX_BYTES = 1 << 30  # of a file that is looked at as a whole
 
 # The key in `image.info` of the note that `provenance` wrote into a picture's file, and the most
 # characters of it. Of all metadata, `read` keeps only this.
@@ -31,15 +53,70 @@ def read(source: object) -> Image.Image:
     first frame of an animation counts, a camera's rotation and colour profile are applied.
     Arrays are (h, w), (h, w, 3) or (h, w, 4). The source is never changed. Of the file's metadata
     only what `provenance` wrote is kept, unchecked, in `image.info[NOTE]`.
+    Metadata that is broken is left out, with a MetadataWarning.
     Raises ImageError for what cannot be read.
     """
+    try:
+        return _read(source)
+    except ImageError:
+        picture = _read_bare(source)
+        if picture is None:
+            raise
+        warn(MetadataWarning("The file's metadata is broken and is left out; its pixels are not."))
+        return picture
+
+
+def _read(source: object) -> Image.Image:
     image = _open(source)
     try:
         _check_area(image.size)
+        _check_work(image, source)
         return _decode(image)
     finally:
         if image is not source:
             image.close()  # An animation keeps its file open, which Windows then cannot replace.
+
+
+def _read_bare(source: object) -> Image.Image | None:
+    """The picture of a file without its metadata; None if that does not help."""
+    data = containers.bare(content(source))
+    try:
+        return _read(data) if data else None
+    except ImageError:
+        return None
+
+
+def content(source: object) -> bytes:
+    """The bytes of a file, as far as they may be looked at; none of what is no file."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    try:
+        path = Path(source) if isinstance(source, (str, Path)) else None
+        fits = path is not None and path.is_file() and path.stat().st_size <= MAX_BYTES
+        return path.read_bytes() if fits else b""
+    except (OSError, ValueError):
+        return b""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide PIL's remarks on odd metadata, which help nobody here.
+
+    `warnings.catch_warnings` puts the filters back that it found: with two threads in it at once,
+    those of the other one, for good. This takes out the one that it put in.
+    """
+    entry, filters = ("ignore", None, Warning, PILS, 0), warnings.filters
+    with _LOCK:
+        filters.insert(0, entry)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for some in (filters, warnings.filters):  # Somebody may have exchanged the list.
+                some[:] = [one for one in some if one is not entry]
+
+
+_LOCK, PILS = Lock(), re.compile(r"(PIL|minikontext\.images\.read)(\.|$)")
 
 
 def _open(source: object) -> Image.Image:
@@ -59,14 +136,15 @@ def _open(source: object) -> Image.Image:
 
 def _checked_path(source: str | Path) -> Path:
     if str(source).startswith(("http://", "https://")):
-        raise ImageError(f"{source} is a web address. Download the picture and pass its path.")
+        name = printable(str(source), 200)
+        raise ImageError(f"{name} is a web address. Download the picture and pass its path.")
     path = Path(source)
     try:
         what = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
     except OSError as error:  # A prompt in the place of the path is too long to be a name.
         what = f"is no usable name ({error.strerror})"
     if what:
-        raise ImageError(f"Cannot read the image {str(path)[:200]}: it {what}.")
+        raise ImageError(f"Cannot read the image {printable(str(path), 200)}: it {what}.")
     return path
 
 
@@ -74,20 +152,29 @@ def _open_file(file: Path | BytesIO) -> Image.Image:
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _quiet():
             return Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
         raise ImageError(f"The image {_label(file)} is too large: {error}") from error
     except Exception as error:  # PIL's readers raise nearly anything on a damaged file.
-        raise ImageError(
-            f"Cannot read {_label(file)} as an image: it is damaged, or of a kind not among "
-            f"{', '.join(formats)}. Save it as PNG or JPEG."
-        ) from error
+        raise ImageError(_not_readable(file, formats)) from error
+
+
+def _not_readable(file: Path | BytesIO, formats: list[str]) -> str:
+    data = content(file) if isinstance(file, Path) else file.getvalue()
+    if containers.is_heic(data[:64]):
+        return (
+            f"{_label(file)} is a HEIC picture: pip install pillow-heif, and call "
+            "pillow_heif.register_heif_opener() before; or save it as PNG or JPEG."
+        )
+    return (
+        f"Cannot read {_label(file)} as an image: it is damaged, or of a kind not among "
+        f"{', '.join(formats)}. Save it as PNG or JPEG."
+    )
 
 
 def _label(file: Path | BytesIO) -> str:
-    return str(file) if isinstance(file, Path) else "the bytes"
+    return printable(str(file), 200) if isinstance(file, Path) else "the bytes"
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -111,17 +198,29 @@ def _check_area(size: Size) -> None:
         )
 
 
+def _check_work(image: Image.Image, source: object) -> None:
+    """Refuse a JPEG file that goes over its pixels again and again: few bytes, endless work."""
+    if image.format not in ("JPEG", "MPO") or isinstance(source, Image.Image):
+        return
+    most = min(MAX_SCANS, max(20, MAX_WORK // (image.width * image.height)))
+    if containers.count_scans(content(source), most) > most:
+        raise ImageError(
+            f"The picture is stored in more than {most} scans, which would take too long to "
+            "decode. Save it again with another program."
+        )
+
+
 def _decode(image: Image.Image) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's remarks on odd metadata help nobody here.
+        with _quiet():
             image.load()  # Of an animation this is the first frame.
-            result = _to_rgb(_to_srgb(_upright(image)))
+            result = _to_rgb(_upright(image))
             result.info = {NOTE: note} if (note := _note(image)) else {}
             return result
     except Exception as error:  # As above: a truncated or damaged file can raise anything.
         raise ImageError(
-            f"The image cannot be decoded ({error}). It is damaged or cut off: save it again."
+            f"The image cannot be decoded ({printable(str(error), 200)}). It is damaged or cut "
+            "off: save it again."
         ) from error
 
 
@@ -147,30 +246,58 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """Apply an embedded colour profile, so that the same numbers mean the same colours."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK"):
-        return image
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Colours as sRGB, in three channels; what is transparent becomes white."""
+    colour, alpha = _split(image)
+    colour = _to_srgb(colour, image.info)
+    if alpha is None:
+        return colour.copy() if colour is image else colour
+    return Image.composite(colour, Image.new("RGB", colour.size, "white"), alpha)
+
+
+def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colours in one of the modes L, RGB and CMYK, which profiles know, and their opacity."""
+    if image.mode[0] in "IF":  # I, I;16, I;16B, F: more than 8 bits, which convert() would clip.
+        return _from_array(_to_8_bits(np.asarray(image), image.mode)), None
+    grey = image.mode in ("1", "L", "LA", "La")
+    see_through = "transparency" in image.info  # a colour, or an index of a palette
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or see_through:
+        layer = image.convert("RGBA")
+        return layer.getchannel("R") if grey else layer.convert("RGB"), layer.getchannel("A")
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image, None
+    return image.convert("L" if grey else "RGB"), None
+
+
+def _to_srgb(colour: Image.Image, info: dict) -> Image.Image:
+    """Apply an embedded profile or a gamma, so that the same numbers mean the same colours."""
+    if managed := _with_profile(colour, info.get("icc_profile")):
+        return managed
+    colour = colour.convert("RGB") if colour.mode != "RGB" else colour
+    gamma = info.get("gamma") if not {"srgb", "icc_profile"} & info.keys() else None
+    if not isinstance(gamma, float) or not 0.1 <= gamma <= 10 or abs(2.2 * gamma - 1) < 0.05:
+        return colour  # None, an absurd one (viewers leave it out), or sRGB's own: 1 / 2.2
+    table = [round(255 * (value / 255) ** (1 / (2.2 * gamma))) for value in range(256)]
+    return colour.point(table * 3)
+
+
+def _with_profile(colour: Image.Image, profile: object) -> Image.Image | None:
+    """The colours in sRGB; None without a profile that is sound and of their kind."""
+    if not isinstance(profile, bytes):
+        return None
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        return ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip())
+        if (mode, colour.mode) == ("RGB", "L"):  # of a picture that was made grey afterwards
+            colour = colour.convert("RGB")
+        if mode != colour.mode:
+            return None
+        return ImageCms.profileToProfile(colour, source, _SRGB, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
+        return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    see_through = "transparency" in image.info  # a colour, or an index of a palette
-    if image.mode == "RGB" and not see_through:
-        return image.copy()
-    if image.mode[0] in "IF":  # I, I;16, I;16B, F: more than 8 bits, which convert() would clip.
-        return _from_array(_to_8_bits(np.asarray(image), image.mode)).convert("RGB")
-    if image.mode in ("LA", "PA", "RGBA", "RGBa") or see_through:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+_SRGB = ImageCms.createProfile("sRGB")
 
 
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:

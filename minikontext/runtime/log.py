@@ -9,15 +9,17 @@ from __future__ import annotations
 import logging
 import sys
 
+LONGEST = 20_000  # characters of one message
+
 LOGGER = logging.getLogger("minikontext")
 
 
 class _Printer(logging.Handler):
-    """Print messages as they are, to the stdout of the moment: it may be redirected."""
+    """Print messages as lines, to the stdout of the moment: it may be redirected."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        print(self.format(record), file=sys.stdout, flush=True)
+        print(printable(self.format(record), LONGEST, keep="\n"), file=sys.stdout, flush=True)
 
 
 def show() -> None:
@@ -25,3 +27,18 @@ def show() -> None:
     LOGGER.setLevel(logging.INFO)
     if not any(isinstance(handler, _Printer) for handler in LOGGER.handlers):
         LOGGER.addHandler(_Printer())
+
+
+def printable(text: str, limit: int = 500, keep: str = "") -> str:
+    """Make a stranger's text harmless for a terminal and a log, and no longer than `limit`.
+
+    Control characters, line ends, marks of writing direction and halves of surrogate pairs are
+    written out as in Python. keep: characters that may stay, such as line ends of our own texts.
+    """
+    shown = ""
+    for character in text:
+        plain = character.isprintable() or character in keep
+        shown += character if plain else ascii(character)[1:-1]
+        if len(shown) > limit:
+            return f"{shown[:limit]} … ({len(text)} characters)"
+    return shown

@@ -1,0 +1,127 @@
+"""What surrounds the pixels in a file: chunks, segments, scans. Nothing here decodes a picture."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+# The chunks and segments without which the same pixels would look otherwise.
+PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sRGB")
+JPEG_DROPPED = {0xFE, 0xEF, *range(0xE1, 0xEE)}  # comments and APP1 to 15, but not Adobe's APP14
+WEBP_DROPPED = (b"EXIF", b"XMP ", b"ICCP")
+
+# In the pixels' data a marker is FF with anything behind it but 0, FF or a restart.
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+SOS, EOI = 0xDA, 0xD9
+
+
+def is_heic(head: bytes) -> bool:
+    """Whether a file that begins like this is HEIC, as phones write it."""
+    return head[4:8] == b"ftyp" and (head[8:12] in HEIC or any(b in head[16:64] for b in HEIC))
+
+
+def bare(data: bytes) -> bytes | None:
+    """The same picture without metadata, for a file whose metadata is broken; None if unknown."""
+    if data.startswith(PNG):
+        return PNG + b"".join(_png_piece(name, body, crc) for name, body, crc in png_chunks(data))
+    if data.startswith(JPEG):
+        return _bare_jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _bare_webp(data)
+    return None
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """The chunks of a PNG file: name, content, checksum. Those that are whole."""
+    position = len(PNG)
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 <= len(data):
+            yield name, data[position + 8 : end], data[end : end + 4]
+        position = end + 4
+
+
+def _png_piece(name: bytes, body: bytes, crc: bytes) -> bytes:
+    if name not in PNG_KEPT:
+        return b""
+    if name[:1].islower():  # Only what is critical proves by its checksum that it is sound.
+        crc = struct.pack(">I", zlib.crc32(name + body))
+    return struct.pack(">I", len(body)) + name + body + crc
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG file: marker, where it begins and ends, its pixels' data included."""
+    position = 2
+    while match := MARKER.search(data, position):
+        begin, kind = match.start(), data[match.start() + 1]
+        if kind == EOI or begin + 4 > len(data):
+            return
+        end = begin + 2 + int.from_bytes(data[begin + 2 : begin + 4], "big")
+        if kind == SOS:
+            following = MARKER.search(data, end)
+            end = following.start() if following else len(data)
+        yield kind, begin, end
+        position = max(end, begin + 2)
+
+
+def count_scans(data: bytes, most: int) -> int:
+    """How often a JPEG file goes over its pixels; counting ends above `most`."""
+    scans = 0
+    for kind, _, _ in jpeg_segments(data):
+        scans += kind == SOS
+        if scans > most:
+            break
+    return scans
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    kept = JPEG
+    for kind, begin, end in jpeg_segments(data):
+        if kind == SOS:  # From here on as it is: a file that is cut off stays so.
+            return kept + data[begin:]
+        kept += data[begin:end] if kind not in JPEG_DROPPED else b""
+    return kept
+
+
+def webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a WebP file, those that are whole: name and content."""
+    position = 12
+    while position + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, position)
+        if position + 8 + length <= len(data):
+            yield name, data[position + 8 : position + 8 + length]
+        position += 8 + length + length % 2
+
+
+def _bare_webp(data: bytes) -> bytes:
+    pieces = []
+    for name, body in webp_chunks(data):
+        if name == b"VP8X" and body:  # Its flags announce what is left out here.
+            body = bytes([body[0] & ~0x2C]) + body[1:]
+        if name not in WEBP_DROPPED:
+            pieces.append(name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2))
+    content = b"WEBP" + b"".join(pieces)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+def remarks(data: bytes) -> list[str]:
+    """Why a viewer may show something else than the pixels that are read from a file."""
+    found = []
+    names = {name for name, *_ in png_chunks(data)} if data.startswith(PNG) else set()
+    names |= {name for name, _ in webp_chunks(data)} if data[8:12] == b"WEBP" else set()
+    if names & {b"acTL", b"ANIM"} or _is_long_gif(data):
+        found.append("it is an animation, of which only the first picture is looked at")
+    if b"cICP" in names or (b"cHRM" in names and not names & {b"sRGB", b"iCCP"}):
+        found.append("it names colours in a way that is not applied here (cICP, cHRM)")
+    return found
+
+
+def _is_long_gif(data: bytes) -> bool:
+    # Each picture of an animation has a graphic control block; a lone one has at most one.
+    return data[:4] == b"GIF8" and data.count(b"\x21\xf9\x04") > 1
