@@ -10,6 +10,7 @@ import minikontext
 PACKAGE = Path(minikontext.__file__).parent
 JUDGES = {"minikontext.toyworld.oracle", "minikontext.toyworld.judge"}
 JUDGES |= {f"minikontext.toyworld.{name}" for name in ("score", "read", "succeeds")}
+JUDGES |= {"minikontext.bench.reader"}  # trained in a module of its own, for no other training
 # Trainings of the first edition, which go when its weights do: they look at the oracle.
 OLD = {"tries.py", "chains.py", "mistakes.py"}
 
@@ -39,6 +40,15 @@ def test_no_training_imports_a_judge(wing):
     assert {file.name: found for file in files if (found := judges(file))} == {}
 
 
+def test_the_two_judges_share_nothing():
+    """The reader knows scenes and drawings, not the oracle; only its validation asks both."""
+    files = [f for f in PACKAGE.glob("bench/reader/*.py") if f.stem != "validation"]
+    oracle = {name for name in JUDGES if "toyworld" in name} | {"minikontext.bench.wrong_answers"}
+    found = {f.name: {n for n in imported(f) if n in oracle or "oracle" in n} for f in files}
+    assert len(files) >= 5 and not any(found.values()), found
+    assert not any("reader" in n for n in imported(PACKAGE / "toyworld" / "oracle.py"))
+
+
 @pytest.mark.parametrize("name", ["sampler.py", "flow.py"])
 def test_neither_sampler_nor_loss_imports_the_world(name):
     assert not any("toyworld" in module for module in imported(PACKAGE / name))
@@ -51,6 +61,9 @@ def test_neither_sampler_nor_loss_imports_the_world(name):
         "from minikontext.toyworld import oracle",
         "import minikontext.toyworld.oracle",
         "from minikontext.toyworld.oracle import MIN_EXPLAINED",
+        "from minikontext.bench import reader",
+        "from minikontext.bench.reader import judge",
+        "from minikontext.bench.reader.network import load_network",
     ],
 )
 def test_every_way_to_import_a_judge_is_seen(line, tmp_path):

@@ -1,0 +1,41 @@
+"""`python -m minikontext.bench.reader`: train the reader, calibrate it, or validate it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minikontext.bench import report
+from minikontext.bench.reader.calibration import calibrated
+from minikontext.bench.reader.judgement import Reader
+from minikontext.bench.reader.network import HOME, load_network, save
+from minikontext.bench.reader.training import ReaderTraining, train
+from minikontext.bench.reader.validation import Counts, validate
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: see --help."""
+    parser = report.parser(
+        "python -m minikontext.bench.reader", __doc__, weights="toy-max", steps=..., seed=...
+    )
+    parser.add_argument("--train", action="store_true", help="train, or go on, and calibrate")
+    parser.add_argument("--calibrate", action="store_true", help="choose the limits anew")
+    parser.add_argument("--validate", action="store_true", help="measure and write the page")
+    parser.add_argument("--run", type=Path, default=Path("runs/reader"), help="checkpoints")
+    parser.add_argument("--folder", type=Path, default=HOME, help="the reader's weights")
+    parser.add_argument("--split", default="test", help="cases to validate on: test (default), dev")
+    for name in ("scenes", "cases", "answers"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(Counts, name))
+    options = parser.parse_args(arguments)
+    report.positive(options, "scenes", "cases", "answers")
+    counts = Counts(options.scenes, options.cases, options.answers, options.split)
+    place = report.folder(options, counts.part)
+    if options.train:
+        save(train(options.run, ReaderTraining()), options.folder)
+    if options.train or options.calibrate:
+        save(calibrated(load_network(options.folder)), options.folder)
+    if options.validate:
+        print(validate(Reader(load_network(options.folder)), place, counts, options.weights))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""What the reader says of an edited picture: was it followed, is the rest preserved, who is it?
+
+Reading settles the attributes; it does not see pixels. So the picture is also laid beside a drawing
+of what was read, in the reader's own features: a mirrored, shifted, faded or smeared picture reads
+like the right one and lies far from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minikontext.bench.reader.network import (
+    HOME,
+    ILLEGIBLE,
+    ReaderNetwork,
+    distances,
+    hidden_colours,
+    load_network,
+    scene_of,
+    to_units,
+)
+from minikontext.bench.reader.pictures import show
+from minikontext.errors import WeightsError
+from minikontext.toyworld.edits import Case
+from minikontext.toyworld.scene import ATTRIBUTES, IDENTITY, MAX_SIGN, Scene
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the reader found; `success` is all of `followed`, `preserved` and `identity`.
+
+    `read` is the scene that the picture shows; what the target's picture does not show is as in the
+    target. `confidence` is the probability of the least certain answer that counts, `distance` how
+    far the picture lies from a drawing of what was read: 1 is the limit.
+    """
+
+    followed: bool
+    preserved: bool
+    identity: bool
+    read: Scene
+    confidence: float
+    distance: float
+
+    @property
+    def success(self) -> bool:
+        """Instruction followed, the rest preserved, the character still itself."""
+        return self.followed and self.preserved and self.identity
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {**asdict(self), "success": self.success}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A scene, the probability of each answer that led to it, and the picture's feature maps."""
+
+    scene: Scene
+    sure: dict[str, float]
+    maps: tuple[Tensor, Tensor, Tensor]
+
+    def confidence(self, hidden: Iterable[str] = ()) -> float:
+        """The least certain answer; those in `hidden`, and letters not to be seen, do not count."""
+        first = 0 if self.scene.style in ILLEGIBLE else len(self.scene.sign)
+        beyond = {f"letter_{i}" for i in range(first, MAX_SIGN)}
+        return min(p for name, p in self.sure.items() if name not in {*hidden, *beyond})
+
+
+class Reader:
+    """The second judge: a network that reads scenes, and limits for how a picture may look.
+
+    Raises WeightsError for a network that was not calibrated.
+    """
+
+    def __init__(self, network: ReaderNetwork) -> None:
+        if network.config.limits is None:
+            raise WeightsError("A reader without limits. Calibrate it: see data/reader/README.md.")
+        self.network, self.limits = network, network.config.limits
+
+    def read(self, picture: Image.Image | np.ndarray) -> Scene:
+        """The scene that a picture of any size shows."""
+        return look(self.network, as_pixels(picture)).scene
+
+    def judge(self, picture: Image.Image | np.ndarray, case: Case) -> Verdict:
+        """Judge an edited picture against its case; any size is accepted.
+
+        Followed: every claim reads as in the target. Identity: species, pattern, eyes, and the
+        colour where the style shows it. Preserved: every other attribute reads as in the target,
+        and the picture is what it reads as. On free attributes any value is right.
+        """
+        reading = look(self.network, as_pixels(picture))
+        wanted, hidden = expected(reading.scene, case)
+        found = seen_as(reading.scene, wanted, hidden)
+        far = apart(self.network, reading, found, size_of(picture)) / self.limits.as_tensor()
+        distance = float(far.max())
+        wrong = {n for n in ATTRIBUTES if getattr(found, n) != getattr(wanted, n)}
+        return Verdict(
+            followed=not wrong & {*case.claims},
+            preserved=not wrong - {*case.claims, *IDENTITY} and distance <= 1,
+            identity=not wrong & {*IDENTITY},
+            read=found,
+            confidence=round(reading.confidence(hidden), 4),
+            distance=round(distance, 4),
+        )
+
+
+def expected(found: Scene, case: Case) -> tuple[Scene, list[str]]:
+    """The target with free attributes as they were read, and the colours that it does not show."""
+    wanted = case.target.change(**{name: getattr(found, name) for name in case.free})
+    return wanted, hidden_colours(wanted)
+
+
+def seen_as(found: Scene, wanted: Scene, hidden: Iterable[str]) -> Scene:
+    """What was read, but what the wanted scene's picture does not show is as wanted."""
+    found = found.change(**{name: getattr(wanted, name) for name in hidden})
+    unread = wanted.style in ILLEGIBLE and len(found.sign) == len(wanted.sign)
+    return found.change(sign=wanted.sign) if unread else found
+
+
+@torch.no_grad()
+def look(network: ReaderNetwork, pixels: Tensor) -> Reading:
+    """Read one picture, (1, 3, h, w) in 0..1."""
+    pixels = to_units(pixels)
+    maps = network.extract_features(pixels)
+    logits, _ = network.ask(maps, pixels.shape[-2:])
+    best = {name: given[0].softmax(-1).max(-1) for name, given in logits.items()}
+    scene = scene_of({name: int(found.indices) for name, found in best.items()})
+    return Reading(scene, {name: float(found.values) for name, found in best.items()}, maps)
+
+
+@torch.no_grad()
+def apart(network: ReaderNetwork, reading: Reading, scene: Scene, size: tuple[int, int]) -> Tensor:
+    """Distances (3, 2) of a picture of `size` = (width, height) from a drawing of a scene."""
+    return distances(reading.maps, network.extract_features(show([scene], size)))[0]
+
+
+def as_pixels(picture: Image.Image | np.ndarray) -> Tensor:
+    """A picture as (1, 3, h, w) in 0..1. Raises ValueError for an array that is no picture."""
+    array = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"got an array of shape {array.shape}; the reader reads (h, w, 3)")
+    return torch.from_numpy(array.astype(np.float32)).permute(2, 0, 1)[None] / 255
+
+
+def size_of(picture: Image.Image | np.ndarray) -> tuple[int, int]:
+    """Width and height of a picture."""
+    if isinstance(picture, Image.Image):
+        return picture.size
+    return picture.shape[1], picture.shape[0]
+
+
+# ---------------------------------------------------------------- one line for others
+
+
+@lru_cache
+def load(folder: Path = HOME) -> Reader:
+    """The reader of a folder, by default the shipped one; loaded once. Raises WeightsError."""
+    return Reader(load_network(folder))
+
+
+def read(picture: Image.Image | np.ndarray) -> Scene:
+    """The scene that a picture shows, by the shipped reader."""
+    return load().read(picture)
+
+
+def judge(picture: Image.Image | np.ndarray, case: Case) -> Verdict:
+    """The shipped reader's verdict on an edited picture."""
+    return load().judge(picture, case)
