@@ -79,7 +79,7 @@ def test_float8_on_disk_float32_in_memory(tmp_path, dtype):
 
 
 def test_prefix_is_stripped(tmp_path):
-    state = {key_mapping.PREFIX + k: v for k, v in transformer().state_dict().items()}
+    state = {"model.diffusion_model." + k: v for k, v in transformer().state_dict().items()}
     path = safetensors_io.save(state, tmp_path / "prefixed.safetensors")
     assert same(safetensors_io.load(path), transformer().state_dict())
     assert same(safetensors_io.load_into(empty(), path).state_dict(), transformer().state_dict())
@@ -300,14 +300,21 @@ def test_quantised_weights_are_named(tmp_path):
     refused(path, r"img_in\.weight as I8")
 
 
-def test_matrices_of_two_dtypes_are_refused_but_finer_norms_are_not(tmp_path):
-    state = {k: v.bfloat16() if v.dim() > 1 else v for k, v in transformer().state_dict().items()}
-    path = safetensors_io.save(state, tmp_path / "norms.safetensors")
+def test_every_tensor_may_have_a_dtype_of_its_own(tmp_path):
+    """bfloat16 blocks between float32 ends, and q, k and v of one matrix that differ."""
+    state = transformer().state_dict()
+    mixed = {k: v.bfloat16() if "blocks" in k else v for k, v in state.items()}
+    path = safetensors_io.save(mixed, tmp_path / "mixed.safetensors")
     loaded = safetensors_io.load_into(empty(), path, dtype=torch.float32).state_dict()
-    assert same(loaded, {k: v.float() for k, v in state.items()})
-    state["txt_in.weight"] = state["txt_in.weight"].float()
-    path = safetensors_io.save(state, tmp_path / "odd.safetensors")
-    refused(path, r"mixes dtypes: .*F32 \(txt_in\.weight\)")
+    assert same(loaded, {k: v.float() for k, v in mixed.items()})
+    kept = safetensors_io.load_into(empty(), path).state_dict()
+    assert {k: v.dtype for k, v in kept.items()} == {k: v.dtype for k, v in mixed.items()}
+    theirs = key_mapping.to_diffusers(state)
+    theirs = {k: v.bfloat16() if ".to_q." in k else v for k, v in theirs.items()}
+    path = safetensors_io.save(theirs, tmp_path / "parts.safetensors")
+    loaded = safetensors_io.load_into(empty(), path).state_dict()
+    expected = key_mapping.from_diffusers({k: v.float() for k, v in theirs.items()})
+    assert same(loaded, expected)
 
 
 def test_the_wrong_model_is_refused(tmp_path):

@@ -126,6 +126,8 @@ def transformer_to_json(c: TransformerConfig) -> dict[str, Any]:
 def _autoencoder_from_json(c: Mapping[str, Any]) -> AutoEncoderConfig:
     require_entries(c, {"block_out_channels": tuple[int, ...]})
     widths = c["block_out_channels"]
+    if not 1 <= len(widths) <= 16:
+        raise ConfigError(f"{len(widths)} levels; expected 1 to 16")
     return make_config(
         AutoEncoderConfig,
         resolution=c.get("sample_size", 1024),
@@ -180,7 +182,7 @@ def _from_json(folder: Path, kind: str, build: Any) -> Any:
 def _from_shapes(file: Path, kind: str, build: Any) -> Any:
     if what := purpose.foreign_kind(safetensors_io.inspect(file)):
         raise WeightsError(f"{file} holds {what}. {purpose.INSTEAD}")
-    state = safetensors_io.official_sketch(file)
+    state = safetensors_io.official_sketch(file, kind)
     try:
         return build(state)
     except (LookupError, ArithmeticError, ValueError) as error:

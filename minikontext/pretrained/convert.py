@@ -113,15 +113,42 @@ def _convert_whole(whole: Checkpoint, target: Path, dtype: torch.dtype | None) -
     if whole.transformer.is_dir():
         name = "kontext-dev" if whole.edits else "dev" if guided else "schnell"
         written = _convert_part(whole.transformer, target / f"flux1-{name}.safetensors", dtype)
-        written += _convert_part(whole.autoencoder, target / AUTOENCODER, dtype)
+        written += _convert_part(whole.autoencoder, target / f"{AUTOENCODER}.safetensors", dtype)
     else:
         written = _convert_part(whole.transformer, target / "transformer", dtype)
         written += _convert_part(whole.autoencoder, target / "vae", dtype)
         write_json(target / "scheduler" / "scheduler_config.json", _schedule(guided))
         write_json(target / "model_index.json", _model_index(whole.edits))
     for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
-        written.append(shutil.copytree(whole.encoders / part, target / part))
+        written.append(_copy_plain(whole.encoders / part, target / part, _home(whole.encoders)))
     return written
+
+
+def _home(folder: Path) -> Path:
+    """The folder that a model's links may lead to: its own, or its place in a hub's cache.
+
+    There a snapshot is a folder of links to the blobs beside it.
+    """
+    folder = folder.resolve()
+    cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.parents[1] if cached else folder
+
+
+def _copy_plain(source: Path, target: Path, home: Path) -> Path:
+    """Copy the plain files of one folder. Raises WeightsError for a link that leads out of `home`,
+
+    and for pipes and devices, at which a copy would wait for ever or fill the disk.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            continue  # no encoder or tokenizer has inner folders that are read
+        if not files.exists(path) or not path.resolve().is_relative_to(home):
+            raise WeightsError(
+                f"{path} is no file, or a link that leads out of {home}. Put the file itself there."
+            )
+        shutil.copyfile(path, target / path.name)
+    return target
 
 
 def _convert_part(source: Path, target: Path, dtype: torch.dtype | None) -> list[Path]:

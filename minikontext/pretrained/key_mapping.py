@@ -11,15 +11,10 @@ from torch import Tensor
 from minikontext.errors import WeightsError, shorten_list
 
 StateDict = dict[str, Tensor]
-PREFIX = "model.diffusion_model."  # some tools put it before every key of a transformer
 
 
 def join_parts(state: StateDict, rules: Iterable[Rule]) -> StateDict:
     return {r.official: to_official([state[n] for n in r.diffusers], r.how) for r in rules}
-
-
-def bare_name(name: str) -> str:
-    return name.removeprefix(PREFIX)
 
 
 # ---- names ----------------------------------------------------------------------------------

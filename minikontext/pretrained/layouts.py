@@ -19,7 +19,7 @@ from torch import nn
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import WeightsError
 from minikontext.images.resize import KONTEXT_SIZES
-from minikontext.pretrained import purpose, safetensors_io
+from minikontext.pretrained import file_kinds, purpose, safetensors_io, stored
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
 from minikontext.pretrained.native import own_config
 from minikontext.pretrained.text_encoders import (
@@ -34,7 +34,7 @@ from minikontext.transformer import KontextTransformer
 
 LOG = logging.getLogger(__name__)
 
-AUTOENCODER = "ae.safetensors"
+AUTOENCODER = "ae"  # the name of the official file
 
 # In the names of files that only paint. The shapes do not tell: Kontext has those of [dev].
 PAINTERS = re.compile(r"schnell|krea|flux\W?1?\W?dev", re.IGNORECASE)
@@ -60,7 +60,8 @@ class Checkpoint:
     @property
     def files(self) -> list[Path]:
         """The weights files of transformer and autoencoder, which decide what a picture is."""
-        return [*safetensors_io.files(self.transformer), *safetensors_io.files(self.autoencoder)]
+        found = [*safetensors_io.files(self.transformer), *safetensors_io.files(self.autoencoder)]
+        return list(dict.fromkeys(found))
 
 
 def find(place: str | Path) -> Checkpoint | None:
@@ -88,7 +89,7 @@ def find(place: str | Path) -> Checkpoint | None:
     return Checkpoint(
         name=name,
         transformer=transformer,
-        autoencoder=_autoencoder_place(folder),
+        autoencoder=_autoencoder_place(folder, transformer),
         encoders=folder,
         edits=purpose.OPENED[kind] if kind else guided and not is_painter(name),
         shifted=bool(schedule.get("use_dynamic_shifting", guided)),
@@ -130,7 +131,9 @@ def load(
         LOG.info("attention: FlashAttention 3")
     return {
         "text_encoder": _load_text(checkpoint, device, dtype, plan),
-        "autoencoder": safetensors_io.load_into(autoencoder, checkpoint.autoencoder, device, dtype),
+        "autoencoder": safetensors_io.load_into(
+            autoencoder, checkpoint.autoencoder, device, dtype, part="autoencoder"
+        ),
         "transformer": _load_transformer(transformer, checkpoint, device, dtype, plan),
     }
 
@@ -165,8 +168,10 @@ def _load_transformer(
     path = checkpoint.transformer
     if not plan.stream_blocks:
         prepare = quantization.quantiser(plan.bits)
-        return safetensors_io.load_into(transformer, path, device, dtype, prepare=prepare)
-    safetensors_io.load_into(transformer, path, "cpu", None)
+        return safetensors_io.load_into(
+            transformer, path, device, dtype, prepare=prepare, part="transformer"
+        )
+    safetensors_io.load_into(transformer, path, "cpu", None, part="transformer")
     offload.stream(offload.transformer_blocks(transformer), device, dtype, ahead=True)
     for name, part in transformer.named_children():
         if not name.endswith("_blocks"):
@@ -209,21 +214,38 @@ def text_length(checkpoint: Checkpoint) -> int:
 
 # ---- places ---------------------------------------------------------------------------------
 def _transformer_place(place: Path) -> Path | None:
-    if place.suffix == ".safetensors" and files.exists(place):
-        return place
+    if files.exists(place):
+        return _model_file(place)
     if files.is_folder(place / "transformer"):
         return place / "transformer"
-    singles = [file for file in sorted(place.glob("*.safetensors")) if file.name != AUTOENCODER]
+    names = sorted(x for x in place.iterdir() if files.exists(x) and x.stem != AUTOENCODER)
+    singles = [file for file in names if file.suffix in file_kinds.SUFFIXES]
     if len(singles) > 1:
-        names = ", ".join(file.name for file in singles)
-        raise WeightsError(f"{place} holds several models ({names}). Give the path of one file.")
+        found = ", ".join(file.name for file in singles)
+        raise WeightsError(f"{place} holds several models ({found}). Give the path of one file.")
     if not singles and files.exists(place / "model_index.json"):
         raise WeightsError(f"{place} lacks the folder transformer. Complete the download.")
+    if not singles and (others := [file for file in names if file.suffix in file_kinds.FOREIGN]):
+        return _model_file(others[0])
     return singles[0] if singles else None
 
 
-def _autoencoder_place(folder: Path) -> Path:
-    for place in (folder / "vae", folder / AUTOENCODER):
+def _model_file(file: Path) -> Path | None:
+    """A file if it is safetensors, else None. Raises WeightsError for weights in other formats."""
+    if file.suffix in file_kinds.FOREIGN:
+        raise WeightsError(file_kinds.diagnose(file, "it is of another format"))
+    return file if file.suffix in file_kinds.SUFFIXES else None
+
+
+def _autoencoder_place(folder: Path, transformer: Path) -> Path:
+    """Where the autoencoder is: in the transformer's file, if that holds all; else beside it."""
+    names = safetensors_io.inspect(transformer) if transformer.is_file() else ()
+    if "autoencoder" in stored.parts_in(names):
+        return transformer
+    singles = (folder / f"{AUTOENCODER}{suffix}" for suffix in file_kinds.SUFFIXES)
+    for place in (folder / "vae", *singles):
         if place.exists():
             return place
-    raise WeightsError(f"{folder} has neither the folder vae nor {AUTOENCODER}: download one.")
+    raise WeightsError(
+        f"{folder} has neither the folder vae nor {AUTOENCODER}.safetensors: download one."
+    )

@@ -20,6 +20,7 @@ from minikontext.pretrained.native import (
     from_dict,
     own_config,
     read_config,
+    tell_if_hidden,
 )
 from minikontext.runtime.config import write_json
 from minikontext.runtime.device import select_device
@@ -57,6 +58,7 @@ def load(
     """
     published = not own_config(Path(name)) and layouts.find(name)
     if published:
+        tell_if_hidden(name)
         return _load_published(published, device, dtype, offload, safety)
     return _load_native(find_weights(name), device, dtype, safety)
 

@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 
 from minikontext import errors
 from minikontext.errors import ConfigError, WeightsError
-from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.pretrained import key_mapping, safetensors_io, stored
 from minikontext.runtime import quantization
 from minikontext.runtime.config import parse_json, read_json
 from minikontext.transformer import KontextTransformer
@@ -340,9 +340,7 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def _bare(layer: str) -> str:
-    for prefix in ("base_model.model.", "transformer.", key_mapping.PREFIX, "diffusion_model."):
-        layer = layer.removeprefix(prefix)
-    return layer
+    return stored.bare_name(layer.removeprefix("base_model.model."))
 
 
 def _places(model: KontextTransformer) -> dict[str, Place]:

@@ -29,24 +29,38 @@ from minikontext.transformer import KontextTransformer, TransformerConfig
 FORMAT, FORMAT_VERSION = "minikontext", 1
 
 
+def home() -> Path:
+    """Where the shipped weights are; MINIKONTEXT_WEIGHTS names another place."""
+    return Path(os.environ.get("MINIKONTEXT_WEIGHTS") or files.shipped("data", "weights"))
+
+
 def find_weights(name: str | Path) -> Path:
     """Find a weights folder: a path, or a name in MINIKONTEXT_WEIGHTS or in data/weights.
 
     Raises WeightsError that lists the names there are.
     """
-    home = Path(os.environ.get("MINIKONTEXT_WEIGHTS") or files.shipped("data", "weights"))
-    places = [p for p in (Path(name), home / name) if files.exists(p / "config.json")]
-    for folder in places:
-        if own_config(folder):  # others keep a file of that name, too
-            return folder
+    places = [p for p in (Path(name), home() / name) if files.exists(p / "config.json")]
+    own = [folder for folder in places if own_config(folder)]  # others have such a file, too
+    if own:
+        if own[0] == Path(name):
+            tell_if_hidden(name)
+        return own[0]
     if places:  # of ours in another version, or of somebody else: say which
         read_config(places[0])
-    known = sorted(path.parent.name for path in home.glob("*/config.json"))
+    known = sorted(path.parent.name for path in home().glob("*/config.json"))
     raise WeightsError(
-        f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home}. "
+        f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home()}. "
         f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home. "
         "Nothing is downloaded: of a model on a hub, download the folder and give its path."
     )
+
+
+def tell_if_hidden(name: str | Path) -> None:
+    """Print a note if a folder here bears the name of shipped weights, and so hides them."""
+    here, there = Path(name), home() / name
+    if files.is_folder(here) and files.is_folder(there) and here.resolve() != there.resolve():
+        print(f"note: the folder {here.resolve()} hides the shipped {str(name)!r}; for that one")
+        print(f"      give {there}")
 
 
 def own_config(folder: Path) -> dict[str, Any]:
@@ -74,9 +88,20 @@ def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
     with torch.device("meta"):
         return {
             "transformer": KontextTransformer(from_dict(TransformerConfig, config["transformer"])),
-            "autoencoder": AutoEncoder(from_dict(AutoEncoderConfig, config["autoencoder"])),
+            "autoencoder": AutoEncoder(autoencoder_sizes(config["autoencoder"])),
             "text_encoder": ToyTextEncoder(from_dict(ToyTextConfig, config["text_encoder"])),
         }
+
+
+MOST_LEVELS = 16  # of an autoencoder; each halves the sides
+
+
+def autoencoder_sizes(values: dict[str, Any]) -> AutoEncoderConfig:
+    """An autoencoder's config from JSON. Raises WeightsError, for more levels than sides, too."""
+    levels = values.get("ch_mult", ())
+    if isinstance(levels, list) and len(levels) > MOST_LEVELS:
+        raise WeightsError(f"ch_mult has {len(levels)} entries; expected at most {MOST_LEVELS}.")
+    return from_dict(AutoEncoderConfig, values)
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minikontext.errors import OutputError, WeightsError, shorten_list
+from minikontext.pretrained import stored
+from minikontext.pretrained.file_kinds import SUFFIXES, diagnose
 from minikontext.pretrained.key_mapping import (
     Rule,
     StateDict,
-    bare_name,
     join_parts,
     official_rules,
     to_official,
@@ -33,6 +35,10 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,  # these two for storage: nothing computes in them
     "F8_E5M2": torch.float8_e5m2,
 }
+SCALED = ("F8_E4M3", "F8_E5M2")
+# Bytes from which on a file stays mapped: a smaller one is read, so that nobody changes it later.
+MAPPED_FROM = 1 << 30
+LARGEST_INDEX = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,12 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> StateDict:
-    """Load a weights file or folder as it is, names unchanged but for `model.diffusion_model.`.
+    """Load a weights file or folder as it is, names unchanged but for prefixes such as `module.`.
 
-    With the stored dtype on a CPU, the tensors are memory-mapped. Raises WeightsError.
+    With the stored dtype on a CPU, large files stay memory-mapped. Raises WeightsError.
     """
     reader = Reader(path)
-    return {name: reader[name].to(device, dtype) for name in reader.header}
+    return {name: reader.read(name, device, dtype) for name in reader.header}
 
 
 def load_into(
@@ -82,16 +88,17 @@ def load_into(
     dtype: torch.dtype | None = None,
     rules: Callable[[StateDict], list[Rule]] | None = None,
     prepare: Callable[[str, Tensor], Tensor] | None = None,
+    part: str | None = None,
 ) -> nn.Module:
     """Fill a module, best made on the meta device, from a file or folder, and return it.
 
     Official and diffusers names both work. Names, shapes and dtypes are checked against the
     header first, so a file that does not fit costs no memory. Then one tensor after the other
     goes to the device: the host holds no more than one shard. dtype None keeps the stored one.
-    rules: other names than FLUX's. prepare(name, tensor): a last change on the device.
-    Raises WeightsError.
+    rules: other names than FLUX's. prepare(name, tensor): a last change on the device. part: of a
+    file that may hold several, see `Reader`. Raises WeightsError.
     """
-    reader = Reader(path)
+    reader = Reader(path, part)
     state: StateDict = {}
     for rule in check(module, reader, rules):
         tensor = build_tensor(reader, rule, device, dtype)
@@ -110,9 +117,9 @@ def check(
     return plan
 
 
-def official_sketch(path: str | Path) -> StateDict:
+def official_sketch(path: str | Path, part: str | None = None) -> StateDict:
     """A file's tensors under official names, without their numbers. Raises WeightsError."""
-    sketch = Reader(path).sketch()
+    sketch = Reader(path, part).sketch()
     return join_parts(sketch, official_rules(sketch))
 
 
@@ -120,7 +127,7 @@ def build_tensor(
     reader: Reader, rule: Rule, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Tensor:
     """Read one official tensor; parts are joined on the device, so that the host only reads."""
-    parts = [reader[name].to(device, dtype) for name in rule.diffusers]
+    parts = [reader.read(name, device, dtype) for name in rule.diffusers]
     return to_official(parts, rule.how)
 
 
@@ -231,7 +238,7 @@ def files(path: str | Path) -> list[Path]:
         )
     for index in sorted(path.glob("*.safetensors.index.json")):
         return _indexed(index)
-    found = sorted(path.glob("*.safetensors"))
+    found = sorted(x for x in path.iterdir() if x.suffix in SUFFIXES)
     if not found:
         raise WeightsError(
             f"The folder {path} lacks a .safetensors file. "
@@ -242,6 +249,8 @@ def files(path: str | Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[Path]:
     """The shards that an index names, after a check that each holds what the index says."""
+    if not exists(index) or index.stat().st_size > LARGEST_INDEX:
+        raise WeightsError(f"{index} is no file of a plausible size. Download it again.")
     homes = _weight_map(index)
     shards = {name: index.parent / name for name in sorted(set(homes.values()))}
     absent = [name for name, file in shards.items() if not exists(file)]
@@ -273,37 +282,98 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 class Reader:
-    """The tensors of a file or of a folder of shards by bare name, one shard mapped at a time."""
+    """The tensors of a file or of a folder of shards by bare name, one shard mapped at a time.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path, self.header = path, {bare_name(k): info for k, info in inspect(path).items()}
-        self._homes: dict[str, tuple[Path, str]] = {}
-        for file in files(path):
-            self._homes |= {bare_name(name): (file, name) for name in _header(file)}
+    part: which one to read of a file that may hold several: "transformer" or "autoencoder".
+    """
+
+    def __init__(self, path: str | Path, part: str | None = None) -> None:
+        self.path, self._stored = path, inspect(path)
+        self._files = {name: file for file in files(path) for name in _header(file)}
+        self._names = stored.sort_names(self._stored, part, path)
+        self.header = {name: self._effective(name) for name in self._names.stored}
         self._open: tuple[Path | None, safe_open | None] = (None, None)
 
+    def _effective(self, name: str) -> TensorInfo:
+        """What a tensor is once it is read: scaled float8 needs more digits than it has."""
+        info = self._stored[self._names.stored[name]]
+        scaled = name in self._names.scales and info.dtype in SCALED
+        return TensorInfo("BF16", info.shape) if scaled else info
+
     def __getitem__(self, name: str) -> Tensor:
-        """One tensor, memory-mapped; what was mapped before is let go unless it is in use."""
-        file, stored = self._homes[name]
+        """One tensor in its stored dtype, on the CPU."""
+        return self.read(name)
+
+    def read(
+        self, name: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """One tensor on a device; dtype None keeps the stored one, bfloat16 for scaled float8.
+
+        On a CPU without a change of dtype it stays memory-mapped, if its file is large: a small
+        one is copied, so that whoever overwrites the file later does not change it.
+        """
+        mapped = self._raw(self._names.stored[name])
+        tensor = mapped.to(device)
+        if name in self._names.scales and self.header[name].dtype != self._dtype(name):
+            tensor = self._scaled(name, tensor)
+            dtype = dtype or torch.bfloat16
+        tensor = tensor.to(dtype or tensor.dtype)
+        small = self._files[self._names.stored[name]].stat().st_size <= MAPPED_FROM
+        return tensor.clone() if small and tensor.data_ptr() == mapped.data_ptr() else tensor
+
+    def _dtype(self, name: str) -> str:
+        """The stored dtype of a bare name; "nothing" if there is no such tensor."""
+        found = self._stored.get(self._names.stored.get(name, ""))
+        return found.dtype if found else "nothing"
+
+    def _scaled(self, name: str, tensor: Tensor) -> Tensor:
+        """float32: the stored numbers times their scale, one for all or one for each row."""
+        scale = self._raw(self._names.scales[name]).to(tensor.device, torch.float32)
+        if scale.numel() not in (1, len(tensor)) or not scale.isfinite().all():
+            raise WeightsError(
+                f"{self.path}: the scale of {name} has shape {tuple(scale.shape)} or no finite "
+                f"numbers; expected one number, or {len(tensor)}. Get the file again."
+            )
+        return tensor.float() * scale.reshape(-1, *[1] * (tensor.dim() - 1))
+
+    def _raw(self, name: str) -> Tensor:
+        """A tensor as it is mapped; what was mapped before is let go unless it is in use."""
+        file = self._files[name]
         if file != self._open[0]:
             self._open = (file, opened(file))
         try:
-            return self._open[1].get_tensor(stored)
+            return self._open[1].get_tensor(name)
         except (SafetensorError, ValueError, TypeError) as error:  # a dtype that torch lacks
-            raise WeightsError(f"Cannot read {stored} from {file}: {error}.") from error
+            raise WeightsError(f"Cannot read {name} from {file}: {error}.") from error
 
     def sketch(self) -> StateDict:
         """The same tensors without their numbers, on the meta device.
 
-        Raises WeightsError for a LoRA and for dtypes that no whole model of floats has.
+        Raises WeightsError for a LoRA and for weights that a quantiser has packed.
         """
         _refuse_lora(self.header, self.path)
+        stored.refuse_quantised(self._stored, self.path)
+        stored.refuse_formats({n: self._format(n) for n in self._names.formats}, self.path)
         _require_floats(self.header, self.path)
-        _require_one_dtype(self.header, self.path)
+        if odd := [name for name in self._names.scales if self._dtype(name) not in SCALED]:
+            raise WeightsError(
+                f"{self.path} has a scale beside {shorten_list(odd)}, stored as "
+                f"{self._dtype(odd[0])}; expected float8 there. Get the file again."
+            )
         return {
             name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
             for name, info in self.header.items()
         }
+
+    def _format(self, name: str) -> object:
+        """What ComfyUI's note beside a matrix, JSON in bytes, says of its packing."""
+        info = self._stored[name]
+        if info.dtype != "U8" or math.prod(info.shape) > 4096:
+            return f"{info.dtype} {info.shape}"
+        try:
+            return parse_json(bytes(self._raw(name).flatten().tolist()))["format"]
+        except (ValueError, KeyError, TypeError):
+            return "no JSON"
 
 
 def _header(path: Path) -> dict[str, TensorInfo]:
@@ -314,46 +384,12 @@ def _header(path: Path) -> dict[str, TensorInfo]:
 
 def opened(path: Path) -> safe_open:
     """Open a file; safetensors checks its header, that the bytes it promises are there included."""
+    if not exists(path):  # a pipe, say, at which opening would wait for ever
+        raise WeightsError(diagnose(path, ""))
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(_diagnosis(path, str(error))) from error
-
-
-def _diagnosis(path: Path, reason: str) -> str:
-    """Say what a file that is no safetensors file is instead."""
-    size, promised = path.stat().st_size, promised_bytes(path)
-    with open(path, "rb") as file:
-        start = file.read(8)
-    kind = next((text for magic, text in _KINDS.items() if start.startswith(magic)), None)
-    if promised:
-        reason = f"its header promises {promised:,} bytes"
-    return (
-        f"{path} ({size:,} bytes) is {kind or f'no complete safetensors file: {reason}'}. "
-        "Expected safetensors: download or copy it again, in that format."
-    )
-
-
-def promised_bytes(path: str | Path) -> int | None:
-    """How long the header says that a safetensors file is; None without a readable header."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(100 << 20, Path(path).stat().st_size):
-            return None
-        try:
-            header = parse_json(file.read(length))
-            ends = [info["data_offsets"][1] for k, info in header.items() if k != "__metadata__"]
-            return 8 + length + max(ends, default=0)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            return None
-
-
-_KINDS = {  # by the first bytes
-    b"PK": "a pickle (PyTorch's .pt, .bin, .ckpt), which can run any code when it is loaded",
-    b"\x80": "a pickle, which can run any code when it is loaded",
-    b"version": "a Git LFS pointer: the weights themselves were not downloaded",
-    b"<": "a web page: the download needs a login, or the address is wrong",
-}
+        raise WeightsError(diagnose(path, str(error))) from error
 
 
 # ---- checks ---------------------------------------------------------------------------------
@@ -363,20 +399,6 @@ def _require_floats(header: Mapping[str, TensorInfo], path: str | Path) -> None:
         raise WeightsError(
             f"{path} stores {shorten_list(f'{k} as {v}' for k, v in odd.items())}. "
             f"Expected one of {', '.join(DTYPES)}: use weights that are not quantised."
-        )
-
-
-def _require_one_dtype(header: Mapping[str, TensorInfo], path: str | Path) -> None:
-    """Norms and biases may be stored finer than matrices; matrices of two kinds are a mix-up."""
-    kinds: dict[str, str] = {}
-    for name, info in header.items():
-        if len(info.shape) > 1:
-            kinds.setdefault(info.dtype, name)
-    if len(kinds) > 1:
-        found = shorten_list(f"{dtype} ({name})" for dtype, name in kinds.items())
-        raise WeightsError(
-            f"{path} mixes dtypes: {found}. Only norms and "
-            "biases may differ: get the file again, or convert it to one dtype."
         )
 
 

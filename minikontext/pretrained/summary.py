@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import WeightsError
-from minikontext.pretrained import key_mapping, layouts, purpose, safetensors_io
+from minikontext.pretrained import PARTS, key_mapping, layouts, purpose, safetensors_io, stored
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
 from minikontext.pretrained.layouts import find
-from minikontext.pretrained.native import own_config
+from minikontext.pretrained.native import autoencoder_sizes, own_config
 from minikontext.pretrained.text_encoders import (
     load_tokenizers,
     require_encoders,
@@ -58,7 +58,8 @@ def parts(place: str | Path) -> list[Path]:
     if found is None:
         return [place]
     encoders = (found.encoders / name for name in ("text_encoder", "text_encoder_2"))
-    return [found.transformer, found.autoencoder, *(x for x in encoders if x.is_dir())]
+    own = dict.fromkeys([found.transformer, found.autoencoder])  # one file may be both
+    return [*own, *(x for x in encoders if x.is_dir())]
 
 
 def is_part(place: Path) -> bool:
@@ -90,6 +91,8 @@ def summarise(place: Path) -> Summary:
 def kind_of(names: Iterable[str]) -> str:
     """What a part is, told by names that nothing else has."""
     names = list(names)
+    if several := stored.parts_in(names):
+        return f"all in one ({', '.join(several)})"
     if foreign := purpose.foreign_kind(names):
         return foreign
     return next((kind for mark, kind in _MARKS.items() if any(mark in n for n in names)), "unknown")
@@ -139,18 +142,23 @@ def verify(place: Path) -> int:
     if kind_of(reader.header) in ("T5", "CLIP"):
         verify_encoder(place, reader)
         return len(reader.header)
-    model = _sketch(place, kind_of(reader.header))
-    safetensors_io.check(model, reader)
-    if isinstance(model, KontextTransformer) and (
-        problem := purpose.transformer_problem(model.config)
-    ):
-        raise WeightsError(f"{place} is complete, but it {problem}. {purpose.INSTEAD}")
+    several = [x for x in stored.parts_in(reader.header) if x != "text_encoder"]
+    for part in several or [kind_of(reader.header)]:
+        _verify_part(place, part)
     return len(reader.header)
+
+
+def _verify_part(place: Path, part: str) -> None:
+    model = _sketch(place, part)
+    safetensors_io.check(model, safetensors_io.Reader(place, part))
+    if not isinstance(model, KontextTransformer):
+        return
+    if problem := purpose.transformer_problem(model.config):
+        raise WeightsError(f"{place} is complete, but it {problem}. {purpose.INSTEAD}")
 
 
 _OWN = {
     "transformer": (KontextTransformer, TransformerConfig),
-    "autoencoder": (AutoEncoder, AutoEncoderConfig),
     "text_encoder": (ToyTextEncoder, ToyTextConfig),
 }
 
@@ -159,7 +167,9 @@ def _sketch(place: Path, kind: str) -> nn.Module:
     """The module that a part is for, on the meta device."""
     own = own_config(place.parent)
     with torch.device("meta"):
-        if isinstance(own.get(place.stem), dict) and place.stem in _OWN:
+        if isinstance(own.get(place.stem), dict) and place.stem in PARTS:
+            if place.stem == "autoencoder":
+                return AutoEncoder(autoencoder_sizes(own[place.stem]))
             module, config = _OWN[place.stem]
             return module(build_config(config, own[place.stem], error=WeightsError))
         if kind == "autoencoder":

@@ -106,15 +106,25 @@ def load_encoder(
 ) -> nn.Module:
     """A text encoder of transformers; dtype None keeps the stored one.
 
-    On a CPU, in the stored dtype, the weights stay memory-mapped; for another device they go there
-    one by one. Raises WeightsError if a tensor is missing, left over or of another shape: that is
-    asked of the headers first, since transformers would fill in random numbers.
+    On a CPU, in the stored dtype, large files stay memory-mapped; for another device the weights
+    go there one by one. Raises WeightsError if a tensor is missing, left over or of another shape:
+    that is asked of the headers first, since transformers would fill in random numbers.
     """
     reader = safetensors_io.Reader(folder)
     check_encoder(kind, folder, reader)
-    stored = safetensors_io.DTYPES[next(iter(reader.header.values())).dtype]
+    kinds = {safetensors_io.DTYPES[info.dtype] for info in reader.header.values()}
+    stored = kinds.pop() if len(kinds) == 1 else torch.float32
     encoder = read_local(kind, folder, use_safetensors=True, dtype=stored)
-    return encoder.to(device, dtype or stored)
+    return _unmapped(encoder.to(device, dtype or stored), folder)
+
+
+def _unmapped(encoder: nn.Module, folder: Path) -> nn.Module:
+    """A small encoder's weights, copied: whoever overwrites the file does not change them."""
+    size = sum(file.stat().st_size for file in safetensors_io.files(folder))
+    if size <= safetensors_io.MAPPED_FROM:
+        for parameter in encoder.parameters():
+            parameter.data = parameter.data.clone()
+    return encoder
 
 
 def check_encoder(kind: Any, folder: Path, reader: safetensors_io.Reader) -> None:

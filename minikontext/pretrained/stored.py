@@ -1,0 +1,119 @@
+"""How other programs store a model: prefixes, several parts in one file, float8 with a scale.
+
+Only names are looked at here. Tools put a prefix before every name, once or twice; an all-in-one
+file holds transformer, autoencoder and text encoders under a prefix each; ComfyUI's scaled float8
+keeps a number beside each matrix, by which it is to be multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from minikontext.errors import WeightsError, shorten_list
+
+# What a name may begin with and mean the same: a trainer's wrapper, a tool's word for the model.
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.")
+COMPILED = "_orig_mod."  # torch.compile puts it before the part that is compiled, anywhere
+# An all-in-one file's prefixes, and the part of a pipeline each is for.
+PARTS = {
+    "model.diffusion_model.": "transformer",
+    "vae.": "autoencoder",
+    "first_stage_model.": "autoencoder",
+    "text_encoders.": "text_encoder",
+    "cond_stage_model.": "text_encoder",
+}
+_SCALES = {".scale_weight": ".weight", ".weight_scale": ".weight"}
+_DROPPED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+# Names that a quantiser leaves beside its packed numbers, which are no floats any more.
+_QUANTISERS = {
+    ".quant_state.bitsandbytes__nf4": "NF4 weights of bitsandbytes",
+    ".quant_state.bitsandbytes__fp4": "FP4 weights of bitsandbytes",
+    ".SCB": "8-bit weights of bitsandbytes",
+    ".weight_scale_2": "NVFP4 weights",
+    ".qweight": "packed integers (SVDQuant, GPTQ or AWQ)",
+}
+INSTEAD = (
+    "Take the same model in bfloat16 or float8; offload='4-bit' or '8-bit' makes it as small while "
+    "it is loaded."
+)
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name without what tools put before it."""
+    name, before = name.replace(COMPILED, ""), ""
+    while name != before:
+        before = name
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
+    return name
+
+
+def parts_in(names: Iterable[str]) -> list[str]:
+    """The parts of an all-in-one file; none for a file of one part."""
+    found = {part for name in names for start, part in PARTS.items() if name.startswith(start)}
+    return sorted(found) if len(found) > 1 else []
+
+
+@dataclass
+class Names:
+    """Bare names of the tensors that count, and where each is stored.
+
+    scales: the stored name of the number by which a matrix is multiplied. formats: stored names of
+    texts that say how a matrix is packed.
+    """
+
+    stored: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, str] = field(default_factory=dict)
+    formats: list[str] = field(default_factory=list)
+
+
+def sort_names(names: Iterable[str], part: str | None, place: object) -> Names:
+    """Sort a file's names for one part of a pipeline; None takes a file of one part as it is.
+
+    Raises WeightsError if two names mean the same tensor.
+    """
+    names, found = list(names), Names()
+    several = parts_in(names)
+    for name in names:
+        plain = name
+        if several and part:
+            start = next((s for s, p in PARTS.items() if p == part and name.startswith(s)), None)
+            if start is None:
+                continue
+            plain = name[len(start) :]
+        plain = name if several and not part else bare_name(plain.removeprefix("vae."))
+        _sort(plain, name, found, place)
+    return found
+
+
+def _sort(plain: str, name: str, found: Names, place: object) -> None:
+    if plain.endswith(".comfy_quant"):
+        found.formats.append(name)
+    if plain.endswith(_DROPPED):
+        return
+    for end, of in _SCALES.items():
+        if plain.endswith(end):
+            found.scales[plain.removesuffix(end) + of] = name
+            return
+    if plain in found.stored:
+        raise WeightsError(
+            f"{place} holds {plain} twice, as {found.stored[plain]} and {name}. Expected one "
+            "model: get the file again."
+        )
+    found.stored[plain] = name
+
+
+def refuse_quantised(names: Iterable[str], place: object) -> None:
+    """Raise WeightsError that names the quantiser, if any tensor's name gives one away."""
+    for name in names:
+        for mark, what in _QUANTISERS.items():
+            if mark in name:
+                raise WeightsError(f"{place} holds {what} ({name:.80}). {INSTEAD}")
+
+
+def refuse_formats(formats: Mapping[str, object], place: object) -> None:
+    """Raise WeightsError for a packing that is no float8 with one scale for each matrix."""
+    odd = sorted({str(x) for x in formats.values() if x not in ("float8_e4m3fn", "float8_e5m2")})
+    if odd:
+        raise WeightsError(f"{place} says that it is packed as {shorten_list(odd)}. {INSTEAD}")
