@@ -77,6 +77,10 @@ class SafetyWarning(UserWarning):
     """A filter withheld a picture; a grey card is in its place."""
 
 
+class WeightsWarning(UserWarning):
+    """Weights are used, but not all of a file, or not as its maker may have meant."""
+
+
 class ResizeWarning(UserWarning):
     """An image is resized on the way into the model, so fine detail can be lost."""
 

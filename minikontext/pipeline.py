@@ -211,7 +211,7 @@ class KontextPipeline:
 
         Several add up; turn one by `pipe.loras[i].scale`. Raises WeightsError, with its keys.
         """
-        one = lora.load(path, self.transformer, scale)
+        one = lora.distinct(lora.load(path, self.transformer, scale), self.loras)
         if merge:
             self.name = f"{self.name} + {one.merge(self.transformer)}"
         else:

@@ -11,7 +11,9 @@ config_mapping    sizes of a model from config.json or from shapes
 convert           one layout into the other
 text_encoders     T5 and CLIP
 transformers_io   the door to `transformers`: local folders, no code of theirs
-lora              low-rank updates of any naming
+lora              low-rank updates: attached, merged, trained, saved
+lora_files        LoRA files of any naming
+lora_layers       the update of one layer
 """
 
 from minikontext import lazy
@@ -19,8 +21,8 @@ from minikontext import lazy
 PARTS = ("transformer", "autoencoder", "text_encoder")
 
 MODULES = (
-    "config_mapping", "convert", "key_mapping", "layouts", "loader", "lora", "native",
-    "purpose", "safetensors_io", "summary", "text_encoders",
+    "config_mapping", "convert", "key_mapping", "layouts", "loader", "lora", "lora_files",
+    "lora_layers", "native", "purpose", "safetensors_io", "summary", "text_encoders",
     "transformers_io",
 )  # fmt: skip
 HOMES = {

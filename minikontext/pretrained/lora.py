@@ -1,9 +1,8 @@
 """LoRA: small updates of large matrices (Hu and others, arXiv 2106.09685), from and to files.
 
 A linear layer `W x` becomes `W x + scale · up (down x)`; `down` (rank, in) and `up` (out, rank) are
-thin. Files come in three namings: peft and diffusers (`transformer.….lora_A.weight`), kohya
-(`lora_unet_….lora_down.weight`, `.alpha`) and official names with `.lora_A.weight`. All become one
-thing here: a thin pair for each official layer.
+thin. Files come in many namings and some other forms, see `lora_files` and `lora_layers`. All
+become one thing here: an update for each official layer.
 
     pipe.load_lora("style.safetensors", scale=0.8)
     pipe.unload_lora()
@@ -15,64 +14,39 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minikontext import errors
-from minikontext.errors import ConfigError, WeightsError
-from minikontext.pretrained import key_mapping, safetensors_io, stored
+from minikontext.errors import ConfigError, WeightsError, WeightsWarning, warn
+from minikontext.pretrained import key_mapping, lora_files, lora_layers, purpose, safetensors_io
+from minikontext.pretrained.lora_layers import LoraLayer, Update
 from minikontext.runtime import quantization
-from minikontext.runtime.config import parse_json, read_json
 from minikontext.transformer import KontextTransformer
 
 # What a LoRA is usually given: all projections inside of the blocks.
 BLOCKS = r"(double|single)_blocks\..*(qkv|proj|mlp\.[02]|linear[12])$"
-KOHYA = "lora_unet_"
-_LEAF = re.compile(
-    r"(?P<layer>.+?)\.(?P<leaf>lora_A|lora_B|lora_down|lora_up|alpha|dora_scale)"
-    r"(\.default)?(?P<kind>\.weight|\.bias)?$"
-)
-_LEAVES = {"lora_down": "lora_A", "lora_up": "lora_B"}
-
-
-class Thin(nn.Module):
-    """The update of one layer: x (…, in) -> up (down x), (…, out)."""
-
-    def __init__(self, down: Tensor, up: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
-        self.bias = None if bias is None else nn.Parameter(bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, in) -> (…, out), in the layer's number format."""
-        down, up = self.down.to(x.dtype), self.up.to(x.dtype)
-        return F.linear(F.linear(x, down), up, None if self.bias is None else self.bias.to(x.dtype))
-
-    @property
-    def delta(self) -> Tensor:
-        """What is added to the layer's weight at scale 1, (out, in), float32."""
-        return self.up.float() @ self.down.float()
 
 
 class Lora(nn.Module):
     """Updates of some layers of one transformer, by official name; `scale` turns all of them."""
 
-    def __init__(self, layers: Mapping[str, Thin], name: str = "lora", scale: float = 1.0) -> None:
+    def __init__(
+        self, layers: Mapping[str, Update], name: str = "lora", scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self.names, self.thin = tuple(layers), nn.ModuleList(layers.values())
+        self.names, self.updates = tuple(layers), nn.ModuleList(layers.values())
         self.name, self.scale = name, scale
         self._handles: list[RemovableHandle] = []
         self._merged: list[float] = []  # the scales at which it is in a model's weights
 
     @property
-    def layers(self) -> dict[str, Thin]:
+    def layers(self) -> dict[str, Update]:
         """The updates by the layer's official name."""
-        return dict(zip(self.names, self.thin, strict=True))
+        return dict(zip(self.names, self.updates, strict=True))
 
     def __str__(self) -> str:
         return f"{self.name} {self.scale:g}"
@@ -86,13 +60,13 @@ class Lora(nn.Module):
         self.detach()
         _require_shapes(self, model)
         device = next(model.parameters()).device
-        for name, thin in self.to(device).layers.items():
+        for name, update in self.to(device).layers.items():
             layer = model.get_submodule(name)
-            self._handles.append(layer.register_forward_hook(self._adder(thin)))
+            self._handles.append(layer.register_forward_hook(self._adder(update)))
         return self
 
-    def _adder(self, thin: Thin):  # noqa: ANN202
-        return lambda layer, given, out: out + self.scale * thin(given[0])
+    def _adder(self, update: Update):  # noqa: ANN202
+        return lambda layer, inputs, out: out + self.scale * update(inputs[0])
 
     def detach(self) -> Lora:
         """Undo `attach`."""
@@ -115,11 +89,11 @@ class Lora(nn.Module):
             raise ConfigError(f"{packed[0]} is quantised. Use attach() instead of merge().")
         amount = self._amount(sign)
         self.detach()
-        for name, thin in self.layers.items():
+        for name, update in self.layers.items():
             layer = model.get_submodule(name)
-            layer.weight.copy_(layer.weight.float() + amount * thin.delta.to(layer.weight.device))
-            if thin.bias is not None:
-                layer.bias.copy_(layer.bias.float() + amount * thin.bias.to(layer.bias.device))
+            layer.weight.copy_(layer.weight.float() + amount * update.delta.to(layer.weight.device))
+            if update.bias is not None:
+                layer.bias.copy_(layer.bias.float() + amount * update.bias.to(layer.bias.device))
         return self
 
     def _amount(self, sign: float) -> float:
@@ -137,15 +111,15 @@ def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: in
 
     layers: a regular expression over official layer names. Raises ConfigError if none matches.
     """
-    draw, made = torch.Generator().manual_seed(seed), {}
+    draw, layers_by_name = torch.Generator().manual_seed(seed), {}
     for name, layer in _linears(model):
         if re.search(layers, name):
             down = torch.empty(rank, layer.in_features)
             nn.init.kaiming_uniform_(down, math.sqrt(5), generator=draw)
-            made[name] = Thin(down, torch.zeros(layer.out_features, rank))
-    if not made:
+            layers_by_name[name] = LoraLayer(down, torch.zeros(layer.out_features, rank))
+    if not layers_by_name:
         raise ConfigError(f"layers={layers!r} matches no linear layer of the transformer")
-    return Lora(made)
+    return Lora(layers_by_name)
 
 
 def named(loras: Sequence[Lora], name: str | None = None) -> list[Lora]:
@@ -155,26 +129,56 @@ def named(loras: Sequence[Lora], name: str | None = None) -> list[Lora]:
     return [one for one in loras if name in (None, one.name)]
 
 
+def distinct(one: Lora, loaded: Sequence[Lora]) -> Lora:
+    """Give a LoRA a name of its own among those loaded; warns if one of them is the same."""
+    for other in loaded:
+        if _same_updates(one, other):
+            warn(WeightsWarning(
+                f"LoRA {one.name!r} is loaded already, as {other.name!r}: both together act as one "
+                "with the sum of their scales."
+            ))  # fmt: skip
+    taken, stem, number = {other.name for other in loaded}, one.name, 2
+    while one.name in taken:
+        one.name, number = f"{stem}-{number}", number + 1
+    return one
+
+
+def _same_updates(one: Lora, other: Lora) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    if one.names != other.names or mine.keys() != theirs.keys():
+        return False
+    return all(torch.equal(mine[name].cpu(), theirs[name].cpu()) for name in mine)
+
+
 # ---------------------------------------------------------------------------------- files
-def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lora:
-    """Read a LoRA file of any of the three namings for a model (which is not changed).
+def load(
+    path: str | Path, model: KontextTransformer, scale: float = 1.0, text_encoders: str = "skip"
+) -> Lora:
+    """Read a LoRA file of any naming, see `lora_files`, for a model (which is not changed).
 
     A folder as peft or diffusers writes it will do, too. alpha / rank, or what else peft's
-    settings say of the strength, is multiplied into `up`. Raises WeightsError, with their names,
-    for keys that are unknown, that have no partner, or whose layer the model does not have.
+    settings say of the strength, is multiplied in. text_encoders: what to do with updates of CLIP
+    or T5 in the same file: "skip" warns and leaves them out, "refuse" raises.
+    Raises WeightsError, with their names, for keys that are unknown, that have no partner, or
+    whose layer the model does not have, and ConfigError for a scale that is no number.
     """
-    path = _file_of(Path(path))
-    groups, strength = _grouped(safetensors_io.load(path), path), _strength(path)
-    places, parts = _places(model), defaultdict(list)
-    if unknown := [layer for layer in groups if _bare(layer) not in places]:
+    if not math.isfinite(scale):
+        raise ConfigError(f"Got scale={scale!r} for a LoRA; expected a finite number.")
+    path = lora_files.find_file(Path(path))
+    found, places = lora_files.read(path, text_encoders), _places(model)
+    if unknown := [layer for layer in found if lora_files.bare_layer(layer) not in places]:
         raise WeightsError(
             f"{path}: this transformer has no layer {errors.shorten_list(unknown)}. Expected a "
             "LoRA of the same model, for its transformer only, under peft, kohya or official names."
         )
-    for layer, tensors in groups.items():
-        official, rows = places[_bare(layer)]
-        parts[official].append((rows, _pair(layer, tensors, strength, path)))
-    layers = {name: _joined(model, name, parts[name]) for name in parts}
+    parts: dict[str, list[tuple[Tensor, Update]]] = defaultdict(list)
+    for layer, update in found.items():
+        official, rows = places[lora_files.bare_layer(layer)]
+        _require_part(path, layer, update, rows, model, official)
+        if any(torch.equal(rows, other) for other, _ in parts[official]):
+            raise WeightsError(f"{path} holds {layer} under two names. Get the file again.")
+        parts[official].append((rows, update))
+    layers = {n: lora_layers.join(parts[n], len(model.get_submodule(n).weight)) for n in parts}
     lora = Lora(layers, path.stem, scale)
     _require_shapes(lora, model)
     return lora.requires_grad_(False)
@@ -183,155 +187,51 @@ def load(path: str | Path, model: KontextTransformer, scale: float = 1.0) -> Lor
 def save(lora: Lora, model: KontextTransformer, path: str | Path) -> Path:
     """Write a LoRA under diffusers' names: `load_lora_weights` and peft open it, and so do we.
 
-    Its scale is left out: that is the user's to choose. Raises OutputError.
+    Its scale is left out: that is the user's to choose. Raises OutputError, and ConfigError for
+    updates that are no thin pairs, or that change a bias.
     """
     state, layers = {}, lora.layers
     for theirs, (official, rows) in _diffusers_places(model).items():
-        if (thin := layers.get(official)) is None:
+        if (layer := layers.get(official)) is None:
             continue
-        if thin.bias is not None:
-            raise ConfigError(f"{official} has a bias, which diffusers' naming cannot hold")
-        state[f"transformer.{theirs}.lora_A.weight"] = thin.down.detach().cpu().clone()
-        state[f"transformer.{theirs}.lora_B.weight"] = thin.up.detach().cpu()[rows]
+        if layer.bias is not None or not isinstance(layer, LoraLayer):
+            what = "changes a bias" if layer.bias is not None else f"is a {type(layer).__name__}"
+            raise ConfigError(f"{official} {what}, which diffusers' naming cannot hold")
+        state[f"transformer.{theirs}.lora_A.weight"] = layer.down.detach().cpu().clone()
+        state[f"transformer.{theirs}.lora_B.weight"] = layer.up.detach().cpu()[rows]
     safetensors_io.save(state, path)
     return Path(path)
 
 
-Tensors = dict[str, Tensor]
 Place = tuple[str, Tensor]  # an official layer, and which of its rows, in the file's order
 
 
-def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
-    """Tensors by layer and leaf: lora_A, lora_B, alpha, bias."""
-    groups, strange = defaultdict(dict), []
-    for name, tensor in state.items():
-        found = _LEAF.match(name)
-        leaf = _LEAVES.get(found["leaf"], found["leaf"]) if found else ""
-        if not found or leaf == "dora_scale" or (found["kind"] == ".bias" and leaf != "lora_B"):
-            strange.append(name)
-            continue
-        groups[found["layer"]]["bias" if found["kind"] == ".bias" else leaf] = tensor
-    if strange or not groups:
+def _require_part(
+    path: Path, layer: str, update: Update, rows: Tensor, model: KontextTransformer, official: str
+) -> None:
+    """Raise WeightsError if an update has other sizes than the rows that it is for."""
+    got, expected = update.shape, (len(rows), model.get_submodule(official).weight.shape[1])
+    if got == expected:
+        return
+    if official == "img_in" and got[0] == expected[0] and got[1] == 2 * expected[1]:
         raise WeightsError(
-            f"{path} holds what is no part of a LoRA: {errors.shorten_list(strange) or 'nothing'}. "
-            "Expected lora_A and lora_B, or lora_down, lora_up and alpha, for each layer."
+            f"{path} is a control LoRA (FLUX.1 Canny or Depth): it takes tokens of {got[1]} "
+            f"channels, the picture of edges or depths among them. {purpose.INSTEAD}"
         )
-    return groups
-
-
-def _pair(layer: str, tensors: Tensors, strength: Strength, path: Path) -> Thin:
-    """One thin pair as stored, with its strength in `up`."""
-    if missing := sorted({"lora_A", "lora_B"} - tensors.keys()):
-        raise WeightsError(f"{path}: {layer} has no {missing[0]}. The file is not complete.")
-    if odd := [k for k in ("lora_A", "lora_B") if tensors[k].dim() < 2]:
-        raise WeightsError(f"{path}: {odd[0]} of {layer} is no matrix. Get the file again.")
-    down, up = (tensors[k].float().flatten(1) for k in ("lora_A", "lora_B"))
-    if down.shape[0] != up.shape[1] or not len(down):
-        raise WeightsError(f"{path}: {layer} has ranks {down.shape[0]} and {up.shape[1]}")
-    alpha = tensors.get("alpha", torch.tensor(strength.alpha_of(layer, len(down)))).float()
-    bias = tensors["bias"].float() if "bias" in tensors else None
-    if alpha.numel() != 1 or (bias is not None and bias.shape != up.shape[:1]):
-        raise WeightsError(f"{path}: {layer} has an alpha or a bias of an odd shape.")
-    if not all(x.isfinite().all() for x in (down, up, alpha, *([] if bias is None else [bias]))):
-        raise WeightsError(f"{path}: {layer} holds NaN or infinity. Get the file again.")
-    return Thin(down, up * (float(alpha) / strength.over(len(down))), bias)
-
-
-@dataclass(frozen=True)
-class Strength:
-    """peft's settings of how strong an update is: alpha / rank; rooted: alpha / sqrt(rank).
-
-    patterns: another alpha for the layers whose name ends in a match.
-    """
-
-    alpha: float | None = None
-    patterns: Mapping[str, float] = field(default_factory=dict)
-    rooted: bool = False
-
-    def alpha_of(self, layer: str, rank: int) -> float:
-        """The alpha of a layer; its rank where nothing is said."""
-        for pattern, alpha in self.patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", layer):
-                return alpha
-        return float(rank if self.alpha is None else self.alpha)
-
-    def over(self, rank: int) -> float:
-        """What alpha is divided by."""
-        return math.sqrt(rank) if self.rooted else float(rank)
-
-
-# What peft and diffusers call the file in a folder of theirs.
-FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-
-
-def _file_of(path: Path) -> Path:
-    """The LoRA's file; in a folder, the one of peft's or diffusers' name."""
-    if not path.is_dir():
-        return path
-    found = [path / name for name in FOLDER_FILES if (path / name).exists()]
-    if len(found) != 1:
-        raise WeightsError(
-            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}. Give the LoRA's file."
-        )
-    return found[0]
-
-
-def _strength(path: Path) -> Strength:
-    """The settings in peft's adapter_config.json beside the file, or in diffusers' metadata."""
-    beside = path.parent / "adapter_config.json"
-    try:
-        if path.name == FOLDER_FILES[0] and beside.exists():
-            facts = read_json(beside, WeightsError)
-        else:
-            with safetensors_io.opened(path) as file:
-                stored = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
-            facts = parse_json(stored)
-        facts = {name.removeprefix("transformer."): value for name, value in facts.items()}
-        alpha, patterns = facts.get("lora_alpha"), facts.get("alpha_pattern") or {}
-        return Strength(
-            None if alpha is None else float(alpha),
-            {re.compile(name).pattern: float(value) for name, value in patterns.items()},
-            bool(facts.get("use_rslora")),
-        )
-    except (ValueError, AttributeError, TypeError, re.error) as error:
-        raise WeightsError(f"{path}: its settings by peft are no JSON of numbers") from error
-
-
-def _joined(model: KontextTransformer, name: str, parts: Sequence[tuple[Tensor, Thin]]) -> Thin:
-    """One pair for an official layer from those of its parts (q, k, v …).
-
-    Ranks add up, but for parts that share their `down`, as those do that we have cut ourselves.
-    """
-    out, bias = model.get_submodule(name).weight.shape[0], None
-    downs: list[Tensor] = []
-    ups: list[Tensor] = []
-    for rows, thin in parts:
-        if len(thin.up) != len(rows):
-            raise WeightsError(
-                f"{name}: expected {len(rows)} rows, got {len(thin.up)}: of another model"
-            )
-        same = [i for i, down in enumerate(downs) if torch.equal(down, thin.down)]
-        if downs and downs[0].shape[1] != thin.down.shape[1]:
-            raise WeightsError(f"{name}: its parts have inputs of two sizes: of another model")
-        if not same:
-            downs.append(thin.down.detach())
-            ups.append(torch.zeros(out, len(thin.down)))
-        ups[same[0] if same else -1][rows] += thin.up.detach()
-        if thin.bias is not None:
-            bias = torch.zeros(out) if bias is None else bias
-            bias[rows] += thin.bias.detach()
-    return Thin(torch.cat(downs), torch.cat(ups, dim=1), bias)
+    raise WeightsError(f"{path}: {layer} is {got}, expected {expected}: it is of another model")
 
 
 def _require_shapes(lora: Lora, model: KontextTransformer) -> None:
-    known = {name: tuple(layer.weight.shape) for name, layer in _linears(model)}
-    for name, thin in lora.layers.items():
-        got = (len(thin.up), thin.down.shape[1])
-        if known.get(name) != got:
+    known = dict(_linears(model))
+    for name, update in lora.layers.items():
+        expected = tuple(known[name].weight.shape) if name in known else None
+        if expected != update.shape:
             raise WeightsError(
-                f"LoRA {lora.name!r} is of another model: {name} is {known.get(name)} here and "
-                f"{got} in the LoRA"
+                f"LoRA {lora.name!r} is of another model: {name} is {expected} here and "
+                f"{update.shape} in the LoRA"
             )
+        if update.bias is not None and known[name].bias is None:
+            raise WeightsError(f"LoRA {lora.name!r} changes a bias that {name} does not have.")
 
 
 # ---------------------------------------------------------------------------------- names
@@ -339,15 +239,32 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
 
 
-def _bare(layer: str) -> str:
-    return stored.bare_name(layer.removeprefix("base_model.model."))
-
-
 def _places(model: KontextTransformer) -> dict[str, Place]:
-    """Where an update goes, by every name that a layer has: official, diffusers and kohya."""
+    """Where an update goes, by every name of a layer: official, diffusers, kohya and xlabs."""
     own = {name: (name, torch.arange(len(layer.weight))) for name, layer in _linears(model)}
     places = own | _diffusers_places(model)
-    return places | {KOHYA + name.replace(".", "_"): place for name, place in places.items()}
+    flat = {
+        prefix + name.replace(".", "_"): place
+        for name, place in places.items()
+        for prefix in lora_files.FLAT
+    }
+    return places | flat | _xlabs_places(own, model.config.hidden_size)
+
+
+def _xlabs_places(own: Mapping[str, Place], width: int) -> dict[str, Place]:
+    """xlabs names the attention's processors; of a single block it changes q, k and v only."""
+    places: dict[str, Place] = {}
+    for name, (official, rows) in own.items():
+        block, _, layer = name.partition("_attn.")
+        if layer in ("qkv", "proj"):
+            start, _, stream = block.rpartition(".")
+            places[f"{start}.processor.{layer}_lora{1 + (stream == 'txt')}"] = official, rows
+        elif name.startswith("single_blocks.") and "linear" in name:
+            start, _, layer = name.rpartition(".")
+            first = layer == "linear1"
+            key = f"{start}.processor.{'qkv' if first else 'proj'}_lora"
+            places[key] = official, rows[: 3 * width] if first else rows
+    return places
 
 
 def _diffusers_places(model: KontextTransformer) -> dict[str, Place]:

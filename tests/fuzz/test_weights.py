@@ -10,7 +10,14 @@ from PIL import Image
 from minikontext.course import tiny_flux
 from minikontext.errors import WeightsError
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import config_mapping, convert, lora, safetensors_io, summary
+from minikontext.pretrained import (
+    config_mapping,
+    convert,
+    lora,
+    lora_files,
+    safetensors_io,
+    summary,
+)
 from minikontext.transformer import KontextTransformer
 
 
@@ -93,7 +100,7 @@ def test_a_lora(feed, tiny_pipe, tmp_path_factory):
     place = lora.save(made, model, tmp_path_factory.mktemp("lora") / "sound.safetensors")
     peft = safetensors_io.load(place)
     kohya = {f"{weights_name(key)}": value for key, value in peft.items()}
-    kohya |= {f"{lora.KOHYA}double_blocks_0_img_attn_proj.alpha": torch.tensor(2.0)}
+    kohya |= {f"{lora_files.KOHYA}double_blocks_0_img_attn_proj.alpha": torch.tensor(2.0)}
     other = safetensors_io.save(kohya, place.with_name("kohya.safetensors"), metadata={"a": "b"})
     sound = [place.read_bytes(), other.read_bytes()]
 
@@ -108,9 +115,8 @@ def test_a_lora(feed, tiny_pipe, tmp_path_factory):
 def weights_name(key):
     """kohya's name of one of peft's tensors."""
     layer, leaf = key.removeprefix("transformer.").split(".lora_")
-    return (
-        f"{lora.KOHYA}{layer.replace('.', '_')}.lora_{ {'A': 'down', 'B': 'up'}[leaf[0]] }.weight"
-    )
+    leaf = {"A": "down", "B": "up"}[leaf[0]]
+    return f"{lora_files.KOHYA}{layer.replace('.', '_')}.lora_{leaf}.weight"
 
 
 PICTURE = Image.new("RGB", (64, 64), "teal")
@@ -235,7 +241,7 @@ def test_a_config_nested_without_end_is_refused(own, tmp_path):
 
 def test_a_lora_of_nan_is_refused(tiny_pipe, tmp_path):
     made = lora.new(tiny_pipe.transformer, 2)
-    made.thin[0].up.data.fill_(float("nan"))
+    made.updates[0].up.data.fill_(float("nan"))
     path = lora.save(made, tiny_pipe.transformer, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match="NaN"):
         lora.load(path, tiny_pipe.transformer)

@@ -424,11 +424,11 @@ LORAS = {
     "of a UNet": ({"lora_unet_input_blocks_1_1_proj_in": (320, 320)}, "no layer lora_unet_input"),
     "of a text encoder": (
         {"lora_te1_text_model_encoder_layers_0_mlp_fc1": (8, 8)},
-        "no layer lora_te1",
+        "also changes the text encoders .*lora_te1",
     ),
     "of a wider FLUX": (
         {"lora_unet_single_blocks_0_linear2": (15360, 3072)},
-        "single_blocks.0.linear2.*another model",
+        "single_blocks_0_linear2.*another model",
     ),
     "of a deeper FLUX": (
         {"lora_unet_single_blocks_37_linear2": (8, 8)},

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from reference import TINY, relative_error, transformers
 from safetensors.torch import load_file, save_file
 from test_parity_transformer import inputs, run
 
+from minikontext.errors import WeightsError, WeightsWarning
 from minikontext.pretrained import lora
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
@@ -52,11 +53,60 @@ def test_a_lora_is_as_strong_as_in_peft(tmp_path, more, by):
     assert relative_error(got, expected) < 2e-6
 
 
+KRON = {
+    "LoKr": (LoKrConfig, {}),
+    "LoKr, both thin": (LoKrConfig, {"decompose_both": True, "decompose_factor": 4}),
+    "LoKr, full": (LoKrConfig, {"decompose_factor": 4, "r": 10_000, "alpha": 10_000}),
+    "LoKr, patterns": (LoKrConfig, {"alpha_pattern": {"to_q": 12}, "rank_pattern": {"to_v": 1}}),
+    "LoHa": (LoHaConfig, {}),
+    "LoHa of a large rank": (LoHaConfig, {"r": 12, "alpha": 60}),
+}
+
+
+@pytest.mark.parametrize("how", KRON)
+@pytest.mark.parametrize("name", ["adapter_model", "my-style"])
+def test_lokr_and_loha_are_as_in_peft(tmp_path, how, name):
+    """peft's own arithmetic, from its own file, under its own name or another."""
+    theirs, ours = transformers(TINY)
+    kind, more = KRON[how]
+    config = kind(target_modules=TARGETS, init_weights=False, **({"r": 2, "alpha": 3} | more))
+    plain, _ = run(theirs, ours, inputs(TINY))
+    get_peft_model(theirs, config).save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / f"{name}.safetensors")
+    lora.load(tmp_path / f"{name}.safetensors", ours).attach(ours)
+    got, expected = run(theirs, ours, inputs(TINY))
+    assert relative_error(plain, expected) > 0.01
+    assert relative_error(got, expected) < 5e-6
+
+
+@pytest.mark.parametrize("name", ["adapter_model", "my-style"])
+def test_an_adapter_under_another_name_keeps_its_alpha(tmp_path, name):
+    theirs, ours = transformers(TINY)
+    config = LoraConfig(r=4, lora_alpha=24, target_modules=TARGETS, init_lora_weights=False)
+    get_peft_model(theirs, config).save_pretrained(tmp_path)
+    path = (tmp_path / "adapter_model.safetensors").rename(tmp_path / f"{name}.safetensors")
+    one = lora.load(path, ours).attach(ours)
+    got, expected = run(theirs, ours, inputs(TINY))
+    assert relative_error(got, expected) < 2e-6
+    assert torch.equal(lora.load(tmp_path, ours).updates[0].up, one.updates[0].up)
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.warns(WeightsWarning, match="alpha is not known"):
+        lora.load(path, ours)
+
+
+def test_a_dora_of_peft_is_refused_by_name(tmp_path):
+    theirs, ours = transformers(TINY)
+    config = LoraConfig(r=4, target_modules=["to_q"], use_dora=True)
+    get_peft_model(theirs, config).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="DoRA"):
+        lora.load(tmp_path, ours)
+
+
 def test_our_lora_opens_in_diffusers(tmp_path):
     theirs, ours = transformers(TINY)
     made = lora.new(ours, rank=3, layers=".")
     torch.manual_seed(0)
-    for thin in made.thin:
+    for thin in made.updates:
         torch.nn.init.normal_(thin.up, std=0.2)
     path = lora.save(made, ours, tmp_path / "x.safetensors")
     plain, _ = run(theirs, ours, inputs(TINY))

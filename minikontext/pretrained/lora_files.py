@@ -1,0 +1,334 @@
+"""LoRA files of every naming: sorted by layer, with the strength that their makers meant.
+
+    peft, diffusers     transformer.….lora_A.weight
+    official names      double_blocks.0.….lora_A.weight
+    kohya, OneTrainer   lora_unet_… or lora_transformer_….lora_down.weight, .alpha
+    xlabs               double_blocks.0.processor.qkv_lora1.down.weight
+    LyCORIS, peft       ….lokr_w1 (LoKr), ….hada_w1_a (LoHa)
+    differences         ….diff, ….diff_b
+
+A file may hold anything: every number is checked, and whatever is not understood is refused by
+name. Nothing is applied by half.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from minikontext.errors import WeightsError, WeightsWarning, shorten_list, warn
+from minikontext.pretrained import safetensors_io, stored
+from minikontext.pretrained.lora_layers import (
+    FullLayer,
+    KroneckerLayer,
+    LoraLayer,
+    Update,
+    hadamard,
+)
+from minikontext.runtime import files
+from minikontext.runtime.config import parse_json, read_json
+
+Tensors = dict[str, Tensor]
+
+KOHYA = "lora_unet_"
+FLAT = (KOHYA, "lora_transformer_", "lycoris_")  # before names whose dots became underscores
+LEAVES = (
+    "lora_A", "lora_B", "lora_down", "lora_up", "alpha", "diff", "diff_b",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
+)  # fmt: skip
+_LEAF = re.compile(
+    rf"(?P<layer>.+?)\.(?P<leaf>{'|'.join(sorted(LEAVES, reverse=True))})"
+    r"(\.(?!(weight|bias)$)[^.]+)?(?P<kind>\.weight|\.bias)?$"  # in between: peft's adapter name
+)
+_XLABS = re.compile(r"(?P<layer>.+\.processor\.(qkv|proj)_lora[12]?)\.(?P<leaf>down|up)\.weight$")
+_SAME = {"lora_down": "lora_A", "lora_up": "lora_B", "down": "lora_A", "up": "lora_B"}
+_TEXT = re.compile(
+    r"(base_model\.model\.)?(lora_te|lora_t5|lora_clip|text_encoder|text_model|clip_l|t5xxl|"
+    r"te\d?\.|bundle_emb)"
+)
+# What a file may be instead, by parts of its tensors' names.
+_KINDS = {
+    "dora_scale": "DoRA, which also turns the base's own rows: merge it into its base model",
+    "lora_magnitude_vector": "DoRA, which also turns the base's own rows: merge it into its base",
+    "oft_": "OFT or BOFT, rotations of the base's weights: merge it into its base model",
+    "lora_mid": "a LoRA of convolutions, which FLUX's transformer has not",
+    "lokr_t2": "a LoKr of convolutions, which FLUX's transformer has not",
+    "hada_t1": "a LoHa of convolutions, which FLUX's transformer has not",
+    "ia3_": "IA3, factors of the activations: merge it into its base model",
+    "query_norm.scale": "a control LoRA (FLUX.1 Canny or Depth), which wants a control picture",
+}
+LARGEST_ALPHA = 1e6
+# What peft and diffusers call the file in a folder of theirs.
+FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+
+
+def find_file(path: Path) -> Path:
+    """The LoRA's file; in a folder, the one of peft's or diffusers' name, or the only one."""
+    if not files.is_folder(path):
+        return path
+    found = [path / name for name in FOLDER_FILES if files.exists(path / name)]
+    found = found or [x for x in path.glob("*.safetensors") if files.exists(x)]
+    if len(found) != 1:
+        raise WeightsError(
+            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}. Give the LoRA's file."
+        )
+    return found[0]
+
+
+def read(path: Path, text_encoders: str = "skip") -> dict[str, Update]:
+    """The updates in a file by the layer's stored name, their strength multiplied in.
+
+    text_encoders: updates of CLIP or T5, which this package does not change: "skip" leaves them
+    out and warns, "refuse" raises. Raises WeightsError for all else that is not understood.
+    """
+    state = safetensors_io.load(path)
+    groups = _grouped(_without_text(state, path, text_encoders), path)
+    scaling = read_scaling(path, state)
+    return {name: _update(Layer(path, name), group, scaling) for name, group in groups.items()}
+
+
+# ---- names ----------------------------------------------------------------------------------
+def bare_layer(layer: str) -> str:
+    """A layer's name without what tools put before it."""
+    return stored.bare_name(layer.removeprefix("base_model.model."))
+
+
+def _without_text(state: Tensors, path: Path, text_encoders: str) -> Tensors:
+    text = [name for name in state if _TEXT.match(name)]
+    if not text:
+        return state
+    what = f"{path} also changes the text encoders ({len(text)} tensors: {shorten_list(text)})"
+    if text_encoders != "skip" or len(text) == len(state):
+        raise WeightsError(
+            f"{what}; only the transformer's part can be used. Expected a LoRA for the "
+            "transformer, or text_encoders='skip' for that part of it."
+        )
+    warn(WeightsWarning(f"{what}. That part is left out: results differ from where both are used."))
+    return {name: tensor for name, tensor in state.items() if name not in set(text)}
+
+
+def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
+    """Tensors by layer and leaf: lora_A, lora_B, alpha, bias and others."""
+    groups, strange = defaultdict(dict), []
+    for name, tensor in state.items():
+        found = _LEAF.match(name) or _XLABS.match(name)
+        leaf = _leaf(found) if found else None
+        if leaf is None:
+            strange.append(name)
+            continue
+        if leaf in groups[found["layer"]]:
+            raise WeightsError(f"{path} holds {leaf} of {found['layer']} twice. Get it again.")
+        groups[found["layer"]][leaf] = tensor
+    if strange or not groups:
+        raise WeightsError(
+            f"{path} holds {_kind(strange) or 'what is no part of a LoRA'}: "
+            f"{shorten_list(strange) or 'nothing'}. Expected lora_A and lora_B, or lora_down, "
+            "lora_up and alpha, or the factors of a LoKr or LoHa, for each layer."
+        )
+    return groups
+
+
+def _leaf(found: re.Match[str]) -> str | None:
+    kind = found.groupdict().get("kind")
+    leaf = _SAME.get(found["leaf"], found["leaf"])
+    if leaf == "diff_b" or (kind == ".bias" and leaf == "lora_B"):
+        return "bias"
+    return None if kind == ".bias" else leaf
+
+
+def _kind(names: list[str]) -> str | None:
+    return next((kind for mark, kind in _KINDS.items() if any(mark in n for n in names)), None)
+
+
+# ---- numbers --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Layer:
+    """A layer by its stored name; as text, for messages, with its file."""
+
+    path: Path
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.name}"
+
+
+def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
+    """One update as stored, with its strength multiplied in."""
+    if odd := [k for k, x in tensors.items() if not x.is_floating_point()]:
+        raise WeightsError(f"{where}: {odd[0]} is stored as integers. Get the file again.")
+    if not all(bool(x.float().isfinite().all()) for x in tensors.values()):
+        raise WeightsError(f"{where} holds NaN or infinity. Get the file again.")
+    rest = {k: x for k, x in tensors.items() if k not in ("alpha", "bias")}
+    odd = [k for k, x in rest.items() if x.dim() < 2 or not x.numel() or x[0, 0].numel() != 1]
+    if odd:
+        raise WeightsError(f"{where}: {odd[0]} is no matrix. Get the file again.")
+    rest = {name: tensor.flatten(1).float() for name, tensor in rest.items()}
+    kinds = {name.partition("_")[0] for name in rest}
+    if len(kinds) != 1:
+        raise WeightsError(f"{where} is {' and '.join(sorted(kinds)) or 'nothing'} at once.")
+    build = {"lora": _thin, "lokr": _kronecker, "hada": _hadamard, "diff": _full}[kinds.pop()]
+    bias = tensors["bias"].float() if "bias" in tensors else None
+    made = build(where, rest, tensors.get("alpha"), scaling, bias)
+    if bias is not None and bias.shape != made.shape[:1]:
+        raise WeightsError(f"{where} has a bias of the shape {tuple(bias.shape)}. Get it again.")
+    return made
+
+
+def _need(where: Layer, tensors: Tensors, names: tuple[str, ...]) -> list[Tensor]:
+    if missing := [name for name in names if name not in tensors]:
+        raise WeightsError(f"{where} has no {missing[0]}. The file is not complete.")
+    if odd := sorted(tensors.keys() - set(names)):
+        raise WeightsError(f"{where} has {odd[0]} besides {', '.join(names)}. Get it again.")
+    return [tensors[name] for name in names]
+
+
+def _thin(
+    where: Layer, tensors: Tensors, alpha: Tensor | None, scaling: LoraScaling, bias: Tensor | None
+) -> Update:
+    down, up = _need(where, tensors, ("lora_A", "lora_B"))
+    if down.shape[0] != up.shape[1]:
+        raise WeightsError(f"{where} has ranks {down.shape[0]} and {up.shape[1]}")
+    return LoraLayer(down, up * scaling.factor(where.name, len(down), alpha), bias)
+
+
+def _hadamard(
+    where: Layer, tensors: Tensors, alpha: Tensor | None, scaling: LoraScaling, bias: Tensor | None
+) -> Update:
+    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    a1, b1, a2, b2 = _need(where, tensors, names)
+    sizes = (a1.shape[1], a2.shape[1], len(a1), b1.shape[1])
+    if sizes != (len(b1), len(b2), len(a2), b2.shape[1]):
+        raise WeightsError(f"{where} has factors that do not fit each other. Get it again.")
+    return hadamard(a1 * scaling.factor(where.name, len(b1), alpha), b1, a2, b2, bias)
+
+
+def _kronecker(
+    where: Layer, tensors: Tensors, alpha: Tensor | None, scaling: LoraScaling, bias: Tensor | None
+) -> Update:
+    """Each factor is a matrix, or thin; the strength counts by the rank of a thin one."""
+    (left, rank), (right, other) = (_factor(where, tensors, f"lokr_w{n}") for n in (1, 2))
+    rank = other or rank or scaling.rank_of(where.name)
+    factor = 1.0 if rank is None else scaling.factor(where.name, rank, alpha)
+    return KroneckerLayer(left * factor, right, bias)
+
+
+def _factor(where: Layer, tensors: Tensors, name: str) -> tuple[Tensor, int | None]:
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith(name)}
+    if name in own:
+        return _need(where, own, (name,))[0], None
+    a, b = _need(where, own, (f"{name}_a", f"{name}_b"))
+    if a.shape[1] != len(b):
+        raise WeightsError(f"{where} has ranks {a.shape[1]} and {len(b)}")
+    return a @ b, len(b)
+
+
+def _full(
+    where: Layer, tensors: Tensors, alpha: Tensor | None, scaling: LoraScaling, bias: Tensor | None
+) -> Update:
+    return FullLayer(*_need(where, tensors, ("diff",)), bias)
+
+
+# ---- strength -------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LoraScaling:
+    """peft's settings of how strong an update is: alpha / rank; rslora: alpha / sqrt(rank).
+
+    patterns: another alpha, ranks: another rank, for the layers whose name ends in a match.
+    """
+
+    alpha: float | None = None
+    rank: int | None = None
+    patterns: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, float] = field(default_factory=dict)
+    rslora: bool = False
+
+    def factor(self, layer: str, rank: int, own: Tensor | None = None) -> float:
+        """What an update is multiplied by. own: the alpha that the file has for this layer."""
+        if own is not None and own.numel() != 1:
+            raise WeightsError(f"{layer} has an alpha of {own.numel()} numbers; expected one.")
+        alpha = self.alpha if own is None else float(own)
+        if own is None:
+            alpha = _matched(self.patterns, layer, alpha)
+        alpha = _bounded(rank if alpha is None else alpha, f"alpha of {layer}")
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def rank_of(self, layer: str) -> int | None:
+        """The rank that the settings give a layer; None where nothing is said."""
+        found = _matched(self.ranks, layer, self.rank)
+        return None if found is None else max(1, int(found))
+
+
+def _matched(patterns: Mapping[str, float], layer: str, default: float | None) -> float | None:
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", layer):
+            return value
+    return default
+
+
+def _bounded(value: float, what: str) -> float:
+    if not abs(value) <= LARGEST_ALPHA:  # not a number is not below it, either
+        raise WeightsError(f"The {what} is {value!r:.40}; expected at most {LARGEST_ALPHA:g}.")
+    return float(value)
+
+
+def read_scaling(path: Path, names: Mapping[str, Any]) -> LoraScaling:
+    """The settings in peft's adapter_config.json beside the file, or in diffusers' metadata.
+
+    peft's own files are known by their names of tensors, whatever the file is called.
+    """
+    beside, peft = path.parent / "adapter_config.json", False
+    peft = path.name == FOLDER_FILES[0] or any(n.startswith("base_model.model.") for n in names)
+    with safetensors_io.opened(path) as file:
+        inside = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
+    try:
+        if peft and files.exists(beside):
+            facts = read_json(beside, WeightsError)
+        else:
+            facts = parse_json(inside)
+            if peft and not facts and not any(name.endswith(".alpha") for name in names):
+                warn(WeightsWarning(f"{path} has no adapter_config.json beside it: its alpha is "
+                                    "not known and taken to be its rank."))  # fmt: skip
+        return _scaling({n.removeprefix("transformer."): value for n, value in facts.items()})
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{path}: its settings by peft are no JSON of numbers") from error
+
+
+def _scaling(facts: Mapping[str, Any]) -> LoraScaling:
+    if facts.get("use_dora"):
+        raise WeightsError(f"This is {_KINDS['dora_scale']}.")
+    alpha, rank = facts.get("lora_alpha", facts.get("alpha")), facts.get("r")
+    return LoraScaling(
+        None if alpha is None else _bounded(float(alpha), "alpha"),
+        None if rank is None else int(_bounded(float(rank), "rank")),
+        dict(_patterns(facts.get("alpha_pattern") or {})),
+        dict(_patterns(facts.get("rank_pattern") or {})),
+        bool(facts.get("use_rslora")),
+    )
+
+
+def _patterns(table: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Names or simple expressions for names. One that could run for hours is refused unseen."""
+    if len(table) > 4096:
+        raise WeightsError(f"The settings have {len(table)} patterns; expected at most 4096.")
+    for pattern, value in table.items():
+        repeats = len(re.findall(r"(?<!\\)[*+?{]", pattern))
+        if len(pattern) > 300 or repeats > 2 or re.search(r"[)}*+?][*+?{]", pattern):
+            raise WeightsError(
+                f"The settings name layers by {pattern!r:.80}, which could take for ever to match. "
+                "Expected names, or expressions with at most two simple repeats."
+            )
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise WeightsError(f"The settings' {pattern!r:.80} is no expression.") from error
+        yield pattern, _bounded(float(value), f"value of {pattern!r:.80}")
