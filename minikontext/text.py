@@ -19,12 +19,7 @@ from annotated_types import Interval, MaxLen
 from einops import rearrange
 from torch import Tensor, nn
 
-from minikontext.errors import (
-    ConfigError,
-    PromptError,
-    PromptWarning,
-    warn,
-)
+from minikontext.errors import ConfigError, PromptError, PromptWarning, warn
 from minikontext.layers import attend
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<end>"

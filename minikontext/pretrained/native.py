@@ -5,6 +5,7 @@ A folder has config.json and one safetensors file a part; `layouts` knows the ot
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from minikontext.runtime.config import (
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
+LOG = logging.getLogger(__name__)
 FORMAT, FORMAT_VERSION = "minikontext", 1
 
 
@@ -56,11 +58,11 @@ def find_weights(name: str | Path) -> Path:
 
 
 def tell_if_hidden(name: str | Path) -> None:
-    """Print a note if a folder here bears the name of shipped weights, and so hides them."""
+    """Log a warning if a folder here bears the name of shipped weights, and so hides them."""
     here, there = Path(name), home() / name
     if files.is_folder(here) and files.is_folder(there) and here.resolve() != there.resolve():
-        print(f"note: the folder {here.resolve()} hides the shipped {str(name)!r}; for that one")
-        print(f"      give {there}")
+        LOG.warning("The folder %s hides the shipped %r. For that give %s.", here.resolve(),
+                    str(name), there)  # fmt: skip
 
 
 def own_config(folder: Path) -> dict[str, Any]:

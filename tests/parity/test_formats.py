@@ -350,12 +350,12 @@ def test_convert_follows_the_links_of_a_hubs_cache(sound, tmp_path):
     assert load(tmp_path / "new").defaults.max_contexts == 2
 
 
-def test_a_folder_here_that_hides_shipped_weights_is_told(tiny_pipe, tmp_path, monkeypatch, capsys):
+def test_a_folder_here_that_hides_shipped_weights_is_told(tiny_pipe, tmp_path, monkeypatch, caplog):
     tiny_pipe.save_pretrained(tmp_path / "home" / "mine")
     monkeypatch.setenv("MINIKONTEXT_WEIGHTS", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     assert load("mine").folder == tmp_path / "home" / "mine"
-    assert "hides" not in capsys.readouterr().out
+    assert "hides" not in caplog.text
     tiny_pipe.save_pretrained("mine")
     assert load("mine").folder.resolve() == tmp_path / "mine"
-    assert f"{tmp_path / 'mine'} hides the shipped 'mine'" in capsys.readouterr().out
+    assert f"{tmp_path / 'mine'} hides the shipped 'mine'" in caplog.text

@@ -621,10 +621,11 @@ def test_a_redux_folder_has_no_transformer_and_is_named_all_the_same(broken):
         ("FluxInpaintPipeline", 0, "only paints .*masks are not used"),
     ],
 )
-def test_the_pipelines_class_says_what_a_folder_does(broken, kind, contexts, says, capsys):
+def test_the_pipelines_class_says_what_a_folder_does(broken, kind, contexts, says, caplog):
+    caplog.set_level("INFO", "minikontext")
     edit_json(broken / "model_index.json", _class_name=kind)
     assert load(broken).defaults.max_contexts == contexts
-    assert re.search(says, capsys.readouterr().out)
+    assert re.search(says, caplog.text)
 
 
 def widen(state, name, times):
