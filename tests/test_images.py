@@ -252,6 +252,10 @@ BROKEN = [
     png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 10**8)),
     png_chunk(b"iCCP", b"a\0\0" + zlib.compress(b"x" * 10**7)),
     png_chunk(b"pHYs", b"1"),
+    png_chunk(b"gAMA", b"1"),
+    png_chunk(b"sRGB", b""),
+    png_chunk(b"tRNS", b"1"),
+    png_chunk(b"cHRM", b"1"),
     png_chunk(b"tIME", b"", crc=1),
 ]
 
@@ -288,6 +292,38 @@ def test_the_pixels_of_a_bare_file_are_the_same(name, tmp_path):
     data = containers.bare(path.read_bytes())
     assert b"secret" not in data and b"secret" in path.read_bytes()
     assert difference(images.read(data), images.read(path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("marker", "body"),
+    [
+        (0xE0, b"JFIF\0"),
+        (0xE1, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40),
+        (0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 40),
+        (0xE2, b"ICC_PROFILE\0\x05\x02abc"),
+        (0xED, b"Photoshop 3.0\0008BIM" + b"\xff" * 10),
+        (0xEE, b"Adobe"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::minikontext.errors.MetadataWarning")
+def test_a_sound_jpeg_is_not_refused_for_its_metadata(marker, body):
+    buffer = BytesIO()
+    gradient().save(buffer, "JPEG")
+    data = buffer.getvalue()
+    broken = data[:2] + bytes([255, marker]) + struct.pack(">H", len(body) + 2) + body + data[2:]
+    assert difference(images.read(broken), images.read(data)) == 0
+
+
+@pytest.mark.parametrize("kind", ["chunks", "segments", "filling"])
+def test_a_file_of_endless_small_parts_is_refused(kind):
+    jpeg = many_scans(0)
+    data = {
+        "chunks": lambda: with_chunks(png_bytes(), png_chunk(b"tEXt", b"a\0") * 120_000),
+        "segments": lambda: jpeg[:2] + b"\xff\xfe\0\2" * 120_000 + jpeg[2:],
+        "filling": lambda: jpeg[:2] + b"\xff" * 200_000 + jpeg[2:],
+    }[kind]()
+    with pytest.raises(ImageError, match="more than 100000 parts"):
+        images.read(data)
 
 
 def test_damaged_pixels_stay_an_error(tmp_path):

@@ -6,18 +6,21 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 # The chunks and segments without which the same pixels would look otherwise.
 PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sRGB")
-JPEG_DROPPED = {0xFE, 0xEF, *range(0xE1, 0xEE)}  # comments and APP1 to 15, but not Adobe's APP14
+JPEG_DROPPED = {0xFE, 0xEF, *range(0xE0, 0xEE)}  # comments and APP0 to 15, but not Adobe's APP14
+ADOBE, ADOBE_BYTES = 0xEE, 16  # how colours are stored; shorter ones say nothing
 WEBP_DROPPED = (b"EXIF", b"XMP ", b"ICCP")
 
 # In the pixels' data a marker is FF with anything behind it but 0, FF or a restart.
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 SOS, EOI = 0xDA, 0xD9
+MAX_PARTS, MAX_FILLING = 100_000, 1 << 16  # parts of a file; bytes between two of them
 
 
 def is_heic(head: bytes) -> bool:
@@ -28,7 +31,8 @@ def is_heic(head: bytes) -> bool:
 def bare(data: bytes) -> bytes | None:
     """The same picture without metadata, for a file whose metadata is broken; None if unknown."""
     if data.startswith(PNG):
-        return PNG + b"".join(_png_piece(name, body, crc) for name, body, crc in png_chunks(data))
+        colour = data[25] if len(data) > 25 else 0
+        return PNG + b"".join(_png_piece(*chunk, colour) for chunk in png_chunks(data))
     if data.startswith(JPEG):
         return _bare_jpeg(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -47,8 +51,10 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         position = end + 4
 
 
-def _png_piece(name: bytes, body: bytes, crc: bytes) -> bytes:
-    if name not in PNG_KEPT:
+def _png_piece(name: bytes, body: bytes, crc: bytes, colour: int) -> bytes:
+    lengths = {b"gAMA": (4,), b"sRGB": (1,)}
+    lengths[b"tRNS"] = {0: (2,), 2: (6,), 3: range(1, 257)}.get(colour, ())
+    if name not in PNG_KEPT or len(body) not in lengths.get(name, (len(body),)):
         return b""
     if name[:1].islower():  # Only what is critical proves by its checksum that it is sound.
         crc = struct.pack(">I", zlib.crc32(name + body))
@@ -70,6 +76,18 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position = max(end, begin + 2)
 
 
+def has_too_many_parts(data: bytes) -> bool:
+    """Whether a PNG or JPEG file has more chunks or segments, or more filling, than any needs."""
+    if data.startswith(PNG):
+        return next(islice(png_chunks(data), MAX_PARTS, None), None) is not None
+    last = 2
+    for index, (_, begin, end) in enumerate(jpeg_segments(data)):
+        if index >= MAX_PARTS or begin - last > MAX_FILLING:
+            return True
+        last = end
+    return False
+
+
 def count_scans(data: bytes, most: int) -> int:
     """How often a JPEG file goes over its pixels; counting ends above `most`."""
     scans = 0
@@ -85,7 +103,8 @@ def _bare_jpeg(data: bytes) -> bytes:
     for kind, begin, end in jpeg_segments(data):
         if kind == SOS:  # From here on as it is: a file that is cut off stays so.
             return kept + data[begin:]
-        kept += data[begin:end] if kind not in JPEG_DROPPED else b""
+        if kind not in JPEG_DROPPED and (kind != ADOBE or end - begin >= ADOBE_BYTES):
+            kept += data[begin:end]
     return kept
 
 

@@ -56,6 +56,7 @@ def read(source: object) -> Image.Image:
     Metadata that is broken is left out, with a MetadataWarning.
     Raises ImageError for what cannot be read.
     """
+    _check_parts(source)
     try:
         return _read(source)
     except ImageError:
@@ -86,14 +87,17 @@ def _read_bare(source: object) -> Image.Image | None:
         return None
 
 
-def content(source: object) -> bytes:
-    """The bytes of a file, as far as they may be looked at; none of what is no file."""
+def content(source: object, most: int = -1) -> bytes:
+    """The bytes of a file, or its first `most`; none of what is no file, or too large a one."""
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
+        return bytes(source if most < 0 else source[:most])
     try:
         path = Path(source) if isinstance(source, (str, Path)) else None
         fits = path is not None and path.is_file() and path.stat().st_size <= MAX_BYTES
-        return path.read_bytes() if fits else b""
+        if not fits:
+            return b""
+        with path.open("rb") as file:
+            return file.read(most)
     except (OSError, ValueError):
         return b""
 
@@ -161,8 +165,8 @@ def _open_file(file: Path | BytesIO) -> Image.Image:
 
 
 def _not_readable(file: Path | BytesIO, formats: list[str]) -> str:
-    data = content(file) if isinstance(file, Path) else file.getvalue()
-    if containers.is_heic(data[:64]):
+    head = content(file if isinstance(file, Path) else file.getbuffer(), 64)
+    if containers.is_heic(head):
         return (
             f"{_label(file)} is a HEIC picture: pip install pillow-heif, and call "
             "pillow_heif.register_heif_opener() before; or save it as PNG or JPEG."
@@ -195,6 +199,16 @@ def _check_area(size: Size) -> None:
         raise ImageError(
             f"The image has {width}×{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million. "
             "Make it smaller first."
+        )
+
+
+def _check_parts(source: object) -> None:
+    """Refuse a file of so many small parts that reading them takes longer than any picture."""
+    known = content(source, 8).startswith((containers.PNG, containers.JPEG))
+    if known and containers.has_too_many_parts(content(source)):
+        raise ImageError(
+            f"The picture's file has more than {containers.MAX_PARTS} parts. Save it again with "
+            "another program."
         )
 
 
