@@ -1,4 +1,4 @@
-"""Weights in and out.
+"""Weights in and out. docs/formats.md says which files open, and why others do not.
 
 loader            the parts of a pipeline, whatever the layout; `load` and `save`
 native            folders in our own layout
@@ -8,6 +8,8 @@ safetensors_io    tensors from files, checked before they are read
 key_mapping       official and diffusers names of tensors
 purpose           what weights are for; do the parts fit each other?
 config_mapping    sizes of a model from config.json or from shapes
+stored            how other programs store a model: prefixes, scales
+file_kinds        what a file is that is no safetensors file
 convert           one layout into the other
 text_encoders     T5 and CLIP
 transformers_io   the door to `transformers`: local folders, no code of theirs
@@ -21,9 +23,9 @@ from minikontext import lazy
 PARTS = ("transformer", "autoencoder", "text_encoder")
 
 MODULES = (
-    "config_mapping", "convert", "key_mapping", "layouts", "loader", "lora", "lora_files",
-    "lora_layers", "native", "purpose", "safetensors_io", "summary", "text_encoders",
-    "transformers_io",
+    "config_mapping", "convert", "file_kinds", "key_mapping", "layouts", "loader", "lora",
+    "lora_files", "lora_layers", "native", "purpose", "safetensors_io", "stored", "summary",
+    "text_encoders", "transformers_io",
 )  # fmt: skip
 HOMES = {
     "find_weights": "native",

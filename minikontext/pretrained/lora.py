@@ -27,7 +27,7 @@ from minikontext.pretrained.lora_layers import LoraLayer, Update
 from minikontext.runtime import quantization
 from minikontext.transformer import KontextTransformer
 
-# What a LoRA is usually given: all projections inside of the blocks.
+# The layers that a LoRA usually updates: all projections inside of the blocks.
 BLOCKS = r"(double|single)_blocks\..*(qkv|proj|mlp\.[02]|linear[12])$"
 
 

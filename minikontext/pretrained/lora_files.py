@@ -176,10 +176,10 @@ def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
         raise WeightsError(f"{where} is {' and '.join(sorted(kinds)) or 'nothing'} at once.")
     build = {"lora": _thin, "lokr": _kronecker, "hada": _hadamard, "diff": _full}[kinds.pop()]
     bias = tensors["bias"].float() if "bias" in tensors else None
-    made = build(where, rest, tensors.get("alpha"), scaling, bias)
-    if bias is not None and bias.shape != made.shape[:1]:
+    update = build(where, rest, tensors.get("alpha"), scaling, bias)
+    if bias is not None and bias.shape != update.shape[:1]:
         raise WeightsError(f"{where} has a bias of the shape {tuple(bias.shape)}. Get it again.")
-    return made
+    return update
 
 
 def _need(where: Layer, tensors: Tensors, names: tuple[str, ...]) -> list[Tensor]:

@@ -159,7 +159,10 @@ def save_shards(
 ) -> list[Path]:
     """Write `stem.safetensors`, or shards of at most `limit` bytes and their index.
 
-    No more than one shard is copied to the host at a time. Raises OutputError.
+    No more than one shard is copied to the host at a time. huggingface_hub's
+    `save_torch_state_dict` would not do: it wants all tensors in their new dtype at once, removes
+    the older files before the new ones are there, and would become a package that all need.
+    Raises OutputError.
     """
     groups = _grouped(state_dict, dtype, limit)
     stem, total = Path(stem), len(groups)

@@ -169,14 +169,14 @@ def load_safety(folder: Path, config: dict[str, Any]) -> Safety:
     Raises WeightsError for anything else, and for a folder outside of the config's own.
     """
     kinds = {"prompt": TextClassifier, "image": ImageClassifier}
-    made = {
+    filters = {
         name: _from_section(kind, folder, name, config[name])
         for name, kind in kinds.items()
         if name in config
     }
-    if not made:
+    if not filters:
         raise WeightsError(f"{folder}/config.json names neither a 'prompt' nor an 'image' filter.")
-    return Safety(**made, name=folder.name)
+    return Safety(**filters, name=folder.name)
 
 
 def _from_section(kind: Any, folder: Path, name: str, section: Any) -> Classifier:

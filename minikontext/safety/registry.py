@@ -25,7 +25,7 @@ def load(name: str | Path) -> Safety:
 
     The folder's config.json says its kind: "towers" is the toy's two-tower classifier, and
     "classifiers" names local `transformers` folders. Raises WeightsError for a folder that is not
-    there or does not fit: filters that are asked for are never left out in silence.
+    there or does not fit: filters that are requested are never left out in silence.
     """
     folder = find(name)
     config = read_config(folder)
@@ -41,16 +41,16 @@ def load(name: str | Path) -> Safety:
     return kinds[kind](folder, config)
 
 
-def chosen(asked: Safety | str | Path | None, configured: object = None) -> Safety | None:
-    """The filters of a pipeline: as asked, else by the name that its weights' config gives.
+def chosen(requested: Safety | str | Path | None, configured: object = None) -> Safety | None:
+    """The filters of a pipeline: as requested, else by the name that its weights' config gives.
 
     "none" switches them off. A configured name is looked up in data/safety only: a file that came
     with weights does not choose which other files are read.
     """
-    if isinstance(asked, Safety):
-        return asked
-    if asked is not None:
-        return None if str(asked) == "none" else load(asked)
+    if isinstance(requested, Safety):
+        return requested
+    if requested is not None:
+        return None if str(requested) == "none" else load(requested)
     if configured is None:
         return None
     if not isinstance(configured, str) or not configured.replace("-", "").isalnum():
