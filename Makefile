@@ -39,6 +39,9 @@ book: page  ## the course, results and reference as one static site: build/book
 	$(PY) -m pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable ".[book]"
 	$(PY) tools/book.py build/book --page build/page
 
+mutants: $(TEST)  ## plant faults in a copy of the package, and see whether the tests notice
+	$(PY) tests/mutants.py --table data/bench/mutants.md
+
 lint: $(TEST)  ## check the style of the code
 	$(PY) -m ruff check .
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from minikontext import flow, sampler
 from minikontext.course.flow_pictures import answers
+from minikontext.distillation import losses
 from minikontext.runtime import files
 from minikontext.runtime.files import shipped
 
@@ -105,8 +106,8 @@ def students(teacher: Net, seeds: int) -> Net:
     return net
 
 
-class Judges(nn.Module):
-    """A small head on every hidden layer of the teacher, or on the points themselves."""
+class Discriminator(nn.Module):
+    """The judges: a small head on every hidden layer of the teacher, or on the points."""
 
     def __init__(self, teacher: Net, seeds: int, features: bool = True, width: int = 64) -> None:
         super().__init__()
@@ -133,7 +134,7 @@ def ladd(
     themselves. mse: no judges, but the squared distance to an answer of the teacher.
     """
     torch.manual_seed(0)
-    net, judges = students(teacher, seeds), Judges(teacher, seeds, features)
+    net, judges = students(teacher, seeds), Discriminator(teacher, seeds, features)
     slow = torch.optim.AdamW(net.parameters(), lr=5e-4, betas=(0.5, 0.99))
     heads = [*judges.ins.parameters(), *judges.outs.parameters()]
     fast = torch.optim.AdamW(heads, lr=3e-3, betas=(0.5, 0.99))
@@ -145,12 +146,12 @@ def ladd(
         z = _mix(x, t)
         made = z - t[..., None] * net(z, t)
         if mse:
-            update(slow, F.mse_loss(made, x))
+            update(slow, losses.student_loss(torch.zeros(1), made, x, adversarial=0.0, mse=1.0))
             continue
         at = torch.sigmoid(mu + torch.randn(many))
         on_real, on_fake = judges(_mix(other, at), at), judges(_mix(made.detach(), at), at)
-        update(fast, F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean())
-        update(slow, -judges(_mix(made, at), at).mean())
+        update(fast, losses.discriminator_loss(on_real, on_fake))
+        update(slow, losses.student_loss(judges(_mix(made, at), at), made, x))
     return net.requires_grad_(False)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minikontext import flow
+from minikontext.distillation import losses
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
 from minikontext.runtime.bounds import Scale, Share
@@ -79,7 +79,7 @@ def guided_velocity(
     """
     with_words = teacher(z, t, words, contexts)
     without = teacher(z, t, null.to(words).expand_as(words), contexts)
-    return torch.lerp(without, with_words, w.reshape(-1, 1, 1, 1).to(without))
+    return losses.guided(without, with_words, w)
 
 
 def guidance_loss(
@@ -108,7 +108,7 @@ def guidance_loss(
         with mixed_precision(device, config.bf16):
             right = guided_velocity(teacher, z, t, words, null, contexts, w)
             v = student(z, t, words, contexts, guidance=w)
-        value = F.mse_loss(v.float(), right.float())
-        return value, {"apart": float(value.detach().sqrt())}
+        value = losses.guidance_loss(v, right)
+        return value, {"mse": float(value.detach())}
 
     return loss

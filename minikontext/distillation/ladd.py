@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from minikontext import flow, tokens
 from minikontext.denoiser import PATCH, Denoiser
+from minikontext.distillation import losses
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
 from minikontext.runtime.bounds import Batch, Mean, Often, Seed, Share, Spread, Weight
@@ -77,7 +78,7 @@ class LaddLossConfig:
 
 
 class Head(nn.Module):
-    """One judge: target tokens back on their grid, two convolutions, one logit a token.
+    """One head: target tokens back on their grid, two convolutions, one logit a token.
 
     Conditioned on the time at which it judges and on the pooled text.
     """
@@ -98,7 +99,7 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A head after every block of the frozen teacher, each independent of the others."""
+    """The course's "judges": a head after every block of the frozen teacher, each independent."""
 
     def __init__(self, teacher: Editor, features: bool = True) -> None:
         super().__init__()
@@ -159,7 +160,7 @@ def teacher_features(
 
 
 class Ladd(nn.Module):
-    """What learns: the student, and the heads that judge it."""
+    """What learns: the student, and the discriminator's heads."""
 
     def __init__(self, student: Editor, heads: Discriminator) -> None:
         super().__init__()
@@ -178,7 +179,9 @@ def ladd_loss(
     batches = Batches(pairs, config.batch, config.seed)
     rows = pairs.target.shape[-2] // PATCH
 
-    def look(z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]) -> list[Tensor]:
+    def extract_features(
+        z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]
+    ) -> list[Tensor]:
         if config.features:
             return teacher_features(teacher, z, t, words, contexts)
         return [tokens.pack(z, PATCH)]
@@ -195,18 +198,20 @@ def ladd_loss(
             z = flow.interpolate(x, noise, t)
             with torch.no_grad():
                 pooled = teacher.text(words).pooled
-                real = look(flow.interpolate(x, again, judged_at), judged_at, words, contexts)
+                noised = flow.interpolate(x, again, judged_at)
+                real = extract_features(noised, judged_at, words, contexts)
             with torch.set_grad_enabled(step >= config.head_start):
                 made = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
-                fake = look(flow.interpolate(made, again, judged_at), judged_at, words, contexts)
+                noised = flow.interpolate(made, again, judged_at)
+                fake = extract_features(noised, judged_at, words, contexts)
             fooled = model.heads(fake, rows, judged_at, pooled, learns=False)
             on_real = model.heads(real, rows, judged_at, pooled)
             on_fake = model.heads([f.detach() for f in fake], rows, judged_at, pooled)
-        heads = F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()  # hinge
-        apart = F.mse_loss(made, x)
-        student = config.mse * apart - config.adversarial * fooled.mean()
+        heads = losses.discriminator_loss(on_real, on_fake)
+        student = losses.student_loss(fooled, made, x, config.adversarial, config.mse)
         metrics = {
-            "heads": heads, "on_real": on_real.mean(), "on_fake": on_fake.mean(), "apart": apart,
+            "heads": heads, "on_real": on_real.mean(), "on_fake": on_fake.mean(),
+            "mse": F.mse_loss(made, x),
             "spread": made.std(dim=0).mean() / x.std(dim=0).mean(),
         }  # fmt: skip
         total = heads if step < config.head_start else heads + student

@@ -17,6 +17,7 @@ from annotated_types import MaxLen
 from torch import Tensor, nn
 
 from minikontext import flow, sampler
+from minikontext.distillation import losses
 from minikontext.distillation.latents import own_noise
 from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Batch, Seed, Share, Steps, Weight
@@ -27,7 +28,6 @@ from minikontext.training.loop import LossFunction
 from minikontext.training.mistakes import confusion_loss
 from minikontext.training.parallel import WHOLE, Microbatch
 
-TINY = 1e-4  # a squared distance, latents; below it the loss is flat, so its slope stays finite
 SQUARED = 0.05  # confusion below which it is squared; small ones add up, turn by turn
 
 
@@ -107,14 +107,11 @@ def rollout_loss(
         with mixed_precision(device, config.bf16):
             z = sampler.sample(predict, noise, times)  # without gradients
             made = flow.clean_estimate(z, predict(z, t).float(), t)
-        squares = (made - x).square()
-        # Not squared: between two answers that may be right, the mean is neither.
-        distance = (squares.mean(1) + TINY).sqrt().mean()
-        mse = squares.mean()
+        mse = (made - x).square().mean()
         mistaken = confusion_loss(made, x, wrong, SQUARED)
         metrics = {"mse": mse, "mistaken": mistaken, f"mse_at_{float(times[-1]):g}": mse}
-        # The later, the nearer the answer and the smaller the error; 1/t lets it count as well.
-        total = (distance + config.mistakes * mistaken) / float(times[-1])
+        last = float(times[-1])
+        total = losses.rollout_loss(made, x, last) + config.mistakes * mistaken / last
         return total, {name: float(value.detach()) for name, value in metrics.items()}
 
     return loss

@@ -10,7 +10,6 @@ loop          schedule, clipping, moving average, checkpoints, exact resume, log
 store         checkpoints on disk
 optimizer     Muon and AdamW
 parallel      many processes: FSDP2, activation checkpointing, torch.compile
-losses        the losses as functions of tensors
 data          encoded pairs of the toy world; editor: batches of them
 sources       triplets of your own, in the layouts that people have; folders: encoded once
 stream, pictures, world_editor    the lineage's data and losses
@@ -24,7 +23,7 @@ from minikontext import lazy
 KINDS = ("autoencoder", "editor", "folder", "lora", "safety", "world_autoencoder", "world_editor")
 MODULES = (
     "answers", "autoencoder", "chains", "data", "editor", "folders", "jobs", "lineage", "loop",
-    "losses", "mistakes", "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",
+    "mistakes", "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",
     "runs", "safety", "sources", "store", "stream", "tries", "watch", "workload", "world_editor",
 )  # fmt: skip
 HOMES = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -173,15 +173,26 @@ def build_cache(
     mine = range(world.rank * shard, count, world.size * shard)
     for first in tqdm(mine, desc=f"encoding level {level}", disable=world.rank > 0):
         path = folder / f"pairs-{first:08d}.safetensors"
-        if path.exists():
-            continue
         indices = range(first, min(first + shard, count))
+        if _holds(path, len(indices)):
+            continue
         cases = [training_case(i, level, seed, practise, mix) for i in indices]
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
             tensors = encode(cases, autoencoder, first, bf16, mix is not None, mistakes)
             save_file(tensors, temporary, metadata=facts)
     world.wait()
+
+
+def _holds(path: Path, count: int) -> bool:
+    """Whether a file holds so many cases; one that cannot be read is left for `load_cache`."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_slice("index").get_shape()[0] >= count
+    except (SafetensorError, OSError):
+        return True
 
 
 def labelled(folder: Path, facts: dict[str, str], world: DistContext = ALONE) -> None:

@@ -9,7 +9,8 @@ import torch
 from minikontext import distillation, flow, sampler
 from minikontext.distillation import recipes
 from minikontext.distillation.latents import own_noise, teacher_samples
-from minikontext.distillation.rollout import SQUARED, TINY, RolloutLossConfig, rollout_loss
+from minikontext.distillation.losses import TINY
+from minikontext.distillation.rollout import SQUARED, RolloutLossConfig, rollout_loss
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs

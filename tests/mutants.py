@@ -1,0 +1,153 @@
+"""Plant one fault at a time in a copy of the package, and see whether the tests notice.
+
+python tests/mutants.py                  # all of them; `make mutants`
+python tests/mutants.py --only kl ema    # those whose reasons hold one of the words
+python tests/mutants.py --table data/bench/mutants.md
+
+A planted fault is caught if one of its tests fails. Each says which tests should: a few, so that
+all of them take minutes. A fault that survives is a hole in the tests, or makes no difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOW, LOSSES, WIRING = "tests/test_flow.py", "tests/distillation/test_losses.py", \
+    "tests/distillation/test_wiring.py"  # fmt: skip
+DISTIL, ROLLOUT = "tests/distillation/test_distillation.py", "tests/distillation/test_rollout.py"
+RUNS, SOURCES = "tests/training/test_runs.py", "tests/training/test_sources.py"
+WORLD, SIZES = "tests/toyworld/test_world.py", "tests/toyworld/test_sizes.py"
+TRAINING = "tests/training/test_training.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: in `file` (below minikontext/), `old` becomes `new`; `tests` should notice."""
+
+    why: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant("the path runs from noise to picture", "flow.py", "torch.lerp(x, noise,", "torch.lerp(noise, x,", FLOW),
+    Mutant("the loss wants the opposite velocity", "flow.py", "(noise - x).float()", "(x - noise).float()", FLOW),
+    Mutant("the clean estimate goes the wrong way", "flow.py", "return z - _per_sample", "return z + _per_sample", FLOW),
+    Mutant("times ignore mu", "flow.py", "torch.sigmoid(mu + sigma", "torch.sigmoid(sigma", FLOW),
+    Mutant("times ignore sigma", "flow.py", "mu + sigma * torch.randn", "mu + torch.randn", FLOW),
+    Mutant("shifting does nothing", "flow.py", "alpha = math.exp(mu)", "alpha = 1.0", FLOW),
+    Mutant("the line of mu starts elsewhere", "flow.py", "return 0.5 + (count", "return 0.4 + (count", FLOW),
+    Mutant("the loss is a sum", "flow.py", ".flatten(1).mean(dim=1)", ".flatten(1).sum(dim=1)", FLOW),
+    Mutant("the empty prompt is never trained", "training/editor.py", "< config.empty_prompts", "< 0 * config.empty_prompts", WIRING),
+    Mutant("the two contexts are swapped", "training/editor.py", "contexts[rows, i].float()", "contexts[rows, count - 1 - i].float()", WIRING),
+    Mutant("one wording only", "training/editor.py", "tokens[rows, wording]", "tokens[rows, 0 * wording]", WIRING),
+    Mutant("pixels are counted for tokens", "training/editor.py", "pairs.target.shape[-1] // PATCH**2", "pairs.target.shape[-1]", WIRING),
+    Mutant("the width of times is ignored", "training/editor.py", "(count, mu, self.sigma, generator)", "(count, mu, 1.0, generator)", WIRING),
+    Mutant("early times are ignored", "training/editor.py", "chosen < self.early", "chosen < 0", "tests/training/test_times.py"),
+    Mutant("latents are noised at another time than told", "training/editor.py", "z = flow.interpolate(x, noise, t)", "z = flow.interpolate(x, noise, t.flip(0))", WIRING),
+    Mutant("the guidance student is told w = 1", "distillation/guidance.py", "guidance=w)", "guidance=torch.ones_like(w))", WIRING),
+    Mutant("the teacher's guidance is ignored", "distillation/guidance.py", "null, contexts, w)\n", "null, contexts, torch.ones_like(w))\n", WIRING),
+    Mutant("text-to-image pairs in [dev]", "distillation/guidance.py", "(pairs.count > 0)", "(pairs.count >= 0)", WIRING),
+    Mutant("scales start at 0", "distillation/guidance.py", "w = config.low +", "w =", WIRING),
+    Mutant("guidance mixes the wrong way round", "distillation/losses.py", "torch.lerp(without, with_words,", "torch.lerp(with_words, without,", LOSSES),
+    Mutant("LADD's student wants to be caught", "distillation/losses.py", "- adversarial * on_fake.mean()", "+ adversarial * on_fake.mean()", f"{LOSSES} {WIRING}"),
+    Mutant("the hinge's labels are swapped", "distillation/losses.py", "F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()", "F.relu(1 + on_real).mean() + F.relu(1 - on_fake).mean()", f"{LOSSES} {WIRING}"),
+    Mutant("the hinge has no margin", "distillation/losses.py", "F.relu(1 - on_real)", "F.relu(-on_real)", LOSSES),
+    Mutant("the student's squared error does not count", "distillation/losses.py", "return mse * F.mse_loss", "return 0 * F.mse_loss", LOSSES),
+    Mutant("real latents are judged at another noise than told", "distillation/ladd.py", "flow.interpolate(x, again, judged_at)", "flow.interpolate(x, again, t)", WIRING),
+    Mutant("fakes are judged at another noise than told", "distillation/ladd.py", "flow.interpolate(made, again, judged_at)", "flow.interpolate(made, again, t)", WIRING),
+    Mutant("fakes get noise of their own", "distillation/ladd.py", "flow.interpolate(made, again, judged_at)", "flow.interpolate(made, noise, judged_at)", WIRING),
+    Mutant("the student's loss teaches the heads", "distillation/ladd.py", "pooled, learns=False)", "pooled, learns=True)", DISTIL),
+    Mutant("the student learns while the heads start", "distillation/ladd.py", "total = heads if step < config.head_start else", "total = heads if step < 0 else", DISTIL),
+    Mutant("LADD's first phase never ends", "distillation/ladd.py", "<= step < self.switch", "<= step", DISTIL),
+    Mutant("a fake's gradient reaches the student by the heads' loss", "distillation/ladd.py", "[f.detach() for f in fake]", "fake", DISTIL),
+    Mutant("rollouts weigh all times alike", "distillation/losses.py", ".sqrt().mean() / t", ".sqrt().mean()", LOSSES),
+    Mutant("rollouts square their distance", "distillation/losses.py", "+ TINY).sqrt().mean()", "+ TINY).mean()", LOSSES),
+    Mutant("rollouts ignore the share of last steps", "distillation/rollout.py", "< self.final", "< 0", ROLLOUT),
+    Mutant("an answer gets another noise than its own", "distillation/rollout.py", "torch.where(told, torch.randn(x.shape, generator=draw), own_noise(some))", "torch.randn(x.shape, generator=draw)", ROLLOUT),
+    Mutant("no clipping", "training/loop.py", "self.model.parameters(), c.clip)", "self.model.parameters(), 1e9)", WIRING),
+    Mutant("the average has no warm-up (ema)", "training/loop.py", "min(self.config.ema, (1 + self.step) / (10 + self.step))", "self.config.ema", WIRING),
+    Mutant("the schedule ignores the clock", "training/loop.py", "return max(self.step, self.config.steps * self.seconds / limit) if limit else self.step", "return self.step", WIRING),
+    Mutant("the rate has no warm-up", "training/optimizer.py", "return (step + 1) / warmup", "return 1.0", TRAINING + " -k rate"),
+    Mutant("KL off", "training/autoencoder.py", "+ config.kl * kl", "+ 0 * kl", WIRING),
+    Mutant("validation on cases of training", "training/data.py", 'sample_edit(i, level, split="test") for i in range(count)', "sample_edit(i, level) for i in range(count)", WIRING),
+    Mutant("the oracle's factor 0.5 -> 0.95", "toyworld/oracle.py", "NEARER = 0.5 ", "NEARER = 0.95 ", f"{WORLD} {WIRING}"),
+    Mutant("combinations are no longer held out", "toyworld/split.py", "    return zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", "    return kind != 'combination' and zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", f"{WORLD} {WIRING}"),
+    Mutant("pairs are no longer held out", "toyworld/split.py", "return PAIRS[values]", 'return "train"', SIZES),
+    Mutant("a checkpoint's sum is not compared", "training/store.py", "return checksum(facts, tensors) == facts.get(SUM)", "return True", RUNS),
+    Mutant("a run goes on from another config", "training/runs.py", "    if names:\n", "    if not names:\n", RUNS),
+    Mutant("a restart goes on with the old run", "training/runs.py", "            if not resume:\n", "            if resume is None:\n", RUNS),
+    Mutant("a small cache is taken for a large one", "training/data.py", "if _holds(path, len(indices)):", "if path.exists():", RUNS),
+)  # fmt: skip
+
+
+def survives(mutant: Mutant, copy: Path) -> bool | None:
+    """Whether no test notices; None if the fault cannot be planted any more."""
+    path = copy / "minikontext" / mutant.file
+    sound = path.read_text(encoding="utf-8")
+    if sound.count(mutant.old) != 1:
+        return None
+    path.write_text(sound.replace(mutant.old, mutant.new), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run([*command, *mutant.tests.split(" ")], cwd=copy, env=environment,
+                              capture_output=True, text=True)  # fmt: skip
+    finally:
+        path.write_text(sound, encoding="utf-8")
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{mutant.why}: pytest could not run\n{done.stdout[-2000:]}")
+    return done.returncode == 0
+
+
+def table(found: dict[str, bool | None]) -> str:
+    """The outcome of each, as a Markdown table."""
+    said = {True: "**survived**", False: "caught", None: "**cannot be planted**"}
+    caught = sum(one is False for one in found.values())
+    lines = [f"{caught} of {len(found)} planted faults are caught (`make mutants`).", ""]
+    lines += ["| fault | in | tests | |", "|---|---|---|---|"]
+    lines += [
+        f"| {m.why} | {m.file} | {', '.join(Path(t).stem for t in m.tests.split() if '/' in t)} "
+        f"| {said[found[m.why]]} |"
+        for m in MUTANTS if m.why in found
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", help="words that stand in their reasons")
+    parser.add_argument("--table", type=Path, help="write the table here")
+    options = parser.parse_args()
+    chosen = [m for m in MUTANTS if not options.only or any(w in m.why for w in options.only)]
+    found: dict[str, bool | None] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        skip = shutil.ignore_patterns(".*", "__pycache__", "runs", "outputs", "results")
+        shutil.copytree(ROOT, copy, ignore=skip, symlinks=True)
+        for mutant in chosen:
+            found[mutant.why] = survives(mutant, copy)
+            said = {True: "SURVIVED", False: "caught", None: "CANNOT BE PLANTED"}
+            print(f"{said[found[mutant.why]]:18}{mutant.why}", flush=True)
+    if options.table:
+        options.table.write_text(table(found) + "\n", encoding="utf-8")
+    caught = sum(one is False for one in found.values())
+    print(f"{caught} of {len(found)} caught")
+    sys.exit(caught < 0.9 * len(found))
+
+
+if __name__ == "__main__":
+    main()

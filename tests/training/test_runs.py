@@ -1,0 +1,184 @@
+"""A run's folder: locked, tied to what it was made from, set aside whole, and never half right."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minikontext import training
+from minikontext.errors import ConfigError, OutputError, TrainingError
+from minikontext.training import runs
+from minikontext.training.data import build_cache, load_cache
+from minikontext.training.jobs import build_job
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.parallel import ALONE
+from minikontext.training.store import DamageWarning
+
+TINY = {"ch": 4, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "norm_groups": 2}
+
+
+def config(folder, **more):
+    values = {
+        "kind": "autoencoder", "run": str(folder / "run"), "output": str(folder / "out"),
+        "autoencoder": TINY, "training": {"batch": 2, "compile": False},
+        "loop": {"steps": 2, "warmup": 1, "log_every": 1},
+    }  # fmt: skip
+    return values | more
+
+
+def train(values, **more):
+    return training.run_job(build_job(values), **more)
+
+
+def test_a_run_is_tied_to_what_it_was_made_from(tmp_path):
+    train(config(tmp_path))
+    longer = {"steps": 3, "warmup": 1, "log_every": 1}
+    train(config(tmp_path, loop=longer))  # a run may be made longer
+    for change, told in (
+        ({"loop": longer | {"lr": 0.1}}, r"\[loop\] lr was 0.001, is 0.1"),
+        ({"training": {"batch": 3, "compile": False}}, r"\[training\] batch was 2, is 3"),
+        ({"seed": 7}, "seed was 0, is 7"),
+        ({"output": str(tmp_path / "other")}, "output was"),
+    ):
+        with pytest.raises(TrainingError, match=told) as caught:
+            train(config(tmp_path, loop=longer) | change)
+        assert "--restart" in str(caught.value)
+
+
+def test_a_restart_sets_the_old_run_aside_whole(tmp_path):
+    train(config(tmp_path))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+
+    def stop(facts):
+        raise KeyboardInterrupt
+
+    other = config(tmp_path, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        train(other, resume=False, on_log=stop)
+    aside = {p.name: p.read_bytes() for p in (tmp_path / "run.1").iterdir()}
+    assert aside == before
+    steps = []
+    train(other, on_log=lambda facts: steps.append(facts["step"]))  # goes on with the new one
+    assert steps == [2]
+    train(other, resume=False)
+    assert (tmp_path / "run.2").is_dir()
+
+
+def test_two_trainings_never_write_into_one_run(tmp_path):
+    job = build_job(config(tmp_path))
+    started, go = multiprocessing.Event(), multiprocessing.Event()
+
+    def hold():
+        with runs.opened(job, ALONE):
+            started.set()
+            go.wait()
+
+    other = multiprocessing.get_context("fork").Process(target=hold)
+    other.start()
+    assert started.wait(120)
+    try:
+        with pytest.raises(TrainingError, match="Another training works in"):
+            train(config(tmp_path))
+    finally:
+        go.set()
+        other.join()
+    assert train(config(tmp_path))  # a lock does not outlive who held it
+
+
+@pytest.mark.parametrize("place", ["out", "run"])
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path, place):
+    key = {"out": "output", "run": "run"}[place]
+    (tmp_path / "file").write_text("x")
+    for name in ("x" * 300, "file", "file/below"):
+        values = config(tmp_path) | {key: str(tmp_path / name)}
+        with pytest.raises(OutputError, match="Cannot write"):
+            train(values, on_log=lambda facts: pytest.fail("a step was done"))
+
+
+def test_a_source_that_is_none_is_said_before_the_work(tmp_path):
+    values = {
+        "kind": "lora", "parts": "no such weights", "run": str(tmp_path / "r"),
+        "output": str(tmp_path / "x.safetensors"), "loop": {"steps": 1},
+    }  # fmt: skip
+    for data in ({"source": "nowhere"}, {"source": str(tmp_path)}):
+        with pytest.raises(ConfigError, match="is no folder|holds neither"):
+            train(values | {"data": data})
+
+
+def small(folder, steps=6, **more):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 4)
+
+    def loss(step):
+        x = torch.randn(4, 4, generator=torch.Generator().manual_seed(step))
+        return (model(x) - 1).square().mean(), {}
+
+    return Loop(model, LoopConfig(steps, warmup=1, save_every=3, log_every=1), folder, **more), loss
+
+
+def flipped(path):
+    """A bit of the file's last tensor is another one."""
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(data)
+
+
+def another_step(path):
+    path.write_bytes(path.read_bytes().replace(b'"step":"5"', b'"step":"8"'))
+
+
+def stripped(path):
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        facts = json.loads(file.read(size))["__metadata__"]
+    kept = {k: v for k, v in load_file(path).items() if not k.startswith("optimizer.")}
+    save_file(kept, path, metadata=facts)
+
+
+@pytest.mark.parametrize("damage", [flipped, another_step, stripped])
+def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path, damage):
+    loop, loss = small(tmp_path, steps=5)
+    loop.run(loss)
+    place = tmp_path / "checkpoint.safetensors"
+    copy = tmp_path / "copy"
+    copy.write_bytes(place.read_bytes())
+    os.replace(copy, place)  # the last one may be the same file under another name
+    sound = place.read_bytes()
+    damage(place)
+    assert place.read_bytes() != sound
+    again, _ = small(tmp_path)
+    with pytest.warns(DamageWarning, match="damaged, so the training goes on from step 3"):
+        assert again.resume() and again.step == 3
+    (tmp_path / "checkpoint.last.safetensors").unlink()
+    with pytest.raises(TrainingError, match="no other checkpoint is left"):
+        small(tmp_path)[0].resume()
+
+
+def test_a_log_that_was_cut_is_gone_on_with_at_a_new_line(tmp_path):
+    loop, loss = small(tmp_path)
+    loop.run(loss)
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text()[:-7])
+    longer, loss = small(tmp_path, steps=8)
+    longer.resume()
+    longer.run(loss)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 7, 8]
+
+
+def test_a_log_that_cannot_be_written_is_a_typed_error(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    loop, loss = small(tmp_path)
+    with pytest.raises(OutputError, match=r"Cannot write .*log.jsonl"):
+        loop.run(loss)
+
+
+def test_a_cache_grows_when_more_is_asked_for(tiny, tmp_path):
+    pipe = tiny()
+    for count in (4, 8, 6):
+        build_cache(tmp_path, 1, count, 0, pipe.autoencoder, "mark", shard=10)
+        pairs = load_cache(tmp_path, pipe.text_encoder, count)
+        assert pairs.index.tolist() == list(range(count))

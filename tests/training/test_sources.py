@@ -1,0 +1,214 @@
+"""What people have as data: read, or left out and told; nothing overwritten, nothing guessed."""
+
+import csv
+import gzip
+import io
+import json
+import logging
+import tarfile
+
+import pytest
+from PIL import Image
+
+from minikontext import training
+from minikontext.errors import ConfigError
+from minikontext.training.sources import Bad, Triplet, check_source, triplets
+
+
+def png(shade=0):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def good(folder, **more):
+    found = list(triplets(folder, **more))
+    assert all(isinstance(one, Triplet) for one in found), found
+    return found
+
+
+def write_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(png())
+    return tmp_path
+
+
+def lines(folder, *rows):
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+# ------------------------------------------------------------------------------------ captions
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_captions_are_decoded_by_their_marks(pictures, coding):
+    data = "don’t".encode(coding)
+    data = b"\xfe\xff" + data if coding == "utf-16-be" else data
+    for name in ("a", "b", "c"):
+        (pictures / f"{name}.txt").write_bytes(data)
+    assert {one.prompt for one in good(pictures)} == {"don’t"}
+
+
+def test_a_caption_in_another_coding_is_left_out_and_told(pictures):
+    (pictures / "a.txt").write_bytes("don’t".encode("cp1252"))
+    (pictures / "b.txt").write_text("fine")
+    bad, fine, bare = triplets(pictures)
+    assert isinstance(bad, Bad) and "0x92" in bad.why and "Save it as UTF-8" in bad.why
+    assert fine.prompt == "fine" and "no caption" in bare.why
+    write_tar(pictures / "0.tar", [("1.image.png", png()), ("1.txt", "é".encode("latin-1"))])
+    (bad,) = triplets(pictures)
+    assert "not UTF-8" in bad.why
+
+
+def test_a_line_in_another_coding_is_left_out_and_the_file_may_be_utf16(pictures):
+    row = json.dumps({"file_name": "a.png", "prompt": "é"}, ensure_ascii=False)
+    path = pictures / "metadata.jsonl"
+    path.write_bytes(row.encode("cp1252") + b"\n" + row.replace("a.png", "b.png").encode())
+    bad, fine = triplets(pictures)
+    assert isinstance(bad, Bad) and bad.key == "line 1" and fine.prompt == "é"
+    path.write_bytes(row.encode("utf-16"))
+    assert [one.prompt for one in good(pictures)] == ["é"]
+    path.write_bytes(row.encode("utf-8-sig"))
+    assert [one.prompt for one in good(pictures)] == ["é"]
+
+
+# ------------------------------------------------------------------------------------- columns
+
+
+@pytest.mark.parametrize("name", ["context", "conditioning_image"])
+def test_unknown_columns_are_named_with_ours_and_can_be_mapped(pictures, name):
+    lines(pictures, {"file_name": "a.png", "prompt": "x", name: "b.png"})
+    with pytest.raises(ConfigError, match=f"'{name}' is no column of ours: file_name, contexts"):
+        check_source(pictures)
+    (one,) = good(pictures, columns={name: "contexts"})
+    assert [path.name for path in one.contexts] == ["b.png"]
+    (one,) = good(pictures, columns={name: ""})
+    assert one.contexts == ()
+    with pytest.raises(ConfigError, match="maps to"):
+        check_source(pictures, {name: "picture"})
+
+
+def test_a_config_maps_columns(pictures, tmp_path):
+    lines(pictures, {"image": "a.png", "text": "make the hat red", "id": 3})
+    columns = {"image": "file_name", "text": "prompt", "id": ""}
+    values = {
+        "kind": "lora", "parts": "toy", "run": str(tmp_path / "r"),
+        "output": str(tmp_path / "x.safetensors"),
+        "data": {"source": str(pictures), "side": 64, "columns": columns},
+        "loop": {"steps": 1, "muon_lr": 0.0}, "training": {"batch": 1, "bf16": False},
+    }  # fmt: skip
+    path = training.run_job(training.build_job(values))
+    assert path.exists()
+    values |= {"run": str(tmp_path / "s"), "start": str(path), "lora": {"rank": 4}}
+    with pytest.raises(ConfigError, match="has rank 8"):
+        training.run_job(training.build_job(values))
+
+
+def test_a_table_is_read(pictures):
+    with open(pictures / "metadata.csv", "w", newline="", encoding="utf-8-sig") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "prompt", "contexts"])
+        table.writerows([["a.png", "one, two", "b.png"], ["b.png", "x", '["a.png", "c.png"]']])
+        table.writerow(["c.png", "y", ""])
+    found = [(one.prompt, len(one.contexts)) for one in good(pictures)]
+    assert found == [("one, two", 1), ("x", 2), ("y", 0)]
+
+
+def test_a_parquet_file_is_read(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = {
+        "file_name": [{"bytes": png(1), "path": "1.png"}, {"bytes": png(2), "path": None}],
+        "contexts": [[{"bytes": png(3), "path": None}], []], "prompt": ["one", "two"],
+    }  # fmt: skip
+    parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
+    one, two = good(tmp_path)
+    assert one.image == png(1) and one.contexts == (png(3),) and two.prompt == "two"
+
+
+def test_several_prompts_and_several_inputs_of_one_picture(pictures):
+    lines(
+        pictures,
+        {"file_name": "a.png", "contexts": ["b.png"], "prompt": ["one", "two"]},
+        {"file_name": "a.png", "contexts": ["c.png"], "prompt": "one"},
+        {"file_name": "a.png", "contexts": ["c.png"], "prompt": "one"},
+    )
+    *found, bad = triplets(pictures)
+    assert [one.key for one in found] == ["a.png", "a.png#2", "a.png#3"]
+    assert [one.prompt for one in found] == ["one", "two", "one"]
+    assert isinstance(bad, Bad) and "before" in bad.why
+
+
+# ------------------------------------------------------------------------------------- folders
+
+
+def test_target_and_control_folders_are_read(tmp_path):
+    for place in ("target", "control1", "control2"):
+        (tmp_path / place).mkdir()
+    for name in ("1", "2", "3"):
+        (tmp_path / "target" / f"{name}.jpg").write_bytes(png())
+        (tmp_path / "target" / f"{name}.txt").write_text(f"prompt {name}")
+    (tmp_path / "control1" / "1.png").write_bytes(png())
+    (tmp_path / "control2" / "1.webp").write_bytes(png())
+    for i in range(3):
+        (tmp_path / "control1" / f"2_{i}.png").write_bytes(png())
+    (tmp_path / "control1" / "9.png").write_bytes(png())
+    one, two, three, nine = triplets(tmp_path)
+    assert [p.name for p in one.contexts] == ["1.png", "1.webp"] and one.prompt == "prompt 1"
+    assert [p.name for p in two.contexts] == ["2_0.png", "2_1.png", "2_2.png"]
+    assert isinstance(three, Bad) and "no picture of its name in control1/" in three.why
+    assert isinstance(nine, Bad) and nine.key == "control1/9.png"
+
+
+def test_two_pictures_with_one_caption_are_left_out(tmp_path):
+    (tmp_path / "1.png").write_bytes(png())
+    (tmp_path / "1.jpg").write_bytes(png())
+    (tmp_path / "1.txt").write_text("x")
+    assert all("two pictures share" in one.why for one in triplets(tmp_path))
+
+
+# ---------------------------------------------------------------------------------- tar shards
+
+
+def test_an_unsorted_packed_shard_with_other_files_is_read(tmp_path, caplog):
+    members = [
+        ("1.image.png", png(1)), ("2.image.png", png(2)), ("2.txt", b"two"), ("1.json", b"{}"),
+        ("._1.image.png", b"mac"), ("1.context2.png", png(5)), ("1.context1.png", png(4)),
+        ("1.depth.png", png(9)), ("1.txt", b"one"), ("__MACOSX/1.txt", b"no"),
+    ]  # fmt: skip
+    write_tar(tmp_path / "0.tar.gz", members, "w:gz")
+    with caplog.at_level(logging.WARNING):
+        one, two = good(tmp_path)
+    assert one.image == png(1) and one.contexts == (png(4), png(5)) and one.prompt == "one"
+    assert two.prompt == "two" and two.contexts == ()
+    assert "json × 1" in caplog.text and "depth.png × 1" in caplog.text
+
+
+def test_no_file_of_a_sample_is_taken_for_another(tmp_path):
+    write_tar(tmp_path / "0.tar", [
+        ("1.image.png", png()), ("1.image.jpg", png(1)), ("1.txt", b"x"),
+        ("2.image.png", png()), ("2.mask.png", png(1)), ("2.txt", b"x"),
+    ])  # fmt: skip
+    twice, masked = triplets(tmp_path)
+    assert isinstance(twice, Bad) and "two files for image" in twice.why
+    assert isinstance(masked, Bad) and "contexts are called context1.png" in masked.why
+
+
+def test_a_packed_shard_that_ends_early_is_told(tmp_path):
+    write_tar(tmp_path / "0.tar", [(f"{i}.{e}", png() if e != "txt" else b"x")
+                                   for i in range(9) for e in ("image.png", "txt")])  # fmt: skip
+    packed = gzip.compress((tmp_path / "0.tar").read_bytes())
+    (tmp_path / "0.tar").unlink()
+    (tmp_path / "0.tar.gz").write_bytes(packed[: len(packed) // 2])
+    assert isinstance(list(triplets(tmp_path))[-1], Bad)
