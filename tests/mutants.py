@@ -23,8 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOW, LOSSES, WIRING = "tests/test_flow.py", "tests/distillation/test_losses.py", \
     "tests/distillation/test_wiring.py"  # fmt: skip
 DISTIL, ROLLOUT = "tests/distillation/test_distillation.py", "tests/distillation/test_rollout.py"
-RUNS, SOURCES = "tests/training/test_runs.py", "tests/training/test_sources.py"
-WORLD, SIZES = "tests/toyworld/test_world.py", "tests/toyworld/test_sizes.py"
+RUNS, SIZES = "tests/training/test_runs.py", "tests/toyworld/test_sizes.py"
 TRAINING = "tests/training/test_training.py"
 
 
@@ -48,46 +47,46 @@ MUTANTS = (
     Mutant("shifting does nothing", "flow.py", "alpha = math.exp(mu)", "alpha = 1.0", FLOW),
     Mutant("the line of mu starts elsewhere", "flow.py", "return 0.5 + (count", "return 0.4 + (count", FLOW),
     Mutant("the loss is a sum", "flow.py", ".flatten(1).mean(dim=1)", ".flatten(1).sum(dim=1)", FLOW),
-    Mutant("the empty prompt is never trained", "training/editor.py", "< config.empty_prompts", "< 0 * config.empty_prompts", WIRING),
-    Mutant("the two contexts are swapped", "training/editor.py", "contexts[rows, i].float()", "contexts[rows, count - 1 - i].float()", WIRING),
-    Mutant("one wording only", "training/editor.py", "tokens[rows, wording]", "tokens[rows, 0 * wording]", WIRING),
-    Mutant("pixels are counted for tokens", "training/editor.py", "pairs.target.shape[-1] // PATCH**2", "pairs.target.shape[-1]", WIRING),
-    Mutant("the width of times is ignored", "training/editor.py", "(count, mu, self.sigma, generator)", "(count, mu, 1.0, generator)", WIRING),
+    Mutant("the empty prompt is never trained", "training/editor.py", "< config.empty_prompts", "< 0 * config.empty_prompts", f"{WIRING}::test_the_empty_prompt_is_trained_as_often_as_asked"),
+    Mutant("the two contexts are swapped", "training/editor.py", "contexts[rows, i].float()", "contexts[rows, count - 1 - i].float()", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
+    Mutant("one wording only", "training/editor.py", "tokens[rows, wording]", "tokens[rows, 0 * wording]", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
+    Mutant("pixels are counted for tokens", "training/editor.py", "pairs.target.shape[-1] // PATCH**2", "pairs.target.shape[-1]", f"{WIRING}::test_times_follow_the_tokens_of_the_target_not_its_pixels"),
+    Mutant("the width of times is ignored", "training/editor.py", "(count, mu, self.sigma, generator)", "(count, mu, 1.0, generator)", f"{WIRING}::test_times_follow_the_tokens_of_the_target_not_its_pixels"),
     Mutant("early times are ignored", "training/editor.py", "chosen < self.early", "chosen < 0", "tests/training/test_times.py"),
-    Mutant("latents are noised at another time than told", "training/editor.py", "z = flow.interpolate(x, noise, t)", "z = flow.interpolate(x, noise, t.flip(0))", WIRING),
-    Mutant("the guidance student is told w = 1", "distillation/guidance.py", "guidance=w)", "guidance=torch.ones_like(w))", WIRING),
-    Mutant("the teacher's guidance is ignored", "distillation/guidance.py", "null, contexts, w)\n", "null, contexts, torch.ones_like(w))\n", WIRING),
-    Mutant("text-to-image pairs in [dev]", "distillation/guidance.py", "(pairs.count > 0)", "(pairs.count >= 0)", WIRING),
-    Mutant("scales start at 0", "distillation/guidance.py", "w = config.low +", "w =", WIRING),
-    Mutant("guidance mixes the wrong way round", "distillation/losses.py", "torch.lerp(without, with_words,", "torch.lerp(with_words, without,", LOSSES),
-    Mutant("LADD's student wants to be caught", "distillation/losses.py", "- adversarial * on_fake.mean()", "+ adversarial * on_fake.mean()", f"{LOSSES} {WIRING}"),
-    Mutant("the hinge's labels are swapped", "distillation/losses.py", "F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()", "F.relu(1 + on_real).mean() + F.relu(1 - on_fake).mean()", f"{LOSSES} {WIRING}"),
-    Mutant("the hinge has no margin", "distillation/losses.py", "F.relu(1 - on_real)", "F.relu(-on_real)", LOSSES),
-    Mutant("the student's squared error does not count", "distillation/losses.py", "return mse * F.mse_loss", "return 0 * F.mse_loss", LOSSES),
-    Mutant("real latents are judged at another noise than told", "distillation/ladd.py", "flow.interpolate(x, again, judged_at)", "flow.interpolate(x, again, t)", WIRING),
-    Mutant("fakes are judged at another noise than told", "distillation/ladd.py", "flow.interpolate(made, again, judged_at)", "flow.interpolate(made, again, t)", WIRING),
-    Mutant("fakes get noise of their own", "distillation/ladd.py", "flow.interpolate(made, again, judged_at)", "flow.interpolate(made, noise, judged_at)", WIRING),
-    Mutant("the student's loss teaches the heads", "distillation/ladd.py", "pooled, learns=False)", "pooled, learns=True)", DISTIL),
-    Mutant("the student learns while the heads start", "distillation/ladd.py", "total = heads if step < config.head_start else", "total = heads if step < 0 else", DISTIL),
-    Mutant("LADD's first phase never ends", "distillation/ladd.py", "<= step < self.switch", "<= step", DISTIL),
-    Mutant("a fake's gradient reaches the student by the heads' loss", "distillation/ladd.py", "[f.detach() for f in fake]", "fake", DISTIL),
-    Mutant("rollouts weigh all times alike", "distillation/losses.py", ".sqrt().mean() / t", ".sqrt().mean()", LOSSES),
-    Mutant("rollouts square their distance", "distillation/losses.py", "+ TINY).sqrt().mean()", "+ TINY).mean()", LOSSES),
-    Mutant("rollouts ignore the share of last steps", "distillation/rollout.py", "< self.final", "< 0", ROLLOUT),
-    Mutant("an answer gets another noise than its own", "distillation/rollout.py", "torch.where(told, torch.randn(x.shape, generator=draw), own_noise(some))", "torch.randn(x.shape, generator=draw)", ROLLOUT),
-    Mutant("no clipping", "training/loop.py", "self.model.parameters(), c.clip)", "self.model.parameters(), 1e9)", WIRING),
-    Mutant("the average has no warm-up (ema)", "training/loop.py", "min(self.config.ema, (1 + self.step) / (10 + self.step))", "self.config.ema", WIRING),
-    Mutant("the schedule ignores the clock", "training/loop.py", "return max(self.step, self.config.steps * self.seconds / limit) if limit else self.step", "return self.step", WIRING),
-    Mutant("the rate has no warm-up", "training/optimizer.py", "return (step + 1) / warmup", "return 1.0", TRAINING + " -k rate"),
-    Mutant("KL off", "training/autoencoder.py", "+ config.kl * kl", "+ 0 * kl", WIRING),
-    Mutant("validation on cases of training", "training/data.py", 'sample_edit(i, level, split="test") for i in range(count)', "sample_edit(i, level) for i in range(count)", WIRING),
-    Mutant("the oracle's factor 0.5 -> 0.95", "toyworld/oracle.py", "NEARER = 0.5 ", "NEARER = 0.95 ", f"{WORLD} {WIRING}"),
-    Mutant("combinations are no longer held out", "toyworld/split.py", "    return zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", "    return kind != 'combination' and zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", f"{WORLD} {WIRING}"),
-    Mutant("pairs are no longer held out", "toyworld/split.py", "return PAIRS[values]", 'return "train"', SIZES),
-    Mutant("a checkpoint's sum is not compared", "training/store.py", "return checksum(facts, tensors) == facts.get(SUM)", "return True", RUNS),
-    Mutant("a run goes on from another config", "training/runs.py", "    if names:\n", "    if not names:\n", RUNS),
-    Mutant("a restart goes on with the old run", "training/runs.py", "            if not resume:\n", "            if resume is None:\n", RUNS),
-    Mutant("a small cache is taken for a large one", "training/data.py", "if _holds(path, len(indices)):", "if path.exists():", RUNS),
+    Mutant("latents are noised at another time than told", "training/editor.py", "z = flow.interpolate(x, noise, t)", "z = flow.interpolate(x, noise, t.flip(0))", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
+    Mutant("the guidance student is told w = 1", "distillation/guidance.py", "guidance=w)", "guidance=torch.ones_like(w))", f"{WIRING}::test_guidance_teaches_only_edits_and_tells_the_student_its_scale"),
+    Mutant("the teacher's guidance is ignored", "distillation/guidance.py", "null, contexts, w)\n", "null, contexts, torch.ones_like(w))\n", f"{WIRING}::test_guidance_teaches_only_edits_and_tells_the_student_its_scale"),
+    Mutant("text-to-image pairs in [dev]", "distillation/guidance.py", "(pairs.count > 0)", "(pairs.count >= 0)", f"{WIRING}::test_guidance_teaches_only_edits_and_tells_the_student_its_scale"),
+    Mutant("scales start at 0", "distillation/guidance.py", "w = config.low +", "w =", f"{WIRING}::test_guidance_teaches_only_edits_and_tells_the_student_its_scale"),
+    Mutant("guidance mixes the wrong way round", "distillation/losses.py", "torch.lerp(without, with_words,", "torch.lerp(with_words, without,", f"{LOSSES}::test_the_guidance_loss_learns_both_passes_in_one"),
+    Mutant("LADD's student wants to be caught", "distillation/losses.py", "- adversarial * on_fake.mean()", "+ adversarial * on_fake.mean()", f"{LOSSES}::test_the_discriminator_likes_what_is_real_and_the_student_wants_to_be_liked"),
+    Mutant("the hinge's labels are swapped", "distillation/losses.py", "F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()", "F.relu(1 + on_real).mean() + F.relu(1 - on_fake).mean()", f"{LOSSES}::test_the_discriminator_likes_what_is_real_and_the_student_wants_to_be_liked"),
+    Mutant("the hinge has no margin", "distillation/losses.py", "F.relu(1 - on_real)", "F.relu(-on_real)", f"{LOSSES}::test_the_discriminator_likes_what_is_real_and_the_student_wants_to_be_liked"),
+    Mutant("the student's squared error does not count", "distillation/losses.py", "return mse * F.mse_loss", "return 0 * F.mse_loss", f"{LOSSES}::test_the_discriminator_likes_what_is_real_and_the_student_wants_to_be_liked"),
+    Mutant("real latents are judged at another noise than told", "distillation/ladd.py", "flow.interpolate(x, again, judged_at)", "flow.interpolate(x, again, t)", f"{WIRING}::test_real_and_fake_are_judged_with_the_same_noise_at_the_time_told"),
+    Mutant("fakes are judged at another noise than told", "distillation/ladd.py", "flow.interpolate(made, again, judged_at)", "flow.interpolate(made, again, t)", f"{WIRING}::test_real_and_fake_are_judged_with_the_same_noise_at_the_time_told"),
+    Mutant("fakes get noise of their own", "distillation/ladd.py", "flow.interpolate(made, again, judged_at)", "flow.interpolate(made, noise, judged_at)", f"{WIRING}::test_real_and_fake_are_judged_with_the_same_noise_at_the_time_told"),
+    Mutant("the student's loss teaches the heads", "distillation/ladd.py", "pooled, learns=False)", "pooled, learns=True)", f"{DISTIL}::test_the_students_loss_leaves_the_heads_alone"),
+    Mutant("the student learns while the heads start", "distillation/ladd.py", "total = heads if step < config.head_start else", "total = heads if step < 0 else", f"{DISTIL}::test_heads_learn_first_and_then_both"),
+    Mutant("LADD's first phase never ends", "distillation/ladd.py", "<= step < self.switch", "<= step", f"{DISTIL}::test_the_students_times_come_in_two_phases"),
+    Mutant("a fake's gradient reaches the student by the heads' loss", "distillation/ladd.py", "[f.detach() for f in fake]", "fake", f"{DISTIL}::test_heads_learn_first_and_then_both"),
+    Mutant("rollouts weigh all times alike", "distillation/losses.py", ".sqrt().mean() / t", ".sqrt().mean()", f"{LOSSES}::test_the_rollout_loss_weighs_late_steps_more_and_squares_nothing"),
+    Mutant("rollouts square their distance", "distillation/losses.py", "+ TINY).sqrt().mean()", "+ TINY).mean()", f"{LOSSES}::test_the_rollout_loss_weighs_late_steps_more_and_squares_nothing"),
+    Mutant("rollouts ignore the share of last steps", "distillation/rollout.py", "< self.final", "< 0", f"{ROLLOUT}::test_times_are_those_of_the_sampler_up_to_one_of_its_steps"),
+    Mutant("an answer gets another noise than its own", "distillation/rollout.py", "torch.where(told, torch.randn(x.shape, generator=draw), own_noise(some))", "torch.randn(x.shape, generator=draw)", f"{ROLLOUT}::test_where_many_answers_are_right_the_noise_is_the_answers_own"),
+    Mutant("no clipping", "training/loop.py", "self.model.parameters(), c.clip)", "self.model.parameters(), 1e9)", f"{WIRING}::test_gradients_are_clipped_to_the_norm_asked_for"),
+    Mutant("the average has no warm-up (ema)", "training/loop.py", "min(self.config.ema, (1 + self.step) / (10 + self.step))", "self.config.ema", f"{WIRING}::test_the_average_warms_up"),
+    Mutant("the schedule ignores the clock", "training/loop.py", "return max(self.step, self.config.steps * self.seconds / limit) if limit else self.step", "return self.step", f"{WIRING}::test_the_schedule_follows_the_clock_where_minutes_are_given"),
+    Mutant("the rate has no warm-up", "training/optimizer.py", "return (step + 1) / warmup", "return 1.0", f"{TRAINING}::test_learning_rate_rises_stays_and_falls"),
+    Mutant("KL off", "training/autoencoder.py", "+ config.kl * kl", "+ 0 * kl", f"{WIRING}::test_the_kl_term_counts_as_much_as_asked"),
+    Mutant("validation on cases of training", "training/data.py", 'sample_edit(i, level, split="test") for i in range(count)', "sample_edit(i, level) for i in range(count)", f"{WIRING}::test_validation_is_on_cases_that_no_training_sees"),
+    Mutant("the oracle's factor 0.5 -> 0.95", "toyworld/oracle.py", "NEARER = 0.5 ", "NEARER = 0.95 ", f"{WIRING}::test_the_oracle_wants_the_right_picture_nearer_by_a_clear_factor"),
+    Mutant("combinations are no longer held out", "toyworld/split.py", "    return zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", "    return kind != 'combination' and zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", f"{WIRING}::test_one_in_ten_of_each_kind_is_held_out"),
+    Mutant("pairs are no longer held out", "toyworld/split.py", "return PAIRS[values]", 'return "train"', f"{SIZES}::test_pairs_are_held_out_whole_and_their_values_are_not"),
+    Mutant("a checkpoint's sum is not compared", "training/store.py", "return checksum(facts, tensors) == facts.get(SUM)", "return True", f"{RUNS}::test_a_damaged_checkpoint_is_passed_over_and_told"),
+    Mutant("a run goes on from another config", "training/runs.py", "    if names:\n", "    if not names:\n", f"{RUNS}::test_a_run_is_tied_to_what_it_was_made_from"),
+    Mutant("a restart goes on with the old run", "training/runs.py", "            if not resume:\n", "            if resume is None:\n", f"{RUNS}::test_a_restart_sets_the_old_run_aside_whole"),
+    Mutant("a small cache is taken for a large one", "training/data.py", "if _holds(path, len(indices)):", "if path.exists():", f"{RUNS}::test_a_cache_grows_when_more_is_asked_for"),
 )  # fmt: skip
 
 
@@ -117,7 +116,7 @@ def table(found: dict[str, bool | None]) -> str:
     lines = [f"{caught} of {len(found)} planted faults are caught (`make mutants`).", ""]
     lines += ["| fault | in | tests | |", "|---|---|---|---|"]
     lines += [
-        f"| {m.why} | {m.file} | {', '.join(Path(t).stem for t in m.tests.split() if '/' in t)} "
+        f"| {m.why} | {m.file} | {m.tests.split('::')[-1].removeprefix('tests/')} "
         f"| {said[found[m.why]]} |"
         for m in MUTANTS if m.why in found
     ]  # fmt: skip

@@ -1,0 +1,63 @@
+"""A config is checked whole, at the door: before anything is opened, made or written."""
+
+from pathlib import Path
+
+import pytest
+
+from minikontext import training
+from minikontext.cli import app
+from minikontext.errors import ConfigError
+from minikontext.training import jobs
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LORA = (CONFIGS / "toy_lora.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('ofload = "8-bit"\n' + LORA, "no 'ofload'; did you mean 'offload'"),
+        (LORA + "\n[trainng]\nbatch = 2\n", "no 'trainng'; did you mean 'training'"),
+        (LORA.replace("side = 64", "side = 64\nrepeats = 3"), r"no 'repeats' in \[data\]"),
+        (LORA + '\n[sample]\nprompt = "x"\n', "no 'sample'"),
+        (LORA.replace("steps = 800", "stesp = 800"), "did you mean 'steps'"),
+        (LORA.replace("lr = 1e-3", "lr = -1"), r"\[loop\] lr = -1"),
+        (LORA.replace("rank = 16", "rank = 0"), r"\[lora\] rank = 0"),
+        (LORA.replace('source = "runs/sepia"', ""), r"\[data\] source is missing"),
+    ],
+)
+def test_a_mistake_is_named_before_the_work(tmp_path, monkeypatch, text, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said) as caught:
+        training.main("x.toml")
+    assert "x.toml: " in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.toml"]
+    assert app.main(["train", "x.toml", "--plan"]) != 0
+
+
+def test_every_mistake_of_a_file_is_told_at_once():
+    values = jobs.tomllib.loads(LORA) | {"ofload": "8-bit", "seed": "one"}
+    with pytest.raises(ConfigError) as caught:
+        jobs.build_job(values | {"loop": {"steps": 3, "lr": -1.0}})
+    assert all(word in str(caught.value) for word in ("ofload", "seed", "lr"))
+
+
+def test_a_validation_folder_that_is_none_is_refused(tmp_path):
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "1.txt").write_text("x")
+    data = {"source": str(tmp_path), "validation": str(tmp_path / "missing"), "side": 64}
+    values = jobs.tomllib.loads(LORA) | {"data": data, "run": str(tmp_path / "r")}
+    with pytest.raises(ConfigError, match="missing' is no folder"):
+        training.run_job(jobs.build_job(values))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_job_is_typed_and_a_section_starts_from_what_fits():
+    job = training.read_job(CONFIGS / "small.toml")
+    assert isinstance(job, jobs.FolderJob) and job.transformer.hidden_size == 1024
+    assert job.transformer.context_in_dim == 4096  # of its preset
+    values = {"kind": "editor", "autoencoder": "a", "run": "r", "output": "o"}
+    values |= {"data": {"level": 1, "count": 2}, "loop": {"steps": 1}}
+    editor = jobs.build_job(values | {"transformer": {"context_in_dim": 48}, "text": {"depth": 1}})
+    assert editor.text.width == 48 and editor.text.depth == 1 and "red" in editor.text.vocabulary
