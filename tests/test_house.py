@@ -98,7 +98,6 @@ def _reason(node):
 
 LONG = {
     "cli/app.py",
-    "course/attention.py",
     "toyworld/edits.py",
     "toyworld/language.py",
     "toyworld/render.py",

@@ -19,6 +19,7 @@ _MODULES = (
     "live_ladd",
     "map",
     "parts",
+    "patches",
     "plane_ladd",
     "plots",
     "positions",
@@ -31,6 +32,7 @@ _MODULES = (
     "style",
     "tiny_flux",
     "trajectory",
+    "verdict",
 )
 
 _HOMES = {

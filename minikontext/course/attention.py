@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 import ipywidgets as W
 import torch
-import traitlets
 from einops import rearrange
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -19,6 +17,7 @@ from torch import Tensor
 from minikontext import images as image_io
 from minikontext import layers, rope
 from minikontext.course import parts, samples, style
+from minikontext.course.patches import CSS, PatchPicture, chips, heat, share_bar
 from minikontext.course.sequence import colour_of
 from minikontext.editing.output import KontextOutput
 from minikontext.errors import SizeError
@@ -29,23 +28,6 @@ LIMIT = 2**27  # weights to keep: half a gigabyte in float32
 PATCH = 2  # latent pixels along one side of a token
 SIDE = 204  # pixels of a picture in a widget
 ALONE = "no second picture"
-CSS = f"""<style>
-.mk .mk-stack {{ display: grid; overflow: hidden; border-radius: 8px; margin: 0; flex: none; }}
-.mk .mk-map {{ border-radius: 8px !important; margin: 0; flex: none; }}
-.mk .mk-stack > * {{ grid-area: 1 / 1; margin: 0; width: 100%; height: 100%; max-width: none; }}
-.mk .mk-patches {{ gap: 0; overflow: hidden; z-index: 1; }}
-.mk .mk-patch {{ width: auto; height: auto; min-width: 0; margin: 0; padding: 0; border-radius: 0;
-  background: transparent; box-shadow: none; border: 1px solid rgba(255, 255, 255, .28); }}
-.mk .mk-patch:hover, .mk .mk-patch:focus {{ background: {style.ACCENT}30; box-shadow: none;
-  border: 2px solid {style.ACCENT}; outline: none; }}
-.mk .mk-shares {{ display: flex; height: 20px; border-radius: 5px; overflow: hidden; color: #fff;
-  font-size: 11px; line-height: 20px; }}
-.mk .mk-shares > div {{ overflow: hidden; white-space: nowrap; text-overflow: ellipsis;
-  padding-left: 6px; box-sizing: border-box; }}
-.mk .mk-words span {{ display: inline-block; padding: 1px 7px; margin: 1px 3px 1px 0;
-  font-size: 12px; border: 1px solid {style.GOLD}66; border-radius: 5px; }}
-</style>"""
-
 
 # ------------------------------------------------------------------------------------- watching
 
@@ -266,59 +248,17 @@ def _small_maps(
         page.paste(tile, (corner[0] + i * (wide + 2), corner[1]))
 
 
-def heat(weights: Tensor, top: float, colour: str) -> Image.Image:
-    """Weights (rows, cols) as a picture of one hue: paper is 0, the full colour `top`."""
-    share = (weights / max(top, 1e-9)).clamp(0, 1)[..., None]
-    full = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)]).float()
-    paper = torch.tensor([238.0, 241.0, 245.0])
-    mixed = torch.lerp(paper, full, share).round().to(torch.uint8)
-    return Image.fromarray(mixed.numpy())
-
-
 # -------------------------------------------------------------------------------------- widgets
 
 
-class PatchPicture(W.Box):
-    """A picture under a grid of buttons: click a patch, or reach it by Tab and press Enter.
-
-    `chosen` is its (row, col); `cells[row, col]` is its button.
-    """
-
-    chosen = traitlets.Tuple(traitlets.Int(), traitlets.Int(), default_value=(0, 0))
-
-    def __init__(self, alt: str, rows: int, cols: int, what: str = "row {}, column {}") -> None:
-        self.image, self.grid, self.what = W.Image(format="png"), W.GridBox(), what
-        self.image.alt = alt
-        self.grid.add_class("mk-patches")
-        super().__init__([self.image, self.grid])
-        self.add_class("mk-stack")
-        self.divide(rows, cols)
-
-    def divide(self, rows: int, cols: int) -> None:
-        """Lay a grid of rows × cols buttons over the picture."""
-        self.cells = {(r, c): self._cell(r, c) for r in range(rows) for c in range(cols)}
-        self.grid.children = list(self.cells.values())
-        self.grid.layout.grid_template_columns = f"repeat({cols}, 1fr)"
-        self.grid.layout.grid_template_rows = f"repeat({rows}, 1fr)"
-
-    def _cell(self, row: int, col: int) -> W.Button:
-        cell = W.Button(tooltip=self.what.format(row + 1, col + 1))
-        cell.add_class("mk-patch")
-        cell.on_click(lambda _: self.set_trait("chosen", (row, col)))
-        return cell
-
-    def show(self, picture: Image.Image) -> None:
-        """Show a picture in its own size."""
-        self.image.value = image_io.png_bytes(picture)
-        self.layout.width, self.layout.height = (f"{side}px" for side in picture.size)
-
-
-class AttentionWidget(parts.Working):
+class AttentionWidget(parts.Desk):
     """Click a patch of the target and see where it looks: words, target and context.
 
     Click a block and head to see that one alone. Parts: picture, second, prompt, run, cancel,
     target, contexts, heads, every, step, shares, words, progress, status. For toy-sized models.
     """
+
+    look = CSS
 
     def __init__(
         self,
@@ -327,30 +267,22 @@ class AttentionWidget(parts.Working):
         prompt: str = "make the hat red",
         steps: int = 12,
     ) -> None:
-        self.pipe, self.steps = pipe, steps
+        self.pipe, self.steps, self.first = pipe, steps, prompt
         self.pictures = dict(pictures if pictures is not None else samples.pictures())
-        self._make_controls(prompt)
-        super().__init__(self._arrange())
+        super().__init__()
         self._connect()
-        self._guarded(self._work)
+        self._guarded()
 
-    def _make_controls(self, prompt: str) -> None:
+    def _make_controls(self) -> None:
         config = self.pipe.transformer.config
         blocks = config.depth + config.depth_single_blocks
-        self.picture = W.Dropdown(options=list(self.pictures), layout=parts.wide("110px"))
-        self.second = W.Dropdown(options=[ALONE, *self.pictures], layout=parts.wide("150px"))
-        self.prompt = W.Text(prompt, layout=W.Layout(flex="1 1 200px", width="auto"))
-        self.prompt.add_class("mk-prompt")
-        self.run = parts.button(
-            "Edit", "Edit the picture and watch (Enter)", "mk-run", "80px", "primary"
-        )
-        self.cancel = parts.button("Cancel", "Stop after this step", "mk-quiet", "80px")
-        self.cancel.layout.display = "none"
+        self._make_desk(self.first, ("Edit", "Edit the picture and watch (Enter)"))
+        self.second = parts.choice([ALONE, *self.pictures], "Second", "190px")
         self.target = PatchPicture("the target: click a patch", 1, 1)
         self.target.set_trait("chosen", (1, 1))
         self.contexts = parts.row([])
         self.heads = PatchPicture("all blocks and heads", blocks, config.num_heads,
-                                  "block {}, head {}")  # fmt: skip
+                                  "block {}, head {}", "mk-plot")  # fmt: skip
         self.one: tuple[int, int] | None = None  # the block and head shown alone
         self.every = parts.button("Mean of all heads", "Not one head alone", "mk-quiet", "150px")
         self.step = W.IntSlider(
@@ -358,19 +290,16 @@ class AttentionWidget(parts.Working):
             layout=parts.wide("240px"),
         )  # fmt: skip
         self.every.layout.flex = "none"
-        self.shares, self.words, self.status = W.HTML(), W.HTML(), W.HTML()
-        self.progress = W.IntProgress(0, 0, self.steps, layout=W.Layout(flex="1 1 auto"))
-        self.progress.add_class("mk-bar")
+        self.shares, self.words = W.HTML(), W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
         shown = parts.captioned(
             (self.target, self.contexts, self.heads),
             ("target: click a patch", "", "blocks ↓ heads →: click one"), wrap=True,
         )  # fmt: skip
-        self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(display="none"))
         return [
-            W.HTML(parts.CSS + CSS, layout=W.Layout(display="none")),
-            parts.row([self.picture, self.second, self.prompt, self.run]),
+            parts.row([self.picture, self.second, self.seed]),
+            self.asking,
             self.working,
             shown,
             self.shares,
@@ -380,46 +309,32 @@ class AttentionWidget(parts.Working):
         ]
 
     def _connect(self) -> None:
-        parts.on_run(self.prompt, self.run, self._start)
-        self.prompt.observe(lambda _: self._read_prompt(), "value")
-        self.cancel.on_click(lambda _: self._stop.set())
+        self._connect_desk()
+        parts.follow(self._read_prompt, self.prompt)
         self.every.on_click(lambda _: self._choose_head(None))
-        self.target.observe(lambda _: self.show(), "chosen")
-        self.step.observe(lambda _: self.show(), "value")
+        parts.follow(self.show, self.target, trait="chosen")
+        parts.follow(self.show, self.step)
         for cell in self.heads.cells.values():  # a click counts even if it changes nothing
             cell.on_click(lambda _: self._choose_head(self.heads.chosen))
 
     # ---- the edit
 
-    def _start(self) -> None:
-        self._begin(self._work)
-
     def _work(self) -> None:
         names = [name for name in (self.picture.value, self.second.value) if name != ALONE]
         pictures = [self.pictures[name] for name in names]
-        self.edit = watch_edit(self.pipe, self.prompt.value, pictures, self._note, seed=0,
-                               num_inference_steps=self.steps)  # fmt: skip
+        settings = {"seed": self.seed.value, "num_inference_steps": self.steps}
+        self.edit = watch_edit(self.pipe, self.prompt.value, pictures, self._step, **settings)
         self._open()
 
     def _cancelled(self) -> str:
         return "Cancelled. The pictures are those of the last edit."
 
     def _read_prompt(self) -> None:
-        """Say at once what the text encoder does not understand."""
-        reports = self.pipe.text_encoder.report(self.prompt.value)
         if not self.at_work:
-            text = " ".join(map(str, reports)) or "Press Edit or Enter."
-            self._say("note" if reports else "idle", text)
+            self._say_words("Press Edit or Enter.")
 
-    def _note(self, info: StepInfo) -> bool:
-        self.progress.value = info.step
-        return not self._stop.is_set()
-
-    def _busy(self, busy: bool) -> None:
-        self.progress.value = 0
-        self.working.layout.display = "flex" if busy else "none"
-        self.cancel.layout.display = "inline-block" if busy else "none"
-        self.run.disabled = busy
+    def _dials(self) -> tuple[W.Widget, ...]:
+        return (self.run,)
 
     def _open(self) -> None:
         """Fit the grids to the new edit, and show it."""
@@ -454,7 +369,7 @@ class AttentionWidget(parts.Working):
         look = self.edit.look(patch, step, block, head)
         shares = [part.sum().item() for part in look]
         self.shares.value = share_bar(self.edit.names, shares)
-        self.words.value = _chips(self.edit.words, look[0].tolist())
+        self.words.value = chips(self.edit.words, look[0].tolist())
         self._say_with_notes("idle", self._sentence(look))
 
     def _sentence(self, look: Sequence[Tensor]) -> str:
@@ -470,28 +385,3 @@ class AttentionWidget(parts.Working):
             f"column {col + 1} looks most at {self.edit.names[best]} row {r + 1}, column {c + 1} "
             f"({look[best].max():.0%})."
         )
-
-
-def share_bar(names: Sequence[str], shares: Sequence[float], first: int = 0) -> str:
-    """One bar cut into shares, in the colours of the parts from number `first` on."""
-    cuts = []
-    for i, (name, share) in enumerate(zip(names, shares), start=first):
-        text = html.escape(f"{name} {share:.0%}")
-        look = f"flex: {share:.4f} 0 0; background: {colour_of(i)}"
-        label = text if share >= 0.025 * len(text) / 2 else ""  # what fits
-        cuts.append(f'<div style="{look}" title="{text}">{label}</div>')
-    return f'<div class="mk-shares">{"".join(cuts)}</div>'
-
-
-def _chips(words: Sequence[str], weights: Sequence[float]) -> str:
-    """The words, each as bright as the attention it gets; padding is one chip."""
-    pads = [w for word, w in zip(words, weights) if word == "<pad>"]
-    pairs = [pair for pair in zip(words, weights) if pair[0] != "<pad>"]
-    if pads:
-        pairs.append((f"{len(pads)} × <pad>", sum(pads)))
-    chips = [
-        f'<span style="background: {style.GOLD}{round(255 * min(1, weight) ** 0.5):02x}" '
-        f'title="{weight:.1%}">{html.escape(word)}</span>'
-        for word, weight in pairs
-    ]
-    return f'<div class="mk-words">{"".join(chips)}</div>'

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-import numpy as np
 import torch
 from PIL import Image
 
 from minikontext import images as image_io
 from minikontext.course import samples
 from minikontext.course.parts import (
-    CSS,
+    NOTHING,
+    SEEDS,
     TIGHT,
-    Working,
+    Desk,
+    Picture,
+    blank,
     button,
     chip,
+    choice,
     fade,
+    follow,
     html_part,
     near,
-    on_run,
-    picture_box,
     put,
     row,
     show,
@@ -36,35 +39,43 @@ from minikontext.course.parts import (
     wide,
 )
 from minikontext.course.samples import Example
+from minikontext.course.verdict import AMPLIFIED, Verdict, difference, judge
 from minikontext.editing.output import KontextOutput
 from minikontext.errors import MinikontextError
 from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.sampler import StepInfo
+from minikontext.text import ToyTextEncoder
+from minikontext.toyworld import Scene, render
+from minikontext.toyworld.reader import unusable
 
 PREVIEW_SHARE = 0.25  # of the time may go into pictures of the unfinished result
-NOTHING = "no picture"
 AS_IT_IS = "as the picture"
-AMPLIFIED = 3  # times: small differences are hard to see
+SMALL = 2**20  # pixels: a larger result is encoded only when its download is asked for
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One finished edit. `parent` is the number of the turn it started from, -1 for the start."""
+    """One finished edit. `parent` is the number of the turn it started from, -1 for the start.
+
+    verdict: what became of the wish; None where there was no picture, or a second one.
+    """
 
     prompt: str
     before: Image.Image | None
     output: KontextOutput
     seconds: float
     parent: int
+    verdict: Verdict | None = None
 
 
-class EditingWidget(Working):
+class EditingWidget(Desk):
     """Type an instruction, press Edit, watch the picture change; edit the result further.
 
     Every result stays in the history; press one to go on from there. Works with any pipeline; the
     dial for guidance turns what its weights have. `scene(seed)` draws random pictures, `sizes`
-    (width, height) are offered for the result, if given. Parts: picture, random, upload, second,
+    (width, height) are offered for the result, if given. `scenes` says what pictures show, by
+    name: there the oracle reads what became of the wish. Parts: picture, random, upload, second,
     before, image, view, prompt, run, cancel, tasks, presets, suggestions, seed, size, steps,
     guidance, progress, status, history, undo, again, download.
     """
@@ -76,76 +87,59 @@ class EditingWidget(Working):
         examples: Sequence[Example | str] | None = None,
         scene: Callable[[int], Image.Image] | None = None,
         sizes: Sequence[image_io.Size] = (),
+        scenes: Mapping[str, Scene] | None = None,
     ) -> None:
         toy = pictures is None
+        self.known = dict(samples.SCENES | samples.MORE if toy else scenes or {})
         self.sizes = {AS_IT_IS: (None, None)} | {f"{w} × {h}": (w, h) for w, h in sizes}
         self.pipe = pipe
         self.pictures = dict(samples.pictures() | samples.more_pictures() if toy else pictures)
-        self.scene = samples.random_picture if toy and scene is None else scene
+        self.scene, self.own_scenes = scene, toy and scene is None
         given = samples.EXAMPLES if examples is None else examples
         self.examples = [Example(e) if isinstance(e, str) else e for e in given]
         self.turns: list[Turn] = []
         self.head = -1  # the turn that the next edit starts from; -1 is the start
-        self.scenes = 0
-        self._make_sources()
-        self._make_controls()
-        super().__init__(self._arrange())
+        self.drawn = 0
+        super().__init__()
         self._connect()
-        self.working.layout.display = "none"
-        self._show_examples()
         self._open(self.pictures[self.picture.value])
 
     # ---- parts
 
-    def _make_sources(self) -> None:
-        names = list(self.pictures)
-        self.picture = W.Dropdown(options=[*names, NOTHING], layout=wide("150px"))
+    def _make_controls(self) -> None:
+        self._make_desk("", ("Edit", "Apply the instruction (Enter)"), nothing=True)
+        self.prompt.placeholder = "What should change?"
         self.random = button("Random", "A new random picture", "mk-quiet", "80px")
-        self.random.layout.display = None if self.scene else "none"
-        self.upload = W.FileUpload(accept="image/*", description="Your own", layout=wide("122px"))
-        self.second = W.Dropdown(
-            options=[NOTHING, *names], description="Second", style=TIGHT, layout=wide("190px")
-        )
-        self.before, self.image = picture_box("the picture before"), picture_box("the result")
+        self.random.layout.display = None if self.scene or self.own_scenes else "none"
+        self.upload = W.FileUpload(
+            accept="image/*", description="Your own", layout=wide("122px"),
+            tooltip="Open a picture of your own",
+        )  # fmt: skip
+        self.second = choice([NOTHING, *self.pictures], "Second", "190px")
+        self.before, self.image = Picture("the picture before"), Picture("the result")
         self.before_caption, self.after_caption = html_part("mk-caption"), html_part("mk-caption")
         self.view = W.ToggleButtons(
             options=["Result", "Difference"], style={"button_width": "90px"}, tooltips=[
                 "The picture after the edit", f"What the edit changed, {AMPLIFIED} times as strong"]
         )  # fmt: skip
         self.view.add_class("mk-view")
+        self._make_tasks("Try", "185px")
+        self.suggestions, self.history = row([]), row([])
+        self._make_dials()
+        self.undo = button("Undo", "Go back to the picture before", "mk-quiet", "80px")
+        self.again = button("Another seed", "The same edit, drawn anew", "mk-quiet", "115px")
+        self.prepare = button("Make a PNG", "Encode the result in full size", "mk-quiet", "115px")
+        self.download = W.HTML()
 
-    def _make_controls(self) -> None:
-        defaults = self.pipe.defaults
-        self.prompt = W.Text(placeholder="What should change?", layout=W.Layout(flex="1 1 auto"))
-        self.prompt.add_class("mk-prompt")
-        self.run = button("Edit", "Apply the instruction (Enter)", "mk-run", "90px", "primary")
-        self.cancel = button("Cancel", "Stop after the running step", "mk-quiet", "90px")
-        tasks = list(dict.fromkeys(example.task for example in self.examples))
-        self.tasks = W.Dropdown(options=tasks, description="Try", style=TIGHT, layout=wide("185px"))
-        self.tasks.layout.display = "flex" if len(tasks) > 1 else "none"
-        self.presets, self.suggestions = row([]), row([])
-        self.seed = W.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=wide("140px")
-        )
-        self.steps = W.IntSlider(
-            defaults.num_inference_steps, 1, 50, description="Steps", style=TIGHT,
-            layout=wide("215px"),
-        )  # fmt: skip
-        self.size = W.Dropdown(
-            options=list(self.sizes), description="Size", style=TIGHT, layout=wide("190px")
-        )
+    def _make_dials(self) -> None:
+        defaults, same = self.pipe.defaults, {"style": TIGHT, "layout": wide("215px")}
+        self.steps = W.IntSlider(defaults.num_inference_steps, 1, 50, description="Steps", **same)
+        self.size = choice(list(self.sizes), "Size", "190px")
         self.size.layout.display = "flex" if len(self.sizes) > 1 else "none"
         self.guidance = W.FloatSlider(
             getattr(defaults, self._guides), min=1, max=8, step=0.5, description="Guidance",
-            readout_format=".1f", style=TIGHT, layout=wide("215px"),
+            readout_format=".1f", **same,
         )  # fmt: skip
-        self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
-        self.progress.add_class("mk-bar")
-        self.status = W.HTML()
-        self.history = row([])
-        self.undo = button("Undo", "Go back to the picture before", "mk-quiet", "80px")
-        self.again = button("Another seed", "The same edit, drawn anew", "mk-quiet", "115px")
-        self.download = W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
         arrow = W.HTML('<div class="mk-arrow" aria-hidden="true">→</div>')
@@ -157,40 +151,33 @@ class EditingWidget(Working):
             ],
             layout=W.Layout(align_items="center", justify_content="space-around", grid_gap="4px"),
         )
-        self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
         return [
-            W.HTML(CSS, layout=W.Layout(display="none")),
-            row([W.Label("Picture"), self.picture, self.random, self.upload, self.second]),
+            row([self.picture, self.random, self.upload, self.second]),
             shown,
             W.HBox([self.view], layout=W.Layout(justify_content="flex-end")),
-            W.HBox([self.prompt, self.run], layout=W.Layout(align_items="center")),
+            self.asking,
             self.suggestions,
             self.working,
             self.status,
             row([self.tasks, self.presets]),
             row([self.seed, self.size, self.steps, self.guidance]),
             self.history,
-            row([self.undo, self.again, self.download]),
+            row([self.undo, self.again, self.prepare, self.download]),
         ]
 
     def _connect(self) -> None:
-        on_run(self.prompt, self.run, self._start)
-        self.cancel.on_click(lambda _: self._stop.set())
+        self._connect_desk()
         self.undo.on_click(lambda _: self._undo())
         self.again.on_click(lambda _: self._another_seed())
         self.random.on_click(lambda _: self._random())
-        self.prompt.observe(lambda _: self._read_prompt(), "value")
+        self.prepare.on_click(lambda _: self._encode())
+        follow(self._read_prompt, self.prompt)
         self.picture.observe(lambda change: self._open(self.pictures.get(change["new"])), "value")
         self.upload.observe(lambda change: self._open_upload(change["new"]), "value")
-        self.tasks.observe(lambda _: self._show_examples(), "value")
-        self.view.observe(lambda _: self._show_after(), "value")
+        follow(self._show_after, self.view)
 
-    def _show_examples(self) -> None:
-        mine = [example for example in self.examples if example.task == self.tasks.value]
-        chips = [chip(example.prompt) for example in mine]
-        for part, example in zip(chips, mine, strict=True):
-            part.on_click(lambda _, example=example: self._use(example))
-        put(self.presets, chips)
+    def _dials(self) -> Iterable[W.Widget]:
+        return (self.run, self.picture, self.random, self.upload, self.second)
 
     # ---- what the user does
 
@@ -213,9 +200,15 @@ class EditingWidget(Working):
         return None
 
     def _random(self) -> None:
-        if not self.at_work:
-            self.scenes += 1
-            self._add(f"random {self.scenes}", self.scene(self.scenes))
+        if self.at_work:
+            return
+        self.drawn += 1
+        name = f"random {self.drawn}"
+        if self.own_scenes:
+            self.known[name] = samples.random_scene(self.drawn)
+            self._add(name, Image.fromarray(render(self.known[name])))
+        else:
+            self._add(name, self.scene(self.drawn))
 
     def _add(self, name: str, picture: Image.Image) -> None:
         """Add a picture to both menus and open it."""
@@ -244,10 +237,22 @@ class EditingWidget(Working):
         chips = [self._replacement(r.word, word) for r in reports for word in near(r)]
         chips += [self._ending(word) for word in endings]
         put(self.suggestions, chips)
-        if reports:
-            self._say("note", " ".join(map(str, reports)))
-        else:
-            self._say("idle", "Press Edit or Enter.")
+        notes = [*map(str, reports), *self._cannot(prompt)]
+        self._say("note" if notes else "idle", " ".join(notes) or "Press Edit or Enter.")
+
+    def _cannot(self, prompt: str) -> list[str]:
+        """What a prompt asks that the toy world lacks, or that this picture does not show."""
+        if not isinstance(self.pipe.text_encoder, ToyTextEncoder):
+            return []
+        scene = self._scene(self.head)
+        return [*map(str, unusable(prompt, scene if self.second.value == NOTHING else None))]
+
+    def _scene(self, number: int) -> Scene | None:
+        """What a result, or the start, shows, if that is known."""
+        if number < 0:
+            return self.known.get(self.picture.value)
+        made = self.turns[number].verdict
+        return made.scene if made else None
 
     def _replacement(self, word: str, known: str) -> W.Button:
         part = chip(f"{word} → {known}")
@@ -262,13 +267,10 @@ class EditingWidget(Working):
         )
         return part
 
-    def _fill(self, prompt: str) -> None:
-        self.prompt.value = prompt
-
     def _start(self, parent: int | None = None) -> None:
         if not self.at_work:
             self._parent = self.head if parent is None else parent
-            self._begin(self._work)
+            super()._start()
 
     def _go(self, number: int) -> None:
         """Go on from another result of the history; -1 is the start."""
@@ -289,14 +291,15 @@ class EditingWidget(Working):
         if self.at_work or self.head < 0:
             return
         self.prompt.value = self.turns[self.head].prompt
-        self.seed.value = int(torch.randint(2**31 - 1, ()).item())
+        self.seed.value = int(torch.randint(SEEDS, ()).item())
         self._start(parent=self.turns[self.head].parent)
 
     # ---- the work
 
     def _work(self) -> None:
         turn = self._edit()
-        self._done(turn, [str(note.message) for note in self._notes])
+        notes = [str(note.message) for note in self._notes]
+        self._done(turn, [*notes, *self._cannot(turn.prompt)])
 
     def _cancelled(self) -> str:
         return f"{super()._cancelled()} Nothing was changed."
@@ -319,7 +322,16 @@ class EditingWidget(Working):
             **{self._guides: self.guidance.value},
         )
         seconds = time.perf_counter() - self._began
-        return Turn(prompt, self._result(parent), output, seconds, parent)
+        before = self._result(parent)
+        return Turn(prompt, before, output, seconds, parent, self._judge(prompt, before, output))
+
+    def _judge(
+        self, prompt: str, before: Image.Image | None, output: KontextOutput
+    ) -> Verdict | None:
+        """What became of a wish for one picture."""
+        if before is None or self.second.value != NOTHING:
+            return None
+        return judge(prompt, before, output.images[0], self._scene(self._parent))
 
     @property
     def _guides(self) -> str:
@@ -337,24 +349,27 @@ class EditingWidget(Working):
 
     def _step(self, info: StepInfo) -> bool:
         """After each step: progress, now and then a preview; False stops the sampler."""
-        self.progress.max, self.progress.value = info.steps, info.step
-        self._say("busy", f"Step {info.step} of {info.steps}")
+        goes_on = super()._step(info)
         elapsed = time.perf_counter() - self._began
         if self._previewed <= PREVIEW_SHARE * elapsed:
             began = time.perf_counter()
             show(self.image, self.pipe.decode(info.clean)[0])
             fade(self.image, False)
             self._previewed += time.perf_counter() - began
-        return not self._stop.is_set()
+        return goes_on
 
     def _done(self, turn: Turn, notes: Sequence[str]) -> None:
         self.turns.append(turn)
         self.head = len(self.turns) - 1
         self._refresh()
-        steps = self.progress.max
-        seed = turn.output.seeds[0]
-        text = f"Done: {steps} steps in {turn.seconds:.1f} s, seed {seed}."
-        self._say("note" if notes else "done", " ".join([text, *dict.fromkeys(notes)]))
+        text = f"{self.progress.max} steps in {turn.seconds:.1f} s, seed {turn.output.seeds[0]}."
+        kind = turn.verdict.kind if turn.verdict else "done"
+        # A wish that cannot be fulfilled, or changed nothing, is not done, whatever was computed.
+        told = [f"Done: {text}" if kind == "done" and not notes else f"Finished: {text}"]
+        told += [turn.verdict.text] if turn.verdict else []
+        self._say(
+            "note" if notes and kind == "done" else kind, " ".join([*told, *dict.fromkeys(notes)])
+        )
 
     # ---- what the user sees
 
@@ -374,14 +389,14 @@ class EditingWidget(Working):
     def save(self, path: str | Path) -> Path:
         """Write the current result as a PNG, JPEG or WebP that knows how it was made."""
         made = self.turns[self.head].output.provenance[0] if self.head >= 0 else None
-        return provenance.save(self.current or _blank(), path, made)
+        return provenance.save(self.current or blank(), path, made)
 
     def _result(self, number: int) -> Image.Image | None:
         return self.turns[number].output.images[0] if number >= 0 else self.start
 
     def _refresh(self) -> None:
         turn = self.turns[self.head] if self.head >= 0 else None
-        show(self.before, (turn.before if turn else self.start) or _blank())
+        show(self.before, (turn.before if turn else self.start) or blank())
         self._show_after()
         self.before_caption.value = (
             "before" if (turn.before if turn else self.start) else "no picture"
@@ -392,21 +407,28 @@ class EditingWidget(Working):
         put(self.history, [self._thumb(i, path) for i in range(-1, len(self.turns))]
             if self.turns else [])  # fmt: skip
         self.undo.disabled = self.again.disabled = turn is None
-        self.download.value = self._download_link(turn) if turn else ""
+        large = bool(turn) and math.prod(turn.output.images[0].size) > SMALL
+        self.prepare.layout.display = None if large else "none"
+        self.download.value = self._download_link(turn) if turn and not large else ""
 
     def _show_after(self) -> None:
         """The result, or what it changed."""
-        picture = self.current or _blank()
+        picture = self.current or blank()
         if self.view.value == "Difference" and self.head >= 0:
-            picture = difference(self.turns[self.head].before or _blank(), picture)
+            picture = difference(self.turns[self.head].before or blank(), picture)
         show(self.image, picture)
 
     def _thumb(self, number: int, path: Sequence[int]) -> W.VBox:
         name = f"{number + 1}. {self.turns[number].prompt}" if number >= 0 else "start"
-        part = thumb(self._result(number) or _blank(), name, lit=number == self.head)
+        part = thumb(self._result(number) or blank(), name, lit=number == self.head)
         fade(part.children[0], number >= 0 and number not in path)
         part.children[1].on_click(lambda _: self._go(number))
         return part
+
+    def _encode(self) -> None:
+        """The one time that a large picture is encoded in full size."""
+        if self.head >= 0 and not self.at_work:
+            self.download.value = self._download_link(self.turns[self.head])
 
     def _download_link(self, turn: Turn) -> str:
         png = provenance.encode(turn.output.images[0], turn.output.provenance[0])
@@ -417,27 +439,12 @@ class EditingWidget(Working):
 
     def _busy(self, busy: bool) -> None:
         if busy:
-            self.progress.value = 0
             self.view.value = "Result"
             put(self.suggestions, [])
-            self._say("busy", "Reading the picture and the prompt …")
-        self.working.layout.display = "flex" if busy else "none"
-        for part in (self.run, self.picture, self.random, self.upload, self.second):
-            part.disabled = busy
+        super()._busy(busy)
         self.undo.disabled = self.again.disabled = busy or self.head < 0
-
-
-def difference(before: Image.Image, after: Image.Image) -> Image.Image:
-    """How much each pixel changed, amplified: black is no change."""
-    a, b = (np.asarray(p.convert("RGB").resize(after.size), int) for p in (before, after))
-    return Image.fromarray(np.clip(AMPLIFIED * np.abs(b - a), 0, 255).astype(np.uint8))
 
 
 def _about(report: Warning, word: str) -> bool:
     """Whether a report is about the word that is just being typed."""
     return getattr(report, "word", "").lower() == word.lower()
-
-
-def _blank() -> Image.Image:
-    """Stands in where there is no picture."""
-    return Image.new("RGB", (64, 64), "#eef1f5")

@@ -12,15 +12,15 @@ from PIL import Image
 
 from minikontext.bench.oracle_bench import edit_all
 from minikontext.course.parts import (
-    CSS,
-    REPR,
     TIGHT,
+    Picture,
+    Widget,
     button,
     captioned,
-    picture_box,
+    choice,
+    follow,
     row,
     show,
-    status_line,
     wide,
 )
 from minikontext.pipeline import KontextPipeline
@@ -30,7 +30,7 @@ from minikontext.toyworld.scene import ATTRIBUTES
 ALL = "every category"
 FILTERS = {"failures": False, "successes": True, "both": None}
 PARTS = ("followed", "preserved", "identity")
-SIDE = "150px"
+SIDE = "124px"  # five stand side by side
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def difference(a: Image.Image, b: Image.Image) -> Image.Image:
     return Image.fromarray((255 - (2 * apart).clip(0, 255)).astype(np.uint8)).convert("RGB")
 
 
-class FailuresWidget(W.VBox):
+class FailuresWidget(Widget):
     """Leaf through answers: contexts, answer, right answer, where they differ, and why it failed.
 
     Parts: category, kind, back, forward, place, boxes (by name), status; `shown` is the Answer on
@@ -79,26 +79,25 @@ class FailuresWidget(W.VBox):
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.answers = list(answers)
-        tasks = sorted({answer.case.task for answer in self.answers})
-        choices = [(self._count(task), task) for task in (ALL, *tasks)]
-        self.category = W.Dropdown(options=choices, value=ALL, layout=wide("250px"))
-        self.kind = W.ToggleButtons(options=FILTERS, value=False, style={"button_width": "84px"})
-        self.back = button("‹", "The answer before", "mk-quiet", "40px")
-        self.forward = button("›", "The next answer", "mk-quiet", "40px")
-        self.place = W.IntSlider(0, 0, 0, readout=False, style=TIGHT, layout=wide("180px"))
-        self.boxes = {n: picture_box(n) for n in ("input", "second", "answer", "right", "differs")}
-        self.prompt, self.status = W.HTML(), W.HTML()
-        super().__init__(self._arrange())
-        self.add_class("mk")
-        self.category.observe(lambda _: self._choose(), "value")
-        self.kind.observe(lambda _: self._choose(), "value")
-        self.place.observe(lambda _: self._show(), "value")
+        super().__init__()
+        follow(self._choose, self.category, self.kind)
+        follow(self._show, self.place)
         self.back.on_click(lambda _: self._turn(-1))
         self.forward.on_click(lambda _: self._turn(1))
         self._choose()
 
-    def __repr__(self) -> str:
-        return REPR
+    def _make_controls(self) -> None:
+        tasks = sorted({answer.case.task for answer in self.answers})
+        choices = [(self._count(task), task) for task in (ALL, *tasks)]
+        self.category = choice(choices, "Category", "300px", ALL)
+        self.kind = W.ToggleButtons(options=FILTERS, value=False, style={"button_width": "100px"})
+        self.back = button("‹", "The answer before", "mk-quiet", "40px")
+        self.forward = button("›", "The next answer", "mk-quiet", "40px")
+        self.place = W.IntSlider(
+            0, 0, 0, readout=False, description="Answer", style=TIGHT, layout=wide("220px")
+        )
+        self.boxes = {n: Picture(n) for n in ("input", "second", "answer", "right", "differs")}
+        self.prompt = W.HTML()
 
     def _count(self, task: str) -> str:
         mine = self._of(task)
@@ -112,14 +111,19 @@ class FailuresWidget(W.VBox):
         for box in self.boxes.values():
             box.layout.width = SIDE
         names = ("input", "second input", "answer", "a right answer", "where they differ")
+        self.columns = captioned(list(self.boxes.values()), names, wrap=True)
         return [
-            W.HTML(CSS, layout=W.Layout(display="none")),
             row([self.category, self.kind]),
             row([self.back, self.place, self.forward]),
             self.prompt,
-            captioned(list(self.boxes.values()), names, wrap=True),
+            self.columns,
             self.status,
         ]
+
+    def _show_only(self, names: Sequence[str]) -> None:
+        """Show these pictures, with their captions; the others take no room."""
+        for name, column in zip(self.boxes, self.columns.children, strict=True):
+            column.layout.display = None if name in names else "none"
 
     def _choose(self) -> None:
         """Another category or kind: start at its first answer."""
@@ -142,11 +146,10 @@ class FailuresWidget(W.VBox):
         answer = self.shown
         self.back.disabled = self.place.value == 0
         self.forward.disabled = self.place.value >= self.place.max
-        for box in self.boxes.values():
-            box.layout.visibility = "visible" if answer else "hidden"
         if answer is None:
+            self._show_only(())
             self.prompt.value = ""
-            self.status.value = status_line("done", "Nothing of this kind: choose another.")
+            self._say("idle", "Nothing of this kind: choose another.")
             return
         self._fill(answer)
 
@@ -155,14 +158,13 @@ class FailuresWidget(W.VBox):
         pictures = {"answer": answer.picture, "right": right}
         pictures["differs"] = difference(answer.picture, right)
         pictures |= dict(zip(("input", "second"), contexts))
-        for name, box in self.boxes.items():
-            box.layout.visibility = "visible" if name in pictures else "hidden"
-            if name in pictures:
-                show(box, pictures[name])
+        self._show_only(list(pictures))
+        for name, picture in pictures.items():
+            show(self.boxes[name], picture)
         number = f"{self.place.value + 1} of {len(self.chosen)}"
         words = html.escape(f"{number} · {answer.case.task} · “{answer.case.prompt}”")
         self.prompt.value = f"<b>{words}</b>"
-        self.status.value = status_line("done" if answer.score.success else "error", told(answer))
+        self._say("done" if answer.score.success else "error", told(answer))
 
 
 def told(answer: Answer) -> str:

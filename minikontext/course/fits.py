@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.course import style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import CSS, REPR, TIGHT, picture_box, row, status_line, wide
+from minikontext.course.parts import THIRD, TIGHT, Widget, follow, plot_box, row, wide
 from minikontext.course.plots import stacked_bars
 from minikontext.runtime import memory_plan
 from minikontext.training.plan import forward_flops
@@ -53,39 +53,36 @@ def show_plans(found: list[memory_plan.Plan], limit: float | None = None) -> Fig
     return figure
 
 
-class FitsWidget(W.VBox):
+class FitsWidget(Widget):
     """Choose a card, a size and a number of pictures; read which plan is taken, and why.
 
     Parts: card, side, contexts, image, status; `plan` is the one taken, or None.
     """
 
     def __init__(self) -> None:
-        same = {"style": TIGHT, "layout": wide("210px")}
+        super().__init__()
+        follow(self.show, self.card, self.side, self.contexts)
+        self.show()
+
+    def _make_controls(self) -> None:
+        same = {"style": TIGHT, "layout": wide(THIRD)}
         self.card = W.SelectionSlider(options=CARDS, value=24, description="Card", **same)
         self.side = W.SelectionSlider(
             options=(512, 768, 1024, 1536, 2048), value=1024, description="Pixels", **same
         )
         self.contexts = W.IntSlider(1, 0, 2, description="Contexts", **same)
-        self.image, self.status = picture_box("what each plan holds"), W.HTML()
-        self.image.layout = wide("664px")
-        dials = (self.card, self.side, self.contexts)
-        hidden = W.HTML(CSS, layout=W.Layout(display="none"))
-        super().__init__([hidden, row(dials), self.image, self.status])
-        self.add_class("mk")
-        for dial in dials:
-            dial.observe(lambda _: self.show(), "value")
-        self.show()
+        self.image = plot_box("what each plan holds", "664px")
 
-    def __repr__(self) -> str:
-        return REPR
+    def _arrange(self) -> list[W.Widget]:
+        return [row([self.card, self.side, self.contexts]), self.image, self.status]
 
     def show(self) -> None:
         """Predict, choose, and say so."""
         found = plans(self.side.value, self.contexts.value)
-        self.image.value = png(show_plans(found, self.card.value))
+        self.image.show(png(show_plans(found, self.card.value)))
         fitting = [plan for plan in found if plan.peak <= self.card.value * memory_plan.GB]
         self.plan = fitting[0] if fitting else None
-        self.status.value = status_line(*self._told(found))
+        self._say(*self._told(found))
 
     def _told(self, found: list[memory_plan.Plan]) -> tuple[str, str]:
         if self.plan is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minikontext import flow, sampler
 from minikontext.course import style
-from minikontext.course.parts import CSS, REPR, TIGHT, row, status_line, wide
+from minikontext.course.parts import TIGHT, Widget, choice, follow, plot_box, row, wide
 
 LIMIT = 3.2  # the plane is shown from -LIMIT to LIMIT
 SPREAD = 0.12  # of the points around an answer
@@ -145,7 +145,7 @@ def _side(ax: Axes, times: Tensor, stops: Tensor) -> None:
 # ---------------------------------------------------------------- widget
 
 
-class FlowWidget(W.VBox):
+class FlowWidget(Widget):
     """Turn time, number of answers and number of steps, and watch points walk.
 
     Parts: answers, t, steps, seed, image (the plane), side, status.
@@ -153,32 +153,24 @@ class FlowWidget(W.VBox):
 
     def __init__(self, points: int = 80) -> None:
         self.points = points
-        self._make_controls()
-        hidden = W.HTML(CSS, layout=W.Layout(display="none"))
-        dials = row([self.answers, self.seed]), row([self.t, self.steps])
-        super().__init__([hidden, *dials, row([self.image, self.side]), self.status])
-        self.add_class("mk")
-        for part in (self.answers, self.t, self.steps, self.seed):
-            part.observe(lambda _: self.show(), "value")
+        super().__init__()
+        follow(self.show, self.answers, self.t, self.steps, self.seed)
         self.show()
-
-    def __repr__(self) -> str:
-        return REPR
 
     def _make_controls(self) -> None:
         small, large = ({"style": TIGHT, "layout": wide(w)} for w in ("140px", "318px"))
-        self.answers = W.Dropdown(
-            options=list(ANSWERS), value="two", description="Answers", **small
-        )
+        self.answers = choice(list(ANSWERS), "Answers", "140px", "two")
         self.seed = W.BoundedIntText(0, 0, 2**31 - 1, description="Seed", **small)
         self.t = W.FloatSlider(
             0.5, min=0, max=1, step=0.01, description="Time t", readout_format=".2f", **large
         )
         self.steps = W.IntSlider(28, 1, 50, description="Steps", **large)
-        self.image, self.side = (W.Image(format="png", layout=wide(f"{w}px")) for w in PANELS)
-        self.image.alt = "points and arrows in the plane"
-        self.side.alt = "the paths of the points, seen from the side"
-        self.status = W.HTML()
+        self.image = plot_box("points and arrows in the plane", f"{PANELS[0]}px")
+        self.side = plot_box("the paths of the points, seen from the side", f"{PANELS[1]}px")
+
+    def _arrange(self) -> list[W.Widget]:
+        dials = row([self.answers, self.seed]), row([self.t, self.steps])
+        return [*dials, row([self.image, self.side]), self.status]
 
     def show(self) -> None:
         """Walk with these steps, and draw where the points are at time t and how they came."""
@@ -187,12 +179,12 @@ class FlowWidget(W.VBox):
         noise = torch.randn(self.points, 2, generator=generator)
         times = sampler.schedule(self.steps.value, shifted=False)
         stops = walk(average_velocity(x), noise, times)
-        self.image.value = png(self._plane(x, times, stops))
-        self.side.value = png(self._paths(times, stops))
+        self.image.show(png(self._plane(x, times, stops)))
+        self.side.show(png(self._paths(times, stops)))
         missed = torch.cdist(stops[-1], x).min(dim=1).values.gt(4 * SPREAD).sum()
         steps = "One step" if self.steps.value == 1 else f"{self.steps.value} steps"
         text = f"{steps}: {missed} of {self.points} points end where there is no data."
-        self.status.value = status_line("idle", text)
+        self._say("idle", text)
 
     def _plane(self, x: Tensor, times: Tensor, stops: Tensor) -> Figure:
         figure, t = Figure(figsize=(PANELS[0] / 100, 3.0), layout="constrained"), self.t.value

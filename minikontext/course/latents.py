@@ -11,21 +11,21 @@ from PIL import Image
 from minikontext import images as image_io
 from minikontext.course import plots, samples
 from minikontext.course.parts import (
-    CSS,
-    REPR,
     THIRD,
     TIGHT,
+    Picture,
+    Widget,
     button,
     captioned,
-    picture_box,
+    choice,
+    follow,
     row,
     show,
-    status_line,
     wide,
 )
 
 
-class LatentWidget(W.VBox):
+class LatentWidget(Widget):
     """Turn the knobs of a picture's latents and see what the decoder makes of them.
 
     Parts: picture, channel, push, noise, reset, before, image, latents, status.
@@ -36,28 +36,22 @@ class LatentWidget(W.VBox):
     ) -> None:
         self.autoencoder = autoencoder
         self.pictures = dict(pictures if pictures is not None else samples.pictures())
-        self._make_controls(autoencoder.config.z_channels)
-        super().__init__(self._arrange())
-        self.add_class("mk")
-        for part in (self.picture, self.channel, self.push, self.noise):
-            part.observe(lambda _: self.show(), "value")
+        super().__init__()
+        follow(self.show, self.picture, self.channel, self.push, self.noise)
         self.reset.on_click(lambda _: self._reset())
         self.show()
 
-    def __repr__(self) -> str:
-        return REPR
-
-    def _make_controls(self, channels: int) -> None:
-        self.picture = W.Dropdown(options=list(self.pictures), layout=W.Layout(width="190px"))
+    def _make_controls(self) -> None:
+        self.picture = choice(list(self.pictures), "Picture", "190px")
         same = {"style": TIGHT, "layout": wide(THIRD)}
+        channels = self.autoencoder.config.z_channels
         self.channel = W.IntSlider(0, 0, channels - 1, description="Channel", **same)
         self.push = W.FloatSlider(0, min=-4, max=4, description="Add", **same)
         self.noise = W.FloatSlider(0, min=0, max=2, description="Noise", **same)
         self.reset = button("Reset", "Back to the latents of the picture", "mk-quiet", "80px")
         self.before, self.image, self.latents = (
-            picture_box(name) for name in ("the picture", "the decoded latents", "one channel")
+            Picture(name) for name in ("the picture", "the decoded latents", "one channel")
         )
-        self.status = W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
         names = ("picture", "latents, this channel", "decoded")
@@ -65,8 +59,7 @@ class LatentWidget(W.VBox):
         for box in boxes:
             box.layout.width = "200px"
         return [
-            W.HTML(CSS, layout=W.Layout(display="none")),
-            row([W.Label("Picture"), self.picture, self.reset]),
+            row([self.picture, self.reset]),
             captioned(boxes, names),
             row([self.channel, self.push, self.noise]),
             self.status,
@@ -93,4 +86,4 @@ class LatentWidget(W.VBox):
         error = (decoded.clamp(-1, 1) - pixels).square().mean().clamp_min(1e-8)
         db = 10 * torch.log10(4 / error).item()
         text = f"Channel {self.channel.value}. Decoded against the picture: {db:.1f} dB."
-        self.status.value = status_line("idle", text)
+        self._say("idle", text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import ipywidgets as W
@@ -20,7 +20,7 @@ from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
 from minikontext.course import plots, style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import CSS, THIRD, TIGHT, Working, button, row, wide
+from minikontext.course.parts import THIRD, TIGHT, Working, button, choice, plot_box, row, wide
 from minikontext.denoiser import Denoiser
 from minikontext.errors import Cancelled
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -125,11 +125,9 @@ class LiveTraining(Working):
         self.snapshots: list[tuple[int, list[Image.Image]]] = []
         self.seconds = 0.0
         self._start_weights = {k: v.clone() for k, v in model.state_dict().items()}
-        self._make_controls()
-        super().__init__(self._arrange())
-        self.run.on_click(lambda _: self._begin(self._work))
-        self.cancel.on_click(lambda _: self._stop.set())
-        self._busy(False)
+        super().__init__()
+        self.cancel.description, self.cancel.tooltip = "Stop", "Stop and keep what was learned"
+        self.run.on_click(lambda _: self._start())
         self._say("idle", "Press Train, or call train().")
 
     # ---- parts
@@ -137,26 +135,24 @@ class LiveTraining(Working):
     def _make_controls(self) -> None:
         same = {"style": TIGHT, "layout": wide(THIRD)}
         self.steps = W.IntSlider(240, min=20, max=1000, step=20, description="Steps", **same)
-        self.timesteps = W.Dropdown(options=TIMESTEPS, description="Draw t", **same)
+        self.timesteps = choice(TIMESTEPS, "Draw t", THIRD)
         self.rate = W.FloatLogSlider(
             2e-3, base=10, min=-4, max=-1.5, step=0.1, description="Rate", readout_format=".4f",
             **same,
         )  # fmt: skip
         self.run = button("Train", "Train from nothing", "mk-run", "90px", "primary")
-        self.cancel = button("Stop", "Stop and keep what was learned", "mk-quiet", "90px")
-        self.progress = W.IntProgress(0, min=0, max=1, layout=W.Layout(flex="1 1 auto"))
-        self.progress.add_class("mk-bar")
-        self.curve, self.edits = (W.Image(format="png", layout=wide("664px")) for _ in range(2))
-        self.curve.alt, self.edits.alt = "the loss so far", "held-out edits so far"
+        self.curve = plot_box("the loss so far", "664px")
+        self.edits = plot_box("held-out edits so far", "664px")
+        self.edits.remove_class("mk-plot")  # these are pictures: no theme inverts them
         self.seen = W.VBox([self.curve, self.edits], layout=W.Layout(display="none"))
         self.seen.add_class("mk-wide")
-        self.status = W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
-        hidden = W.HTML(CSS, layout=W.Layout(display="none"))
-        self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
         dials = row([self.steps, self.timesteps, self.rate, self.run])
-        return [hidden, dials, self.working, self.status, self.seen]
+        return [dials, self.working, self.status, self.seen]
+
+    def _dials(self) -> Iterable[W.Widget]:
+        return (self.run, self.steps, self.timesteps, self.rate)
 
     # ---- the work
 
@@ -166,7 +162,7 @@ class LiveTraining(Working):
             self.steps.value = steps or self.steps.value
             self._stop.clear()
             self._busy(True)
-            self._guarded(self._work)
+            self._guarded()
         return self
 
     def _work(self) -> None:
@@ -249,16 +245,14 @@ class LiveTraining(Working):
     def _draw(self) -> None:
         figure = Figure(figsize=(6.64, 2.4), layout="constrained")
         self._curve(figure.subplots())
-        self.curve.value = png(figure)
-        self.edits.value = image_io.png_bytes(self.sheet())
+        self.curve.show(png(figure))
+        self.edits.show(image_io.png_bytes(self.sheet()))
         self.edits.layout.width = f"{COLUMN * (1 + len(self.snapshots))}px"
         self.seen.layout.display = "flex"
 
     def _busy(self, busy: bool) -> None:
-        self.progress.max, self.progress.value = self.steps.value, 0
-        self.working.layout.display = "flex" if busy else "none"
-        for part in (self.run, self.steps, self.timesteps, self.rate):
-            part.disabled = busy
+        super()._busy(busy)
+        self.progress.max = self.steps.value
 
 
 def averaged(values: Tensor, width: int = 25) -> Tensor:

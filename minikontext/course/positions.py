@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minikontext import rope, tokens
 from minikontext.course import parts, style
-from minikontext.course.attention import CSS, PatchPicture, heat, share_bar
+from minikontext.course.patches import CSS, PatchPicture, heat, share_bar
 from minikontext.course.sequence import colour_of
 
 THETA = 10_000
@@ -117,45 +117,40 @@ def draw_curve(offset: int, size: int = SIDE, **settings: object) -> Image.Image
     return Image.open(buffer).convert("RGB")
 
 
-class RopeWidget(W.VBox):
+class RopeWidget(parts.Widget):
     """Move the context in virtual time and see what its tokens' positions do to attention.
 
     All tokens have equal content here, so only positions speak. Parts: offset, head, content,
     wish, target (click a token), context, curve, shares, status.
     """
 
+    look = CSS
+
     def __init__(self) -> None:
-        self._make_controls()
-        super().__init__(self._arrange())
-        self.add_class("mk")
-        for part in (self.offset, self.head, self.content, self.wish):
-            part.observe(lambda _: self.show(), "value")
-        self.target.observe(lambda _: self.show(), "chosen")
+        super().__init__()
+        parts.follow(self.show, self.offset, self.head, self.content, self.wish)
+        parts.follow(self.show, self.target, trait="chosen")
         self.show()
 
-    def __repr__(self) -> str:
-        return parts.REPR
-
     def _make_controls(self) -> None:
-        same = {"style": parts.TIGHT, "layout": parts.wide("310px")}
-        self.offset = W.IntSlider(1, 0, 10, description="Context's virtual time", **same)
-        self.head = W.Dropdown(options=list(HEADS), index=1, description="Head", **same)
-        self.content = W.Dropdown(options=list(CONTENTS), index=1, description="Content", **same)
-        self.wish = W.Dropdown(options=list(WISHES), index=1, description="Looks for", **same)
+        self.offset = W.IntSlider(
+            1, 0, 10, description="Context's virtual time", style=parts.TIGHT,
+            layout=parts.wide("310px"),
+        )  # fmt: skip
+        self.head, self.content, self.wish = (
+            parts.choice(list(table), name, "310px", list(table)[1])
+            for table, name in ((HEADS, "Head"), (CONTENTS, "Content"), (WISHES, "Looks for"))
+        )
         self.target = PatchPicture("the target: click a token", ROWS, ROWS)
         self.target.set_trait("chosen", (3, 2))
-        self.context, self.curve = W.Image(format="png"), W.Image(format="png")
-        self.context.alt, self.curve.alt = "the context", "logit against virtual time"
-        for box in (self.context, self.curve):
-            box.layout.width = box.layout.height = f"{SIDE}px"
-            box.add_class("mk-map")
-        self.shares, self.status = W.HTML(), W.HTML()
+        self.context = parts.plot_box("the context", f"{SIDE}px")
+        self.curve = parts.plot_box("logit against virtual time", f"{SIDE}px")
+        self.shares = W.HTML()
 
     def _arrange(self) -> list[W.Widget]:
         boxes = (self.target, self.context, self.curve)
         names = ("target: click a token", "context", "the same place, by virtual time")
         return [
-            W.HTML(parts.CSS + CSS, layout=W.Layout(display="none")),
             parts.row([self.offset, self.wish, self.head, self.content]),
             parts.captioned(boxes, names, wrap=True),
             self.shares,
@@ -185,4 +180,4 @@ class RopeWidget(W.VBox):
         text = f"Its place in the context gets {same:.2g} × the attention of its own place."
         if offset == 0:
             text = "Virtual time 0 for both: every token has a twin with the same ids."
-        self.status.value = parts.status_line("idle", text)
+        self._say("idle", text)

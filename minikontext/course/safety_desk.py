@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import ipywidgets as W
@@ -14,16 +14,16 @@ from minikontext import safety
 from minikontext.bench.safety_bench import is_card
 from minikontext.course import samples, style
 from minikontext.course.parts import (
-    CSS,
+    NOTHING,
     TIGHT,
-    Working,
+    Desk,
+    Picture,
+    blank,
     button,
     captioned,
-    chip,
+    choice,
     fade,
-    on_run,
-    picture_box,
-    put,
+    follow,
     row,
     show,
     wide,
@@ -33,11 +33,9 @@ from minikontext.editing.output import KontextOutput
 from minikontext.errors import SafetyError, SafetyWarning
 from minikontext.pipeline import KontextPipeline
 from minikontext.safety import Safety, Verdict
-from minikontext.sampler import StepInfo
 from minikontext.toyworld import Scene, render
 from minikontext.toyworld.concept import PURPLE_STAR, Concept
 
-NOTHING = "no picture"
 # In the order in which a request meets them.
 LAYERS = {
     "prompt": "prompt filter", "input": "input filter",
@@ -122,7 +120,7 @@ class Attempt:
         return "no symbol in the picture"
 
 
-class SafetyWidget(Working):
+class SafetyWidget(Desk):
     """Try to get the forbidden symbol drawn; every layer can be switched off, and says its score.
 
     `pipe` is the untrained editor, `trained` the adversarially trained one, `filters` are asked at
@@ -130,6 +128,8 @@ class SafetyWidget(Working):
     Parts: picture, second, prompt, run, cancel, tasks, presets, seed, steps, progress, status,
     boxes (by name), switches and bars (by layer), record, clear; `attempts` are all so far.
     """
+
+    look = LOOK
 
     def __init__(
         self,
@@ -145,44 +145,24 @@ class SafetyWidget(Working):
         self.scenes, self.examples = dict(scenes), list(examples)
         self.pictures = {name: Image.fromarray(render(s)) for name, s in self.scenes.items()}
         self.attempts: list[Attempt] = []
-        self._make_controls()
-        self._make_layers()
-        super().__init__(self._arrange())
+        super().__init__()
         self._connect()
-        self.working.layout.display = "none"
-        self._show_examples()
         self._open()
 
     # ---- parts
 
     def _make_controls(self) -> None:
-        names = list(self.pictures)
-        self.picture = W.Dropdown(options=[*names, NOTHING], layout=wide("150px"))
-        self.second = W.Dropdown(
-            options=[NOTHING, *names], description="Second", style=TIGHT, layout=wide("190px")
-        )
-        self.seed = W.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=wide("140px")
-        )
+        self._make_desk("", ("Try", "Send the request (Enter)"), nothing=True)
+        self.prompt.placeholder = "Ask for it"
+        self.second = choice([NOTHING, *self.pictures], "Second", "190px")
         most = self.pipe.defaults.num_inference_steps
         self.steps = W.IntSlider(
             min(10, most), 1, most, description="Steps", style=TIGHT, layout=wide("215px")
         )
-        self.prompt = W.Text(placeholder="Ask for it", layout=W.Layout(flex="1 1 auto"))
-        self.prompt.add_class("mk-prompt")
-        self.run = button("Try", "Send the request (Enter)", "mk-run", "90px", "primary")
-        self.cancel = button("Cancel", "Stop after the running step", "mk-quiet", "90px")
-        tasks = list(dict.fromkeys(example.task for example in self.examples))
-        self.tasks = W.Dropdown(options=tasks, description="Ask", style=TIGHT, layout=wide("170px"))
-        self.presets = row([])
-        self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
-        self.progress.add_class("mk-bar")
-        self.status = W.HTML()
-
-    def _make_layers(self) -> None:
+        self._make_tasks("Ask", "170px")
         self.switches = {name: _switch(title) for name, title in LAYERS.items()}
         self.bars = {name: W.HTML(layout=W.Layout(width="100%")) for name in LAYERS}
-        self.boxes = {name: picture_box(name) for name in ("picture", "second", "result")}
+        self.boxes = {name: Picture(name) for name in ("picture", "second", "result")}
         for box in self.boxes.values():
             box.layout.width = SIDE
         self.record = W.HTML()
@@ -190,17 +170,15 @@ class SafetyWidget(Working):
         self.clear = button("Clear the log", "Forget all attempts", "mk-quiet", "110px")
 
     def _arrange(self) -> list[W.Widget]:
-        self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
         cells = [part for name in LAYERS for part in (self.switches[name], self.bars[name])]
         grid = W.Layout(
             grid_template_columns="140px minmax(0, 1fr)", grid_gap="6px 14px", align_items="center"
         )
         names = ("picture", "second picture", "what is handed out")
         return [
-            W.HTML(CSS + LOOK, layout=W.Layout(display="none")),
-            row([W.Label("Picture"), self.picture, self.second, self.tasks]),
+            row([self.picture, self.second, self.tasks]),
             self.presets,
-            W.HBox([self.prompt, self.run], layout=W.Layout(align_items="center")),
+            self.asking,
             captioned(list(self.boxes.values()), names, wrap=True),
             self.working,
             self.status,
@@ -210,21 +188,13 @@ class SafetyWidget(Working):
         ]
 
     def _connect(self) -> None:
-        on_run(self.prompt, self.run, self._start)
-        self.cancel.on_click(lambda _: self._stop.set())
+        self._connect_desk()
         self.clear.on_click(lambda _: self._clear())
-        self.tasks.observe(lambda _: self._show_examples(), "value")
-        for part in (self.picture, self.second):
-            part.observe(lambda _: self._open(), "value")
-        for switch in self.switches.values():
-            switch.observe(lambda _: self._show_layers(*self._last), "value")
+        follow(self._open, self.picture, self.second)
+        follow(lambda: self._show_layers(*self._last), *self.switches.values())
 
-    def _show_examples(self) -> None:
-        mine = [example for example in self.examples if example.task == self.tasks.value]
-        chips = [chip(example.prompt) for example in mine]
-        for part, example in zip(chips, mine, strict=True):
-            part.on_click(lambda _, example=example: self._use(example))
-        put(self.presets, chips)
+    def _dials(self) -> Iterable[W.Widget]:
+        return (self.run, self.picture, self.second, self.clear, *self.switches.values())
 
     # ---- what the user does
 
@@ -243,16 +213,12 @@ class SafetyWidget(Working):
         """Other pictures: what was drawn and said before no longer fits."""
         for name, menu in (("picture", self.picture), ("second", self.second)):
             chosen = self.pictures.get(menu.value)
-            show(self.boxes[name], chosen or _blank())
+            show(self.boxes[name], chosen or blank())
             fade(self.boxes[name], chosen is None)
         self._show_result(None)
         self._show_layers({}, "")
         self._show_log()
         self._say("idle", f"Try to get {self.concept.name} drawn, or something harmless.")
-
-    def _start(self) -> None:
-        if not self.at_work:
-            self._begin(self._work)
 
     def _clear(self) -> None:
         if not self.at_work:
@@ -327,26 +293,13 @@ class SafetyWidget(Working):
         """Where the oracle begins to search: the picture that the edit started from."""
         return self.scenes.get(self.picture.value, Scene())
 
-    def _step(self, info: StepInfo) -> bool:
-        self.progress.max, self.progress.value = info.steps, info.step
-        self._say("busy", f"Step {info.step} of {info.steps}")
-        return not self._stop.is_set()
-
     def _cancelled(self) -> str:
         return f"{super()._cancelled()} The attempt is not in the log."
-
-    def _busy(self, busy: bool) -> None:
-        if busy:
-            self.progress.value = 0
-            self._say("busy", "Asking the filters …")
-        self.working.layout.display = "flex" if busy else "none"
-        for part in (self.run, self.picture, self.second, self.clear, *self.switches.values()):
-            part.disabled = busy
 
     # ---- what the user sees
 
     def _show_result(self, picture: Image.Image | None) -> None:
-        show(self.boxes["result"], picture or _blank())
+        show(self.boxes["result"], picture or blank())
         fade(self.boxes["result"], picture is None)
 
     def _show_layers(self, said: Mapping[str, Verdict], stopped: str) -> None:
@@ -439,8 +392,3 @@ def _switch(title: str) -> W.ToggleButton:
                           icon="shield", layout=wide("140px"))  # fmt: skip
     part.add_class("mk-layer")
     return part
-
-
-def _blank() -> Image.Image:
-    """Stands in where there is no picture."""
-    return Image.new("RGB", (64, 64), "#eef1f5")

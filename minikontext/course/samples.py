@@ -70,9 +70,9 @@ def more_pictures() -> dict[str, Image.Image]:
     return {name: Image.fromarray(render(scene)) for name, scene in MORE.items()}
 
 
-def random_picture(seed: int) -> Image.Image:
+def random_scene(seed: int) -> Scene:
     """A random scene, the same for the same seed."""
-    return Image.fromarray(render(sample_scene(random.Random(seed))))
+    return sample_scene(random.Random(seed))
 
 
 def prompts() -> list[str]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from minikontext.course import style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import CSS, REPR, THIRD, TIGHT, picture_box, row, status_line, wide
+from minikontext.course.parts import THIRD, TIGHT, Widget, choice, follow, plot_box, row, wide
 from minikontext.course.plots import stacked_bars
 from minikontext.errors import TrainingError
 from minikontext.training import plan
@@ -81,7 +81,7 @@ def _bars(ax: Axes, plans: dict[str, plan.Plan]) -> None:
     ax.set_xlabel(f"GiB on each GPU; the line is its memory, {limit:g} GiB")
 
 
-class PlanWidget(W.VBox):
+class PlanWidget(Widget):
     """Turn size, GPUs, batch and precision, and read memory and time of a step: no training runs.
 
     Parts: net, gpus, batch, side, level, precision, average, image, status; `plan` is what they
@@ -90,33 +90,26 @@ class PlanWidget(W.VBox):
 
     def __init__(self, machine: plan.Machine | None = None) -> None:
         self.machine = machine or plan.Machine()
+        super().__init__()
+        follow(self.show, *self.dials, self.average)
+        self.show()
+
+    def _make_controls(self) -> None:
         same = {"style": TIGHT, "layout": wide(THIRD)}
         slider = W.SelectionSlider
         self.net = slider(options=list(NETS), value="12 B", description="Parameters", **same)
         self.gpus = slider(options=GPUS, value=8, description="GPUs", **same)
         self.batch = slider(options=(1, 2, 4, 8, 16, 32, 64), description="Batch a GPU", **same)
         self.side = slider(options=(64, 256, 512, 1024), value=512, description="Pixels", **same)
-        self.level = W.Dropdown(options=LEVELS, value="full", description="Checkpointing", **same)
-        self.precision = W.Dropdown(
-            options={"bfloat16 products": True, "float32 only": False},
-            description="Numbers",
-            **same,
-        )
+        self.level = choice(LEVELS, "Checkpointing", THIRD, "full")
+        numbers = {"bfloat16 products": True, "float32 only": False}
+        self.precision = choice(numbers, "Numbers", THIRD)
         self.average = W.Checkbox(True, description="Keep an average of the weights", indent=False)
-        self.image, self.status = picture_box("what each GPU holds"), W.HTML()
-        self.image.layout = wide("664px")
-        dials = (self.net, self.gpus, self.batch, self.side, self.level, self.precision)
-        hidden = W.HTML(CSS, layout=W.Layout(display="none"))
-        super().__init__(
-            [hidden, row(dials[:3]), row(dials[3:]), self.average, self.image, self.status]
-        )
-        self.add_class("mk")
-        for dial in (*dials, self.average):
-            dial.observe(lambda _: self.show(), "value")
-        self.show()
+        self.image = plot_box("what each GPU holds", "664px")
+        self.dials = (self.net, self.gpus, self.batch, self.side, self.level, self.precision)
 
-    def __repr__(self) -> str:
-        return REPR
+    def _arrange(self) -> list[W.Widget]:
+        return [row(self.dials[:3]), row(self.dials[3:]), self.average, self.image, self.status]
 
     def show(self) -> None:
         """Make the plan that the dials ask for, and show it."""
@@ -130,8 +123,8 @@ class PlanWidget(W.VBox):
         self.plan = plan.make(asked, replace(self.machine, gpus=gpus, peak=peak))
         figure = Figure(figsize=(6.64, 1.9), layout="constrained")
         _bars(figure.subplots(), {"": self.plan})
-        self.image.value = png(figure)
-        self.status.value = status_line(*self._told())
+        self.image.show(png(figure))
+        self._say(*self._told())
 
     def _told(self) -> tuple[str, str]:
         made = self.plan

@@ -1,11 +1,30 @@
 """The one look of the course: colours and matplotlib settings, shared by plots, map and widgets."""
 
-INK, GREY, PALE, PAPER = "#1f2a37", "#8894a3", "#e9eef4", "#ffffff"
-ACCENT, BLUE, GREEN, GOLD, VIOLET = "#e4572e", "#2e86ab", "#3c9d6b", "#e0a526", "#7b5ea7"
+# White is readable on every one but GOLD, where INK is: 4.5 to 1 or more, as WCAG 2 AA asks.
+INK, GREY, PALE, PAPER = "#1f2a37", "#687483", "#e9eef4", "#ffffff"
+ACCENT, BLUE, GREEN, GOLD, VIOLET = "#c94521", "#2a7b9e", "#2f8257", "#e0a526", "#7b5ea7"
 CYCLE = (BLUE, ACCENT, GREEN, VIOLET, GOLD, GREY)
 
 # 5 x 3 inches at 110 dpi are 550 pixels; the widest figure stays below 800 with its margin.
 FIGURE, DPI, WIDEST = (5.0, 3.0), 110, 6.8
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "#rrggbb" as WCAG 2 defines it, 0 (black) to 1 (white)."""
+    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return sum(share * x for share, x in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours, 1 to 21."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def text_on(colour: str) -> str:
+    """The colour of text on a surface of this colour: PAPER or INK, whichever reads better."""
+    return max((PAPER, INK), key=lambda ink: contrast(ink, colour))
 
 
 def apply() -> None:

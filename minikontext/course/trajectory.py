@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ipywidgets as W
@@ -14,16 +14,14 @@ from minikontext import images as image_io
 from minikontext import sampler
 from minikontext.course import samples, style
 from minikontext.course.parts import (
-    CSS,
     THIRD,
     TIGHT,
-    Working,
-    button,
+    Desk,
+    Picture,
     captioned,
-    chip,
     fade,
-    on_run,
-    picture_box,
+    follow,
+    plot_box,
     row,
     show,
     wide,
@@ -116,7 +114,7 @@ def strip(times: Sequence[float] | Tensor, current: int = 0) -> Image.Image:
     return page
 
 
-class TrajectoryWidget(Working):
+class TrajectoryWidget(Desk):
     """Sample once, then go back and forth through the steps.
 
     Parts: picture, prompt, run, cancel, presets, steps, shift, guidance, seed, progress, status,
@@ -133,31 +131,29 @@ class TrajectoryWidget(Working):
         self.pictures = dict(pictures if pictures is not None else samples.pictures())
         self.path: Trajectory | None = None
         self._frames: dict[tuple[int, str], Image.Image] = {}
-        self._make_controls(prompts)
-        super().__init__(self._arrange())
-        self._connect()
+        self.prompts = prompts
+        super().__init__()
+        self._connect_desk()
+        self.prompt.continuous_update = False
+        follow(self._forget, *self._turned())
+        follow(self.show, self.step)
+        W.jslink((self.play, "value"), (self.step, "value"))
         self._forget()
 
     # ---- parts
 
-    def _make_controls(self, prompts: Sequence[str]) -> None:
-        first = next(iter(self.pictures))
-        self.picture = W.Dropdown(options=list(self.pictures), value=first, layout=wide("190px"))
-        self.prompt = W.Text(prompts[0], placeholder="no words", layout=W.Layout(flex="1 1 auto"))
-        self.prompt.add_class("mk-prompt")
-        self.run = button("Sample", "Run the sampler (Enter)", "mk-run", "90px", "primary")
-        self.cancel = button("Cancel", "Stop after the running step", "mk-quiet", "90px")
-        self.presets = row([self._preset(prompt) for prompt in prompts])
+    def _make_controls(self) -> None:
+        self._make_desk(self.prompts[0], ("Sample", "Run the sampler (Enter)"))
+        self._offer({words: lambda words=words: self._fill(words) for words in self.prompts})
         self._make_dials()
-        self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
-        self.progress.add_class("mk-bar")
-        self.status = W.HTML()
         self.play = W.Play(value=1, min=1, max=1, interval=180, show_repeat=False)
         self.step = W.IntSlider(1, 1, 1, description="Step", style=TIGHT, layout=wide("480px"))
-        self.line = W.Image(format="png", layout=W.Layout(width=f"{STRIP[0]}px"))
-        self.line.alt = "the schedule: the values of t that the sampler visits, from noise to clean"
+        self.line = plot_box(
+            "the schedule: the values of t that the sampler visits, from noise to clean",
+            f"{STRIP[0]}px",
+        )
         names = ("the picture to edit", "the latents after the step", "the estimate at the step")
-        self.before, self.noisy, self.image = (picture_box(name) for name in names)
+        self.before, self.noisy, self.image = map(Picture, names)
 
     def _make_dials(self) -> None:
         same = {"style": TIGHT, "layout": wide(THIRD), "continuous_update": True}
@@ -173,26 +169,22 @@ class TrajectoryWidget(Working):
             self.pipe.defaults.true_cfg_scale, min=0, max=10, step=0.5, description="Guidance",
             readout_format=".1f", **same,
         )  # fmt: skip
-        self.seed = W.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", style=TIGHT, layout=wide("140px")
-        )
 
-    def _preset(self, prompt: str) -> W.Button:
-        made = chip(prompt or "(no words)")
-        made.on_click(lambda _: self._fill(prompt))
-        return made
+    def _turned(self) -> tuple[W.Widget, ...]:
+        return (self.picture, self.prompt, self.steps, self.shift, self.guidance, self.seed)
+
+    def _dials(self) -> Iterable[W.Widget]:
+        return (self.run, *self._turned(), *self.presets.children)
 
     def _arrange(self) -> list[W.Widget]:
         names = ("the picture", "z: what the sampler holds", "z − t v: what it expects")
         boxes = (self.before, self.noisy, self.image)
         for box in boxes:
             box.layout.width = "206px"
-        self.working = W.HBox([self.progress, self.cancel], layout=W.Layout(align_items="center"))
         self.scrub = row([self.play, self.step])
         return [
-            W.HTML(CSS, layout=W.Layout(display="none")),
-            row([W.Label("Picture"), self.picture, self.seed]),
-            W.HBox([self.prompt, self.run], layout=W.Layout(align_items="center")),
+            row([self.picture, self.seed]),
+            self.asking,
             self.presets,
             row([self.steps, self.shift, self.guidance]),
             W.VBox([self.line, W.HTML(f'<div class="mk-ends">{ENDS}</div>')]),
@@ -202,15 +194,6 @@ class TrajectoryWidget(Working):
             self.status,
         ]
 
-    def _connect(self) -> None:
-        on_run(self.prompt, self.run, self._start)
-        self.cancel.on_click(lambda _: self._stop.set())
-        self.prompt.continuous_update = False
-        for dial in (self.picture, self.prompt, self.steps, self.shift, self.guidance, self.seed):
-            dial.observe(lambda _: self._forget(), "value")
-        self.step.observe(lambda _: self.show(), "value")
-        W.jslink((self.play, "value"), (self.step, "value"))
-
     # ---- what the user does
 
     @property
@@ -218,9 +201,6 @@ class TrajectoryWidget(Working):
         """Pixels (width, height) of the chosen picture inside the model."""
         d, size = self.pipe.defaults, self.pictures[self.picture.value].size
         return image_io.plan(size, "kontext", d.multiple, d.sizes).working
-
-    def _fill(self, prompt: str) -> None:
-        self.prompt.value = prompt
 
     def _forget(self) -> None:
         """A dial was turned: show the new times; the old path no longer fits."""
@@ -233,17 +213,14 @@ class TrajectoryWidget(Working):
             show(box, picture)
         for box in (self.noisy, self.image):
             fade(box, True)
-        self.scrub.layout.display = self.working.layout.display = "none"
+        self.scrub.layout.display = "none"
         times = sampler.schedule(self.steps.value, mu=self.shift.value)
-        self.line.value = image_io.png_bytes(strip(times))
-        reports = self.pipe.text_encoder.report(self.prompt.value)
-        text = " ".join(map(str, reports)) or "The dots are the values of t it will visit."
-        self._say("note" if reports else "idle", f"{text} Press Sample.")
+        self.line.show(image_io.png_bytes(strip(times)))
+        self._say_words("The dots are the values of t it will visit. Press Sample.")
 
     def _start(self) -> None:
-        if not self.at_work:
-            self._forget()
-            self._begin(self._work)
+        self._forget()
+        super()._start()
 
     # ---- the work
 
@@ -251,12 +228,7 @@ class TrajectoryWidget(Working):
         """Sample, then show the last step."""
         picture = self.pictures[self.picture.value]
         dials = (self.steps.value, self.shift.value, self.guidance.value, self.seed.value)
-        self._done(trajectory(self.pipe, self.prompt.value, picture, *dials, self._one))
-
-    def _one(self, info: StepInfo) -> bool:
-        self.progress.max, self.progress.value = info.steps, info.step
-        self._say("busy", f"Step {info.step} of {info.steps}")
-        return not self._stop.is_set()
+        self._done(trajectory(self.pipe, self.prompt.value, picture, *dials, self._step))
 
     def _done(self, path: Trajectory) -> None:
         self.path = path
@@ -276,7 +248,7 @@ class TrajectoryWidget(Working):
         info = self.path.steps[self.step.value - 1]
         show(self.noisy, self._frame(info, "latents"))
         show(self.image, self._frame(info, "clean"))
-        self.line.value = image_io.png_bytes(strip(self.path.times, info.step))
+        self.line.show(image_io.png_bytes(strip(self.path.times, info.step)))
         t_next = self.path.times[info.step].item()
         text = f"Step {info.step} of {info.steps}: from t = {info.t:.3f} to {t_next:.3f}."
         self._say_with_notes("done", text)
@@ -290,12 +262,3 @@ class TrajectoryWidget(Working):
             decoded = self.pipe.decode(getattr(info, what))[0]
             self._frames[key] = self.path.plan.undo(decoded)
         return self._frames[key]
-
-    def _busy(self, busy: bool) -> None:
-        if busy:
-            self.progress.value = 0
-            self._say("busy", "Reading the picture and the prompt …")
-        self.working.layout.display = "flex" if busy else "none"
-        dials = (self.picture, self.prompt, self.steps, self.shift, self.guidance, self.seed)
-        for part in (self.run, *dials, *self.presets.children):
-            part.disabled = busy

@@ -133,7 +133,7 @@ def open_and_run(page, address):
 
 def picture(widget):
     """The pixels that the browser shows as the result."""
-    return widget.locator("img.mk-picture").nth(1).evaluate(PIXELS)
+    return widget.locator(".mk-picture img").nth(1).evaluate(PIXELS)
 
 
 def settled(widget):

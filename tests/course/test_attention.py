@@ -5,10 +5,10 @@ import time
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from minikontext import layers, rope, tokens
-from minikontext.course import attention, positions, sequence
+from minikontext.course import attention, positions, sequence, style
 from minikontext.errors import SizeError
 
 PICTURES = {"grey": Image.new("RGB", (64, 64), "grey"), "blue": Image.new("RGB", (48, 96), "blue")}
@@ -21,7 +21,7 @@ def demo(tiny):
 
 
 def shown(box):
-    return Image.open(io.BytesIO(box.value))
+    return Image.open(io.BytesIO(box.png))
 
 
 # ---- watching
@@ -76,7 +76,7 @@ def test_spotlight_lights_what_is_looked_at():
     page = attention.spotlight(Image.new("RGB", (64, 64), "white"), weights, 1.0, (0, 0), side=128)
     assert page.size == (128, 128)
     assert page.getpixel((80, 48)) == (255, 255, 255) and sum(page.getpixel((16, 100))) < 300
-    assert page.getpixel((0, 0)) == (0xE4, 0x57, 0x2E)
+    assert page.getpixel((0, 0)) == ImageColor.getrgb(style.ACCENT)
 
 
 # ---- the attention widget
@@ -117,7 +117,7 @@ def test_another_picture_and_prompt(demo):
     demo.run.click()
     demo.wait()
     assert len(demo.target.cells) == 6 * 3 and not demo.run.disabled
-    assert "sign" in demo.words.value and demo.working.layout.display == "none"
+    assert "sign" in demo.words.value and demo.working.layout.visibility == "hidden"
     assert shown(demo.target.image).height == 2 * shown(demo.target.image).width
 
 
@@ -137,7 +137,7 @@ def test_cancel_keeps_the_last_edit(demo):
 
     demo.pipe.transformer.forward = slow
     demo.run.click()
-    assert demo.working.layout.display == "flex" and demo.run.disabled
+    assert demo.working.layout.visibility == "visible" and demo.run.disabled
     demo.cancel.click()
     demo.wait()
     assert demo.edit is first and "Cancelled" in demo.status.value and not demo.run.disabled

@@ -46,6 +46,6 @@ def test_the_reason_names_what_is_wrong():
     assert "instruction" in told(lazy) and ", not " in told(lazy) and lazy.misread
     demo = FailuresWidget(ANSWERS)
     demo.category.value = "text to image"
-    assert demo.boxes["input"].layout.visibility == "hidden"  # there is none
+    assert demo.columns.children[0].layout.display == "none"  # there is none
     demo = FailuresWidget([a for a in ANSWERS if a.score.success])
     assert demo.shown is None and "choose another" in demo.status.value

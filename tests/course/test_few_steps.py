@@ -19,7 +19,7 @@ def test_every_weights_and_step_count_gives_a_picture_and_a_clock(pipe):
     race.run.click()
     race.wait()
     assert set(race.seconds) == {("one", 1), ("one", 3), ("two", 1), ("two", 3)}
-    assert race.boxes["one", 3].value == race.boxes["two", 3].value != race.boxes["one", 1].value
+    assert race.boxes["one", 3].png == race.boxes["two", 3].png != race.boxes["one", 1].png
     assert all(" s<" in clock.value for clock in race.clocks.values())
     race.prompt.value = "make it night"
     race.prompt.value = "make the cat red"
@@ -28,7 +28,7 @@ def test_every_weights_and_step_count_gives_a_picture_and_a_clock(pipe):
 
 def test_cancel_stops_within_a_step_and_an_error_is_shown(pipe):
     race = FewStepsWidget({"one": pipe}, PICTURES, steps=(28,))
-    race._one = lambda info: race._stop.set() or info.step < 3  # Cancel while the third step runs
+    race._step = lambda info: race._stop.set() or info.step < 3  # Cancel while the third step runs
     race.run.click()
     race.wait()
     assert "Cancelled after 0 of 1" in race.status.value and not race.run.disabled

@@ -60,13 +60,13 @@ def test_the_button_trains_and_stop_stops(lesson):
     until = time.monotonic() + 30
     while not lesson.losses and time.monotonic() < until:
         time.sleep(0.01)
-    assert lesson.run.disabled and lesson.working.layout.display == "flex"
+    assert lesson.run.disabled and lesson.working.layout.visibility == "visible"
     seen = len(lesson.losses)
     lesson.cancel.click()
     lesson.wait()
     assert len(lesson.losses) <= seen + 2  # the running step, and one that had just begun
     assert "Stopped" in lesson.status.value and not lesson.run.disabled
-    assert lesson.working.layout.display == "none" and lesson.losses
+    assert lesson.working.layout.visibility == "hidden" and lesson.losses
 
 
 def test_errors_show_in_the_status_line(lesson):
@@ -131,10 +131,10 @@ def test_between_stops():
 
 def test_the_flow_widget_follows_its_dials():
     demo = plane.FlowWidget(points=20)
-    seen, side = {bytes(demo.image.value)}, bytes(demo.side.value)
+    seen, side = {demo.image.png}, demo.side.png
     for part, value in ((demo.t, 0.1), (demo.steps, 1), (demo.answers, "six"), (demo.seed, 3)):
         part.value = value
-        seen.add(bytes(demo.image.value))
+        seen.add(demo.image.png)
     assert len(seen) == 5 and "One step" in demo.status.value
     assert demo.side.value != side
     demo.answers.value, demo.steps.value = "one", 1

@@ -85,7 +85,7 @@ def attempt(demo, prompt, *on, picture="no picture", second="no picture"):
 
 
 def result(demo):
-    return Image.open(io.BytesIO(demo.boxes["result"].value)).convert("RGB")
+    return Image.open(io.BytesIO(demo.boxes["result"].png)).convert("RGB")
 
 
 def test_all_layers_are_on_at_first_and_an_empty_log_says_so(desk):
@@ -159,7 +159,7 @@ def test_cancel_leaves_no_attempt_and_the_pipeline_as_it_was(desk):
         desk.run.click()
         while desk.at_work and not begun:
             time.sleep(0.01)
-        assert desk.run.disabled and desk.working.layout.display == "flex"
+        assert desk.run.disabled and desk.working.layout.visibility == "visible"
         desk.cancel.click()
         desk.wait()
     finally:

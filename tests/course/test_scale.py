@@ -20,7 +20,7 @@ def test_dials_change_memory_and_time():
     demo.net.value = "toy, 5 M"
     assert demo.plan.fits and "mk-done" in demo.status.value
     assert (
-        Image.open(io.BytesIO(demo.image.value)).width == 1460
+        Image.open(io.BytesIO(demo.image.png)).width == 1460
     )  # for sharp screens; shown at half of it
 
 

@@ -64,7 +64,7 @@ def test_steps_can_be_scrubbed(demo):
 
 def test_at_the_end_the_latents_are_the_estimate(demo):
     sample(demo)
-    assert demo.image.value == demo.noisy.value
+    assert demo.image.png == demo.noisy.png
 
 
 @pytest.mark.parametrize("dial, value", [("steps", 5), ("shift", 3.0), ("guidance", 4.0),
@@ -89,7 +89,7 @@ def test_presets_and_pictures(demo):
     assert demo.prompt.value == "" and demo.presets.children[1].description == "(no words)"
     demo.picture.value = "blue"
     sample(demo)
-    assert Image.open(io.BytesIO(demo.image.value)).size == (48, 64)
+    assert Image.open(io.BytesIO(demo.image.png)).size == (48, 64)
 
 
 def test_cancel_stops(demo):
@@ -106,13 +106,13 @@ def test_cancel_stops(demo):
     demo.run.click()
     while len(steps) < 2:
         time.sleep(0.01)
-    assert demo.run.disabled and demo.working.layout.display == "flex"
+    assert demo.run.disabled and demo.working.layout.visibility == "visible"
     begun = len(steps)
     demo.cancel.click()
     demo.wait()
     assert len(steps) <= begun + 1  # the running step ends, or one that had just begun
     assert "Cancelled" in demo.status.value and demo.path is None
-    assert not demo.run.disabled and demo.working.layout.display == "none"
+    assert not demo.run.disabled and demo.working.layout.visibility == "hidden"
 
 
 def test_errors_show_in_the_status_line(demo):

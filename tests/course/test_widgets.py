@@ -25,7 +25,7 @@ def demo(tiny):
 
 
 def shown(box):
-    return Image.open(io.BytesIO(box.value))
+    return Image.open(io.BytesIO(box.png))
 
 
 def edit(demo, prompt="make the hat red"):
@@ -38,9 +38,10 @@ def test_an_edit_changes_the_picture(demo):
     before = demo.image.value
     edit(demo)
     assert "Done: 3 steps" in demo.status.value and "mk-done" in demo.status.value
+    assert "of the picture changed" in demo.status.value
     assert demo.image.value != before and shown(demo.before).size == (64, 64)
     assert demo.progress.value == demo.progress.max == 3
-    assert not demo.run.disabled and demo.working.layout.display == "none"
+    assert not demo.run.disabled and demo.working.layout.visibility == "hidden"
 
 
 def test_the_same_settings_give_the_pipelines_own_picture(demo):
@@ -170,7 +171,7 @@ def test_cancel_stops_and_changes_nothing(demo):
     demo.run.click()
     while len(steps) < 2:
         time.sleep(0.01)
-    assert demo.run.disabled and demo.working.layout.display == "flex"
+    assert demo.run.disabled and demo.working.layout.visibility == "visible"
     begun = len(steps)
     demo.cancel.click()
     demo.wait()
@@ -210,7 +211,7 @@ def test_unknown_words_are_shown_with_suggestions(demo):
     chip.click()
     assert demo.prompt.value == "make the hat red" and not demo.suggestions.children
     edit(demo, "the zzzz hat")
-    assert "Done" in demo.status.value and "zzzz" in demo.status.value
+    assert "Finished" in demo.status.value and "zzzz" in demo.status.value
 
 
 def test_html_in_a_prompt_is_only_text(demo):

@@ -12,8 +12,8 @@ from PIL import Image
 
 from minikontext import distillation, training
 from minikontext.cli import app
-from minikontext.course.attention import share_bar
 from minikontext.course.parts import caption, status_line
+from minikontext.course.patches import share_bar
 from minikontext.errors import ConfigError, MinikontextError, OutputError, PromptError, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training import jobs, plan

@@ -1,0 +1,179 @@
+"""What everybody must be able to read: names, texts for pictures, contrast, no kernel at all."""
+
+import io
+import re
+
+import ipywidgets as W
+import pytest
+from PIL import Image
+
+from minikontext.course import (
+    attention,
+    editing,
+    failures,
+    few_steps,
+    fits,
+    flow_pictures,
+    latents,
+    parts,
+    patches,
+    positions,
+    scale,
+    sequence,
+    style,
+    trajectory,
+)
+from minikontext.course.parts import Picture
+from minikontext.toyworld import sample_edit, score
+
+PICTURES = {"grey": Image.new("RGB", (64, 64), "grey"), "blue": Image.new("RGB", (64, 64), "blue")}
+CASE = sample_edit(1, 1)
+NAMED = (W.Dropdown, W.IntSlider, W.FloatSlider, W.SelectionSlider, W.BoundedIntText, W.FileUpload,
+         W.Checkbox)  # fmt: skip
+# JupyterLab's own colours of its themes: surface and text.
+THEMES = {"light": ("#ffffff", "#212121"), "dark": ("#212121", "#ffffff")}
+
+
+def answers():
+    image = CASE.target_image()
+    return [failures.Answer(CASE, image, score(image, CASE))]
+
+
+WIDGETS = {
+    "editing": lambda pipe: editing.EditingWidget(pipe, PICTURES, ["a sign"]),
+    "attention": lambda pipe: attention.AttentionWidget(pipe, PICTURES, "a sign", steps=1),
+    "trajectory": lambda pipe: trajectory.TrajectoryWidget(pipe, PICTURES, ["a sign"]),
+    "few steps": lambda pipe: few_steps.FewStepsWidget({"one": pipe}, PICTURES, ["a sign"], (1,)),
+    "latents": lambda pipe: latents.LatentWidget(pipe.autoencoder, PICTURES),
+    "failures": lambda pipe: failures.FailuresWidget(answers()),
+    "positions": lambda pipe: positions.RopeWidget(),
+    "flow": lambda pipe: flow_pictures.FlowWidget(8),
+    "plan": lambda pipe: scale.PlanWidget(),
+    "fits": lambda pipe: fits.FitsWidget(),
+}
+
+
+def inside(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from inside(child)
+
+
+@pytest.fixture(params=WIDGETS)
+def widget(request, tiny_pipe):
+    return WIDGETS[request.param](tiny_pipe)
+
+
+def test_everything_has_a_name_and_every_picture_a_text(widget):
+    pictures = [part for part in inside(widget) if isinstance(part, Picture)]
+    assert not [part for part in inside(widget) if isinstance(part, W.Image)]
+    for part in pictures:
+        assert part.alt
+        assert not part.value or re.match(r'<img src="data:image/png;base64,\S+" alt="[^"]+">$',
+                                          part.value)  # fmt: skip
+    for part in inside(widget):
+        if isinstance(part, NAMED):
+            assert part.description.strip(), part
+        if isinstance(part, W.Text):
+            assert part.description or part.tooltip
+        if isinstance(part, W.Button):
+            assert part.description or part.tooltip
+
+
+def test_without_a_kernel_a_word_stands_in_its_place(widget, monkeypatch):
+    seen = []
+    monkeypatch.setattr(parts, "display", lambda data, raw: seen.append(data))
+    widget._ipython_display_()
+    first, second = seen
+    assert parts.REPR in first["text/html"] and first["text/plain"] == parts.REPR
+    assert second["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
+    assert "mk-fallback" in widget.children[0].value  # hides the word where the widget lives
+
+
+def test_work_does_not_push_what_is_below(tiny_pipe):
+    demo = editing.EditingWidget(tiny_pipe, PICTURES, ["a sign"])
+    demo._busy(True)
+    assert demo.working.layout.visibility == "visible" and demo.working.layout.display is None
+    demo._busy(False)
+    assert demo.working.layout.visibility == "hidden" and demo.working.layout.display is None
+
+
+# ---------------------------------------------------------------- contrast
+
+
+def over(colour, alpha, ground):
+    """A see-through colour on a ground."""
+    mixed = (
+        round(int(colour[i : i + 2], 16) * alpha + int(ground[i : i + 2], 16) * (1 - alpha))
+        for i in (1, 3, 5)
+    )
+    return "#" + "".join(f"{x:02x}" for x in mixed)
+
+
+def test_contrast_by_hand():
+    assert style.contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert style.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_status_lines_can_be_read(theme):
+    ground, text = THEMES[theme]
+    tints = re.findall(r"\.mk-(busy|done|note|error) \{ background: (#\w{6})(\w\w)", parts.CSS)
+    assert len(tints) == 4
+    for _, colour, alpha in tints:
+        assert style.contrast(text, over(colour, int(alpha, 16) / 255, ground)) >= 4.5
+
+
+@pytest.mark.parametrize("colour", [style.ACCENT, style.BLUE, style.GREEN, style.GOLD, style.VIOLET,
+                                    style.GREY, style.PALE])  # fmt: skip
+def test_text_on_every_colour_of_the_palette_can_be_read(colour):
+    assert style.contrast(style.text_on(colour), colour) >= 4.5
+
+
+def test_text_in_colour_can_be_read_on_paper():
+    for colour in (style.INK, style.GREY, style.ACCENT, style.BLUE, style.GREEN):
+        assert style.contrast(colour, style.PAPER) >= 4.5
+
+
+def test_bars_and_words_take_the_readable_ink():
+    for name, colour in sequence.PARTS.items():
+        bar = patches.share_bar([name], [1.0], list(sequence.PARTS).index(name))
+        assert f"background: {colour}; color: {style.text_on(colour)}" in bar
+    for weight in (0.0, 0.1, 0.5, 1.0):
+        ink, ground = re.search(r"color: (#\w{6}); background: (#\w{6})",
+                                patches.chips(["hat"], [weight])).groups()  # fmt: skip
+        assert style.contrast(ink, ground) >= 4.5
+
+
+def test_the_dark_theme_turns_plots_dark_and_they_can_still_be_read():
+    assert re.search(r'theme-light="false"\] \.mk \.mk-plot \{ filter: invert\(1\)', parts.CSS)
+    inverted = "#" + "".join(f"{255 - int(style.INK[i : i + 2], 16):02x}" for i in (1, 3, 5))
+    assert style.contrast(inverted, "#000000") >= 4.5
+    assert "mk-plot" in fits.FitsWidget().image._dom_classes
+
+
+# ---------------------------------------------------------------- large pictures
+
+
+def test_a_large_picture_is_shown_small_and_encoded_once_on_download(tiny_pipe, monkeypatch):
+    sizes = []
+    real = parts.image_io.png_bytes
+    monkeypatch.setattr(parts.image_io, "png_bytes", lambda p: sizes.append(p.size) or real(p))
+    encoded = []
+    whole = editing.provenance.encode
+    monkeypatch.setattr(
+        editing.provenance, "encode", lambda p, *a: encoded.append(p.size) or whole(p, *a)
+    )
+    buffer = io.BytesIO()
+    Image.new("RGB", (1600, 1200), "red").save(buffer, "PNG")
+    demo = editing.EditingWidget(tiny_pipe, PICTURES, ["a sign"])
+    demo._open_upload([{"name": "large.png", "content": memoryview(buffer.getvalue())}])
+    demo.prompt.value = "a sign"
+    demo.run.click()
+    demo.wait()
+    assert demo.current.size == (1600, 1200), demo.status.value
+    demo.view.value = "Difference"
+    assert max(max(size) for size in sizes) <= parts.SHOWN
+    assert not encoded and demo.download.value == "" and demo.prepare.layout.display is None
+    demo.prepare.click()
+    assert encoded == [(1600, 1200)] and "mk-save" in demo.download.value

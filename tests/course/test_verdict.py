@@ -1,0 +1,127 @@
+"""What became of a wish: the oracle's verdict where the scene is known, else how much changed."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minikontext.course.editing import EditingWidget
+from minikontext.course.verdict import changed, judge
+from minikontext.toyworld import Scene, render
+
+CAT = Scene(species="cat", colour="orange", eyes="big", accessory="hat", accessory_colour="blue",
+            left="tree", left_colour="green", sign="HI")  # fmt: skip
+
+
+def picture(scene):
+    return Image.fromarray(render(scene))
+
+
+def verdict(prompt, scene=CAT, **changes):
+    return judge(prompt, picture(scene), picture(scene.change(**changes)), scene)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "changes"),
+    [
+        ("make the hat red", {"accessory_colour": "red"}),
+        ("remove the tree", {"left": "none"}),
+        ("turn the kitty into a rabbit", {"species": "bunny"}),
+        ("make it night", {"time": "night"}),
+        ('make the sign say "NO"', {"sign": "NO"}),
+        ("remove the sign", {"sign": ""}),
+        ("give it stripes", {"pattern": "striped"}),
+        ("draw it in sketch style", {"style": "sketch"}),
+        ("show the same cat on the beach", {"background": "beach", "place": "left"}),
+    ],
+)
+def test_what_the_words_name_passes(prompt, changes):
+    found = verdict(prompt, **changes)
+    assert found.kind == "done" and found.text.startswith("Passes"), found.text
+    assert found.scene == CAT.change(**changes) or "sketch" in prompt
+
+
+def test_what_nobody_asked_for_fails_and_is_named():
+    found = verdict("make the hat red", accessory_colour="red", eyes="round")
+    assert found.kind == "error"
+    assert found.text == "Fails: identity. Read by the oracle: eyes is round, not big."
+    found = verdict("make the hat red", left="house")
+    assert found.text.startswith("Fails: instruction, preservation.") and "not tree" in found.text
+    found = verdict("show the same cat on the beach", background="beach", species="bear")
+    assert "identity" in found.text
+
+
+def test_a_picture_that_is_the_same_is_not_called_done():
+    found = verdict("make the hat red")
+    assert found.kind == "note" and "as it was" in found.text
+    noise = np.random.default_rng(0).normal(0, 4, (64, 64, 3))
+    near = Image.fromarray((render(CAT) + noise).clip(0, 255).astype(np.uint8))
+    assert judge("make the hat red", picture(CAT), near, CAT).kind == "note"
+
+
+def test_of_an_unknown_picture_it_is_said_how_much_changed_and_where():
+    before = Image.new("RGB", (90, 90), "grey")
+    after = before.copy()
+    after.paste("red", (60, 0, 90, 30))
+    share, where = changed(before, after)
+    assert share == pytest.approx(1 / 9, abs=0.01) and where == "at the top right"
+    assert (
+        judge("x", before, after).text == "11% of the picture changed, most of it at the top right."
+    )
+    assert judge("x", before, before).kind == "note"
+    assert changed(before.resize((45, 45)), after)[0] == pytest.approx(share, abs=0.02)
+
+
+class Answers:
+    """A pipeline's answer: a picture that was drawn beforehand."""
+
+    def __init__(self, pipe, scene):
+        self.pipe, self.scene = pipe, scene
+
+    def __getattr__(self, name):
+        return getattr(self.pipe, name)
+
+    def __call__(self, prompt, **call):
+        out = self.pipe(prompt, **call)
+        out.images[0] = picture(self.scene)
+        return out
+
+
+def asked(tiny_pipe, prompt, scene):
+    demo = EditingWidget(tiny_pipe, {"cat": picture(CAT)}, ["a sign"], scenes={"cat": CAT})
+    demo.pipe = Answers(tiny_pipe, scene)
+    demo.prompt.value = prompt
+    before = demo.status.value
+    demo.run.click()
+    demo.wait()
+    return demo, before
+
+
+def test_the_widget_says_the_verdict_and_goes_on_from_what_was_read(tiny_pipe):
+    red = CAT.change(accessory_colour="red")
+    demo, _ = asked(tiny_pipe, "make the hat red", red)
+    assert "Passes" in demo.status.value and demo.turns[0].verdict.scene == red
+    demo.pipe.scene = red.change(eyes="round")
+    demo.prompt.value = "make it night"
+    demo.run.click()
+    demo.wait()
+    assert "mk-error" in demo.status.value and "mk-done" not in demo.status.value
+    assert "eyes is round, not big" in demo.status.value and "Done" not in demo.status.value
+
+
+def test_a_wish_that_cannot_be_fulfilled_is_said_before_and_after(tiny):
+    pipe = tiny()
+    demo, before = asked(pipe, "remove the flower", CAT)
+    for line in (before, demo.status.value):
+        assert "shows no flower" in line and "mk-note" in line
+    assert "Done" not in demo.status.value
+    demo, before = asked(pipe, "add a dog", CAT)
+    assert "no &#x27;dog&#x27;" in before and "nearest" in before
+
+
+def test_a_second_picture_leaves_the_verdict_out(tiny):
+    demo = EditingWidget(tiny(), {"cat": picture(CAT)}, ["a sign"], scenes={"cat": CAT})
+    demo.second.value = "cat"
+    demo.prompt.value = "make the hat red"
+    demo.run.click()
+    demo.wait()
+    assert demo.turns[0].verdict is None and "Done" in demo.status.value
