@@ -28,10 +28,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gpu
+import gpu_full as gpu
 import torch
 import torch.distributed as dist
-from gpu import GB, TINY, Report
+from gpu_full import GB, TINY, Report
 from torch import Tensor, nn
 
 from minikontext.denoiser import PATCH
@@ -57,27 +57,20 @@ WARM_UP = 2  # steps: the first makes the optimiser's memory, and compiles
 
 def main() -> None:
     """Measure each variant, print the table."""
-    args = options().parse_args()
+    parser = gpu.options(__doc__, rounds=3)
+    parser.add_argument("--batch", type=int, default=1, help="samples on each GPU")
+    parser.add_argument("--only", choices=VARIANTS, nargs="+", default=[*VARIANTS])
+    args = parser.parse_args()
     world = parallel.start(args.device)
     gpu.ready(world.device, args.tiny)
-    gpu.strict_compiler()
     report = Report(args, world.device, partial(anywhere, world), writes=world.rank == 0)
     report.facts["setting"]["gpus"] = world.size
-    report.facts["rate_tflops"] = gpu.matrix_rate(world.device, args.tiny)
     for name in args.only:
         report.attempt(name, partial(measure, name, report, world, args))
     if world.rank == 0:
         show(report.facts)
     parallel.stop()
     report.finish()
-
-
-def options() -> argparse.ArgumentParser:
-    """Those of `gpu`, and what to measure."""
-    parser = gpu.options(__doc__, rounds=3)
-    parser.add_argument("--batch", type=int, default=1, help="samples on each GPU")
-    parser.add_argument("--only", choices=VARIANTS, nargs="+", default=[*VARIANTS])
-    return parser
 
 
 # ---- what is trained
@@ -184,7 +177,7 @@ def measure(name: str, report: Report, world: DistContext, args: argparse.Namesp
         step = training(config, job, world, folder)
         steps = timed(step, report, args.rounds, world.device)
         report.add("cases", name, row(job, steps, report.facts["rate_tflops"], world.size))
-        report.note_kernels(name, step, world.device)
+        report.note_kernels(name, step)
 
 
 def timed(
@@ -248,7 +241,6 @@ def show(facts: dict) -> None:
     gpu.table(facts["cases"], columns | {"measured_gb": "12.1f", "reserved_gb": "12.1f"}, 20)
     for name, found in facts["attention_kernels"].items():
         print(f"attention of {name}: {', '.join(found) or 'no CUDA kernel'}")
-    gpu.show_gaps(facts)
 
 
 if __name__ == "__main__":

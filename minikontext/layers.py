@@ -23,7 +23,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention, `softmax(q k^T / sqrt(d)) v`: (b, heads, n, d) -> (b, heads, n, d).
 
     PyTorch's kernel, but for training in bfloat16 on a CPU: there its backward pass takes several
-    times as long as that of the formula, which keeps n × n weights (benchmarks/attention.py).
+    times as long as that of the formula, which keeps n × n weights (benchmarks/speed.py).
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         return torch.softmax(q * q.shape[-1] ** -0.5 @ k.mT, dim=-1) @ v

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import gpu
 import gpu_full
-import gpu_plans
+import gpu_full as gpu
 
 CPU = torch.device("cpu")
 
@@ -166,9 +165,9 @@ def test_the_plans_compute_the_same_net():
     given = gpu_full.edit_inputs(gpu.TINY, 4, 8, 1, CPU)
 
     def velocity(bits, stream):
-        net = gpu_plans.planned(gpu.TINY, bits, stream, CPU)
-        packed = sum(gpu_plans.quantization.is_packed(p) for p in net.parameters())
-        assert (packed > 0) == bool(bits) and gpu_plans.offload.is_streamed(net) == stream
+        net = gpu_full.planned(gpu.TINY, bits, stream, CPU)
+        packed = sum(gpu_full.quantization.is_packed(p) for p in net.parameters())
+        assert (packed > 0) == bool(bits) and gpu_full.offload.is_streamed(net) == stream
         with torch.no_grad():
             return net(**given)
 
@@ -179,7 +178,7 @@ def test_the_plans_compute_the_same_net():
 
 
 def test_quantised_plans_are_left_out_without_torchao(run, monkeypatch):
-    monkeypatch.setattr(gpu_plans.quantization, "has_torchao", lambda: False)
+    monkeypatch.setattr(gpu_full.quantization, "has_torchao", lambda: False)
     report = run("--plans", "--only")
     assert report["plans"].keys() == {"resident", "encoders", "stream"}
     assert report["left_out"].keys() == {"plan 8-bit", "plan 4-bit"} and not report["cases"]

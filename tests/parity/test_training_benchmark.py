@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import training_step
+import speed
 
 
 def test_both_sides_do_the_same_step():
     args = argparse.Namespace(device="cpu", dtype="float32", batch=4)
-    ours, theirs = training_step.recipe(args), training_step.recipe(args, theirs=True)
+    ours, theirs = speed.recipe(args), speed.recipe(args, theirs=True)
     loops = [side.func.__self__ for side in (ours, theirs)]
     muon, all_of_it = (
         [sum(p.numel() for p in part(loop).values()) for loop in loops]

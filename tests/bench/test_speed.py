@@ -1,0 +1,41 @@
+"""The speed benchmarks: each runs once in small, and compares what it says it does."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import speed
+
+SMALL = ["--batch", "2", "--rounds", "1", "--dtype", "float32", "--device", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["edit", "--rounds", "1"], ["toy, 10 steps"]),
+        (["sampling", "--steps", "2"], ["minikontext", "diffusers", "minikontext / diffusers"]),
+        (["training_step"], ["minikontext", "diffusers", "minikontext / diffusers"]),
+        (["attention"], ["fused", "plain", "formula", "fused / plain", "fused / formula"]),
+    ],
+)
+def test_it_measures_its_sides_in_turn(tmp_path, words, names):
+    out = tmp_path / "out.json"
+    threads = torch.get_num_threads()
+    found = speed.main([*words, *SMALL, "--json", str(out)])
+    torch.set_num_threads(threads)
+    assert list(found) == names or words[0] == "edit"
+    assert all(row["min"] <= row["median"] <= row["max"] for row in found.values())
+    kept = json.loads(out.read_text())
+    assert kept["results"] == found and kept["setting"]["batch"] == "2"
+
+
+def test_both_loops_sample_the_same(monkeypatch):
+    args = speed.options().parse_args(["sampling", *SMALL, "--steps", "3"])
+    torch.manual_seed(0)
+    ours, theirs = (side() for side in speed.sampling(args).values())
+    shift = abs(ours - theirs).max()
+    assert ours.shape == theirs.shape and shift < 0.5 * abs(ours).max()
