@@ -1,11 +1,10 @@
 """LADD on points in the plane, with several seeds side by side: what notebook 06 breaks.
 
-`python -m minikontext.course.plane_ladd --json data/bench/plane_ladd.json`
+`python -m minikontext.course.plane_ladd`
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -16,12 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minikontext import flow, sampler
+from minikontext.bench import report
 from minikontext.course.flow_pictures import answers
 from minikontext.distillation import losses
-from minikontext.runtime import files
-from minikontext.runtime.files import shipped
 
-STORED = shipped("data", "bench", "plane_ladd.json")
+STORED = report.STORED / "plane_ladd.json"
 TIMES, SHARES = (1.0, 0.75, 0.5, 0.25), (0.7, 0.1, 0.1, 0.1)
 STEPS = (1, 2, 4)
 SHORT = {  # for the labels of a plot
@@ -214,28 +212,29 @@ def load(path: Path = STORED) -> list[Result]:
 
 def table(results: list[Result]) -> str:
     """Mean over the seeds, with the lowest and the highest, as a Markdown table."""
-    lines = ["| | seeds | one step | two steps | four steps |", "|---|---|---|---|---|"]
+    rows = []
     for result in results:
-        rows = [result.good[str(n)] for n in STEPS]
+        shares = [result.good[str(n)] for n in STEPS]
         cells = [
             f"{sum(row) / len(row):.0f} ({min(row):.0f} to {max(row):.0f})" if len(row) > 1
-            else f"{row[0]:.0f}" for row in rows
+            else f"{row[0]:.0f}" for row in shares
         ]  # fmt: skip
-        lines.append(f"| {result.name} | {len(rows[0])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append((result.name, len(shares[0]), *cells))
+    return report.table(("", "seeds", "one step", "two steps", "four steps"), rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: train all variants and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.course.plane_ladd")
+    parser = report.parser(
+        "python -m minikontext.course.plane_ladd", __doc__, weights=..., steps=..., seed=...
+    )
     parser.add_argument("--seeds", type=int, default=3, help="students of each (default: 3)")
     parser.add_argument("--steps", type=int, default=1200, help="training steps of each")
-    parser.add_argument("--json", type=Path, default=STORED, help="where the results go")
     options = parser.parse_args(arguments)
+    part = "" if (options.seeds, options.steps) >= (3, 1200) else "another budget"
+    place = report.folder(options, part) / "plane_ladd.json"
     results = study(options.seeds, options.steps)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(options.json) as temporary:
-        temporary.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+    report.write_json([asdict(r) for r in results], place)
     print(table(results))
 
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from minikontext import images
+from minikontext.bench import report
 from minikontext.bench.oracle_bench import evaluate, held_out_cases
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
 from minikontext.runtime.files import shipped
 from minikontext.toyworld import psnr, render, sample_edit
 
@@ -67,8 +66,7 @@ def write(folder: str | Path, count: int = 160, others: int = 640) -> Path:
     for i, triplet in enumerate(chain(taught, ordinary(others))):
         lines.append(_write_one(folder, f"{i:04d}", triplet))
     path = folder / "metadata.jsonl"
-    with files.replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    report.write_text("\n".join(map(json.dumps, lines)), path)
     return path
 
 
@@ -113,10 +111,8 @@ def load() -> dict[str, Measured]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: write triplets, or measure the shipped LoRA."""
-    parser = argparse.ArgumentParser(
-        prog="python -m minikontext.course.sepia",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = report.parser(
+        "python -m minikontext.course.sepia", __doc__, weights=..., steps=..., seed=...
     )
     parser.add_argument("folder", nargs="?", type=Path, help="where the triplets go")
     parser.add_argument("--count", type=int, default=160, help="of sepia (default: 160)")
@@ -127,9 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(write(options.folder, options.count, options.others))
     if options.measure:
         found = measure_scales()
-        with files.replacing(STORED) as temporary:
-            content = {k: asdict(v) for k, v in found.items()}
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        content = {k: asdict(v) for k, v in found.items()}
+        report.write_json(content, report.folder(options) / "lora.json")
         for scale, one in found.items():
             print(f"scale {scale}: sepia {one.sepia} dB, other edits {one.others} %")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from minikontext.bench import failures, report, results, study
+from minikontext.course import plane_ladd
 from minikontext.errors import ConfigError
 
 
@@ -69,3 +70,8 @@ def test_writes_are_whole_or_nothing(tmp_path):
     with pytest.raises(TypeError):
         report.write_json({"a": object()}, path)
     assert report.read_json(path) == {"a": 1} and report.read_json(tmp_path / "no", 7) == 7
+
+
+def test_other_tables_do_not_go_where_the_committed_ones_are():
+    with pytest.raises(ConfigError, match="this is a part"):
+        plane_ladd.main(["--seeds", "1", "--store"])

@@ -32,7 +32,7 @@ def test_ladd_improves_one_step_answers_and_squared_error_does_not():
 
 def test_results_are_stored_with_every_seed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plane_ladd, "VARIANTS", {"batch of 2": {"batch": 2}})
-    plane_ladd.main(["--seeds", "2", "--steps", "2", "--json", str(tmp_path / "p.json")])
-    teacher, two = plane_ladd.load(tmp_path / "p.json")
+    plane_ladd.main(["--seeds", "2", "--steps", "2", "--output", str(tmp_path)])
+    teacher, two = plane_ladd.load(tmp_path / "plane_ladd.json")
     assert list(teacher.good) == ["1", "2", "4", "28"] and len(two.good["1"]) == 2
     assert "| batch of 2 | 2 |" in capsys.readouterr().out
