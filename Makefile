@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 # More options for pip, for example another index: make lab PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
+# A folder of your own for the course, or options: make lab LAB_ARGS="~/course --reset 03"
+LAB_ARGS ?=
 # What `make demo` edits, and how.
 IMAGE  ?= data/images/demo.png
 PROMPT ?= make the hat red
@@ -21,7 +23,7 @@ help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 lab: $(CORE)  ## open the course in JupyterLab
-	$(PY) -m minikontext lab
+	$(PY) -m minikontext lab $(LAB_ARGS)
 
 demo: $(CORE)  ## edit a picture without a browser, and say where the result lies
 	@mkdir -p $(dir $(RESULT))

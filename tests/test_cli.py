@@ -18,7 +18,7 @@ from minikontext.images import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 
-COMMANDS = ("edit", "inspect", "train", "distill", "weights", "doctor", "lab")
+COMMANDS = ("edit", "draw", "inspect", "train", "distill", "weights", "doctor", "lab")
 
 
 @pytest.fixture(scope="session")
@@ -139,8 +139,8 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["edit", "fox.png", "x", "-o", "./fox.png"], "the picture itself"),
         (["edit", "broken.png", "x", "-i", "fox.png", "-o", "fox.png"], "the picture itself"),
         (["edit", "fox.png", "x", "-o", "out.gif"], "written as .png, .jpg"),
-        (["edit", "fox.png", "x", "-o", "out.png", "--quality", "90"], "quality=90 for PNG"),
-        (["edit", "fox.png", "x", "-o", "out.jpg", "--quality", "0"], "quality=0 for JPEG"),
+        (["edit", "fox.png", "x", "-o", "out.png", "--quality", "90"], "--quality 90 for PNG"),
+        (["edit", "fox.png", "x", "-o", "out.jpg", "--quality", "0"], "--quality 0 for JPEG"),
         (["inspect", "none.png"], "none.png: it does not exist"),
         (["inspect", "broken.png"], "damaged"),
         (["inspect", "fox.png", "--show", "fox.png"], "the picture itself"),
@@ -149,7 +149,7 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["edit", "fox.png", "x", "-o", "locked.png"], "read-only"),
         (["edit", "fox.png", "x", "--device", "nonsense", "--weights", "W"], "Unknown device"),
         (["edit", "fox.png", "x", "--dtype", "float16", "--weights", "W"], "overflows"),
-        (["edit", "fox.png", "x", "--steps", "0", "--weights", "W"], "num_inference_steps=0"),
+        (["edit", "fox.png", "x", "--steps", "0", "--weights", "W"], "--steps 0"),
         (["edit", "fox.png", "x", "--width", "0", "--weights", "W"], "from 1, got 0×64"),
         (["edit", "fox.png", "x", "--guidance", "2", "--weights", "W"], "guidance"),
         (["edit", "fox.png", "x", *["-i", "fox.png"] * 9, "--weights", "W"], "at most"),
@@ -256,16 +256,22 @@ def test_doctor_gives_its_exit_code(monkeypatch):
     assert run("doctor") == 1
 
 
-def test_lab_opens_the_first_notebook(here, monkeypatch):
+def test_lab_opens_the_first_notebook_of_a_copy(here, monkeypatch):
     from jupyterlab import labapp
 
     calls = []
     monkeypatch.setattr(labapp, "main", calls.append)
-    monkeypatch.setattr(doctor, "notebook_folder", lambda: here)
-    assert run("lab") == 2
-    (here / "00_start_here.ipynb").write_text("{}")
-    assert run("lab", "--", "--no-browser") == 0
-    assert calls == [[str(here / "00_start_here.ipynb"), "--no-browser"]]
+    assert run("lab", "mine", "--allow-root", "--", "--no-browser") == 0
+    start = Path("mine", "notebooks", "00_start_here.ipynb")
+    assert calls == [[str(start), "--no-browser", "--allow-root"]]
+    assert start.read_bytes() == (ROOT / start.relative_to("mine")).read_bytes()
+
+
+def test_lab_as_root_gives_the_hint(here, monkeypatch, capsys):
+    monkeypatch.setattr("os.geteuid", lambda: 0, raising=False)
+    assert run("lab", "mine") == 2
+    assert "minikontext lab --allow-root" in capsys.readouterr().err
+    assert not Path("mine").exists()
 
 
 def test_version(capsys):
@@ -278,3 +284,134 @@ def test_float8_is_refused_where_it_would_only_pretend(here, weights, capsys):
     assert edit(weights, "--float8") != 0
     assert "8.9" in capsys.readouterr().err
     assert not (here / "fox_edited.png").exists()
+
+
+# ------------------------------------------------------------- many pictures, many seeds, pipes
+
+
+def test_a_folder_a_pattern_and_a_name_in_one_start(here, weights, capsys):
+    (here / "in").mkdir()
+    for name in ("in/a.png", "in/b.jpg", "c1.png", "c2.png"):
+        Image.new("RGB", (64, 64)).save(name)
+    (here / "in/notes.txt").write_text("no picture")
+    arguments = ["in", "c?.png", "fox.png", "make the hat red", "--weights", weights, "-q"]
+    assert run("edit", *arguments, "--steps", 1, "-o", "out/") == 0
+    wanted = [f"{name}_edited.png" for name in ("a", "b", "c1", "c2", "fox")]
+    assert names(here / "out") == wanted
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == wanted
+
+
+def test_same_names_from_two_folders_do_not_meet(here, weights):
+    for folder in ("one", "two"):
+        (here / folder).mkdir()
+        Image.new("RGB", (64, 64)).save(here / folder / "a.png")
+    arguments = ["one", "two", "make the hat red", "--weights", weights, "--steps", 1]
+    assert run("edit", *arguments) == 0
+    assert names(here) == ["a_edited.png", "a_edited2.png", "fox.png", "one", "two"]
+
+
+def test_a_broken_one_of_several_is_told_and_the_rest_go_on(here, weights, capsys):
+    (here / "broken.png").write_bytes(b"no picture")
+    arguments = ["broken.png", "fox.png", "make the hat red", "--weights", weights, "--steps", 1]
+    assert run("edit", *arguments) == 2
+    assert "error: Cannot read the image broken.png" in capsys.readouterr().err
+    assert "fox_edited.png" in names(here)
+
+
+def test_several_seeds_give_what_each_gives_alone(here, weights):
+    assert edit(weights, "--seed", "3,5..6", "-o", "all.png") == 0
+    assert [provenance.read(f"all-{i}.png").seed for i in (1, 2, 3)] == ["3", "5", "6"]
+    assert edit(weights, "--seed", "6", "-o", "one.png") == 0
+    assert (here / "one.png").read_bytes() == (here / "all-3.png").read_bytes()
+
+
+def test_seed_minus_one_is_random(here, weights):
+    assert edit(weights, "--seed", -1, "-o", "a.png") == 0
+    assert edit(weights, "--seed", -1, "-o", "b.png") == 0
+    made = {provenance.read(f"{name}.png").seed for name in "ab"}
+    assert len(made) == 2 and "-1" not in made
+
+
+@pytest.mark.parametrize("given", ["x", "1.5", "8..1", "1,,2", "", "0..1000000"])
+def test_what_is_no_seed_is_refused(here, capsys, given):
+    with pytest.raises(SystemExit):
+        run("edit", "fox.png", "x", "--seed", given)
+    assert "--seed" in capsys.readouterr().err
+
+
+def test_stdin_to_stdout(here, weights):
+    command = [sys.executable, "-m", "minikontext", "edit", "-", "make the hat red", "-o", "-"]
+    command += ["--weights", str(weights), "--steps", "1"]
+    made = subprocess.run(
+        command, input=(here / "fox.png").read_bytes(), capture_output=True, check=True
+    ).stdout
+    assert images.read(made).size == (64, 64)
+    assert names(here) == ["fox.png"]
+
+
+def test_draw_needs_no_picture(here, weights, capsys):
+    arguments = ["a red hat", "--weights", weights, "--steps", 1, "--width", 64, "--height", 32]
+    assert run("draw", *arguments) == 0
+    assert capsys.readouterr().out == "drawn.png\n"
+    assert images.read("drawn.png").size == (64, 32)
+    assert provenance.read("drawn.png").prompt == "a red hat"
+
+
+def test_a_size_that_was_asked_for_is_not_called_the_pictures(here, weights, capsys):
+    assert edit(weights, "--width", 128, "--height", 128, "--resize", "none") == 0
+    told = capsys.readouterr().err
+    assert "picture: 64×64, result: 128×128" in told and "used as it is" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["edit", "fox.png", "make", "the", "hat", "red"], "Put the prompt in quotes"),
+        (["draw", "a", "red", "hat"], 'minikontext draw "a red hat"'),
+        (["edit", "empty", "x"], "no picture in the folder"),
+        (["edit", "z*.png", "x"], "No picture fits 'z*.png'"),
+        (["edit", "fox.png", "fox.png", "x", "-o", "a.png"], "name a folder, a.png/"),
+        (["edit", "fox.png", "x", "-o", "-", "--count", "2"], "one stdout"),
+        (["edit", "fox.png", "x", "--cfg", "nan", "--weights", "W"], "--cfg"),
+    ],
+)
+def test_a_mistake_speaks_the_commands_words(here, weights, capsys, arguments, words):
+    (here / "empty").mkdir()
+    assert run(*[weights if argument == "W" else argument for argument in arguments]) == 2
+    told = capsys.readouterr().err
+    assert words in told and "_scale" not in told
+    assert names(here) == ["empty", "fox.png"]
+
+
+@pytest.mark.parametrize("option", [["--offload", "foo"], ["--wei", "toy"], ["--out", "a.png"]])
+def test_unknown_plans_and_abbreviations_are_refused(here, capsys, option):
+    with pytest.raises(SystemExit) as stop:
+        run("edit", "fox.png", "x", *option)
+    assert stop.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_the_plans_are_those_of_the_memory_plan():
+    from minikontext.cli import edit as command
+    from minikontext.runtime import memory_plan
+
+    assert command.PLANS == memory_plan.NAMES
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe ends otherwise on Windows")
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "minikontext", "weights", "inspect", str(ROOT / "data/lora")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # as `| head -0` does
+    told = process.stderr.read().decode()
+    assert process.wait(timeout=120) in (0, 2, 141)
+    assert "BrokenPipe" not in told and "Traceback" not in told
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys; from minikontext.cli import app; app.parser().format_help(); "
+    code += "print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not {"torch", "numpy", "PIL", "packaging", "jupyterlab"} & set(loaded)

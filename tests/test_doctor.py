@@ -19,7 +19,9 @@ def test_the_core_is_installed_here():
     ("requirement", "ok", "words"),
     [
         ("einops>=0.8", True, "0."),
-        ("einops>=99.1", False, "older than 99.1"),
+        ("einops>=99.1", False, "is not >=99.1"),
+        ("einops>=0.1,<0.2", False, "is not <0.2,>=0.1"),
+        ("einops[extra]~=0.8", True, "0."),
         ("no-such-package>=1", False, "not installed. Run: pip install"),
         ('no-such-package>=1; extra == "flux"', None, 'pip install -e ".[flux]"'),
     ],
@@ -33,6 +35,15 @@ def test_one_package(requirement, ok, words):
 def test_what_does_not_concern_this_machine_is_left_out():
     others = ['tomli>=2; python_version < "3.9"', 'pytest>=8; extra == "test"']
     assert list(doctor.check_packages(others)) == []
+
+
+def test_the_installed_package_has_its_course():
+    assert doctor.check_notebooks().ok is True
+
+
+def test_a_package_without_notebooks_fails(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "shipped", lambda *_: tmp_path)
+    assert doctor.check_notebooks().ok is False
 
 
 def test_a_package_that_does_not_import(monkeypatch):

@@ -97,7 +97,6 @@ def _reason(node):
 
 
 LONG = {
-    "cli/app.py",
     "toyworld/edits.py",
     "toyworld/language.py",
     "toyworld/render.py",

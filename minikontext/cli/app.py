@@ -7,35 +7,30 @@ answer at once.
 from __future__ import annotations
 
 import argparse
-import glob
-import io
+import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import minikontext
+from minikontext.cli import edit, lab
 from minikontext.distillation import KINDS
 from minikontext.errors import (
     ConfigError,
     MinikontextError,
-    MissingPackageError,
     OutputError,
-    SizeError,
 )
 from minikontext.runtime import log
-from minikontext.runtime.files import check_writable, exists, is_folder
-
-if TYPE_CHECKING:
-    from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.files import exists, is_folder
 
 EXAMPLES = """examples:
   minikontext edit fox.png "make the hat red"
   minikontext edit fox.png "make it night" -o night.png --seed 7 --steps 10
+  minikontext edit pictures/ "make it night" -o results/ --seed 1..4
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
+  minikontext draw "a green frog with a red hat" --seed 7
   minikontext inspect night.png
   minikontext train configs/toy.toml
   minikontext train configs/flux_dev_finetune.toml --plan --gpus 2 --memory 80
@@ -58,23 +53,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name may hold bytes that no encoding can print
             stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    rest: list[str] = []
+    if given[:1] == ["lab"] and "--" in given:  # the rest is JupyterLab's
+        at = given.index("--")
+        given, rest = given[:at], given[at + 1 :]
+    options = parser().parse_args(given)
+    if rest:
+        options.options = rest
     log.show()
+    return _run(options, getattr(options, "speak", str))
+
+
+def _run(options: argparse.Namespace, speak: Callable[[object], str]) -> int:
+    """Run a command; `speak` says errors and warnings in its words."""
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = lambda message, *_: print(
+            f"note: {log.printable(speak(message), 5000, keep=LINES)}", file=sys.stderr
+        )
         try:
-            return options.run(options)
+            code = options.run(options)
+            sys.stdout.flush()
+            return code
         except MinikontextError as error:
-            print(f"error: {log.printable(str(error), 5000, keep=LINES)}", file=sys.stderr)
+            print(f"error: {log.printable(speak(error), 5000, keep=LINES)}", file=sys.stderr)
             return 2
+        except BrokenPipeError:  # `| head -1` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
             return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names only, in every command."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False} | options)
+
+
 def parser() -> argparse.ArgumentParser:
     """Describe every command and option."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="minikontext",
         description="Edit pictures by instruction with FLUX.1 Kontext, and train it small.",
         epilog=EXAMPLES,
@@ -82,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=minikontext.__version__)
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_edit(commands)
+    edit.add(commands)
     _add_inspect(commands)
     _add_train(commands)
     _add_distill(commands)
@@ -92,215 +113,8 @@ def parser() -> argparse.ArgumentParser:
     _add_weights(commands)
     doctor = commands.add_parser("doctor", help="check packages, device, weights and notebooks")
     doctor.set_defaults(run=_doctor)
-    lab = commands.add_parser("lab", help="open the course in JupyterLab")
-    lab.add_argument("options", nargs="*", help="passed on to JupyterLab, after `--`")
-    lab.set_defaults(run=_lab)
+    lab.add(commands)
     return top
-
-
-# ---------------------------------------------------------------------------------------- edit
-def _add_edit(commands: argparse._SubParsersAction) -> None:
-    edit = commands.add_parser("edit", help="change a picture as an instruction says")
-    edit.add_argument("picture", metavar="IMAGE", help="the picture to edit (PNG, JPEG, WebP …)")
-    edit.add_argument("prompt", help='what to change, in quotes: "make the hat red"')
-    edit.add_argument(
-        "-i",
-        "--image",
-        action="append",
-        default=[],
-        metavar="IMAGE",
-        help="one more picture that the prompt may speak of; may be given again",
-    )
-    edit.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="where the result goes: .png, .webp or .jpg (default: NAME_edited.png here)",
-    )
-    edit.add_argument(
-        "--quality", type=int, metavar="N", help="of JPEG and WebP, 1 to 100; pixels get lost"
-    )
-    edit.add_argument(
-        "--no-prompt",
-        action="store_true",
-        default=None,
-        help="keep prompts out of the file's metadata (always: MINIKONTEXT_NO_PROMPT=1)",
-    )
-    edit.add_argument(
-        "--watermark", action="store_true", help="mark the pixels invisibly, from 256×256 on"
-    )
-    edit.add_argument("-q", "--quiet", action="store_true", help="print the result's path only")
-    _add_sampling(edit.add_argument_group("how it is drawn"))
-    _add_machine(edit.add_argument_group("what draws it"))
-    edit.set_defaults(run=_edit)
-
-
-def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    number = {"type": int, "metavar": "N"}
-    group.add_argument("--seed", **number, help="the same seed gives the same picture")
-    group.add_argument("--steps", **number, help="more is finer and slower")
-    group.add_argument(
-        "--step-cache",
-        type=float,
-        metavar="X",
-        help="skip blocks where the first one changed by less than this share: faster, not exact",
-    )
-    group.add_argument("--count", **number, default=1, help="how many results (default: 1)")
-    group.add_argument("--width", **number, help="of the result (default: the picture's)")
-    group.add_argument("--height", **number, help="of the result (default: the picture's)")
-    group.add_argument(
-        "--guidance", type=float, metavar="G", help="for weights distilled with a guidance input"
-    )
-    group.add_argument(
-        "--cfg", type=float, metavar="S", help="classifier-free guidance; 1 is off, twice as slow"
-    )
-    group.add_argument("--negative", metavar="TEXT", help="what to stay away from; needs --cfg > 1")
-    group.add_argument(
-        "--resize",
-        choices=("kontext", "none"),
-        default="kontext",
-        help="kontext: use the nearest trained size (default); none: keep the picture's size",
-    )
-    group.add_argument(
-        "--layout",
-        choices=("index", "offset", "scaled"),
-        help="how several pictures are told apart: the paper's way (index), side by side (offset), "
-        "or each stretched over the result (scaled); default: as the weights have learned it",
-    )
-
-
-def _add_machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--weights", default="toy", help="a shipped name or a folder (default: toy)")
-    group.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE]",
-        help="a LoRA on top of the weights; may be given again (default scale: 1)",
-    )
-    group.add_argument(
-        "--offload",
-        default="auto",
-        metavar="PLAN",
-        help="for full-size weights: resident, encoders, 8-bit, 4-bit, stream (default: what fits)",
-    )
-    group.add_argument(
-        "--safety",
-        metavar="NAME",
-        help="safety filters, a shipped name (toy) or a folder; none: without (default: as the "
-        "weights ask)",
-    )
-    group.add_argument(
-        "--float8",
-        action="store_true",
-        help="matrix products with fewer digits, for speed, on NVIDIA GPUs from Ada on",
-    )
-    group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
-    group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")
-
-
-def _edit(options: argparse.Namespace) -> int:
-    sources = [options.picture, *options.image]
-    paths = output_paths(sources, options.output, options.count)
-    from minikontext import images
-    from minikontext.images import provenance, watermark
-
-    for path in paths:
-        provenance.check_format(path, options.quality)
-    if not options.quiet and provenance.is_lossy(paths[0].suffix, options.quality):
-        _show_warning(f"{paths[0].name} loses pixels on writing: `inspect` cannot check them.")
-    pictures = [images.read(source) for source in sources]
-    if options.watermark:
-        width, height = pictures[0].size
-        watermark.check((options.width or width, options.height or height))
-    with _hushed(options.quiet):
-        result = _pipe(options)(options.prompt, image=pictures, **_sampling(options))
-    if not options.quiet and not result.plan.changed:  # A changed size has had its warning.
-        print(f"picture: {result.plan}", file=sys.stderr)
-    how = {"private": options.no_prompt, "quality": options.quality, "new": not options.output}
-    for image, path, made in zip(result.images, paths, result.provenance, strict=True):
-        image = watermark.mark(image) if options.watermark else image
-        print(provenance.save(image, path, made, **how))
-    return 0
-
-
-def _pipe(options: argparse.Namespace) -> KontextPipeline:
-    from minikontext.pipeline import KontextPipeline
-
-    pipe = KontextPipeline.from_pretrained(
-        options.weights,
-        device=options.device,
-        dtype=options.dtype,
-        offload=options.offload,
-        safety=options.safety,
-    )
-    for path, scale in map(_lora, options.lora):
-        pipe.load_lora(path, scale)
-    return pipe.use_float8() if options.float8 else pipe
-
-
-def _lora(given: str) -> tuple[str, float]:
-    """FILE or FILE:SCALE, where a colon inside the name is none of ours."""
-    path, _, scale = given.rpartition(":")
-    try:
-        return (path, float(scale)) if path else (given, 1.0)
-    except ValueError:
-        return given, 1.0
-
-
-def output_paths(sources: list[str], output: str | None, count: int) -> list[Path]:
-    """Name the results before any work is done: never a source, by default never an old file.
-
-    Raises OutputError for a place that cannot be written, SizeError for a count below 1.
-    """
-    if count < 1:
-        raise SizeError(f"--count {count}: ask for at least one result.")
-    first = Path(output) if output else _free_name(Path(sources[0]).stem)
-    numbered = [first.with_stem(f"{first.stem}-{i + 1}") for i in range(count)]
-    paths = numbered if count > 1 else [first]
-    for path in paths:
-        _check_output(path, sources)
-    return paths
-
-
-def _free_name(stem: str) -> Path:
-    """`fox_edited.png` in this folder, or `fox_edited2.png` … while results are there already."""
-    number = 1
-    while True:
-        name = f"{stem}_edited{number if number > 1 else ''}"
-        if not list(Path.cwd().glob(f"{glob.escape(name)}[.-]*")):
-            return Path(f"{name}.png")
-        number += 1
-
-
-def _check_output(path: Path, sources: list[str]) -> None:
-    if path.resolve() in [Path(source).resolve() for source in sources]:
-        raise OutputError(f"{path} is the picture itself. Choose another name for the result.")
-    check_writable(path)
-
-
-def _sampling(options: argparse.Namespace) -> dict[str, object]:
-    return {
-        "seed": options.seed,
-        "num_inference_steps": options.steps,
-        "num_images_per_prompt": options.count,
-        "width": options.width,
-        "height": options.height,
-        "guidance_scale": options.guidance,
-        "true_cfg_scale": options.cfg,
-        "negative_prompt": options.negative,
-        "resize": options.resize,
-        "step_cache": options.step_cache,
-        "context_layout": options.layout,
-        "progress": not options.quiet,
-    }
-
-
-@contextmanager
-def _hushed(quiet: bool) -> Iterator[None]:
-    """Keep stdout for the results' paths, so that a script can read them."""
-    with redirect_stdout(io.StringIO() if quiet else sys.stderr):
-        yield
 
 
 # ------------------------------------------------------------------------------------- inspect
@@ -331,7 +145,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from minikontext.images import inspect, provenance, watermark
 
     if options.show:
-        _check_output(Path(options.show), [options.picture])
+        edit.check_output(Path(options.show), [options.picture])
         provenance.check_format(Path(options.show))
     try:
         found = inspect.inspect(options.picture)
@@ -566,20 +380,3 @@ def _doctor(options: argparse.Namespace) -> int:
     from minikontext.cli import doctor
 
     return doctor.main()
-
-
-def _lab(options: argparse.Namespace) -> int:
-    from minikontext.cli import doctor
-
-    start = doctor.notebook_folder() / "00_start_here.ipynb"
-    if not start.is_file():
-        raise ConfigError(f"There is no {start}. The course comes with a clone of the repository.")
-    try:
-        from jupyterlab.labapp import main as jupyterlab
-    except ImportError as error:
-        raise MissingPackageError("JupyterLab is not installed: pip install jupyterlab") from error
-    return jupyterlab([str(start), *options.options]) or 0
-
-
-def _show_warning(message: Warning | str, *rest: object) -> None:
-    print(f"note: {log.printable(str(message), 5000, keep=LINES)}", file=sys.stderr)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import platform
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from minikontext.runtime.files import shipped
 
 # Where the name that is imported is not the name that is installed.
 IMPORTS = {"pillow": "PIL", "protobuf": "google.protobuf"}
+EXTRAS = ("flux", "quant")  # what full weights may want
 INSTALL = "pip install -e . -c constraints.txt"
 
 
@@ -66,36 +68,33 @@ def check_packages(requirements: list[str] | None = None) -> Iterator[Check]:
         yield Check("minikontext", False, f"is not installed. Run: {INSTALL}")
         return
     seen: set[str] = set()
-    for line in lines or []:
-        requirement = _parse(line)
-        wanted = requirement.needed and requirement.extra in ("", "flux", "quant")
-        if wanted and requirement.name not in seen:
-            seen.add(requirement.name)
-            yield check_package(requirement)
+    for requirement in map(Requirement, lines or []):
+        name, extra = requirement.name.lower(), _extra(requirement)
+        if extra is not None and name not in seen:
+            seen.add(name)
+            yield check_package(requirement, extra)
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """A line such as `transformers>=4.48; extra == "flux"`."""
-
-    name: str
-    minimum: str
-    extra: str  # empty for the core
-    needed: bool  # False where a marker rules it out for this Python
+def _extra(requirement: Requirement) -> str | None:
+    """Which part of this package asks for it: "" is the core; None concerns nobody here."""
+    marker = requirement.marker
+    fitting = (e for e in ("", *EXTRAS) if marker is None or marker.evaluate({"extra": e}))
+    return next(fitting, None)
 
 
-def check_package(requirement: Requirement) -> Check:
-    """Is the package installed, new enough, and does it import?"""
-    name, extra = requirement.name, requirement.extra
+def check_package(requirement: Requirement, extra: str = "") -> Check:
+    """Is the package installed, within its range, and does it import?"""
+    name = requirement.name.lower()
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         if extra:
             return Check(name, None, f'not installed; optional: pip install -e ".[{extra}]"')
         return Check(name, False, f"not installed. Run: {INSTALL}")
-    if _numbers(version) < _numbers(requirement.minimum):
-        return Check(name, False, f"{version} is older than {requirement.minimum}. Run: {INSTALL}")
-    if not extra and (trouble := _import_trouble(IMPORTS.get(name, name))):
+    if not requirement.specifier.contains(version, prereleases=True):
+        wanted = f"{version} is not {requirement.specifier}"
+        return Check(name, False, f"{wanted}. Run: {INSTALL}")
+    if not extra and (trouble := _import_trouble(IMPORTS.get(name, name.replace("-", "_")))):
         return Check(name, False, f"{version} does not import: {trouble}")
     return Check(name, True, version)
 
@@ -126,16 +125,12 @@ def check_weights(name: str = "toy") -> Check:
 
 
 def check_notebooks() -> Check:
-    """The course's notebooks, which come with a clone and not with an installed package."""
-    found = sorted(notebook_folder().glob("[0-9][0-9]_*.ipynb"))
+    """The course's notebooks, as shipped; `minikontext lab` copies them."""
+    folder = shipped("notebooks")
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        return Check("notebooks", None, "not here; clone the repository to have the course")
-    return Check("notebooks", True, f"{len(found)} in {_short(notebook_folder())}")
-
-
-def notebook_folder() -> Path:
-    """Where a clone of the repository keeps the course."""
-    return shipped("notebooks")
+        return Check("notebooks", False, f"none in {_short(folder)}. Run: {INSTALL}")
+    return Check("notebooks", True, f"{len(found)} in {_short(folder)}")
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
@@ -152,20 +147,6 @@ def _import_trouble(module: str) -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
-
-
-def _parse(line: str) -> Requirement:
-    text, _, marker = line.partition(";")
-    name, minimum = re.match(r"([\w.-]+)[^>]*(?:>=\s*([\w.]+))?", text).groups()
-    extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
-    older = re.search(r"python_version < ['\"]3\.(\d+)['\"]", marker)
-    needed = older is None or sys.version_info < (3, int(older[1]))
-    return Requirement(name.lower(), minimum or "0", extra[1] if extra else "", needed)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` -> (2, 13, 0): good enough to compare releases with a minimum."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)
 
 
 def _short(folder: Path) -> str:

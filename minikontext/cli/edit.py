@@ -1,0 +1,440 @@
+"""`minikontext edit` and `minikontext draw`: pictures by instruction, one or many in one start."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minikontext.errors import ConfigError, ImageError, OutputError, SizeError
+from minikontext.runtime.files import check_writable
+
+if TYPE_CHECKING:
+    from minikontext.editing.output import KontextOutput
+    from minikontext.pipeline import KontextPipeline
+
+PIPE = "-"  # stdin among the pictures, stdout as the place of the result
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
+PLANS = ("auto", "resident", "encoders", "8-bit", "4-bit", "stream")
+
+# What the library calls an argument, and what this command calls it.
+TERMS = {
+    "num_inference_steps": "--steps",
+    "num_images_per_prompt": "--count",
+    "true_cfg_scale": "--cfg",
+    "guidance_scale": "--guidance",
+    "negative_prompt": "--negative",
+    "context_layout": "--layout",
+    "step_cache": "--step-cache",
+    "offload": "--offload",
+    "quality": "--quality",
+    "device": "--device",
+    "dtype": "--dtype",
+    "seed": "--seed",
+}
+
+
+def speak(text: object) -> str:
+    """An error or a warning in the command's own words: `num_inference_steps=0` is `--steps 0`."""
+    said = str(text)
+    for name, option in TERMS.items():
+        said = re.sub(rf"(?<![\w-]){name}=", f"{option} ", said)
+        if "_" in name:
+            said = re.sub(rf"\b{name}\b", option, said)
+    return said
+
+
+# ------------------------------------------------------------------------------------- options
+def add(commands: argparse._SubParsersAction) -> None:
+    """Describe `edit` and `draw`."""
+    edit = commands.add_parser("edit", help="change pictures as an instruction says")
+    edit.add_argument(
+        "pictures", metavar="IMAGE", nargs="+",
+        help="the picture to edit (PNG, JPEG, WebP …), a folder, a pattern, or - for stdin; of "
+        "several, each is edited",
+    )  # fmt: skip
+    edit.add_argument("prompt", help='what to change, in quotes: "make the hat red"')
+    edit.add_argument(
+        "-i", "--image", action="append", default=[], metavar="IMAGE",
+        help="one more picture that the prompt may speak of; may be given again",
+    )  # fmt: skip
+    edit.set_defaults(run=run_edit)
+    draw = commands.add_parser("draw", help="draw a picture from words alone")
+    draw.add_argument("prompt", help='what to draw, in quotes: "a green frog with a red hat"')
+    draw.add_argument("more", nargs="*", help=argparse.SUPPRESS)
+    draw.set_defaults(run=run_draw, pictures=[], image=[])
+    for one in (edit, draw):
+        _add_output(one)
+        _add_sampling(one.add_argument_group("how it is drawn"))
+        _add_machine(one.add_argument_group("what draws it"))
+        one.set_defaults(speak=speak)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="PLACE",
+        help="a file (.png, .webp or .jpg), a folder, or - for stdout (default: NAME_edited.png "
+        "here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quality", type=int, metavar="N", help="of JPEG and WebP, 1 to 100; pixels get lost"
+    )
+    parser.add_argument(
+        "--no-prompt", action="store_true", default=None,
+        help="keep prompts out of the file's metadata (always: MINIKONTEXT_NO_PROMPT=1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--watermark", action="store_true", help="mark the pixels invisibly, from 256×256 on"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the results' paths only")
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    number = {"type": int, "metavar": "N"}
+    group.add_argument(
+        "--seed", type=seeds, metavar="N", default=(None,),
+        help="the same seed gives the same picture; several: 1,2,7 or 1..8; -1: random (default)",
+    )  # fmt: skip
+    group.add_argument("--steps", **number, help="more is finer and slower")
+    group.add_argument(
+        "--step-cache",
+        type=float,
+        metavar="X",
+        help="skip blocks where the first one changed by less than this share: faster, not exact",
+    )
+    group.add_argument("--count", **number, default=1, help="how many results (default: 1)")
+    group.add_argument("--width", **number, help="of the result (default: the picture's)")
+    group.add_argument("--height", **number, help="of the result (default: the picture's)")
+    group.add_argument(
+        "--guidance", type=float, metavar="G", help="for weights distilled with a guidance input"
+    )
+    group.add_argument(
+        "--cfg", type=float, metavar="S", help="classifier-free guidance; 1 is off, twice as slow"
+    )
+    group.add_argument("--negative", metavar="TEXT", help="what to stay away from; needs --cfg > 1")
+    group.add_argument(
+        "--resize",
+        choices=("kontext", "none"),
+        default="kontext",
+        help="kontext: use the nearest trained size (default); none: keep the picture's size",
+    )
+    group.add_argument(
+        "--layout",
+        choices=("index", "offset", "scaled"),
+        help="how several pictures are told apart: the paper's way (index), side by side (offset), "
+        "or each stretched over the result (scaled); default: as the weights have learned it",
+    )
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--weights", default="toy", help="a shipped name or a folder (default: toy)")
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="a LoRA on top of the weights; may be given again (default scale: 1)",
+    )
+    group.add_argument(
+        "--offload",
+        default="auto",
+        choices=PLANS,
+        help="for full-size weights: resident, encoders, 8-bit, 4-bit, stream (default: what fits)",
+    )
+    group.add_argument(
+        "--safety",
+        metavar="NAME",
+        help="safety filters, a shipped name (toy) or a folder; none: without (default: as the "
+        "weights ask)",
+    )
+    group.add_argument(
+        "--float8",
+        action="store_true",
+        help="matrix products with fewer digits, for speed, on NVIDIA GPUs from Ada on",
+    )
+    group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
+    group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")
+
+
+# ------------------------------------------------------------------------------------ the work
+@dataclass(frozen=True)
+class Job:
+    """One picture to edit, or none to draw from words, and a place for each result."""
+
+    source: str | None
+    paths: list[Path]
+
+
+def seeds(text: str) -> tuple[int | None, ...]:
+    """`7`, `1,2,7`, `1..8`, or -1 for a random one. Raises ArgumentTypeError for other texts."""
+    found: list[int | None] = []
+    for part in text.split(","):
+        given = re.fullmatch(r"(-?\d+)(?:\.\.(\d+))?", part.strip())
+        if not given or len(text) > 200:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no seed: use 7, 1,2,7 or 1..8")
+        first, last = int(given[1]), int(given[2] or given[1])
+        if not 0 <= last - first < 1000:
+            raise argparse.ArgumentTypeError(f"{part!r} counts up, to at most 1000 seeds")
+        found += [None if seed == -1 else seed for seed in range(first, last + 1)]
+    return tuple(found)
+
+
+def run_edit(options: argparse.Namespace) -> int:
+    """Edit every picture; a picture of several that cannot be read is told, and the rest go on."""
+    sources = expand(options.pictures)
+    _check_quotes(sources)
+    total = options.count * len(options.seed)
+    taken = [*sources, *options.image]
+    if len(sources) == 1 and not _is_folder(options.output):
+        jobs = [Job(sources[0], output_paths(taken, options.output, total))]
+    else:
+        jobs = _many(sources, options.output, total, taken)
+    return _run(jobs, options)
+
+
+def run_draw(options: argparse.Namespace) -> int:
+    """Draw what the prompt says."""
+    if options.more:
+        words = " ".join([options.prompt, *options.more])
+        raise ConfigError(f'Put the prompt in quotes: minikontext draw "{words}"')
+    total = options.count * len(options.seed)
+    place = options.output
+    if _is_folder(place):
+        place = str(_free_name("drawn", Path(place), ""))
+    elif not place:
+        place = str(_free_name("drawn", Path(), ""))
+    return _run([Job(None, output_paths([], place, total))], options)
+
+
+def _run(jobs: list[Job], options: argparse.Namespace) -> int:
+    from minikontext import images
+    from minikontext.images import provenance, watermark
+
+    for path in (path for job in jobs for path in job.paths if str(path) != PIPE):
+        provenance.check_format(path, options.quality)
+    first = jobs[0].paths[0]
+    if not options.quiet and provenance.is_lossy(first.suffix, options.quality):
+        print(f"note: {first.name} loses pixels on writing: `inspect` cannot check them.",
+              file=sys.stderr)  # fmt: skip
+    extra = [images.read(source) for source in options.image]
+    pipe, failed = None, 0
+    for job in jobs:
+        try:
+            pictures = [] if job.source is None else [_read(job.source), *extra]
+            if options.watermark and pictures:
+                width, height = pictures[0].size
+                watermark.check((options.width or width, options.height or height))
+        except ImageError as error:
+            if len(jobs) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            failed = 2
+            continue
+        with _hushed(options.quiet):
+            pipe = pipe or load(options)
+        _draw(pipe, pictures, job.paths, options)
+    return failed
+
+
+def _read(source: str) -> Any:
+    from minikontext import images
+
+    return images.read(sys.stdin.buffer.read() if source == PIPE else source)
+
+
+def _draw(
+    pipe: KontextPipeline, pictures: list, paths: list[Path], options: argparse.Namespace
+) -> None:
+    """Each seed is a call of its own, so that it gives what it gives alone."""
+    for i, seed in enumerate(options.seed):
+        with _hushed(options.quiet):
+            result = pipe(options.prompt, image=pictures or None, **_sampling(options, seed))
+        if i == 0 and pictures and not options.quiet:
+            _tell_size(pictures[0], result)
+        _save(result, paths[i * options.count : (i + 1) * options.count], options)
+
+
+def _tell_size(picture: Any, result: KontextOutput) -> None:
+    """A changed size has had its warning; a size that was asked for is no picture's."""
+    if picture.size != result.plan.original:
+        sizes = [f"{width}×{height}" for width, height in (picture.size, result.plan.original)]
+        print(f"picture: {sizes[0]}, result: {sizes[1]}", file=sys.stderr)
+    elif not result.plan.changed:
+        print(f"picture: {result.plan}", file=sys.stderr)
+
+
+def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace) -> None:
+    from minikontext.images import provenance, watermark
+
+    how = {"private": options.no_prompt, "quality": options.quality}
+    for image, path, made in zip(result.images, paths, result.provenance, strict=True):
+        image = watermark.mark(image) if options.watermark else image
+        if str(path) == PIPE:
+            sys.stdout.buffer.write(provenance.encode(image, made, **how))
+            sys.stdout.buffer.flush()
+        else:
+            new = not options.output or _is_folder(options.output)
+            print(provenance.save(image, path, made, **how, new=new))
+
+
+def load(options: argparse.Namespace) -> KontextPipeline:
+    """The pipeline that the options ask for."""
+    from minikontext.pipeline import KontextPipeline
+
+    pipe = KontextPipeline.from_pretrained(
+        options.weights,
+        device=options.device,
+        dtype=options.dtype,
+        offload=options.offload,
+        safety=options.safety,
+    )
+    for path, scale in map(_lora, options.lora):
+        pipe.load_lora(path, scale)
+    return pipe.use_float8() if options.float8 else pipe
+
+
+def _lora(given: str) -> tuple[str, float]:
+    """FILE or FILE:SCALE, where a colon inside the name is none of ours."""
+    path, _, scale = given.rpartition(":")
+    try:
+        return (path, float(scale)) if path else (given, 1.0)
+    except ValueError:
+        return given, 1.0
+
+
+# ------------------------------------------------------------------------------------- places
+def expand(given: Sequence[str]) -> list[str]:
+    """Folders and patterns become the pictures in them, in order; the rest stays as it is.
+
+    Raises ImageError for a folder without pictures and for a pattern that nothing fits.
+    """
+    found: list[str] = []
+    for one in given:
+        path = Path(one)
+        if one != PIPE and _is_existing_folder(path):
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise ImageError(f"There is no picture in the folder {path}.")
+            found += map(str, inside)
+        elif glob.has_magic(one) and len(given) < 1000 and not _is_existing(path):
+            fitting = sorted(p for p in glob.glob(one) if Path(p).suffix.lower() in SUFFIXES)
+            if not fitting and len(given) == 1:
+                raise ImageError(f"No picture fits {one!r}.")
+            found += fitting or [one]
+        else:
+            found.append(one)
+    return found
+
+
+def _is_existing(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a prompt in the place of the path is too long to be a name
+        return False
+
+
+def _is_existing_folder(path: Path) -> bool:
+    return _is_existing(path) and path.is_dir()
+
+
+def _check_quotes(sources: list[str]) -> None:
+    """Words of a prompt without quotes arrive as names of pictures that are not there."""
+    lost = [one for one in sources[1:] if one != PIPE and not _is_existing(Path(one))]
+    if any(Path(one).suffix.lower() not in SUFFIXES for one in lost):
+        raise ConfigError(
+            f"There is no picture {lost[0][:80]!r}. Is it a word of the prompt? Put the prompt in "
+            'quotes: minikontext edit fox.png "make the hat red"'
+        )
+
+
+def _is_folder(output: str | None) -> bool:
+    return bool(output) and output != PIPE and (
+        output.endswith(("/", "\\")) or _is_existing_folder(Path(output))
+    )  # fmt: skip
+
+
+def _many(sources: list[str], output: str | None, count: int, taken: list[str]) -> list[Job]:
+    """A place for every result of every picture: in a folder, or here."""
+    if output and not _is_folder(output):
+        raise OutputError(
+            f"{len(sources)} pictures, and one file {output}: name a folder, {output}/."
+        )
+    jobs: list[Job] = []
+    used: set[str] = set()
+    for source in sources:
+        stem = "stdin" if source == PIPE else Path(source).stem
+        place = _free_name(stem, Path(output or "."), used=used)
+        used.add(place.stem)
+        jobs.append(Job(source, output_paths([source, *taken], str(place), count)))
+    return jobs
+
+
+def output_paths(sources: list[str], output: str | None, count: int) -> list[Path]:
+    """Name the results before any work is done: never a source, by default never an old file.
+
+    Raises OutputError for a place that cannot be written, SizeError for a count below 1.
+    """
+    if count < 1:
+        raise SizeError(f"--count {count}: ask for at least one result.")
+    if output == PIPE:
+        if count > 1:
+            raise OutputError(f"{count} results do not fit into one stdout: name a folder.")
+        return [Path(PIPE)]
+    stem = "stdin" if sources[:1] == [PIPE] else Path(sources[0]).stem if sources else "drawn"
+    first = Path(output) if output else _free_name(stem)
+    numbered = [first.with_stem(f"{first.stem}-{i + 1}") for i in range(count)]
+    paths = numbered if count > 1 else [first]
+    for path in paths:
+        check_output(path, sources)
+    return paths
+
+
+def _free_name(
+    stem: str, folder: Path = Path(), ending: str = "_edited", used: Sequence[str] | set[str] = ()
+) -> Path:
+    """`fox_edited.png` in a folder, or `fox_edited2.png` … while results are there already."""
+    number = 1
+    while True:
+        name = f"{stem}{ending}{number if number > 1 else ''}"
+        here = Path.cwd() / folder
+        if name not in used and not list(here.glob(f"{glob.escape(name)}[.-]*")):
+            return folder / f"{name}.png"
+        number += 1
+
+
+def check_output(path: Path, sources: Sequence[str]) -> None:
+    """Raises OutputError for a result that would replace a source or cannot be written."""
+    if path.resolve() in [Path(source).resolve() for source in sources if source != PIPE]:
+        raise OutputError(f"{path} is the picture itself. Choose another name for the result.")
+    check_writable(path)
+
+
+def _sampling(options: argparse.Namespace, seed: int | None) -> dict[str, object]:
+    return {
+        "seed": seed,
+        "num_inference_steps": options.steps,
+        "num_images_per_prompt": options.count,
+        "width": options.width,
+        "height": options.height,
+        "guidance_scale": options.guidance,
+        "true_cfg_scale": options.cfg,
+        "negative_prompt": options.negative,
+        "resize": options.resize,
+        "step_cache": options.step_cache,
+        "context_layout": options.layout,
+        "progress": not options.quiet,
+    }
+
+
+@contextmanager
+def _hushed(quiet: bool) -> Iterator[None]:
+    """Keep stdout for the results' paths, so that a script can read them."""
+    with redirect_stdout(io.StringIO() if quiet else sys.stderr):
+        yield

@@ -1,0 +1,82 @@
+"""A wheel, built and installed far from the clone, edits a picture and has the course."""
+
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built by the backend that pyproject.toml names, without a network."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def home(wheel, tmp_path_factory):
+    """A fresh environment with the wheel, and the libraries of this one but not its minikontext."""
+    home = tmp_path_factory.mktemp("home")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
+    python = home / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    place = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", place], text=True).strip())
+    zipfile.ZipFile(wheel).extractall(site)
+    # Paths in a .pth are searched last, and the .pth files in them are not read.
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return home
+
+
+def run(home, *arguments):
+    python = home / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    return subprocess.run(
+        [python, *map(str, arguments)], cwd=home, check=True, capture_output=True, text=True,
+        env={"PATH": "", "HOME": str(home), "OMP_NUM_THREADS": "1"},
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_an_installed_wheel_edits_a_picture(home):
+    where = "import minikontext; print(minikontext.__file__)"
+    assert Path(run(home, "-c", where).strip()).is_relative_to(home)
+    picture = "minikontext/shipped/data/images/demo.png"
+    (picture,) = (home / "venv").rglob(picture)
+    words = ("make the hat red", "--steps", 2, "--seed", 0)
+    assert run(home, "-m", "minikontext", "edit", picture, *words) == "demo_edited.png\n"
+    assert (home / "demo_edited.png").is_file()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_has_the_course(home):
+    told = run(home, "-m", "minikontext", "lab", "--copy-only")
+    assert told == f"course: {home / 'minikontext-course'}\n"
+    copied = {path.name for path in (home / "minikontext-course/notebooks").glob("*.ipynb")}
+    assert copied == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_the_wheel_has_all_weights_that_notebooks_load(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    stored = {name.split("/")[4] for name in names if "shipped/data/weights/" in name}
+    cells = [cell for path in (ROOT / "notebooks").glob("*.ipynb")
+             for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]  # fmt: skip
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    calls = [line for line in code.splitlines() if "from_pretrained(" in line]
+    wanted = set(re.findall(r'"(toy[\w-]*)"', "\n".join(calls)))
+    assert {"toy", "toy-pro"} <= wanted <= stored
+    assert "minikontext/py.typed" in names
+    assert "minikontext/shipped/configs/lineage/toy.toml" in names or not (
+        ROOT / "configs/lineage/toy.toml"
+    ).exists()
+    assert not [name for name in names if "/training/" in name and "shipped" in name]
+    assert wheel.stat().st_size < 100e6  # what the package index takes
