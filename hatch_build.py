@@ -1,4 +1,4 @@
-"""A wheel carries what lies beside the package in the repository: weights, pictures, the course."""
+"""A wheel carries what lies beside the package in the repository: weights, pictures, course, configs."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ LEFT_OUT = (
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Puts data/, notebooks/ and configs/ under minikontext/shipped, where `files.shipped` looks first."""
+    """Puts them under minikontext/shipped, where `files.shipped` looks first."""
 
     def initialize(self, version: str, build_data: dict) -> None:
         """Name every file; an editable install has the repository itself."""

@@ -314,7 +314,7 @@ def test_a_broken_one_of_several_is_told_and_the_rest_go_on(here, weights, capsy
     (here / "broken.png").write_bytes(b"no picture")
     arguments = ["broken.png", "fox.png", "make the hat red", "--weights", weights, "--steps", 1]
     assert run("edit", *arguments) == 2
-    assert "error: Cannot read the image broken.png" in capsys.readouterr().err
+    assert "error: Cannot read broken.png" in capsys.readouterr().err
     assert "fox_edited.png" in names(here)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minikontext.errors import ConfigError, ImageError, OutputError, SizeError
+from minikontext.runtime import log
 from minikontext.runtime.files import check_writable
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
         except ImageError as error:
             if len(jobs) == 1:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {log.printable(str(error), 5000)}", file=sys.stderr)
             failed = 2
             continue
         with _hushed(options.quiet):
