@@ -1,4 +1,4 @@
-"""A wheel carries what lies beside the package in the repository: weights, pictures, course, configs."""
+"""A wheel carries what lies beside the package: weights, pictures, the course, configs."""
 
 from pathlib import Path
 
