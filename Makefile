@@ -60,7 +60,7 @@ clean:  ## remove the virtual environment and what runs left behind
 
 # Installed once, and again when the list of packages has changed since.
 $(CORE): pyproject.toml constraints.txt | $(PY)
-	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable .
+	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[flux]"
 	@touch $@
 
 $(TEST): $(CORE)

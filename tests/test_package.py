@@ -104,7 +104,7 @@ def test_conda_installs_this_package_under_the_same_constraints():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, installed = environment["dependencies"]
     assert pip == "pip"
-    assert installed == {"pip": ["--constraint constraints.txt", "--editable ."]}
+    assert installed == {"pip": ["--constraint constraints.txt", "--editable .[flux]"]}
     minor = int(re.fullmatch(r"python=3\.(\d+)", python)[1])
     supported = pyproject()["project"]["requires-python"]
     low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", supported).groups()
@@ -122,3 +122,13 @@ def test_the_makefile_installs_under_the_same_constraints():
 
 def test_the_command_is_installed():
     assert pyproject()["project"]["scripts"] == {"minikontext": "minikontext.cli:main"}
+
+
+def test_what_opens_the_course_installs_what_notebook_10_imports():
+    """It loads T5 and CLIP with transformers, which only the extra `flux` brings."""
+    rule = (ROOT / "Makefile").read_text(encoding="utf-8").split("$(CORE): ")[1].split("@touch")[0]
+    assert '--editable ".[flux]"' in rule
+    assert any(
+        line.startswith("transformers")
+        for line in pyproject()["project"]["optional-dependencies"]["flux"]
+    )
