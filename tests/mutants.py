@@ -13,11 +13,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import matplotlib.pyplot  # noqa: F401 - these are imported once, for all forks
+import pydantic  # noqa: F401
+import pytest
+import torch  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOW, LOSSES, WIRING = "tests/test_flow.py", "tests/distillation/test_losses.py", \
@@ -97,16 +101,32 @@ def survives(mutant: Mutant, copy: Path) -> bool | None:
     if sound.count(mutant.old) != 1:
         return None
     path.write_text(sound.replace(mutant.old, mutant.new), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run([*command, *mutant.tests.split(" ")], cwd=copy, env=environment,
-                              capture_output=True, text=True)  # fmt: skip
+        code, said = _tested(mutant.tests.split(" "), copy)
     finally:
         path.write_text(sound, encoding="utf-8")
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"{mutant.why}: pytest could not run\n{done.stdout[-2000:]}")
-    return done.returncode == 0
+    if code not in (0, 1):
+        raise RuntimeError(f"{mutant.why}: pytest could not run\n{said[-2000:]}")
+    return code == 0
+
+
+def _tested(tests: list[str], copy: Path) -> tuple[int, str]:
+    """pytest's exit code in a process of its own, and what it said.
+
+    The process is a fork, so that torch is imported once; nothing of the package is, before.
+    """
+    log = copy / "pytest.log"
+    child = os.fork()
+    if child == 0:
+        with open(log, "w", encoding="utf-8") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+            os.chdir(copy)
+            sys.path.insert(0, str(copy))
+            os.environ["PYTHONPATH"] = str(copy)
+            os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])))
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), log.read_text(encoding="utf-8")
 
 
 def table(found: dict[str, bool | None]) -> str:
@@ -125,6 +145,7 @@ def table(found: dict[str, bool | None]) -> str:
 
 def main() -> None:
     """The command."""
+    sys.dont_write_bytecode = True  # two faults of one second would share a .pyc
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -137,6 +158,10 @@ def main() -> None:
         copy = Path(folder) / "copy"
         skip = shutil.ignore_patterns(".*", "__pycache__", "runs", "outputs", "results")
         shutil.copytree(ROOT, copy, ignore=skip, symlinks=True)
+        tests = dict.fromkeys(test for mutant in chosen for test in mutant.tests.split(" "))
+        code, said = _tested([*tests], copy)
+        if code:
+            sys.exit(f"without any fault, the tests fail already:\n{said[-2000:]}")
         for mutant in chosen:
             found[mutant.why] = survives(mutant, copy)
             said = {True: "SURVIVED", False: "caught", None: "CANNOT BE PLANTED"}
