@@ -94,6 +94,12 @@ MUTANTS = (
 )  # fmt: skip
 
 
+REASONS = {
+    "the student learns while the heads start": "it does not, since gradients are switched off for "
+    "it in these steps: only the loss that is logged is another one.",
+}
+
+
 def survives(mutant: Mutant, copy: Path) -> bool | None:
     """Whether no test notices; None if the fault cannot be planted any more."""
     path = copy / "minikontext" / mutant.file
@@ -140,6 +146,7 @@ def table(found: dict[str, bool | None]) -> str:
         f"| {said[found[m.why]]} |"
         for m in MUTANTS if m.why in found
     ]  # fmt: skip
+    lines += ["", *(f"{why}: {REASONS[why]}" for why, one in found.items() if one and why in REASONS)]
     return "\n".join(lines)
 
 
