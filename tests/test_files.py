@@ -91,8 +91,15 @@ def test_a_link_that_is_put_there_while_writing_is_not_followed(tmp_path):
     assert victim.stat().st_mode & 0o777 == 0o600 and not (tmp_path / "x").exists()
 
 
-def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path, monkeypatch, links):
     path = tmp_path / "file"
+    if not links:  # as on a memory card
+
+        def refuse(*_):
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
     with replacing(path, new=True) as temporary:
         temporary.write_text("first")
     with pytest.raises(OutputError, match="there already"), replacing(path, new=True) as temporary:

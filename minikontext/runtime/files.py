@@ -80,13 +80,24 @@ def _finish(temporary: Path, mode: int) -> None:
 
 
 def _put(temporary: Path, path: Path, new: bool) -> None:
-    if not new:
-        os.replace(temporary, path)
-        return
     try:
-        os.link(temporary, path)  # unlike a rename it fails where something is
+        if new:
+            _claim(temporary, path)
+        else:
+            os.replace(temporary, path)
     except FileExistsError as error:
         raise OutputError(f"Cannot write {path}: it is there already. Name another.") from error
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    """Give a file its name, which must be free. Raises FileExistsError if it is not."""
+    try:
+        os.link(temporary, path)  # unlike a rename it fails where something is
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, as on most memory cards
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        os.replace(temporary, path)
 
 
 def _sync(folder: Path) -> None:
