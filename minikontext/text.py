@@ -78,7 +78,8 @@ class ToyTextConfig:
 
     `width` is the transformer's context_in_dim, `pooled` its vec_in_dim. With `ngrams` rows in a
     hashed table of letter groups, each `ngram_width` wide, a word that is not in the vocabulary
-    still has a vector of its own, near to those of words that are spelled like it.
+    still has a vector of its own, near to those of words that are spelled like it. `absent` names
+    what people ask for and the model cannot draw, each with the nearest that it can: (dog, cat).
     """
 
     vocabulary: Annotated[tuple[str, ...], MaxLen(2**20)] = ()
@@ -89,6 +90,7 @@ class ToyTextConfig:
     pooled: Annotated[int, Interval(ge=1, le=2**14)] = 128
     ngrams: Annotated[int, Interval(ge=0, le=2**22)] = 0
     ngram_width: Annotated[int, Interval(ge=1, le=2**14)] = 64
+    absent: Annotated[tuple[tuple[str, str], ...], MaxLen(2**20)] = ()
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -285,7 +287,9 @@ class ToyTextEncoder(nn.Module):
         return found
 
     def suggest(self, word: str) -> list[str]:
-        """The known words spelled most like this one, nearest first."""
+        """What stands for an absent word, or the known words spelled most like one, best first."""
+        if nearest := dict(self.config.absent).get(word.lower()):
+            return [nearest]
         words = [known for known in self.config.vocabulary if known.isalnum()]
         return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
 
@@ -294,7 +298,7 @@ class ToyTextEncoder(nn.Module):
 
         Words under four letters are too short to tell, and few slips change the first letter.
         """
-        if self.ngrams is None or len(word) < 4:
+        if self.ngrams is None or len(word) < 4 or word.lower() in dict(self.config.absent):
             return False
         near = difflib.get_close_matches(word.lower(), self.config.vocabulary, n=3, cutoff=0.75)
         return any(known[0] == word[0].lower() for known in near)

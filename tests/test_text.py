@@ -2,12 +2,14 @@
 
 import string
 import zlib
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from minikontext.errors import ConfigError, PromptError, PromptWarning, WeightsError
 from minikontext.pretrained.text_encoders import FluxTextEncoder
+from minikontext.runtime.config import build_config, read_json_if_there, write_json
 from minikontext.text import (
     NGRAMS_PER_WORD,
     ToyTextConfig,
@@ -239,3 +241,20 @@ def test_a_slip_of_the_finger_is_no_unknown_word(speller):
 def test_a_table_of_one_row_is_refused():
     with pytest.raises(ConfigError, match="ngrams 1"):
         ToyTextConfig(ngrams=1)
+
+
+def test_an_absent_word_is_named_with_what_stands_nearest():
+    absent = (("flowerpot", "flower"), ("dog", "cat"))
+    encoder = ToyTextEncoder(ToyTextConfig(("make", "flower"), ngrams=64, absent=absent))
+    dog, pot = encoder.report("make Dog flowerpot")
+    assert dog.suggestions == ("cat",) and pot.suggestions == ("flower",)
+    plain = ToyTextEncoder(ToyTextConfig(("make", "flower"), ngrams=64))
+    assert [warning.word for warning in plain.report("flowerr")] == []
+
+
+def test_a_config_of_the_second_edition_survives_a_file(tmp_path):
+    config = ToyTextConfig(("make",), max_length=32, ngrams=64, absent=(("dog", "cat"),))
+    write_json(tmp_path / "text.json", asdict(config))
+    assert build_config(ToyTextConfig, read_json_if_there(tmp_path / "text.json")) == config
+    with pytest.raises(ConfigError, match="ngrams"):
+        build_config(ToyTextConfig, {"ngrams": 2**30})

@@ -644,3 +644,11 @@ def words() -> tuple[str, ...]:
         for concept in rows:
             found.update(*map(split_words, forms(slot, concept, unheard=False)))
     return tuple(sorted(found))
+
+
+@cache
+def absent_words() -> tuple[tuple[str, str], ...]:
+    """Single words for what the world has not, each with the nearest that it has, sorted."""
+    pairs = [(form, near) for rows in ABSENT.values() for near, found in rows.items() if near
+             for form in found if split_words(form) == [form] and form not in words()]  # fmt: skip
+    return tuple(sorted(dict(reversed(pairs)).items()))

@@ -62,3 +62,11 @@ def test_words_keep_hyphens_and_lose_the_possessive():
 def test_an_unknown_slot_is_an_error():
     with pytest.raises(KeyError):
         lexicon.forms("smell", "sweet")
+
+
+def test_absent_words_come_with_something_that_the_world_has():
+    pairs = dict(lexicon.absent_words())
+    assert len(pairs) >= 200
+    assert pairs["dog"] == "cat" and pairs["helicopter"] == "house" and pairs["brown"] == "orange"
+    assert not set(pairs) & set(words())
+    assert set(pairs.values()) <= {value for rows in WORLD.values() for value in rows}
