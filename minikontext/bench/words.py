@@ -29,6 +29,7 @@ from minikontext.toyworld.grammar import CLEAN, Noise, vocabulary
 from minikontext.toyworld.reader import absent, clauses, unusable
 from minikontext.toyworld.scene import CHOICES, LETTERS, MAX_SIGN
 from minikontext.toyworld.wishes import sample_wishes
+from minikontext.training.optimizer import MuonAdamW, learning_rate
 
 DATA = Path(__file__).parents[2] / "data" / "bench"
 NEWCOMERS, STORED, PAGE = DATA / "newcomers.jsonl", DATA / "words.json", DATA / "words.md"
@@ -192,7 +193,7 @@ class Edition:
         return wishes.ask(case, rng, noise=self.noise)
 
 
-STEPS = 3000
+STEPS = 2400
 FILLERS = Noise(typos=0.0)
 EDITIONS = (
     Edition("first edition"),
@@ -212,17 +213,17 @@ def train(
     rng = random.Random(seed)
     model = TextOnlyEditor(edition.encoder())
     heard = [edition.case(i) for i in range(pool)]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps, pct_start=0.1)
+    optimiser = MuonAdamW(model, lr=3e-3, muon_lr=6e-3, weight_decay=0.01, matrix=_is_matrix)
     for step in range(steps):
         loss = _loss(model, edition, rng.sample(heard, batch), rng)
-        optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        optimiser.step(learning_rate(step, steps, warmup=steps // 20, decay=0.7))
         progress(step, loss.item())
     return model.eval()
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    return "blocks" in name and parameter.ndim == 2
 
 
 def _loss(

@@ -326,14 +326,12 @@ def mend(text: str) -> str:
 
 
 def _mistyped(text: str, rng: random.Random, share: float) -> str:
-    """The text with typos in a share of its words; what is quoted stays as it is."""
+    """The text with typos in a share of its words; signs have capitals and stay as they are."""
 
     def perhaps(word: re.Match[str]) -> str:
         return typo(word[0], rng) if rng.random() < share else word[0]
 
-    parts = re.split(r"(\"[^\"]*\"|'[A-Z]+')", text)
-    parts[::2] = [re.sub(r"[a-z]{3,}", perhaps, part) for part in parts[::2]]
-    return "".join(parts)
+    return re.sub(r"[a-z]{3,}", perhaps, text)
 
 
 def typo(word: str, rng: random.Random) -> str:
