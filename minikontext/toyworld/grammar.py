@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
@@ -26,6 +27,7 @@ Facts = dict[str, tuple[str, str]]  # symbol -> (slot, concept); slot "" is a te
 LETTERS_OF_TYPOS = "abcdefghijklmnopqrstuvwxyz"
 
 PLAIN_SHARE = 0.5  # of the forms: a concept's plain name
+LONGEST = 31  # tokens of a sentence: an encoder of 32 closes it with <end>
 LOOSE_SHARE = 0.35  # of the cases: a detail stays unsaid
 
 
@@ -206,7 +208,16 @@ def ask(case: Case, rng: random.Random, unheard: bool = False, noise: Noise = TY
     In training (unheard=False) no template and no form that is kept for tests ever occurs. Say
     `loosened(case, rng)` before, so that some wishes leave details open.
     """
-    return finish(wording(case, rng, unheard), rng, noise)
+    return short(lambda: finish(wording(case, rng, unheard), rng, noise))
+
+
+def short(draw: Callable[[], str]) -> str:
+    """The first sentence drawn that fits an encoder; a sign takes a token for each letter."""
+    while True:
+        sentence = draw()
+        letters = sum(map(len, re.findall(r"\b[A-Z]{2,4}\b", sentence)))
+        if len(re.findall(r"\w+", sentence)) + letters <= LONGEST:
+            return sentence
 
 
 def wording(case: Case, rng: random.Random, unheard: bool = False, pronouns: bool = True) -> str:

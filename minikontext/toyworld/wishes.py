@@ -69,7 +69,7 @@ def ask(
     """One sentence for all wishes of a case, drawn afresh; `unheard` as in `grammar.ask`."""
     if not case.parts:
         return grammar.ask(case, rng, unheard, noise)
-    return grammar.finish(_joined(case, rng, unheard), rng, noise)
+    return grammar.short(lambda: grammar.finish(_joined(case, rng, unheard), rng, noise))
 
 
 def followed(picture: Image.Image | np.ndarray, case: Case) -> tuple[bool, ...]:

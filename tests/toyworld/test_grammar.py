@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import pytest
 
+from minikontext.text import split_prompt
 from minikontext.toyworld import OPERATIONS, grammar
 from minikontext.toyworld.edits import SECOND_EDITION, sample_case
 from minikontext.toyworld.grammar import CLEAN, Noise, vocabulary
@@ -156,3 +157,12 @@ def test_the_vocabulary_has_every_word_that_training_hears():
         text = re.sub(r"(\"[^\"]*\"|'[A-Z]+')", " ", grammar.ask(case, rng, noise=CLEAN))
         assert set(split_words(text)) <= known, text
     assert "dog" not in known and len(known) < 1200
+
+
+def test_every_sentence_fits_the_encoder():
+    rng, words = random.Random(9), vocabulary()
+    longest = max(
+        len(split_prompt(grammar.ask(case, rng, noise=Noise(1, 0, 0)), words))
+        for case in cases_of("combine_four", 60) + CASES[:200]
+    )
+    assert 20 < longest <= grammar.LONGEST
