@@ -160,7 +160,6 @@ def word_pieces(word: str, known: set[str]) -> list[Piece]:
 # --------------------------------------------------------------------------- letter groups
 
 
-NGRAM_SIZES = (3, 4, 5)
 NGRAMS_PER_WORD = 24  # all of a word of 8 letters; of longer ones the shortest groups
 
 
@@ -171,7 +170,7 @@ def ngram_rows(word: str, rows: int) -> list[int]:
     A checksum is the hash, so that rows are the same on every machine.
     """
     text = f"<{word.lower()}>" if word else ""
-    groups = (text[i : i + n] for n in NGRAM_SIZES for i in range(len(text) - n + 1))
+    groups = (text[i : i + n] for n in (3, 4, 5) for i in range(len(text) - n + 1))
     found = [zlib.crc32(group.encode()) % (rows - 1) + 1 for group in groups][:NGRAMS_PER_WORD]
     return found + [0] * (NGRAMS_PER_WORD - len(found))
 
@@ -315,9 +314,7 @@ class ToyTextEncoder(nn.Module):
         pieces += [Piece(END, "")]
         pieces += [Piece(PAD, "")] * (self.max_length - len(pieces))
         ids = [self.index[piece.token] for piece in pieces]
-        if self.ngrams is None:
-            return ids
-        return ids + [row for piece in pieces for row in self._ngrams(piece)]
+        return ids if self.ngrams is None else ids + [r for p in pieces for r in self._ngrams(p)]
 
     def _ngrams(self, piece: Piece) -> list[int]:
         """Rows for words; none for the letters of signs and for marks such as <end>."""
