@@ -33,6 +33,7 @@ Modules and the main classes load on first use, so that `import minikontext` cos
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.2.0"
 
@@ -86,10 +87,10 @@ _HOMES = {
 __all__ = ["__version__", *IDEAS, *WINGS, *_HOMES]
 
 
-def lazy(package: str, modules: tuple[str, ...], homes: dict[str, str]) -> Callable[[str], object]:
+def lazy(package: str, modules: tuple[str, ...], homes: dict[str, str]) -> Callable[[str], Any]:
     """A package's `__getattr__` (PEP 562): its modules, and names by the module that has them."""
 
-    def find(name: str) -> object:
+    def find(name: str) -> Any:
         if name in modules:
             return import_module(f"{package}.{name}")
         if name in homes:
@@ -99,7 +100,7 @@ def lazy(package: str, modules: tuple[str, ...], homes: dict[str, str]) -> Calla
     return find
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Import a module or class when it is first asked for (PEP 562)."""
     if name in IDEAS or name in WINGS:
         return import_module(f"{__name__}.{name}")

@@ -35,10 +35,8 @@ class AutoEncoderConfig:
 
     def __post_init__(self) -> None:
         if not self.ch_mult or self.ch % self.norm_groups:
-            raise ConfigError(
-                f"ch {self.ch} over norm_groups {self.norm_groups}, ch_mult {self.ch_mult}: "
-                "expected whole groups, and one multiple a level."
-            )
+            got = f"ch {self.ch} over norm_groups {self.norm_groups}, ch_mult {self.ch_mult}"
+            raise ConfigError(f"{got}: expected whole groups, and one multiple a level.")
 
     @property
     def downsample(self) -> int:
@@ -49,32 +47,17 @@ class AutoEncoderConfig:
     def toy(cls) -> AutoEncoderConfig:
         """The autoencoder of the toy world: trains on a laptop."""
         return cls(
-            resolution=64,
-            in_channels=3,
-            ch=16,
-            out_ch=3,
-            ch_mult=(1, 2, 4, 8),
-            num_res_blocks=1,
-            z_channels=16,
-            scale_factor=1.0,
-            shift_factor=0.0,
-            norm_groups=4,
-        )
+            resolution=64, in_channels=3, ch=16, out_ch=3, ch_mult=(1, 2, 4, 8),
+            num_res_blocks=1, z_channels=16, scale_factor=1.0, shift_factor=0.0, norm_groups=4,
+        )  # fmt: skip
 
     @classmethod
     def flux(cls) -> AutoEncoderConfig:
         """The autoencoder that all FLUX.1 models share."""
         return cls(
-            resolution=256,
-            in_channels=3,
-            ch=128,
-            out_ch=3,
-            ch_mult=(1, 2, 4, 4),
-            num_res_blocks=2,
-            z_channels=16,
-            scale_factor=0.3611,
-            shift_factor=0.1159,
-        )
+            resolution=256, in_channels=3, ch=128, out_ch=3, ch_mult=(1, 2, 4, 4),
+            num_res_blocks=2, z_channels=16, scale_factor=0.3611, shift_factor=0.1159,
+        )  # fmt: skip
 
 
 def silu(x: Tensor) -> Tensor:

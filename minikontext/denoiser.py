@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ class Net(Protocol):
 
     def rotations(self, img_ids: Tensor, txt_ids: Tensor) -> Tensor: ...
 
-    def __call__(self, img: Tensor, img_ids: Tensor, *others: Tensor | None) -> Tensor: ...
+    def __call__(self, *inputs: Any, **named: Any) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Denoiser:
             self.rotary(z.shape, img_ids),
         )  # fmt: skip
         velocity = tokens.cut_target(velocity, target.shape[1])
-        return tokens.unpack(velocity, *z.shape[-2:], PATCH).to(z.dtype)
+        return tokens.unpack(velocity, z.shape[-2], z.shape[-1], PATCH).to(z.dtype)
 
     def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The image tokens that the transformer sees, the target's first, and their ids."""

@@ -98,10 +98,7 @@ def shorten_list(items: Iterable[str], limit: int = 3) -> str:
 
 def warn(warning: Warning) -> None:
     """Warn at the nearest line that is neither ours nor torch's: there the caller can act."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in LIBRARIES:
+    frame, level, libraries = sys._getframe(1), 2, ("minikontext", "torch")
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in libraries:
         frame, level = frame.f_back, level + 1
     warnings.warn(warning, stacklevel=level)
-
-
-LIBRARIES = ("minikontext", "torch")

@@ -141,8 +141,8 @@ class DoubleStreamBlock(nn.Module):
         txt_qkv = self.txt_attn.heads(modulate(txt, shift_t, scale_t))
 
         # Text comes first; `rotations` follow this order, and the split below undoes it.
-        joined = (torch.cat(pair, dim=1) for pair in zip(txt_qkv, img_qkv))
-        out = attention(*joined, rotations)  # (b, m + n, d)
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(txt_qkv, img_qkv))
+        out = attention(q, k, v, rotations)  # (b, m + n, d)
         txt_out, img_out = out.split((txt.shape[1], img.shape[1]), dim=1)
 
         img = torch.addcmul(img, gate_i, self.img_attn.proj(img_out))
@@ -178,7 +178,8 @@ class SingleStreamBlock(nn.Module):
         # One wide product instead of four: attention and MLP read the same modulated tokens.
         *qkv, mlp = self.linear1(modulate(x, shift, scale)).split(self.widths, dim=-1)
         q, k, v = split_heads(qkv, self.num_heads)
-        out = attention(*self.norm(q, k), v, rotations)
+        q, k = self.norm(q, k)
+        out = attention(q, k, v, rotations)
         out = self.linear2(torch.cat((out, F.gelu(mlp, approximate="tanh")), dim=-1))
         return torch.addcmul(x, gate, out)
 

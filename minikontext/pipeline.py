@@ -2,8 +2,7 @@
 
 pixels -> latents -> tokens -> transformer -> velocity -> sampler -> latents -> pixels
 
-One edit is the ten numbered steps of `KontextPipeline.__call__`. What a step needs has a module of
-its own: around the call in `editing`, weights in `pretrained`, devices and memory in `runtime`.
+One edit is ten numbered steps: `KontextPipeline.__call__`. What they need lies in the wings.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ class KontextPipeline:
     ) -> None:  # fmt: skip
         self.transformer = transformer.eval()
         # Convolutions are up to twice as fast with the channels of a pixel side by side.
-        self.autoencoder = autoencoder.eval().to(memory_format=torch.channels_last)
-        self.text_encoder = text_encoder.eval()
+        self.autoencoder = autoencoder.eval().to(memory_format=torch.channels_last)  # type: ignore
+        self.text_encoder: Any = text_encoder.eval()
         self.defaults = defaults or Defaults()
         self.name, self.folder = name, folder
         self.weight_files = list(weight_files)
@@ -155,9 +154,9 @@ class KontextPipeline:
 
         def conditioned(prompts: list[str]) -> Denoiser:
             net, cache = self.transformer, request.cache
-            net = CachedTransformer(net, cache) if cache else net
+            skips = CachedTransformer(net, cache) if cache else net
             text = self.encode_text(prompts)
-            return Denoiser(net, text, latents, layout, settings.guidance_scale)
+            return Denoiser(skips, text, latents, layout, settings.guidance_scale)
 
         positive = conditioned(request.prompts)
         if settings.true_cfg_scale == 1:

@@ -24,12 +24,9 @@ class StepInfo:
 
 
 def schedule(
-    steps: int,
-    num_target_tokens: int | None = None,
-    mu: float | None = None,
-    shifted: bool = True,
-    mu_16: float | None = None,
-) -> Tensor:
+    steps: int, num_target_tokens: int | None = None, mu: float | None = None,
+    shifted: bool = True, mu_16: float | None = None,
+) -> Tensor:  # fmt: skip
     """Choose the times to visit: linspace(1, 0), shifted by mu.
 
     mu comes from the number of tokens of the *target*; counting the context is a common error.
@@ -41,19 +38,18 @@ def schedule(
     times = torch.linspace(1, 0, steps + 1)
     if not shifted:
         return times
-    if mu is None and num_target_tokens is None:
+    if mu is not None:
+        return shift(times, mu)
+    if num_target_tokens is None:
         raise ConfigError("A shifted schedule needs num_target_tokens or mu. Or use shifted=False.")
-    return shift(times, mu_for_tokens(num_target_tokens, mu_16) if mu is None else mu)
+    return shift(times, mu_for_tokens(num_target_tokens, mu_16))
 
 
 @torch.no_grad()
 def sample(
-    predict: Predict,
-    noise: Tensor,
-    timesteps: Tensor,
-    callback: Callable[[StepInfo], object] | None = None,
-    progress: bool = False,
-) -> Tensor:
+    predict: Predict, noise: Tensor, timesteps: Tensor,
+    callback: Callable[[StepInfo], object] | None = None, progress: bool = False,
+) -> Tensor:  # fmt: skip
     """Solve dz/dt = v from noise to picture with Euler's method: `z += (t_next - t) v`.
 
     predict(z, t) -> v with z (b, ...) and t (b,); noise (b, ...); timesteps (steps + 1,) falling.

@@ -58,9 +58,8 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     if isinstance(prompts, str):
         prompts = [prompts]
     if not isinstance(prompts, (list, tuple)):
-        raise PromptError(
-            f"Got a prompt of type {type(prompts).__name__}; expected a str or a list of str."
-        )
+        kind = type(prompts).__name__
+        raise PromptError(f"Got a prompt of type {kind}; expected a str or a list of str.")
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise PromptError(f"Got {prompt!r} ({type(prompt).__name__}) as a prompt; give a str.")
@@ -71,7 +70,6 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     return list(prompts)
 
 
-# --------------------------------------------------------------------------- toy tokenizer
 @dataclass(frozen=True)
 class ToyTextConfig:
     """Sizes of the toy text encoder; the vocabulary travels with the weights.
@@ -128,7 +126,7 @@ def split_prompt(prompt: str, vocabulary: Sequence[str]) -> list[Piece]:
     for double, single, word, other in SPLIT.findall(text):
         if double or single:
             pieces += spell(double or single)
-        elif word and is_sign_word(word) and not shouting:
+        elif len(word) > 1 and word.isalpha() and word.isupper() and not shouting:  # HI, not A
             pieces += spell(word)
         elif word:
             pieces += word_pieces(word.lower(), known)
@@ -136,11 +134,6 @@ def split_prompt(prompt: str, vocabulary: Sequence[str]) -> list[Piece]:
             pieces.append(Piece(other if other in known else UNKNOWN, other))
         # Any other punctuation means nothing in the toy world and is left out.
     return pieces
-
-
-def is_sign_word(word: str) -> bool:
-    """True for HI or OPEN; False for a lone capital such as the 'A' of 'A red hat'."""
-    return len(word) > 1 and word.isalpha() and word.isupper()
 
 
 def spell(word: str) -> list[Piece]:
@@ -155,9 +148,6 @@ def word_pieces(word: str, known: set[str]) -> list[Piece]:
         return [Piece(word, word)]
     parts = [part for part in word.removesuffix("'s").split("-") if part]
     return [Piece(part if part in known else UNKNOWN, part) for part in parts]
-
-
-# --------------------------------------------------------------------------- letter groups
 
 
 NGRAMS_PER_WORD = 24  # all of a word of 8 letters; of longer ones the shortest groups
@@ -191,7 +181,6 @@ class WordVectors(nn.Module):
         return rearrange(self.proj(mean), "(b m) d -> b m d", b=len(rows))
 
 
-# --------------------------------------------------------------------------- toy encoder
 class TextBlock(nn.Module):
     """A pre-norm transformer block over word features (b, m, width)."""
 
@@ -200,9 +189,8 @@ class TextBlock(nn.Module):
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-        )
+        up, down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(up, nn.GELU(approximate="tanh"), down)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the same shape; every token sees every other, padding included."""
@@ -226,9 +214,8 @@ class ToyTextEncoder(nn.Module):
         self.index = {word: i for i, word in enumerate(self.words)}
         self.embedding = nn.Embedding(len(self.words), config.width)
         self.position = nn.Parameter(torch.zeros(config.max_length, config.width))
-        self.blocks = nn.ModuleList(
-            TextBlock(config.width, config.heads) for _ in range(config.depth)
-        )
+        blocks = (TextBlock(config.width, config.heads) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width)
         self.pool = nn.Linear(config.width, config.pooled)
         nn.init.normal_(self.embedding.weight, std=0.5)
@@ -275,13 +262,12 @@ class ToyTextEncoder(nn.Module):
 
     def report(self, prompt: str) -> list[PromptWarning]:
         """What the encoder cannot use of a prompt: unknown words and words that do not fit."""
-        pieces = split_prompt(*check_prompts([prompt]), self.config.vocabulary)
-        used, dropped = pieces[: self.max_length - 1], pieces[self.max_length - 1 :]
-        unknown = dict.fromkeys(p.source for p in used if p.token == UNKNOWN)
-        unknown = [word for word in unknown if not self.resembles(word)]
+        pieces = split_prompt(check_prompts([prompt])[0], self.config.vocabulary)
+        used, rest = pieces[: self.max_length - 1], pieces[self.max_length - 1 :]
+        words = dict.fromkeys(p.source for p in used if p.token == UNKNOWN)
+        unknown = [word for word in words if not self.resembles(word)]
         found: list[PromptWarning] = [UnknownWord(word, self.suggest(word)) for word in unknown]
-        dropped = [piece.source for piece in dropped]
-        if dropped:
+        if dropped := [piece.source for piece in rest]:
             found.append(PromptWarning(too_long(len(pieces) + 1, self.max_length, dropped)))
         return found
 
@@ -289,8 +275,8 @@ class ToyTextEncoder(nn.Module):
         """What stands for an absent word, or the known words spelled most like one, best first."""
         if nearest := dict(self.config.absent).get(word.lower()):
             return [nearest]
-        words = [known for known in self.config.vocabulary if known.isalnum()]
-        return difflib.get_close_matches(word.lower(), words, n=3, cutoff=0.5)
+        words = filter(str.isalnum, self.config.vocabulary)
+        return difflib.get_close_matches(word.lower(), list(words), n=3, cutoff=0.5)
 
     def resembles(self, word: str) -> bool:
         """Whether letter groups make an unknown word clear: a known one, with a slip of the finger.
@@ -311,8 +297,7 @@ class ToyTextEncoder(nn.Module):
 
     def _ids(self, prompt: str) -> list[int]:
         pieces = split_prompt(prompt, self.config.vocabulary)[: self.max_length - 1]
-        pieces += [Piece(END, "")]
-        pieces += [Piece(PAD, "")] * (self.max_length - len(pieces))
+        pieces += [Piece(END, ""), *[Piece(PAD, "")] * (self.max_length - len(pieces) - 1)]
         ids = [self.index[piece.token] for piece in pieces]
         return ids if self.ngrams is None else ids + [r for p in pieces for r in self._ngrams(p)]
 

@@ -53,8 +53,8 @@ def position_ids(rows: int, cols: int, index: int = 0, row: int = 0, col: int = 
 
 
 def context_ids(
-    grids: Sequence[tuple[int, int]], layout: str = "index", target: tuple[int, int] | None = None
-) -> list[Tensor]:
+    grids: Sequence[tuple[int, int]], layout: str = "index", target: tuple[int, int] | None = None,
+) -> list[Tensor]:  # fmt: skip
     """Number the tokens of several context images of (rows, cols) tokens each.
 
        "index" (the paper): image i gets virtual time step i, and each grid starts at (0, 0).

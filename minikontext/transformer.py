@@ -46,49 +46,27 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         head_dim, rest = divmod(self.hidden_size, self.num_heads)
         if rest or sum(self.axes_dim) != head_dim:
-            raise ConfigError(
-                f"hidden_size {self.hidden_size} over {self.num_heads} heads gives "
-                f"{self.hidden_size / self.num_heads:g} channels a head, but axes_dim "
-                f"{self.axes_dim} needs {sum(self.axes_dim)}. Make them equal."
-            )
+            got = f"{self.hidden_size / self.num_heads:g} channels a head (hidden_size / num_heads)"
+            need = f"axes_dim {self.axes_dim} needs {sum(self.axes_dim)}"
+            raise ConfigError(f"Got {got}, but {need}. Make them equal.")
 
     @classmethod
     def toy(cls) -> TransformerConfig:
         """The editor of the toy world: trains on a laptop."""
         return cls(
-            in_channels=64,
-            out_channels=64,
-            vec_in_dim=128,
-            context_in_dim=128,
-            hidden_size=192,
-            mlp_ratio=4.0,
-            num_heads=4,
-            depth=2,
-            depth_single_blocks=4,
-            axes_dim=(8, 20, 20),
-            theta=10_000,
-            qkv_bias=True,
-            guidance_embed=False,
-        )
+            in_channels=64, out_channels=64, vec_in_dim=128, context_in_dim=128,
+            hidden_size=192, mlp_ratio=4.0, num_heads=4, depth=2, depth_single_blocks=4,
+            axes_dim=(8, 20, 20), theta=10_000, qkv_bias=True, guidance_embed=False,
+        )  # fmt: skip
 
     @classmethod
     def flux_dev(cls) -> TransformerConfig:
         """FLUX.1 [dev] and FLUX.1 Kontext [dev]: 11 901 408 320 parameters."""
         return cls(
-            in_channels=64,
-            out_channels=64,
-            vec_in_dim=768,
-            context_in_dim=4096,
-            hidden_size=3072,
-            mlp_ratio=4.0,
-            num_heads=24,
-            depth=19,
-            depth_single_blocks=38,
-            axes_dim=(16, 56, 56),
-            theta=10_000,
-            qkv_bias=True,
-            guidance_embed=True,
-        )
+            in_channels=64, out_channels=64, vec_in_dim=768, context_in_dim=4096,
+            hidden_size=3072, mlp_ratio=4.0, num_heads=24, depth=19, depth_single_blocks=38,
+            axes_dim=(16, 56, 56), theta=10_000, qkv_bias=True, guidance_embed=True,
+        )  # fmt: skip
 
     @classmethod
     def flux_schnell(cls) -> TransformerConfig:
@@ -109,25 +87,16 @@ class KontextTransformer(nn.Module):
         if config.guidance_embed:
             self.guidance_in = MLPEmbedder(256, dim)
         self.txt_in = nn.Linear(config.context_in_dim, dim)
-        self.double_blocks = nn.ModuleList(
-            DoubleStreamBlock(dim, heads, ratio, config.qkv_bias) for _ in range(config.depth)
-        )
-        self.single_blocks = nn.ModuleList(
-            SingleStreamBlock(dim, heads, ratio) for _ in range(config.depth_single_blocks)
-        )
+        numbers = range(config.depth), range(config.depth_single_blocks)
+        double = (DoubleStreamBlock(dim, heads, ratio, config.qkv_bias) for _ in numbers[0])
+        single = (SingleStreamBlock(dim, heads, ratio) for _ in numbers[1])
+        self.double_blocks, self.single_blocks = nn.ModuleList(double), nn.ModuleList(single)
         self.final_layer = LastLayer(dim, config.out_channels)
 
     def forward(
-        self,
-        img: Tensor,
-        img_ids: Tensor,
-        txt: Tensor,
-        txt_ids: Tensor,
-        timesteps: Tensor,
-        pooled: Tensor,
-        guidance: Tensor | None = None,
-        rotary: Tensor | None = None,
-    ) -> Tensor:
+        self, img: Tensor, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, timesteps: Tensor,
+        pooled: Tensor, guidance: Tensor | None = None, rotary: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Velocity of the sequence [target, context], (b, n, out_channels); cut it to the target.
 
         img (b, n, in_channels), txt (b, m, context_in_dim), ids (n, 3) or (b, n, 3) and
@@ -141,16 +110,9 @@ class KontextTransformer(nn.Module):
         return self.final_layer(self.blocks(img, txt, vec, rotary), vec)
 
     def embed(
-        self,
-        img: Tensor,
-        img_ids: Tensor,
-        txt: Tensor,
-        txt_ids: Tensor,
-        timesteps: Tensor,
-        pooled: Tensor,
-        guidance: Tensor | None = None,
-        rotary: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, img: Tensor, img_ids: Tensor, txt: Tensor, txt_ids: Tensor, timesteps: Tensor,
+        pooled: Tensor, guidance: Tensor | None = None, rotary: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """What the blocks work on: img (b, n, d), txt (b, m, d), vec (b, d) and rotations."""
         vec = self.condition(timesteps, pooled, guidance)  # (b, d)
         rotary = self.rotations(img_ids, txt_ids) if rotary is None else rotary
@@ -177,10 +139,8 @@ class KontextTransformer(nn.Module):
         if not self.config.guidance_embed:
             return vec
         if guidance is None:
-            raise ConfigError(
-                "This model was trained with guidance as an input, but got none. "
-                "Give guidance of shape (b,), for example 2.5 for each picture."
-            )
+            text = "This model was trained with guidance as an input, but got none."
+            raise ConfigError(f"{text} Give guidance of shape (b,), say 2.5 for each picture.")
         return vec + self.guidance_in(timestep_embedding(guidance).to(pooled.dtype))
 
     @torch.no_grad()

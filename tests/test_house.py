@@ -96,19 +96,10 @@ def _reason(node):
     return "long because" in (ast.get_docstring(node) or "").lower()
 
 
-LONG = {
-    "toyworld/edits.py",
-    "toyworld/language.py",
-    "toyworld/render.py",
-}
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_long_module_or_function_says_why(path):
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    if str(path.relative_to(PACKAGE)) in LONG:
-        pytest.xfail("still to be cut")
     assert len(text.splitlines()) <= 450 or _reason(tree)
     functions = (
         n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
@@ -121,7 +112,7 @@ def test_the_top_can_be_read_in_an_afternoon():
     assert {path.stem for path in top} == set(minikontext.IDEAS)
     lines = {path.stem: len(path.read_text(encoding="utf-8").splitlines()) for path in top}
     assert len(top) <= 12
-    assert sum(lines.values()) <= 1780  # 1700, and what letter groups and many sizes need
+    assert sum(lines.values()) <= 1700
     assert lines["pipeline"] <= 230
 
 

@@ -23,7 +23,9 @@ from minikontext.safety.filters import Verdict
 class HasSources(Protocol):
     """A context as the end of a call sees it: what is known of its pictures."""
 
-    sources: tuple[Source, ...]
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Of each picture behind these latents."""
 
 
 @dataclass(frozen=True, eq=False)

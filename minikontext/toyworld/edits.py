@@ -2,6 +2,8 @@
 
 Every operation is a small function that prepares a scene so that the wish makes sense and returns
 a `Draft`. `sample_edit(index)` turns index into a complete `Case`, always the same one.
+
+Long because each kind of wish has its own few lines here, and all of them register in one place.
 """
 
 from __future__ import annotations

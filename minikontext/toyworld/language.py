@@ -2,6 +2,8 @@
 
 Sentences come in families: what is said to recolour a cat can be said of a hat. The held-out
 sentences are new as sentences, but every word of them is known from others.
+
+Long because it is a table of sentences.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ pixels, so a whole character with a thing on either side fits into every picture
 shows more of the scenery. A tall one shows more sky above the stage and more ground below it.
 A shape becomes an alpha mask by its signed distance, once; the mask is remembered, so that drawing
 a scene is a few dozen small blends.
+
+Long because every thing that can be drawn is drawn here.
 """
 
 from __future__ import annotations
