@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from minikontext import training
 from minikontext.bench import sizes as bench
+from minikontext.bench import variants
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.sizes import TRAINED
@@ -122,3 +123,38 @@ def test_a_config_is_checked_before_anything_is_loaded(tmp_path):
     del config["stream"]
     with pytest.raises(ConfigError, match="stream"):
         train(config)
+
+
+def test_variants_are_trained_alike_and_compared_in_pairs(tmp_path, autoencoder, monkeypatch):
+    config = editor_config(tmp_path, autoencoder, steps=2)
+    toml = tmp_path / "config.toml"
+    toml.write_text(as_toml(config))
+    options = [str(toml), "--set", 'training.layout="index","scaled"', "--seeds", "2",
+               "--cases", "2", "--steps", "1", "--json", str(tmp_path / "found.json")]  # fmt: skip
+    results = variants.main(options)
+    assert [(r.value, r.seed) for r in results] == [
+        ("index", 0), ("scaled", 0), ("index", 1), ("scaled", 1)
+    ]  # fmt: skip
+    layouts = [
+        KontextPipeline.from_pretrained(
+            tmp_path / f"run/training.layout={r.value}/seed-{r.seed}/weights"
+        ).defaults.context_layout
+        for r in results
+    ]
+    assert layouts == [r.value for r in results]
+    text = variants.table(results)
+    assert "| training.layout = scaled | 2 |" in text and "+0.0 +0.0" in text
+    monkeypatch.setattr(variants, "run_job", None)  # a second call trains nothing
+    assert variants.main(options) == results
+    with pytest.raises(ConfigError, match="section.name"):
+        variants.variants("training.mu_16=,")
+
+
+def as_toml(config, prefix=""):
+    """A nested dict as TOML."""
+    plain = {k: v for k, v in config.items() if not isinstance(v, dict)}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in plain.items()]
+    for name, section in config.items():
+        if isinstance(section, dict):
+            lines += [f"[{prefix}{name}]", as_toml(section, f"{prefix}{name}.")]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""One thing changed at a time: small editors of the lineage, equal steps, the same dev cases.
+
+`python -m minikontext.bench.variants configs/lineage/variants.toml --set training.mu_16=0.46,1.2
+--seeds 3 --sizes 64x64 --cases 200 --json FILE`
+
+Every value after `--set` is a variant, trained with each seed in a folder of its own below the
+config's `run`, and measured by `bench.sizes`. What is done is kept: the same command goes on. With
+the same seed all variants see the same pairs in the same order, so they are compared in pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minikontext.bench.sizes import Row, cases_of, measure
+from minikontext.errors import ConfigError
+from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.toyworld import sizes
+from minikontext.training import build_job, read_config, run_job
+from minikontext.training.jobs import tomllib
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a variant of one seed reached at each size."""
+
+    setting: str
+    value: str
+    seed: int
+    rows: list[Row]
+
+    @property
+    def success(self) -> float:
+        """The mean success rate over the sizes, in percent."""
+        return float(np.mean([row.success for row in self.rows]))
+
+    @property
+    def psnr(self) -> float:
+        """The mean PSNR over the sizes, in dB."""
+        return float(np.mean([row.psnr for row in self.rows]))
+
+
+def variants(text: str) -> list[tuple[str, Any]]:
+    """ "training.mu_16=0.46,1.2" as (path, value) pairs, each value as TOML has it.
+
+    Raises ConfigError for anything else.
+    """
+    path, _, values = text.partition("=")
+    try:
+        return [(path, tomllib.loads(f"x = {value}")["x"]) for value in values.split(",")]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--set {text}: give section.name=value,value: {error}") from error
+
+
+def changed(config: dict[str, Any], path: str, value: Any, seed: int) -> dict[str, Any]:
+    """The config with one entry changed, another seed, and a folder of its own."""
+    config = copy.deepcopy(config)
+    *sections, name = path.split(".")
+    place = config
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[name] = value
+    config["seed"] = config.get("seed", 0) + seed
+    training = config.setdefault("training", {})
+    training["seed"] = training.get("seed", 0) + seed
+    folder = Path(config["run"]) / f"{path}={value}" / f"seed-{seed}"
+    return config | {"run": str(folder), "output": str(folder / "weights")}
+
+
+def examine(
+    config: dict[str, Any], path: str, value: Any, seed: int, shapes: Sequence[sizes.Size],
+    count: int, **call: Any,
+) -> Result:  # fmt: skip
+    """Train one variant with one seed and measure it on the first dev cases."""
+    mine = changed(config, path, value, seed)
+    job, folder = build_job(mine), Path(mine["output"])
+    if not files.exists(folder / "config.json"):
+        run_job(job)
+    pipe = KontextPipeline.from_pretrained(folder)
+    cases = cases_of(count, job.stream.level, "dev")
+    return Result(path, str(value), seed, [measure(pipe, cases, s, **call) for s in shapes])
+
+
+def table(results: Sequence[Result]) -> str:
+    """Every variant with its mean over seeds, and the difference to the first one in pairs."""
+    lines = [
+        "| variant | seeds | success % | PSNR dB | against the first |",
+        "|---|---|---|---|---|",
+    ]
+    first = {r.seed: r.success for r in results if r.value == results[0].value}
+    for value in dict.fromkeys(r.value for r in results):
+        mine = [r for r in results if r.value == value]
+        gains = [r.success - first[r.seed] for r in mine if r.seed in first]
+        shown = " ".join(f"{gain:+.1f}" for gain in gains)
+        means = f"{np.mean([r.success for r in mine]):.1f} | {np.mean([r.psnr for r in mine]):.2f}"
+        lines.append(f"| {mine[0].setting} = {value} | {len(mine)} | {means} | {shown} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> list[Result]:
+    """Command line: train and measure all variants, and print the table after each."""
+    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.variants")
+    parser.add_argument("config", type=Path, help="of kind world_editor, to change one entry of")
+    parser.add_argument("--set", required=True, type=variants, help="section.name=value,value,…")
+    parser.add_argument("--seeds", type=int, default=1, help="of each variant (default: 1)")
+    parser.add_argument("--sizes", type=sizes.parse, default="64x64", help=sizes.parse.__doc__)
+    parser.add_argument("--cases", type=int, default=200, help="at each size (default: 200)")
+    parser.add_argument("--own", action="store_true", help="contexts have sizes of their own")
+    parser.add_argument("--steps", type=int, default=12, help="sampling steps (default: 12)")
+    parser.add_argument("--json", type=Path, help="write what came out to this file")
+    options = parser.parse_args(arguments)
+    config = read_config(options.config, ("world_editor",))
+    call = {"own": options.own, "num_inference_steps": options.steps}
+    results: list[Result] = []
+    for seed in range(options.seeds):
+        for path, value in options.set:
+            results.append(examine(config, path, value, seed, options.sizes, options.cases, **call))
+            print(table(results))
+            if options.json:
+                with files.replacing(options.json) as temporary:
+                    plain = [asdict(result) for result in results]
+                    temporary.write_text(json.dumps(plain, indent=1) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    main()
