@@ -22,6 +22,7 @@ from minikontext.bench.reader.network import (
     reading_loss,
 )
 from minikontext.bench.reader.pictures import HARD, draw_scene, show, spoil
+from minikontext.runtime.bounds import Count, Often, Rate, Seed, Share
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld.scene import Scene
 from minikontext.toyworld.sizes import TRAINED, Size
@@ -55,14 +56,14 @@ class ReaderTraining:
     """
 
     reader: ReaderConfig = field(default_factory=ReaderConfig)
-    steps: int = 900
-    batch: int = 20
-    groups: int = 2
-    easy: float = 0.4
-    shown: float = 0.5
-    lr: float = 2e-3
-    muon_lr: float = 4e-3
-    seed: int = 24
+    steps: Often = 900
+    batch: Count = 20
+    groups: Count = 2
+    easy: Share = 0.4
+    shown: Share = 0.5
+    lr: Rate = 2e-3
+    muon_lr: Rate = 4e-3
+    seed: Seed = 24
     bf16: bool = True
 
     @property
