@@ -70,7 +70,7 @@ def is_part(place: Path) -> bool:
     if files.exists(place):
         return True
     whole = any(files.is_folder(place / name) for name in ("transformer", "text_encoder"))
-    weights = any(place.glob("*.safetensors"))
+    weights = files.is_folder(place) and any(place.glob("*.safetensors"))
     return not whole and weights and files.exists(place / "config.json")
 
 
