@@ -1,9 +1,7 @@
-"""How far may a picture lie from a drawing of what it shows? Chosen on dev cases.
+"""How unlikely may a right value be, and how far a picture from its drawing? Chosen on dev cases.
 
-Right answers, mildly spoiled as a decoder or a file format would, must pass; the planted wrong
-answers of `bench.wrong_answers` show on the same cases what the limits stop. Only right answers
-set them: each of the six distances gets the same quantile, the lowest at which ACCEPTED of the
-right answers pass all six.
+Right answers, mildly spoiled as a decoder or a file format would, set the limits; the planted wrong
+answers of `bench.wrong_answers` show on the same cases what the limits stop.
 """
 
 from __future__ import annotations
@@ -17,14 +15,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext.bench.reader.judgement import Reading, apart, look
+from minikontext.bench.reader.judgement import apart, look
 from minikontext.bench.reader.network import Limits, ReaderNetwork
 from minikontext.bench.reader.pictures import MILD, show, spoil
 from minikontext.toyworld.edits import Case, sample_case
 from minikontext.toyworld.sizes import TRAINED, Size
 
-ACCEPTED = 0.997  # of the spoiled right answers
-CASES = 1500
+LEAST = 0.01
+SURE = 0.997  # of the spoiled right answers show every value with the odds that are asked for
+NEAR = 0.95  # of them are near enough: the furthest are further than any decoder goes
+CASES = 1000
 
 
 def dev_cases(count: int, seed: int = 24) -> list[Case]:
@@ -39,30 +39,37 @@ def spoiled_right(cases: Sequence[Case]) -> Iterator[tuple[Case, Tensor, Size]]:
     """
     for i, case in enumerate(cases):
         size = random.Random(f"calibration/{i}").choice(TRAINED)
-        draw = torch.Generator().manual_seed(i)
-        yield case, spoil(show([case.target], size), MILD, draw), size
+        dice = torch.Generator().manual_seed(i)
+        yield case, spoil(show([case.target], size), MILD, dice), size
 
 
-def right_distances(network: ReaderNetwork, cases: Sequence[Case]) -> Tensor:
-    """How far spoiled right answers lie from the drawing of what they show, (cases, 3, 2)."""
+def right_measures(network: ReaderNetwork, cases: Sequence[Case]) -> np.ndarray:
+    """What each spoiled right answer needs, (cases, 7): the larger, the more.
+
+    First how unlikely its least likely right value is, then its distances from its own drawing.
+    """
     found = []
     for case, pixels, size in tqdm(list(spoiled_right(cases)), "right answers"):
-        reading: Reading = look(network, pixels)
-        found.append(apart(network, reading, case.target, size))
-    return torch.stack(found)
+        reading = look(network, pixels)
+        far = apart(network, reading, case.target, size).flatten()
+        found.append([1 - reading.least(case.target), *far.tolist()])
+    return np.array(found)
 
 
-def choose_limits(right: Tensor, accepted: float = ACCEPTED) -> Limits:
-    """The lowest limits, one quantile for all six, within which a share of the answers lies."""
-    rows = right.flatten(1).numpy()
-    ranks = np.argsort(np.argsort(rows, axis=0), axis=0).max(1)  # the rank that each answer needs
-    rank = int(np.sort(ranks)[int(np.ceil(accepted * len(rows))) - 1])
-    limits = np.sort(rows, axis=0)[rank]
-    return Limits(*(float(np.ceil(limit * 1e5) / 1e5) for limit in limits))
+def choose_limits(needs: np.ndarray, sure: float = SURE, near: float = NEAR) -> Limits:
+    """The strictest limits that shares of the answers keep: `sure` the odds, `near` the distances.
+
+    The six distances have one rank. A value less likely than LEAST is never taken for right.
+    """
+    unlikely = np.quantile(needs[:, 0], sure)
+    far = needs[:, 1:]
+    ranks = np.argsort(np.argsort(far, axis=0), axis=0).max(1)  # the rank that each answer needs
+    rank = int(np.sort(ranks)[int(np.ceil(near * len(far))) - 1])
+    return Limits(max(LEAST, float(1 - unlikely)), *(float(x) for x in np.sort(far, axis=0)[rank]))
 
 
 def calibrated(network: ReaderNetwork, count: int = CASES) -> ReaderNetwork:
     """The network with limits chosen on dev cases."""
-    limits = choose_limits(right_distances(network, dev_cases(count)))
+    limits = choose_limits(right_measures(network, dev_cases(count)))
     network.config = replace(network.config, limits=limits)
     return network

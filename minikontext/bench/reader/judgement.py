@@ -7,7 +7,6 @@ like the right one and lies far from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,9 @@ from torch import Tensor
 from minikontext.bench.reader.network import (
     HOME,
     ILLEGIBLE,
+    UNSEEN,
     ReaderNetwork,
+    answers,
     distances,
     hidden_colours,
     load_network,
@@ -30,16 +31,16 @@ from minikontext.bench.reader.network import (
 from minikontext.bench.reader.pictures import show
 from minikontext.errors import WeightsError
 from minikontext.toyworld.edits import Case
-from minikontext.toyworld.scene import ATTRIBUTES, IDENTITY, MAX_SIGN, Scene
+from minikontext.toyworld.scene import ATTRIBUTES, IDENTITY, Scene
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the reader found; `success` is all of `followed`, `preserved` and `identity`.
 
-    `read` is the scene that the picture shows; what the target's picture does not show is as in the
-    target. `confidence` is the probability of the least certain answer that counts, `distance` how
-    far the picture lies from a drawing of what was read: 1 is the limit.
+    `read` is the scene that the picture shows, with the benefit of the doubt: see `seen_as`.
+    `confidence` is the probability of its least certain answer, `distance` how far the picture lies
+    from a drawing of it: 1 is the limit.
     """
 
     followed: bool
@@ -61,17 +62,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Reading:
-    """A scene, the probability of each answer that led to it, and the picture's feature maps."""
+    """The likeliest scene, the probability of every answer to every question, the feature maps."""
 
     scene: Scene
-    sure: dict[str, float]
+    odds: dict[str, Tensor]
     maps: tuple[Tensor, Tensor, Tensor]
 
-    def confidence(self, hidden: Iterable[str] = ()) -> float:
-        """The least certain answer; those in `hidden`, and letters not to be seen, do not count."""
-        first = 0 if self.scene.style in ILLEGIBLE else len(self.scene.sign)
-        beyond = {f"letter_{i}" for i in range(first, MAX_SIGN)}
-        return min(p for name, p in self.sure.items() if name not in {*hidden, *beyond})
+    def least(self, scene: Scene) -> float:
+        """The lowest probability among a scene's answers; what it does not show does not count."""
+        seen = {name: answer for name, answer in answers(scene).items() if answer != UNSEEN}
+        return min(float(self.odds[name][answer]) for name, answer in seen.items())
 
 
 class Reader:
@@ -97,8 +97,8 @@ class Reader:
         and the picture is what it reads as. On free attributes any value is right.
         """
         reading = look(self.network, as_pixels(picture))
-        wanted, hidden = expected(reading.scene, case)
-        found = seen_as(reading.scene, wanted, hidden)
+        wanted = case.target.change(**{n: getattr(reading.scene, n) for n in case.free})
+        found = seen_as(reading, wanted, self.limits.doubt)
         far = apart(self.network, reading, found, size_of(picture)) / self.limits.as_tensor()
         distance = float(far.max())
         wrong = {n for n in ATTRIBUTES if getattr(found, n) != getattr(wanted, n)}
@@ -107,20 +107,23 @@ class Reader:
             preserved=not wrong - {*case.claims, *IDENTITY} and distance <= 1,
             identity=not wrong & {*IDENTITY},
             read=found,
-            confidence=round(reading.confidence(hidden), 4),
+            confidence=round(reading.least(found), 4),
             distance=round(distance, 4),
         )
 
 
-def expected(found: Scene, case: Case) -> tuple[Scene, list[str]]:
-    """The target with free attributes as they were read, and the colours that it does not show."""
-    wanted = case.target.change(**{name: getattr(found, name) for name in case.free})
-    return wanted, hidden_colours(wanted)
+def seen_as(reading: Reading, wanted: Scene, doubt: float) -> Scene:
+    """The scene that was read, with the benefit of the doubt.
 
-
-def seen_as(found: Scene, wanted: Scene, hidden: Iterable[str]) -> Scene:
-    """What was read, but what the wanted scene's picture does not show is as wanted."""
-    found = found.change(**{name: getattr(wanted, name) for name in hidden})
+    The wanted value is taken wherever its probability is at least `doubt`, and where a picture of
+    the wanted scene would not show it.
+    """
+    right, told = answers(wanted), answers(reading.scene)
+    for name, answer in right.items():
+        if answer != UNSEEN and float(reading.odds[name][answer]) >= doubt:
+            told[name] = answer
+    found = scene_of({name: max(0, answer) for name, answer in told.items()})
+    found = found.change(**{name: getattr(wanted, name) for name in hidden_colours(wanted)})
     unread = wanted.style in ILLEGIBLE and len(found.sign) == len(wanted.sign)
     return found.change(sign=wanted.sign) if unread else found
 
@@ -131,9 +134,8 @@ def look(network: ReaderNetwork, pixels: Tensor) -> Reading:
     pixels = to_units(pixels)
     maps = network.extract_features(pixels)
     logits, _ = network.ask(maps, pixels.shape[-2:])
-    best = {name: given[0].softmax(-1).max(-1) for name, given in logits.items()}
-    scene = scene_of({name: int(found.indices) for name, found in best.items()})
-    return Reading(scene, {name: float(found.values) for name, found in best.items()}, maps)
+    odds = {name: given[0].softmax(-1) for name, given in logits.items()}
+    return Reading(scene_of({name: int(p.argmax()) for name, p in odds.items()}), odds, maps)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from minikontext.errors import WeightsError
 from minikontext.pretrained import safetensors_io
-from minikontext.runtime.bounds import Side
+from minikontext.runtime.bounds import Share, Side
 from minikontext.runtime.config import build_config, read_json, write_json
 from minikontext.runtime.files import shipped
 from minikontext.toyworld.scene import CHOICES, COLOURED, COLOURLESS, LETTERS, MAX_SIGN, Scene
@@ -51,11 +51,14 @@ Far = Annotated[float, Interval(ge=0, le=4)]  # the square of two unit vectors' 
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest distances at which a picture still is what it reads as.
+    """What right answers need: see `calibration`.
 
-    Of the feature maps at 1/2, 1/4 and 1/8 of the side, in the mean and at the worst place: see
-    `distances`.
+    `doubt` is the least probability at which a value may still be the one that is shown. The others
+    are the largest distances at which a picture still is what it reads as: of the feature maps at
+    1/2, 1/4 and 1/8 of the side, in the mean and at the worst place (see `distances`).
     """
+
+    doubt: Share
 
     fine: Far
     fine_worst: Far
@@ -65,13 +68,13 @@ class Limits:
     coarse_worst: Far
 
     def as_tensor(self) -> Tensor:
-        """In the shape of a picture's distances, (3, 2)."""
-        return torch.tensor(list(asdict(self).values())).reshape(3, 2)
+        """The distances, in the shape of a picture's, (3, 2)."""
+        return torch.tensor(list(asdict(self).values())[1:]).reshape(3, 2)
 
 
 @dataclass(frozen=True)
 class ReaderConfig:
-    """Sizes of the network and, once it is calibrated, its limits for a picture's distance.
+    """Sizes of the network and, once it is calibrated, its limits.
 
     widths: channels at 1/2, 1/4 and 1/8 of the picture's side. features: of the map that is looked
     at. maps: how many places a question looks at. norm_groups: of every group norm.

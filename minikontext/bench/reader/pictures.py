@@ -36,10 +36,15 @@ def draw_scene(rng: random.Random) -> Scene:
     return Scene(sign=sample_word(rng) if rng.random() < SIGN_SHARE else "").change(**values)
 
 
-def show(scenes: Sequence[Scene], size: Size) -> Tensor:
-    """Scenes as pixels (b, 3, h, w) in 0..1, drawn in a size and brought to world units."""
+def draw(scenes: Sequence[Scene], size: Size) -> Tensor:
+    """Scenes as pixels (b, 3, h, w) in 0..1, drawn in a size = (width, height)."""
     drawn = np.stack([render(scene, size[1], size[0]) for scene in scenes])
-    return to_units(torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255)
+    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255
+
+
+def show(scenes: Sequence[Scene], size: Size) -> Tensor:
+    """Scenes drawn in a size and brought to world units, (b, 3, h, w) in 0..1."""
+    return to_units(draw(scenes, size))
 
 
 @dataclass(frozen=True)
@@ -79,31 +84,31 @@ HARD = Spoiling(blur=0.9, noise=0.04, shift=1.5, zoom=0.02, cast=0.05, light=0.0
 MILD = Spoiling(blur=0.7, noise=0.025, shift=0.3, cast=0.02, light=0.03, jpeg=0.4, quality=60)
 
 
-def spoil(x: Tensor, how: Spoiling, draw: torch.Generator) -> Tensor:
+def spoil(x: Tensor, how: Spoiling, dice: torch.Generator) -> Tensor:
     """Pictures (b, 3, h, w) in 0..1 in world units, each spoiled by strengths of its own."""
     y = x
     if how.blur:
-        y = _blurred(y, _up_to(how.blur, x, draw))
+        y = _blurred(y, _up_to(how.blur, x, dice))
     if how.shift or how.zoom:
-        y = _moved(y, how, draw)
+        y = _moved(y, how, dice)
     if how.cast or how.light:
-        y = _tinted(y, how, draw)
+        y = _tinted(y, how, dice)
     if how.noise:
-        y = y + _up_to(how.noise, x, draw) * torch.randn(x.shape, generator=draw)
+        y = y + _up_to(how.noise, x, dice) * torch.randn(x.shape, generator=dice)
     y = y.clamp(0, 1)
     if how.jpeg:
-        y = _compressed(y, how, draw)
-    kept = torch.rand(len(x), 1, 1, 1, generator=draw) < how.clean
+        y = _compressed(y, how, dice)
+    kept = torch.rand(len(x), 1, 1, 1, generator=dice) < how.clean
     return torch.where(kept, x, y)
 
 
-def _up_to(most: float, x: Tensor, draw: torch.Generator, channels: int = 1) -> Tensor:
+def _up_to(most: float, x: Tensor, dice: torch.Generator, channels: int = 1) -> Tensor:
     """A strength from 0 to `most` for each picture (b, channels, 1, 1)."""
-    return most * torch.rand(len(x), channels, 1, 1, generator=draw)
+    return most * torch.rand(len(x), channels, 1, 1, generator=dice)
 
 
-def _around(most: float, x: Tensor, draw: torch.Generator, channels: int = 1) -> Tensor:
-    return 2 * _up_to(most, x, draw, channels) - most
+def _around(most: float, x: Tensor, dice: torch.Generator, channels: int = 1) -> Tensor:
+    return 2 * _up_to(most, x, dice, channels) - most
 
 
 def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
@@ -117,11 +122,11 @@ def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
     return F.conv2d(rows, kernel[:, None, None, :], groups=batch * channels).reshape(x.shape)
 
 
-def _moved(x: Tensor, how: Spoiling, draw: torch.Generator) -> Tensor:
+def _moved(x: Tensor, how: Spoiling, dice: torch.Generator) -> Tensor:
     """Each picture shifted and zoomed; what comes in at an edge repeats the edge."""
     batch, _, height, width = x.shape
-    zoom = 1 + _around(how.zoom, x, draw).flatten()
-    shift = _around(how.shift, x, draw, 2).flatten(1) * 2 / torch.tensor([width, height])
+    zoom = 1 + _around(how.zoom, x, dice).flatten()
+    shift = _around(how.shift, x, dice, 2).flatten(1) * 2 / torch.tensor([width, height])
     matrix = torch.zeros(batch, 2, 3)
     matrix[:, 0, 0] = matrix[:, 1, 1] = zoom
     matrix[:, :, 2] = shift
@@ -129,17 +134,17 @@ def _moved(x: Tensor, how: Spoiling, draw: torch.Generator) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def _tinted(x: Tensor, how: Spoiling, draw: torch.Generator) -> Tensor:
+def _tinted(x: Tensor, how: Spoiling, dice: torch.Generator) -> Tensor:
     """Each picture in another contrast, brightness and colour cast."""
-    gain = 1 + _around(how.cast, x, draw, 3) + _around(how.light, x, draw)
-    offset = 0.5 * (_around(how.cast, x, draw, 3) + _around(how.light, x, draw))
+    gain = 1 + _around(how.cast, x, dice, 3) + _around(how.light, x, dice)
+    offset = 0.5 * (_around(how.cast, x, dice, 3) + _around(how.light, x, dice))
     return (x - 0.5) * gain + 0.5 + offset
 
 
-def _compressed(x: Tensor, how: Spoiling, draw: torch.Generator) -> Tensor:
+def _compressed(x: Tensor, how: Spoiling, dice: torch.Generator) -> Tensor:
     """A share of the pictures once through JPEG."""
-    chosen = (torch.rand(len(x), generator=draw) < how.jpeg).nonzero().flatten().tolist()
-    quality = torch.randint(how.quality, 96, (len(x),), generator=draw).tolist()
+    chosen = (torch.rand(len(x), generator=dice) < how.jpeg).nonzero().flatten().tolist()
+    quality = torch.randint(how.quality, 96, (len(x),), generator=dice).tolist()
     x = x.clone()
     for i in chosen:
         x[i] = _jpeg(x[i], quality[i])

@@ -22,7 +22,7 @@ from minikontext.bench.reader.network import (
     reading_loss,
 )
 from minikontext.bench.reader.pictures import HARD, draw_scene, show, spoil
-from minikontext.runtime.bounds import Count, Often, Rate, Seed, Share
+from minikontext.runtime.bounds import Count, Rate, Seed, Share
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld.scene import Scene
 from minikontext.toyworld.sizes import TRAINED, Size
@@ -56,7 +56,7 @@ class ReaderTraining:
     """
 
     reader: ReaderConfig = field(default_factory=ReaderConfig)
-    steps: Often = 900
+    steps: Count = 3600
     batch: Count = 20
     groups: Count = 2
     easy: Share = 0.4

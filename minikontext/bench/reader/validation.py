@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,7 +22,7 @@ from minikontext.bench import report
 from minikontext.bench.oracle_bench import edit_all, held_out_cases
 from minikontext.bench.reader.judgement import Reader
 from minikontext.bench.reader.network import UNSEEN, ReaderNetwork
-from minikontext.bench.reader.pictures import HARD, MILD, draw_scene, show, spoil
+from minikontext.bench.reader.pictures import HARD, MILD, draw, draw_scene, show, spoil
 from minikontext.bench.reader.training import SIZES, right_answers
 from minikontext.bench.wrong_answers import planted
 from minikontext.pipeline import KontextPipeline
@@ -68,11 +69,11 @@ def measured(
 ) -> dict[str, float]:
     """Percent read right of each attribute of `count` fresh scenes, in some sizes, spoiled."""
     rng, hits, asked = random.Random(f"validation/{name}"), Counter(), Counter()
-    draw = torch.Generator().manual_seed(rng.randrange(2**40))
+    dice = torch.Generator().manual_seed(rng.randrange(2**40))
     for _ in tqdm(range(0, count, 40), name):
         scenes = [draw_scene(rng) for _ in range(40)]
         pixels = show(scenes, rng.choice(list(of)))
-        pixels = spoil(pixels, how, draw) if how else pixels
+        pixels = spoil(pixels, how, dice) if how else pixels
         right = right_answers(scenes)
         with torch.no_grad():
             told = {key: value.argmax(1) for key, value in network(pixels).items()}
@@ -106,9 +107,10 @@ def verdicts(reader: Reader, cases: Sequence[Case], size: Size) -> dict[str, dic
     return kinds
 
 
-def _spoiled(case: Case, size: Size, number: int) -> Any:
-    draw = torch.Generator().manual_seed(1_000_003 + number)
-    x = spoil(show([case.target], size), MILD, draw)[0]
+def _spoiled(case: Case, size: Size, number: int) -> np.ndarray:
+    """The right answer, mildly spoiled in its own pixels."""
+    dice = torch.Generator().manual_seed(1_000_003 + number)
+    x = spoil(draw([case.target], size), MILD, dice)[0]
     return (x * 255).round().byte().permute(1, 2, 0).numpy()
 
 
@@ -193,8 +195,8 @@ class Counts:
     """How much is asked: scenes a column, cases a size, answers of weights; and of which split."""
 
     scenes: int = 1000
-    cases: int = 120
-    answers: int = 320
+    cases: int = 150
+    answers: int = 400
     split: str = "test"
 
     @property
