@@ -254,13 +254,29 @@ def test_every_way_to_spoil_changes_pictures_unless_its_strength_is_nothing(kind
 # ---------------------------------------------------------------- calibration, validation
 
 
-def test_limits_let_right_answers_pass_and_no_more():
-    needs = np.random.default_rng(0).random((1000, 7))
-    limits = calibration.choose_limits(needs, sure=0.9, near=0.98)
-    far = limits.as_tensor().flatten().numpy()
-    assert 0.98 <= (needs[:, 1:] <= far + 1e-6).all(1).mean() <= 0.985
-    assert abs((needs[:, 0] <= 1 - limits.doubt).mean() - 0.9) < 0.002
-    assert calibration.choose_limits(np.ones((9, 7))).doubt == calibration.LEAST
+def test_limits_lie_halfway_between_right_and_bad_answers():
+    even = np.linspace(1e-9, 1, 1001)
+    needs = {
+        "doubt": np.full(1001, 0.8), "left": even / 10, "half": 0.4 + even / 10,
+        "right": np.stack([even / 100] + [even] * 6, 1),
+        "looks": np.full((9, 7), 9.5), "tints": np.full((9, 7), 0.05),
+    }  # fmt: skip
+    limits = calibration.choose_limits(needs)
+    assert np.isclose(limits.doubt, 0.2) and np.isclose(limits.remains, (0.095 + 0.405) / 2)
+    assert np.isclose(limits.colour, (0.0095 + 0.05) / 2)
+    assert np.allclose(limits.as_tensor()[1:], np.sqrt(0.95 * 9.5), rtol=1e-3)
+    assert calibration.choose_limits(needs | {"doubt": np.ones(9)}).doubt == calibration.LEAST
+
+
+def test_what_remains_of_the_input_is_seen_in_the_picture():
+    case = edit(SCENE, background="forest")
+    before, right = render(case.before).astype(float), render(case.target)
+    left = [
+        reader.judge((share * before + (1 - share) * right).round().astype(np.uint8), case).remains
+        for share in (0.0, 0.3, 0.6, 1.0)
+    ]
+    assert left == sorted(left) and abs(left[0]) < 0.01 and left[1] > 1
+    assert reader.judge(right, Case("text to image", "", "", (), case.target, ())).remains == 0
 
 
 def test_kappa_is_agreement_beyond_chance():

@@ -21,10 +21,12 @@ from minikontext.bench.reader.network import (
     ILLEGIBLE,
     UNSEEN,
     ReaderNetwork,
+    Seen,
     answers,
     distances,
     hidden_colours,
     load_network,
+    remains,
     scene_of,
     to_units,
 )
@@ -40,7 +42,7 @@ class Verdict:
 
     `read` is the scene that the picture shows, with the benefit of the doubt: see `seen_as`.
     `confidence` is the probability of its least certain answer, `distance` how far the picture lies
-    from a drawing of it: 1 is the limit.
+    from a drawing of it, `remains` how much of the input is left in it; of both, 1 is the limit.
     """
 
     followed: bool
@@ -49,6 +51,7 @@ class Verdict:
     read: Scene
     confidence: float
     distance: float
+    remains: float
 
     @property
     def success(self) -> bool:
@@ -62,11 +65,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Reading:
-    """The likeliest scene, the probability of every answer to every question, the feature maps."""
+    """The likeliest scene, the probability of every answer to every question, and what was seen."""
 
     scene: Scene
     odds: dict[str, Tensor]
-    maps: tuple[Tensor, Tensor, Tensor]
+    seen: Seen
 
     def least(self, scene: Scene) -> float:
         """The lowest probability among a scene's answers; what it does not show does not count."""
@@ -92,23 +95,25 @@ class Reader:
     def judge(self, picture: Image.Image | np.ndarray, case: Case) -> Verdict:
         """Judge an edited picture against its case; any size is accepted.
 
-        Followed: every claim reads as in the target. Identity: species, pattern, eyes, and the
-        colour where the style shows it. Preserved: every other attribute reads as in the target,
-        and the picture is what it reads as. On free attributes any value is right.
+        Followed: every claim reads as in the target, and little of the input is left. Identity:
+        species, pattern, eyes, and the colour where the style shows it. Preserved: every other
+        attribute reads as in the target, and the picture is what it reads as. On free attributes
+        any value is right.
         """
-        reading = look(self.network, as_pixels(picture))
+        reading, size = look(self.network, as_pixels(picture)), size_of(picture)
         wanted = case.target.change(**{n: getattr(reading.scene, n) for n in case.free})
         found = seen_as(reading, wanted, self.limits.doubt)
-        far = apart(self.network, reading, found, size_of(picture)) / self.limits.as_tensor()
-        distance = float(far.max())
+        far = distances(reading.seen, drawn(self.network, found, size)) / self.limits.as_tensor()
+        left = left_over(self.network, reading, case, wanted, size) / self.limits.remains
         wrong = {n for n in ATTRIBUTES if getattr(found, n) != getattr(wanted, n)}
         return Verdict(
-            followed=not wrong & {*case.claims},
-            preserved=not wrong - {*case.claims, *IDENTITY} and distance <= 1,
+            followed=not wrong & {*case.claims} and left <= 1,
+            preserved=not wrong - {*case.claims, *IDENTITY} and float(far.max()) <= 1,
             identity=not wrong & {*IDENTITY},
             read=found,
             confidence=round(reading.least(found), 4),
-            distance=round(distance, 4),
+            distance=round(float(far.max()), 4),
+            remains=round(left, 4),
         )
 
 
@@ -135,13 +140,26 @@ def look(network: ReaderNetwork, pixels: Tensor) -> Reading:
     maps = network.extract_features(pixels)
     logits, _ = network.ask(maps, pixels.shape[-2:])
     odds = {name: given[0].softmax(-1) for name, given in logits.items()}
-    return Reading(scene_of({name: int(p.argmax()) for name, p in odds.items()}), odds, maps)
+    return Reading(
+        scene_of({name: int(p.argmax()) for name, p in odds.items()}), odds, (pixels, maps)
+    )
 
 
 @torch.no_grad()
-def apart(network: ReaderNetwork, reading: Reading, scene: Scene, size: tuple[int, int]) -> Tensor:
-    """Distances (3, 2) of a picture of `size` = (width, height) from a drawing of a scene."""
-    return distances(reading.maps, network.extract_features(show([scene], size)))[0]
+def drawn(network: ReaderNetwork, scene: Scene, size: tuple[int, int]) -> Seen:
+    """A scene drawn in a size = (width, height), and its feature maps."""
+    pixels = show([scene], size)
+    return pixels, network.extract_features(pixels)
+
+
+def left_over(
+    network: ReaderNetwork, reading: Reading, case: Case, wanted: Scene, size: tuple[int, int]
+) -> float:
+    """How much of the input is left in an answer; 0 where there is none, or nothing to change."""
+    if case.before is None or case.before == wanted:
+        return 0.0
+    before = drawn(network, case.before, size)
+    return remains(reading.seen, drawn(network, wanted, size), before)
 
 
 def as_pixels(picture: Image.Image | np.ndarray) -> Tensor:

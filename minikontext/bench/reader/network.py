@@ -51,15 +51,17 @@ Far = Annotated[float, Interval(ge=0, le=4)]  # the square of two unit vectors' 
 
 @dataclass(frozen=True)
 class Limits:
-    """What right answers need: see `calibration`.
+    """Between what right answers need and what bad ones get by with: see `calibration`.
 
-    `doubt` is the least probability at which a value may still be the one that is shown. The others
-    are the largest distances at which a picture still is what it reads as: of the feature maps at
-    1/2, 1/4 and 1/8 of the side, in the mean and at the worst place (see `distances`).
+    `doubt` is the least probability at which a value may still be the one that is shown; `remains`
+    is how much of the input may be left in an answer (see `remains`). The others are the largest
+    distances at which a picture still is what it reads as: of the feature maps at 1/2, 1/4 and 1/8
+    of the side, in the mean and at the worst place (see `distances`), and of its colours.
     """
 
     doubt: Share
-
+    remains: Share
+    colour: Share
     fine: Far
     fine_worst: Far
     middle: Far
@@ -68,8 +70,8 @@ class Limits:
     coarse_worst: Far
 
     def as_tensor(self) -> Tensor:
-        """The distances, in the shape of a picture's, (3, 2)."""
-        return torch.tensor(list(asdict(self).values())[1:]).reshape(3, 2)
+        """The distances, in the order of `distances`, (7,)."""
+        return torch.tensor(list(asdict(self).values())[2:])
 
 
 @dataclass(frozen=True)
@@ -227,20 +229,39 @@ class ReaderNetwork(nn.Module):
         return self.questions[KIND.get(name, name)]["final_layer"](seen)
 
 
-def distances(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    """How far the feature maps of two pictures lie apart, (b, maps, 2): in the mean, at the worst.
+Seen = tuple[Tensor, Sequence[Tensor]]  # pixels (1, 3, h, w) in world units, their feature maps
 
-    Features are divided by their length at each place, as LPIPS does. The worst place is that of
-    a window of 8 x 8 units.
+
+def distances(one: Seen, other: Seen) -> Tensor:
+    """How far two pictures lie apart, (7,): in colour, and in every feature map twice.
+
+    Colour is compared in cells of 8 x 8 units, in the mean. Features are divided by their length at
+    each place, as LPIPS does, and compared in the mean and in the worst window of 8 x 8 units.
     """
-    found = []
-    for stride, a, b in zip((2, 4, 8), one, other, strict=True):
-        a, b = (F.normalize(x.float(), dim=1) for x in (a, b))
+    cells = (F.avg_pool2d(pixels, 8) for pixels in (one[0], other[0]))
+    found = [torch.sub(*cells).abs().mean()]
+    for stride, a, b in zip((2, 4, 8), _directions(one), _directions(other), strict=True):
         apart = (a - b).square().sum(1, keepdim=True)
         window = 8 // stride
-        worst = F.avg_pool2d(apart, window, max(1, window // 2)).flatten(1).max(1).values
-        found.append(torch.stack((apart.flatten(1).mean(1), worst), -1))
-    return torch.stack(found, 1)
+        found += [apart.mean(), F.avg_pool2d(apart, window, max(1, window // 2)).max()]
+    return torch.stack(found)
+
+
+def remains(answer: Seen, right: Seen, before: Seen) -> float:
+    """How much of the input is left in an answer: 0 in a right one, 1 in a copy of the input.
+
+    The answer's features, projected on the way from the right answer to the input; what else is
+    odd about it lies across that way and does not count. Mean of the three maps.
+    """
+    found = []
+    for a, r, b in zip(*map(_directions, (answer, right, before)), strict=True):
+        way = b - r
+        found.append(float(((a - r) * way).sum() / way.square().sum().clamp(min=1e-6)))
+    return sum(found) / len(found)
+
+
+def _directions(seen: Seen) -> list[Tensor]:
+    return [F.normalize(x.float(), dim=1) for x in seen[1]]
 
 
 def reading_loss(logits: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:

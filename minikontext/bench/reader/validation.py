@@ -173,7 +173,7 @@ def _apart(case: Case, one: Any, two: Any) -> dict[str, Any]:
         "operation": case.operation, "prompt": case.prompt,
         "oracle": [p for p in parts if not getattr(one, p)],
         "reader": [p for p in parts if not getattr(two, p)],
-        "reads": other, "distance": two.distance,
+        "reads": other, "distance": two.distance, "remains": two.remains,
     }  # fmt: skip
 
 
@@ -262,6 +262,6 @@ def _agreement_table(found: dict[str, Any]) -> str:
     ]
     intro = (
         f"The answers of `{found['weights']}` in {found['steps']} steps to {found['cases']} "
-        f"held-out cases of 64×64. Cohen's kappa {found['kappa']}."
+        f"cases of 64×64. Cohen's kappa {found['kappa']}."
     )
     return intro + "\n\n" + report.table(["", "reader: success", "reader: no"], rows)
