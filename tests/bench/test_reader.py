@@ -271,11 +271,13 @@ def test_limits_lie_halfway_between_right_and_bad_answers():
 def test_what_remains_of_the_input_is_seen_in_the_picture():
     case = edit(SCENE, background="forest")
     before, right = render(case.before).astype(float), render(case.target)
-    left = [
-        reader.judge((share * before + (1 - share) * right).round().astype(np.uint8), case).remains
+    found = [
+        reader.judge((share * before + (1 - share) * right).round().astype(np.uint8), case)
         for share in (0.0, 0.3, 0.6, 1.0)
     ]
+    left = [one.remains for one in found]
     assert left == sorted(left) and abs(left[0]) < 0.01 and left[1] > 1
+    assert found[0].followed and found[1].read == case.target and not found[1].followed
     assert reader.judge(right, Case("text to image", "", "", (), case.target, ())).remains == 0
 
 
