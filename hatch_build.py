@@ -8,8 +8,7 @@ HOMES = ("data/**/*", "notebooks/*", "configs/**/*")
 KINDS = (".ipynb", ".md", ".json", ".jsonl", ".png", ".safetensors", ".toml")
 # What a wheel leaves out: logs of trainings, the README's picture, weights that no notebook loads.
 LEFT_OUT = (
-    "data/weights/*/training/*",
-    "data/safety/*/training/*",
+    "training/*",
     "data/images/readme.png",
     "data/weights/toy-dev/*",
 )
