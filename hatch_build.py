@@ -6,9 +6,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOMES = ("data/**/*", "notebooks/*", "configs/**/*")
 KINDS = (".ipynb", ".md", ".json", ".jsonl", ".png", ".safetensors", ".toml")
-# What a wheel leaves out: logs of trainings, the README's picture, weights that no notebook loads.
+# What a wheel leaves out: logs and weights that no notebook loads, the README's picture.
 LEFT_OUT = (
-    "training/*",
+    "data/reader/training/*",
+    "data/safety/*/training/*",
     "data/images/readme.png",
     "data/weights/toy-dev/*",
 )
