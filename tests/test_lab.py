@@ -110,6 +110,6 @@ def test_mistakes(course, tmp_path):
 def test_the_real_course_is_delivered_with_what_it_links_to(tmp_path, capsys):
     assert app.main(["lab", str(tmp_path / "mine"), "--copy-only"]) == 0
     names = {path.name for path in (tmp_path / "mine" / "notebooks").iterdir()}
-    assert {START, "10_full_flux_weights.ipynb", "glossary.md"} <= names
+    assert {START, "11_full_flux_weights.ipynb", "glossary.md"} <= names
     assert (tmp_path / "mine/data/weights/toy-max/README.md").is_file()
     assert capsys.readouterr().out == f"course: {tmp_path / 'mine'}\n"

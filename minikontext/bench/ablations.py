@@ -3,7 +3,7 @@
 `python -m minikontext.bench.ablations --seeds 3`
 
 Studies: how the context gets in (tokens after the target's, or channels beside them), how far it
-lies in virtual time, and how training times are drawn. Notebooks 02 to 04 show what came out.
+lies in virtual time, and how training times are drawn. Notebooks 02, 03 and 05 show what came out.
 """
 
 from __future__ import annotations

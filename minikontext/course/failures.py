@@ -1,4 +1,4 @@
-"""The widget of notebook 08: leaf through a benchmark's answers, the failures first."""
+"""The widget of notebook 09: leaf through a benchmark's answers, the failures first."""
 
 from __future__ import annotations
 

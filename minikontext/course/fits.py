@@ -1,4 +1,4 @@
-"""The widget of notebook 10: will the full weights fit, and in which way?"""
+"""The widget of notebook 11: will the full weights fit, and in which way?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LADD on points in the plane, with several seeds side by side: what notebook 06 breaks.
+"""LADD on points in the plane, with several seeds side by side: what notebook 07 breaks.
 
 `python -m minikontext.course.plane_ladd`
 """

@@ -1,4 +1,4 @@
-"""The red-teaming desk of notebook 09: ask for the symbol, switch layers on and off."""
+"""The red-teaming desk of notebook 10: ask for the symbol, switch layers on and off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The widget of notebook 07: what a training takes, from the toy to 12 B; and real processes."""
+"""The widget of notebook 08: what a training takes, from the toy to 12 B; and real processes."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class EditorLossConfig:
     the sampler's mu for this number of target tokens (not published, our choice), "logit-normal"
     has mu = 0, "uniform" prefers no time. `sigma` is the width of the logit-normal. `early` is the
     share of times drawn evenly from the noisiest tenth instead, t in [0.9, 1]: at all
-    others the noisy latents tell the answer, so there the model learns what to draw (notebook 09).
+    others the noisy latents tell the answer, so there the model learns what to draw (notebook 10).
     """
 
     batch: Batch = 64

@@ -18,7 +18,7 @@ from minikontext.pretrained.native import find_weights
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 START, ATTENTION = "00_start_here.ipynb", "02_sequence_concat.ipynb"
-SAFETY = "09_safety.ipynb"
+SAFETY = "10_safety.ipynb"
 PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(

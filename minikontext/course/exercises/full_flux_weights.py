@@ -1,4 +1,4 @@
-"""Exercises of notebook 10."""
+"""Exercises of notebook 11."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Exercises of notebook 08."""
+"""Exercises of notebook 09."""
 
 from collections.abc import Callable
 from typing import Any

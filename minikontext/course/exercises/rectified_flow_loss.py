@@ -1,4 +1,4 @@
-"""Exercises of notebook 04."""
+"""Exercises of notebook 05."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Exercises of notebook 05."""
+"""Exercises of notebook 06."""
 
 from collections.abc import Callable
 from typing import Any

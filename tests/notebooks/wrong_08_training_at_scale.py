@@ -1,4 +1,4 @@
-"""Answers that a student might plausibly give to notebook 07, all wrong: `exercise__mistake`."""
+"""Answers that a student might plausibly give to notebook 08, all wrong: `exercise__mistake`."""
 
 
 def my_slice__forgets_the_rest(w, rank, size):

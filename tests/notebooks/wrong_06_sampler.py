@@ -1,4 +1,4 @@
-"""Answers that a student might plausibly give to notebook 05, all wrong: `exercise__mistake`."""
+"""Answers that a student might plausibly give to notebook 06, all wrong: `exercise__mistake`."""
 
 from itertools import pairwise
 

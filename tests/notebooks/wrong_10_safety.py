@@ -1,4 +1,4 @@
-"""Answers that a student might plausibly give to notebook 09, all wrong: `exercise__mistake`."""
+"""Answers that a student might plausibly give to notebook 10, all wrong: `exercise__mistake`."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Answers that a student might plausibly give to notebook 06, all wrong: `exercise__mistake`."""
+"""Answers that a student might plausibly give to notebook 07, all wrong: `exercise__mistake`."""
 
 import torch
 import torch.nn.functional as F

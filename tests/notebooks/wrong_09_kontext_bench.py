@@ -1,4 +1,4 @@
-"""Answers that a student might plausibly give to notebook 08, all wrong: `exercise__mistake`."""
+"""Answers that a student might plausibly give to notebook 09, all wrong: `exercise__mistake`."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Answers that a student might plausibly give to notebook 04, all wrong: `exercise__mistake`."""
+"""Answers that a student might plausibly give to notebook 05, all wrong: `exercise__mistake`."""
 
 import torch
 
