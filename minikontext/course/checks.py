@@ -37,9 +37,14 @@ class NotAttempted(Exception):
 
 @dataclass
 class Report:
-    """Collects and prints the result of each case of one exercise."""
+    """Collects and prints the result of each case of one exercise.
+
+    known: wrong answers by what was done, as in {"you forget the root": function}. Where the
+    student's wrong answer is one of theirs, it is named.
+    """
 
     results: list[bool] = field(default_factory=list)
+    known: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     def equal(self, case: str, function: Callable[..., Any], arguments: tuple, expected: Any,
               tolerance: float = 1e-5) -> None:  # fmt: skip
@@ -56,11 +61,22 @@ class Report:
         except Exception as error:
             return self.fail(case, _where(error, function))
         if not _same(got, expected, tolerance):
-            lines = (f"expected {describe(expected)}", f"got      {describe(got)}")
-            return self.fail(case, "\n       ".join((*lines, *_advice(got, expected, tolerance))))
+            lines = [f"expected {describe(expected)}", f"got      {describe(got)}"]
+            lines += [*_advice(got, expected, tolerance), *self._named(got, arguments, tolerance)]
+            return self.fail(case, "\n       ".join(lines))
         if not all(_same(a, b, 0.0) for a, b in zip(given, arguments)):
             return self.fail(case, "your function changed its input; work on a copy")
         return self.ok(case)
+
+    def _named(self, got: Any, arguments: tuple, tolerance: float) -> Iterator[str]:
+        """The known mistakes that give the same."""
+        for mistake, wrong in self.known.items():
+            try:
+                same = _same(got, wrong(*map(_copy, arguments)), tolerance)
+            except Exception:  # not every mistake can be made with all arguments
+                continue
+            if same:
+                yield f"this is what you get if {mistake}"
 
     def true(self, case: str, condition: bool, why: str) -> None:
         """Record a case that is simply true or not; `why` says what was expected."""

@@ -84,6 +84,14 @@ def test_nonsense_fails_quietly(doubled, capsys, nonsense):
     assert "[FAIL]" in printed(capsys, lambda x: nonsense)
 
 
+def test_a_known_mistake_is_named_and_another_one_is_not(capsys):
+    report = Report(known={"you double": lambda x: 2 * x, "you raise": lambda x: 1 / 0})
+    report.equal("square", lambda x: x + x, (torch.full((3,), 4.0),), torch.full((3,), 16.0))
+    assert "this is what you get if you double" in capsys.readouterr().out
+    report.equal("square", lambda x: x + 1, (torch.full((3,), 4.0),), torch.full((3,), 16.0))
+    assert "this is what you get" not in capsys.readouterr().out
+
+
 def test_nan_is_not_a_number_that_passes(doubled, capsys):
     assert "[FAIL]" in printed(capsys, lambda x: x * float("nan"))
 
