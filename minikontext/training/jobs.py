@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Optional, get_args, get_type_hints
 
@@ -22,7 +22,7 @@ from minikontext.runtime.bounds import Count, Level, Seed
 from minikontext.runtime.config import Preset, build_config, check_sections
 from minikontext.safety.clip import TowersConfig
 from minikontext.text import ToyTextConfig
-from minikontext.toyworld import OPERATIONS, several, vocabulary
+from minikontext.toyworld import OPERATIONS, vocabulary
 from minikontext.toyworld.attacks import Mix
 from minikontext.training.answers import AnswersConfig
 from minikontext.training.autoencoder import AutoEncoderLossConfig
@@ -33,7 +33,7 @@ from minikontext.training.loop import LoopConfig
 from minikontext.training.parallel import ParallelConfig
 from minikontext.training.pictures import PictureTraining
 from minikontext.training.safety import SafetyLossConfig
-from minikontext.training.stream import Stream, StreamConfig
+from minikontext.training.stream import WORDS, Stream, StreamConfig
 from minikontext.training.world_editor import WorldEditorTraining
 from minikontext.transformer import TransformerConfig
 
@@ -180,7 +180,9 @@ class EditorJob(NetJob):
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:
         """The text encoder is as wide as the transformer expects."""
-        return super().bases(values, where) | {"text": text_for(values, where, vocabulary())}
+        return super().bases(values, where) | {
+            "text": fitting(values, where, ToyTextConfig(vocabulary()))
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +265,6 @@ class WorldEditorJob(NetJob, WorldJob):
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:
         """The text encoder knows every word of the stream; [defaults] are what was trained."""
-        words = sorted({*vocabulary(), *several.words()})
         stream = build_config(StreamConfig, values.get("stream", {}))
         dials = build_config(WorldEditorTraining, values.get("training", {}))
         counts = Stream.context_counts(stream.level, stream.contexts)
@@ -274,17 +275,15 @@ class WorldEditorJob(NetJob, WorldJob):
             min_contexts=min(counts),
             context_layout=dials.layout,
         )
-        text = text_for(values, where, words)
+        text = fitting(values, where, WORDS[stream.words].encoder())
         return super().bases(values, where) | {"text": text, "defaults": trained}
 
 
-def text_for(values: Values, where: str, words: Iterable[str]) -> ToyTextConfig:
-    """A text encoder that fits the transformer of a config."""
+def fitting(values: Values, where: str, text: ToyTextConfig) -> ToyTextConfig:
+    """A text encoder as wide as the transformer of a config expects."""
     given = {"transformer": values["transformer"]} if "transformer" in values else {}
     sizes = check_sections(given, {}, {"transformer": PRESETS}, where)["transformer"]
-    return ToyTextConfig(
-        vocabulary=tuple(words), width=sizes.context_in_dim, pooled=sizes.vec_in_dim
-    )
+    return replace(text, width=sizes.context_in_dim, pooled=sizes.vec_in_dim)
 
 
 JOBS: dict[str, type[Job]] = {

@@ -30,23 +30,24 @@ from minikontext.errors import ConfigError, TrainingError
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Level, Often, Seed, Share, Side
 from minikontext.runtime.device import mixed_precision
-from minikontext.toyworld import Case, Scene, sizes
+from minikontext.text import ToyTextConfig
+from minikontext.toyworld import Case, Scene, grammar, several, sizes, vocabulary, wishes
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
+from minikontext.toyworld.lexicon import absent_words
 from minikontext.toyworld.sizes import TRAINED, Size
 from minikontext.training.pictures import pixels
-
-Wording = Callable[[Case, random.Random], str]
 
 
 @dataclass(frozen=True)
 class StreamConfig:
     """What the batches are drawn from.
 
-    tokens: image tokens of a batch, target and contexts together. batches: how many different
+    tokens: of a batch: prompts, targets and contexts together. batches: how many different
     ones there are, after which they come again in another order; 0: every step has its own.
     other_size: the share of batches whose contexts have sizes of their own, not the target's.
     sizes: (width, height), all trained ones unless given. contexts: numbers of context pictures;
     all that the level's operations take unless given; (0,) is text-to-image alone.
+    words: "grammar", with two wishes in some of the sentences, or "templates", the first edition's.
     """
 
     level: Level = 4
@@ -56,6 +57,7 @@ class StreamConfig:
     other_size: Share = 0.25
     sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = field(default=TRAINED)
     contexts: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], MaxLen(5)] = ()
+    words: str = "grammar"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(map(tuple, self.sizes)))  # TOML gives lists
@@ -65,8 +67,35 @@ class StreamConfig:
                 f"[stream] sizes={self.sizes}: give (width, height) in multiples of 16, "
                 f"{sizes.SHORTEST} to {sizes.LONGEST} pixels a side"
             )
+        if self.words not in WORDS:
+            raise ConfigError(f"[stream] words={self.words!r}: choose one of {', '.join(WORDS)}")
         if not 0 <= self.other_size <= 1:
             raise ConfigError(f"[stream] other_size={self.other_size}: a share is from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How cases are drawn and asked for, and the text encoder that reads it."""
+
+    case: Callable[[int, int, str, int, int], Case]
+    ask: Callable[[Case, random.Random], str]
+    encoder: Callable[[], ToyTextConfig]
+
+
+WORDS = {
+    "grammar": Words(
+        wishes.sample_wishes,
+        wishes.ask,
+        lambda: ToyTextConfig(
+            grammar.vocabulary(), max_length=32, ngrams=2048, absent=absent_words()
+        ),
+    ),
+    "templates": Words(
+        sample_case,
+        Case.asked,
+        lambda: ToyTextConfig(tuple(sorted({*vocabulary(), *several.words()}))),
+    ),
+}
 
 
 class Bucket(NamedTuple):
@@ -97,10 +126,11 @@ class Stream:
 
     def __init__(
         self, config: StreamConfig, autoencoder: AutoEncoder, folder: Path | None = None,
-        bf16: bool = False, wording: Wording | None = None,
+        bf16: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.autoencoder, self.bf16 = config, autoencoder, bf16
-        self.folder, self.wording = folder, wording or in_known_words
+        self.folder, self.words = folder, WORDS[config.words]
+        self.text_tokens = self.words.encoder().max_length
         self.counts = self.context_counts(config.level, config.contexts)
         if folder:
             _label(folder, f"{config} {autoencoder.encoder_fingerprint()[:12]}")
@@ -139,10 +169,10 @@ class Stream:
     def cases(self, number: int) -> list[Case]:
         """The cases of a batch, as many as its tokens allow."""
         bucket, config = self.bucket(number), self.config
-        size = max(1, config.tokens // bucket.tokens)
+        size = max(1, config.tokens // (self.text_tokens + bucket.tokens))
         first, count = number * 10_000, len(bucket.contexts)
         numbers = range(first, first + size)
-        return [sample_case(i, config.level, "train", config.seed, count) for i in numbers]
+        return [self.words.case(i, config.level, "train", config.seed, count) for i in numbers]
 
     def batch(self, step: int) -> Batch:
         """Latents and words of a step."""
@@ -150,7 +180,7 @@ class Stream:
         cases = self.cases(number)
         target, *contexts = self._encoded(number, cases)
         rng = random.Random(f"words/{self.config.seed}/{step}")
-        return Batch(target, contexts, [self.wording(case, rng) for case in cases])
+        return Batch(target, contexts, [self.words.ask(case, rng) for case in cases])
 
     def _encoded(self, number: int, cases: list[Case]) -> list[Tensor]:
         if not self.folder:
@@ -181,11 +211,6 @@ class Stream:
         with mixed_precision(device, self.bf16):
             latents = self.autoencoder.encode(pixels(scenes, size).to(device))
         return latents.bfloat16().float().cpu().contiguous()
-
-
-def in_known_words(case: Case, rng: random.Random) -> str:
-    """A prompt for a case, drawn afresh from the phrasings that training may use."""
-    return case.asked(rng)
 
 
 def _label(folder: Path, facts: str) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, TrainingError
+from minikontext.text import SPECIAL, UNKNOWN, split_prompt
 from minikontext.toyworld.sizes import TRAINED, UNSEEN
 from minikontext.toyworld.split import scene_keys, split_of_all
 from minikontext.training.pictures import PictureTraining, picture_loss, step_scenes
@@ -24,8 +25,8 @@ def autoencoder():
 def test_batches_hold_about_as_many_tokens_whatever_their_size(autoencoder):
     stream = Stream(StreamConfig(tokens=768), autoencoder)
     for number in range(60):
-        bucket, count = stream.bucket(number), len(stream.cases(number))
-        assert 768 - bucket.tokens < count * bucket.tokens <= 768
+        each = stream.text_tokens + stream.bucket(number).tokens
+        assert 768 - each < len(stream.cases(number)) * each <= 768
 
 
 def test_buckets_are_of_trained_sizes_and_a_quarter_has_contexts_of_another(autoencoder):
@@ -83,6 +84,16 @@ def test_nothing_held_out_is_drawn(autoencoder):
     assert {scene.style for scene in drawn} >= {"comic", "neon", "plain"}
 
 
+@pytest.mark.parametrize(("words", "two"), [("grammar", True), ("templates", False)])
+def test_prompts_are_of_words_that_the_encoder_knows(autoencoder, words, two):
+    stream = Stream(StreamConfig(tokens=2000, words=words), autoencoder)
+    known = {*SPECIAL, *stream.words.encoder().vocabulary}
+    batches = [(stream.cases(number), stream.batch(number).prompts) for number in range(8)]
+    pieces = [p.token for _, said in batches for one in said for p in split_prompt(one, known)]
+    assert pieces.count(UNKNOWN) < 0.04 * len(pieces)  # typos
+    assert any(case.parts for cases, _ in batches for case in cases) == two
+
+
 def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):
     Stream(StreamConfig(batches=2), autoencoder, tmp_path)
     with pytest.raises(TrainingError, match="remove it first"):
@@ -90,7 +101,9 @@ def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [{"sizes": ((64, 60),)}, {"sizes": ()}, {"other_size": 1.5}], ids=str
+    "values",
+    [{"sizes": ((64, 60),)}, {"sizes": ()}, {"other_size": 1.5}, {"words": "latin"}],
+    ids=str,
 )
 def test_configs_that_cannot_be(values):
     with pytest.raises(ConfigError):
