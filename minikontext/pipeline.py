@@ -1,7 +1,6 @@
 """Prompt and pictures in, pictures out; one path for the toy and for FLUX.1 Kontext.
 
 pixels -> latents -> tokens -> transformer -> velocity -> sampler -> latents -> pixels
-
 One edit is ten numbered steps: `KontextPipeline.__call__`. What they need lies in the wings.
 """
 
@@ -24,6 +23,7 @@ from minikontext.editing.contexts import Context, ContextReader
 from minikontext.editing.defaults import Defaults
 from minikontext.editing.output import KontextOutput, finish, forget, warn_resized
 from minikontext.editing.request import Request, check_request
+from minikontext.editing.tables import parts
 from minikontext.pretrained import lora
 from minikontext.runtime import files, offload, quantization
 from minikontext.runtime.step_cache import CachedTransformer, StepCache
@@ -36,6 +36,8 @@ from minikontext.transformer import KontextTransformer
 class KontextPipeline:
     """Text, autoencoder, transformer and sampler as one call: prompt + image(s) -> image(s)."""
 
+    _repr_html_ = parts
+
     def __init__(
         self, transformer: KontextTransformer, autoencoder: AutoEncoder, text_encoder: nn.Module,
         defaults: Defaults | None = None, name: str = "untitled", folder: Path | None = None,
@@ -46,9 +48,8 @@ class KontextPipeline:
         self.autoencoder = autoencoder.eval().to(memory_format=torch.channels_last)  # type: ignore
         self.text_encoder: Any = text_encoder.eval()
         self.defaults = defaults or Defaults()
-        self.name, self.folder = name, folder
+        self.name, self.folder, self.safety = name, folder, safety
         self.weight_files = list(weight_files)
-        self.safety = safety
         self.loras: list[lora.Lora] = []
 
     @classmethod
@@ -122,8 +123,7 @@ class KontextPipeline:
         images, verdicts = self.safety.filter_outputs(images) if self.safety else (images, [])
         z = forget(z, images, verdicts, self.codec)
         # 10. Undo the resize, attach the provenance.
-        names = " + ".join([self.name, *map(str, self.loras)])
-        weights = (names, self.weights_fingerprint)
+        weights = (" + ".join([self.name, *map(str, self.loras)]), self.weights_fingerprint)
         return finish(request, contexts, plan, z, images, verdicts, weights)
 
     def encode(self, images: Image.Image | list[Image.Image]) -> Tensor:

@@ -1,6 +1,9 @@
 """The pipeline on tiny random models: real parts, nothing replaced."""
 
+import base64
+import io
 import json
+import re
 import warnings
 from dataclasses import replace
 
@@ -25,6 +28,7 @@ from minikontext.errors import (
 )
 from minikontext.images import KONTEXT_SIZES, provenance
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import lora
 from minikontext.runtime import offload
 
 
@@ -516,3 +520,32 @@ def test_warnings_name_the_line_that_called(pipe, picture):
     kinds = {type(one.message).__mro__[1].__name__ for one in caught}
     assert len(caught) >= 3 and "PromptWarning" in kinds  # unknown word, no effect, resized
     assert {one.filename for one in caught} == {__file__}
+
+
+# -------------------------------------------------------------------- what a notebook shows
+def test_a_notebook_shows_the_pictures_of_an_output(pipe, picture):
+    out = pipe(["make the hat <red>", "a sign"], picture, seed=3, progress=False)
+    page = out._repr_html_()
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"', page)
+    shown = [Image.open(io.BytesIO(base64.b64decode(data))).tobytes() for data, _ in found]
+    assert shown == [image.tobytes() for image in out.images]
+    assert [alt for _, alt in found] == ["make the hat &lt;red&gt;", "a sign"]
+    assert "<red>" not in page and "seed 4, 64 × 64" in page
+    large = replace(out[0], images=[Image.new("RGB", (2000, 1000))])
+    assert len(large._repr_html_()) < 20_000  # a picture to look at, not the whole
+    many = replace(out, images=out.images * 20, seeds=out.seeds * 20, provenance=[])
+    assert many._repr_html_().count("<img") == 16 and "24 more" in many._repr_html_()
+
+
+def test_a_notebook_shows_the_parts_of_a_pipeline_and_their_sizes(tiny):
+    pipe = tiny()
+    pipe.name, pipe.loras = "<tiny>", [lora.new(pipe.transformer).attach(pipe.transformer)]
+    page = pipe._repr_html_()
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)][1:]
+    for (name, module), row in zip(pipe.modules.items(), rows, strict=True):
+        weights = list(module.parameters())
+        assert row[:2] == [name.replace("_", " "), type(module).__name__]
+        assert int(row[2].replace(",", "")) == sum(one.numel() for one in weights)
+        assert float(row[3]) == pytest.approx(4e-6 * sum(one.numel() for one in weights), abs=0.05)
+        assert row[4:] == ["float32", "cpu"]
+    assert "&lt;tiny&gt;" in page and "LoRA: " in page and "64 × 64" in page

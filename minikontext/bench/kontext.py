@@ -10,7 +10,6 @@ share on its own GPU, and the last to finish writes the pages. Nothing is downlo
 
 from __future__ import annotations
 
-import base64
 import html
 import os
 import re
@@ -230,16 +229,10 @@ def _slug(category: str) -> str:
 
 def _row(item: Item, output: Path, side: int) -> str:
     shown = [path for path in (*item.pictures, output / f"{item.key}.png") if path.exists()]
-    tags = "".join(f'<img src="{_small(path, side)}" alt="">' for path in shown)
+    small = [images.data_url(images.shrunk(images.read(path), side)) for path in shown]
+    tags = "".join(f'<img src="{url}" alt="">' for url in small)
     words = html.escape(item.instruction)
     return f"<figure>{tags}<figcaption>{words}<br><small>{item.key}</small></figcaption></figure>"
-
-
-def _small(path: Path, side: int) -> str:
-    picture = images.read(path)
-    if max(picture.size) > side:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return "data:image/png;base64," + base64.b64encode(images.png_bytes(picture)).decode()
 
 
 def categories(items: list[Item]) -> Iterator[str]:

@@ -408,17 +408,9 @@ def plot_box(alt: str, width: str) -> Picture:
     return Picture(alt, "mk-plot", layout=W.Layout(width=width, max_width="100%"))
 
 
-def shrunk(picture: Image.Image, side: int = SHOWN) -> Image.Image:
-    """A picture small enough to show; itself if it is."""
-    if max(picture.size) <= side:
-        return picture
-    size = (max(1, round(n * side / max(picture.size))) for n in picture.size)
-    return picture.resize(tuple(size), Image.Resampling.BICUBIC, reducing_gap=2.0)
-
-
 def show(box: Picture, picture: Image.Image) -> None:
     """Put a picture into its place, in the size of the screen; small ones show their pixels."""
-    box.show(image_io.png_bytes(shrunk(picture)))
+    box.show(image_io.png_bytes(image_io.shrunk(picture, SHOWN)))
     box.add_class("mk-sharp") if max(picture.size) < SHARP_BELOW else box.remove_class("mk-sharp")
 
 
@@ -430,7 +422,7 @@ def fade(box: Picture, faded: bool) -> None:
 def thumb(picture: Image.Image, caption: str, lit: bool = False) -> W.VBox:
     """A small picture above a button with its name; the lit one is the current one."""
     box = Picture(caption, "mk-thumb")
-    show(box, shrunk(picture, 144))
+    show(box, image_io.shrunk(picture, 144))
     label = button(caption, f"Go on from: {caption}", "mk-label", "104px")
     if lit:
         box.add_class("mk-lit")

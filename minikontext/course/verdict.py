@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from minikontext.images import shrunk
 from minikontext.toyworld import Scene, read
 from minikontext.toyworld.lexicon import WORLD, split_words
 from minikontext.toyworld.scene import ATTRIBUTES, COLOURED, COLOURLESS, IDENTITY
@@ -81,17 +82,11 @@ def changed(before: Image.Image, after: Image.Image) -> tuple[float, str]:
 
 def difference(before: Image.Image, after: Image.Image) -> Image.Image:
     """How much each pixel changed, amplified: black is no change."""
-    after = _small(after)
-    a, b = (np.asarray(p.convert("RGB").resize(after.size), int) for p in (_small(before), after))
+    after = shrunk(after, 512)
+    a, b = (
+        np.asarray(p.convert("RGB").resize(after.size), int) for p in (shrunk(before, 512), after)
+    )
     return Image.fromarray(np.clip(AMPLIFIED * np.abs(b - a), 0, 255).astype(np.uint8))
-
-
-def _small(picture: Image.Image, side: int = 512) -> Image.Image:
-    """A picture no larger than what is shown."""
-    if max(picture.size) <= side:
-        return picture
-    size = (round(n * side / max(picture.size)) for n in picture.size)
-    return picture.resize(tuple(size), reducing_gap=2.0)
 
 
 def _hidden(name: str, found: Scene, scene: Scene) -> bool:

@@ -5,8 +5,9 @@ request   is what the call says usable?
 contexts  which pictures does it start from?
 codec     pixels to latents and back; noise of a seed
 output    what does it return?
+tables    how does a notebook show that, and the pipeline?
 """
 
 from minikontext import lazy
 
-__getattr__ = lazy(__name__, ("codec", "contexts", "defaults", "output", "request"), {})
+__getattr__ = lazy(__name__, ("codec", "contexts", "defaults", "output", "request", "tables"), {})

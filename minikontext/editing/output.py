@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minikontext.editing import tables
 from minikontext.editing.codec import Codec
 from minikontext.editing.request import Request
 from minikontext.images import provenance
@@ -44,6 +45,14 @@ class KontextOutput:
     plan: ResizePlan
     provenance: list[Provenance] = field(default_factory=list, repr=False)
     verdicts: list[Verdict] = field(default_factory=list, repr=False)
+
+    def _repr_html_(self) -> str:
+        """The pictures, where a notebook shows the output."""
+        edits = self.provenance or [Provenance()] * len(self)
+        return tables.pictures(
+            (image, edit.prompt, f"seed {seed}, {image.width} × {image.height}")
+            for image, edit, seed in zip(self.images, edits, self.seeds)
+        )
 
     @property
     def withheld(self) -> list[int]:

@@ -22,11 +22,12 @@ from minikontext.images.resize import (
     sizes_near,
     snap,
 )
-from minikontext.images.tensors import as_rgb, png_bytes, to_pil, to_tensor
+from minikontext.images.tensors import as_rgb, data_url, png_bytes, shrunk, to_pil, to_tensor
 
 __all__ = [
     "FORMATS", "KONTEXT_SIZES", "MAX_NOTE", "MAX_PIXELS", "NOTE", "ResizePlan", "Size", "as_rgb",
-    "nearest", "plan", "png_bytes", "read", "sizes_near", "snap", "to_pil", "to_tensor",
+    "data_url", "nearest", "plan", "png_bytes", "read", "shrunk", "sizes_near", "snap", "to_pil",
+    "to_tensor",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, ("inspect", "provenance", "watermark"), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from io import BytesIO
 
 import numpy as np
@@ -47,3 +48,16 @@ def png_bytes(image: Image.Image) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def data_url(image: Image.Image) -> str:
+    """Give a picture as an address that holds all of it, for a page."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode()
+
+
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """A picture whose longer side has at most `side` pixels, to be shown; itself if it has."""
+    if max(image.size) <= side:
+        return image
+    width, height = (max(1, round(n * side / max(image.size))) for n in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
