@@ -5,7 +5,8 @@ a fact of the case ({colour}: any form of "red" in the lexicon), a kind of speec
 to say it) or a phrase of `PHRASES`, whose productions are templates again. A template is usable
 only if the case has all its facts: "change it from {was} to {colour}" needs a colour that was.
 
-One template in ten, and one form in ten, is never used in training (`held_out`): tests ask in them.
+Phrases and templates stand in phrases.toml. One template in ten, and one form in ten, is never used
+in training (`held_out`): tests ask in them.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ from functools import cache, lru_cache
 from minikontext.toyworld.edits import Case
 from minikontext.toyworld.lexicon import SPEECH, WORLD, forms, split_words
 from minikontext.toyworld.lexicon import words as lexicon_words
-from minikontext.toyworld.phrases import PHRASES, TEMPLATES
 from minikontext.toyworld.scene import Scene
 from minikontext.toyworld.split import held_out
+from minikontext.toyworld.tables import lines, read_families, read_table, said
+
+_STORED = read_table("phrases")
+_FAMILIES = read_families(_STORED["families"])
+PHRASES = {name: lines(text) for name, text in _STORED["phrases"].items()}
+TEMPLATES = {name: said(entry, _FAMILIES) for name, entry in _STORED["templates"].items()}
 
 Facts = dict[str, tuple[str, str]]  # symbol -> (slot, concept); slot "" is a text as it is
 LETTERS_OF_TYPOS = "abcdefghijklmnopqrstuvwxyz"
