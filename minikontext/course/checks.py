@@ -60,11 +60,11 @@ class Report:
             raise NotAttempted from error
         except Exception as error:
             return self.fail(case, _where(error, function))
-        if not _same(got, expected, tolerance):
+        if not same(got, expected, tolerance):
             lines = [f"expected {describe(expected)}", f"got      {describe(got)}"]
             lines += [*_advice(got, expected, tolerance), *self._named(got, arguments, tolerance)]
             return self.fail(case, "\n       ".join(lines))
-        if not all(_same(a, b, 0.0) for a, b in zip(given, arguments)):
+        if not all(same(a, b, 0.0) for a, b in zip(given, arguments)):
             return self.fail(case, "your function changed its input; work on a copy")
         return self.ok(case)
 
@@ -72,10 +72,10 @@ class Report:
         """The known mistakes that give the same."""
         for mistake, wrong in self.known.items():
             try:
-                same = _same(got, wrong(*map(_copy, arguments)), tolerance)
+                fits = same(got, wrong(*map(_copy, arguments)), tolerance)
             except Exception:  # not every mistake can be made with all arguments
                 continue
-            if same:
+            if fits:
                 yield f"this is what you get if {mistake}"
 
     def true(self, case: str, condition: bool, why: str) -> None:
@@ -159,10 +159,11 @@ def _advice(got: Any, expected: Any, tolerance: float) -> Iterator[str]:
         )
 
 
-def _same(got: Any, expected: Any, tolerance: float) -> bool:
+def same(got: Any, expected: Any, tolerance: float) -> bool:
+    """Whether a value is what was expected: equal, or numbers of one shape within `tolerance`."""
     if isinstance(expected, (list, tuple)):
         fits = isinstance(got, (list, tuple)) and len(got) == len(expected)
-        return fits and all(_same(a, b, tolerance) for a, b in zip(got, expected))
+        return fits and all(same(a, b, tolerance) for a, b in zip(got, expected))
     if isinstance(expected, (Tensor, np.ndarray, float)):
         return _close(got, expected, tolerance)
     try:

@@ -1,4 +1,7 @@
-"""The system map: one small figure, the same in every notebook, with another box lit."""
+"""The system map: one small figure, the same in every notebook, with another box lit.
+
+A box is green once the model has run with the student's own code in its place (`course.mine`).
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from minikontext.course import style
+from minikontext.course import progress, style
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,13 @@ def show_system(*lit: str) -> None:
     names = {box for name in lit for box in TOGETHER.get(name, (name,))}
     if unknown := names - BOXES.keys():
         raise KeyError(f"No box {sorted(unknown)} on the map. Known: {', '.join(BOXES)}.")
+    own = {box for name in progress.green() for box in TOGETHER.get(name, (name,))}
     figure, ax = plt.subplots(figsize=(style.WIDEST, 2.1))
     figure.get_layout_engine().set(w_pad=0, h_pad=0)
     for start, end in ARROWS:
         _arrow(ax, BOXES[start], BOXES[end])
     for name, box in BOXES.items():
-        _box(ax, box, lit=name in names)
+        _box(ax, box, lit=name in names, own=name in own)
     _loop(ax, BOXES["sampler"], BOXES["transformer"])
     for x, text in ((0.95, "how it learns"), (6.95, "how it is judged")):
         ax.text(x, BOTTOM, text, fontsize=7, color=style.GREY, va="center", ha="right")
@@ -76,22 +80,27 @@ def show_system(*lit: str) -> None:
     plt.show()
 
 
-def _box(ax: Axes, box: Box, lit: bool) -> None:
+def _box(ax: Axes, box: Box, lit: bool, own: bool) -> None:
     corner = (box.x - box.width / 2, box.y - HEIGHT / 2)
-    fill = style.ACCENT if lit else style.PALE if box.number else style.PAPER
-    edge = style.ACCENT if lit else style.GREY if not box.number else style.PALE
+    plain = style.PALE if box.number else style.PAPER
+    fill = style.GREEN if own else style.ACCENT if lit else plain
+    edge = style.ACCENT if lit else style.GREY if not box.number else fill
     shape = "round,pad=0,rounding_size=0.14"
-    ax.add_patch(
-        FancyBboxPatch(
-            corner, box.width, HEIGHT, shape, facecolor=fill, edgecolor=edge, linewidth=0.8
-        )
-    )
-    ink = style.PAPER if lit else style.INK
+    look = {"facecolor": fill, "edgecolor": edge, "linewidth": 2.5 if own and lit else 0.8}
+    ax.add_patch(FancyBboxPatch(corner, box.width, HEIGHT, shape, **look))
+    ink = style.PAPER if lit or own else style.INK
     lift = 0.1 if box.number else 0.0
     weight = "bold" if lit else "normal"
     centre = {"ha": "center", "va": "center"}
     ax.text(box.x, box.y + lift, box.text, fontsize=7.5, color=ink, weight=weight, **centre)
-    ax.text(box.x, box.y - 0.17, box.number, fontsize=6, color=ink if lit else style.GREY, **centre)
+    ax.text(
+        box.x,
+        box.y - 0.17,
+        box.number,
+        fontsize=6,
+        color=ink if lit or own else style.GREY,
+        **centre,
+    )
 
 
 def _loop(ax: Axes, start: Box, end: Box) -> None:

@@ -1,0 +1,281 @@
+"""Run the model with the student's own functions: `with mk.course.mine(pack=pack): pipe(…)`.
+
+A piece counts when the pictures that it helped to make are those of the package, byte for byte.
+It is then kept (`course.progress`), and a box of the map whose pieces are all kept turns green.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import TracebackType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minikontext import flow
+from minikontext.course import progress
+from minikontext.course.checks import describe, same
+from minikontext.course.map import show_system
+from minikontext.course.plots import show_images
+from minikontext.pipeline import KontextPipeline
+
+Function = Callable[..., Any]
+KEPT_CALLS, TOLERANCE = 3, 1e-4
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One function of the model that a student can write.
+
+    form: what the student's function is given and returns. places: what it replaces, under
+    `minikontext`. adapt: student's function -> one with the signature of the package's.
+    """
+
+    form: str
+    places: tuple[str, ...]
+    adapt: Callable[[Function], Function] = lambda f: f
+
+
+def _rotated(f: Function) -> Function:
+    """From [cos, sin] for every pair, as the package keeps angles, to angles."""
+    return lambda x, r: f(x, torch.atan2(r[..., 1], r[..., 0]).unsqueeze(-3)).float()
+
+
+def _turns(f: Function) -> Function:
+    def rotations(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor:
+        angles = f(ids, axes_dim, theta)
+        return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
+
+    return rotations
+
+
+def _numbered(f: Function) -> Function:
+    def position_ids(rows: int, cols: int, index: int = 0, row: int = 0, col: int = 0) -> Tensor:
+        return f(rows, cols, index) + torch.tensor([0, row, col])
+
+    return position_ids
+
+
+def _scheduled(f: Function) -> Function:
+    def schedule(
+        steps: int, num_target_tokens: int | None = None, mu: float | None = None,
+        shifted: bool = True, mu_16: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        if mu is None:
+            mu = flow.mu_for_tokens(num_target_tokens or 0, mu_16) if shifted else 0.0
+        return f(steps, mu)
+
+    return schedule
+
+
+def _scales(f: Function, net: str) -> Function:
+    return lambda self, x: f(
+        getattr(self, net), x, self.config.scale_factor, self.config.shift_factor
+    )
+
+
+PIECES: dict[str, Piece] = {
+    "encode": Piece("encode(encoder, pixels, scale, shift) -> latents",
+                    ("autoencoder.AutoEncoder.encode",), lambda f: _scales(f, "encoder")),
+    "decode": Piece("decode(decoder, latents, scale, shift) -> pixels",
+                    ("autoencoder.AutoEncoder.decode",), lambda f: _scales(f, "decoder")),
+    "downsample": Piece("downsample(x, weight, bias) -> x of half the size",
+                        ("autoencoder.Downsample.forward",),
+                        lambda f: lambda self, x: f(x, self.conv.weight, self.conv.bias)),
+    "res_block": Piece("res_block(block, x) -> x", ("autoencoder.ResnetBlock.forward",)),
+    "pack": Piece("pack(latents) -> tokens", ("tokens.pack",),
+                  lambda f: lambda latents, patch=2: f(latents)),
+    "unpack": Piece("unpack(tokens, rows, cols) -> latents", ("tokens.unpack",),
+                    lambda f: lambda tokens, h, w, patch=2: f(tokens, h // 2, w // 2)),
+    "position_ids": Piece("position_ids(rows, cols, index) -> ids", ("tokens.position_ids",),
+                          _numbered),
+    "join_context": Piece("join_context(target, target_ids, contexts, context_ids) -> img, ids",
+                          ("tokens.join_context",)),
+    "angles": Piece("angles(ids, axes_dim, theta) -> angles",
+                    ("transformer.rotations", "rope.rotations"), _turns),
+    "rotate": Piece("rotate(x, angles) -> x", ("layers.rotate", "rope.rotate"), _rotated),
+    "attend": Piece("attend(q, k, v) -> x", ("layers.attend",)),
+    "modulate": Piece("modulate(x, shift, scale) -> x", ("layers.modulate",)),
+    "timestep_embedding": Piece("timestep_embedding(t) -> (b, 256)",
+                                ("transformer.timestep_embedding",)),
+    "double_block": Piece("double_block(block, img, txt, vec, rotations) -> img, txt",
+                          ("layers.DoubleStreamBlock.forward",)),
+    "single_block": Piece("single_block(block, x, vec, rotations) -> x",
+                          ("layers.SingleStreamBlock.forward",)),
+    "text_block": Piece("text_block(block, x) -> x", ("text.TextBlock.forward",)),
+    "interpolate": Piece("interpolate(x, noise, t) -> z", ("flow.interpolate",)),
+    "loss": Piece("loss(v, x, noise) -> (b,), one for each sample", ("flow.loss_per_sample",)),
+    "mu_for_tokens": Piece("mu_for_tokens(count) -> mu", ("flow.mu_for_tokens",
+                           "sampler.mu_for_tokens"), lambda f: lambda count, mu_16=None: f(count)),
+    "schedule": Piece("schedule(steps, mu) -> times", ("sampler.schedule",), _scheduled),
+    "euler": Piece("euler(predict, z, times) -> z", ("sampler.sample",),
+                   lambda f: torch.no_grad()(lambda predict, z, times, *_: f(predict, z, times))),
+    "guide": Piece("guide(conditional, unconditional, scale) -> v", ("sampler.guided",),
+                   lambda f: lambda c, u, scale: lambda z, t: f(c(z, t), u(z, t), scale)),
+}  # fmt: skip
+
+
+def mine(**functions: Function) -> Run:
+    """Put functions into the model for the calls inside of `with`, and compare the pictures.
+
+    Names are those of PIECES. A stub that raises NotImplementedError is "not attempted yet".
+    Raises KeyError for an unknown name, ValueError for a function of the package itself.
+    """
+    for name, function in functions.items():
+        if name not in PIECES:
+            forms = "\n  ".join(piece.form for piece in PIECES.values())
+            raise KeyError(f"No piece is called {name!r}. Give one of these:\n  {forms}")
+        if (getattr(function, "__module__", "") or "").partition(".")[0] == "minikontext":
+            raise ValueError(f"This {name} is the package's own. Give the one that you wrote.")
+    return Run({name: Own(name, function) for name, function in functions.items()})
+
+
+@dataclass
+class Own:
+    """A student's function in the place of the package's: what it was asked, what it said."""
+
+    name: str
+    function: Function
+    calls: list[tuple[Function, tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=list)
+    count: int = 0
+    resting: bool = False
+
+    def put(self, place: str) -> tuple[Any, str, Function]:
+        """(module or class, attribute, what stands there meanwhile) for one place."""
+        *owner, attribute = place.split(".")
+        holder = import_module(f"minikontext.{owner[0]}")
+        for step in owner[1:]:
+            holder = getattr(holder, step)
+        own, adapted = getattr(holder, attribute), PIECES[self.name].adapt(self.function)
+
+        def standing(*args: Any, **named: Any) -> Any:
+            if self.resting:
+                return own(*args, **named)
+            self.count += 1
+            asked = [a.clone() if isinstance(a, Tensor) else a for a in args]
+            said = adapted(*args, **named)
+            if len(self.calls) < KEPT_CALLS:
+                self.calls.append((own, tuple(asked), named, said))
+            return said
+
+        return holder, attribute, standing
+
+    @torch.no_grad()
+    def differs(self) -> str:
+        """The first call in which the package says something else, in words; "" if there is none.
+
+        What returns a function (guidance) is compared by its pictures only.
+        """
+        for own, args, named, said in self.calls:
+            expected = own(*args, **named)
+            if not callable(expected) and not same(said, expected, TOLERANCE):
+                return f"expected {describe(expected)}\n       got      {describe(said)}"
+        return ""
+
+
+class Run:
+    """What `mine` returns: patches the model on entry; on exit compares, prints and keeps."""
+
+    def __init__(self, functions: dict[str, Own]) -> None:
+        self.functions = functions
+        self.pictures: list[tuple[Any, Any]] = []  # (the package's, the student's) of each call
+
+    def __enter__(self) -> Run:
+        self._patches = ExitStack()
+        for name, own in self.functions.items():
+            for place in PIECES[name].places:
+                self._patches.enter_context(patch.object(*own.put(place)))
+        call = KontextPipeline.__call__
+
+        def compared(pipe: KontextPipeline, *args: Any, **named: Any) -> Any:
+            output = call(pipe, *args, **named)
+            self._rest(True)
+            again = {**named, "seed": output.seeds, "callback": None, "progress": False}
+            expected = call(pipe, *args, **again)
+            self._rest(False)
+            self.pictures += zip(expected.images, output.images)
+            return output
+
+        self._patches.enter_context(patch.object(KontextPipeline, "__call__", compared))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
+        self._patches.close()
+        if isinstance(error, NotImplementedError):
+            print(f"{', '.join(self.functions)}: not attempted yet")
+            return True
+        if kind is None:
+            self._report()
+        return False
+
+    def _rest(self, resting: bool) -> None:
+        for own in self.functions.values():
+            own.resting = resting
+
+    @property
+    def wrong(self) -> list[tuple[Any, Any]]:
+        """Pairs of pictures, the package's and the student's, that differ by more than rounding."""
+        return [pair for pair in self.pictures if _apart(*pair) > 1]
+
+    @property
+    def rounded(self) -> bool:
+        """Whether sums in another order moved some value across the edge of 8 bits, by one."""
+        return any(_apart(*pair) == 1 for pair in self.pictures)
+
+    @property
+    def same(self) -> bool:
+        """Whether every piece was called and the model did what it does with the package's."""
+        if not all(own.count for own in self.functions.values()):
+            return False
+        return not self.wrong and not any(own.differs() for own in self.functions.values())
+
+    def _report(self) -> None:
+        for name, own in self.functions.items():
+            if not own.count:
+                print(f"[FAIL] {name}: nothing has called it; run the model inside of `with`")
+            elif difference := own.differs():
+                print(f"[FAIL] {name}: not what the package says\n       {difference}")
+        if self.wrong:
+            show_images(self.wrong[0], ["expected", "with your code"])
+            print(f"[FAIL] {len(self.wrong)} of {len(self.pictures)} pictures differ")
+        if self.same:
+            self._keep()
+
+    def _keep(self) -> None:
+        before = progress.green()
+        codes = {name: _source(own.function) for name, own in self.functions.items()}
+        progress.keep("pieces", codes)
+        told = [f"{name} ran {own.count} times" for name, own in self.functions.items()]
+        picture = "the same but for rounding" if self.rounded else "the same, byte for byte"
+        end = f"the picture is {picture}" if self.pictures else "all numbers agree"
+        print("[OK]  ", f"Your {', '.join(told)}; {end}.")
+        kept = progress.load("pieces")
+        for box in dict.fromkeys(b for b, names in progress.BOXES.items() if {*names} & {*codes}):
+            left = [name for name in progress.BOXES[box] if name not in kept]
+            state = f"still to come: {', '.join(left)}" if left else "green on the map"
+            print(f"       {box}: {state}")
+        if progress.green() - before:
+            show_system()
+
+
+def _apart(expected: Any, got: Any) -> int:
+    """The largest difference of two pictures, in steps of 0 … 255."""
+    a, b = (np.asarray(picture, dtype=int) for picture in (expected, got))
+    return int(np.abs(a - b).max()) if a.shape == b.shape else 255
+
+
+def _source(function: Function) -> str:
+    """The student's lines, so that the last notebook can show them; "" where there are none."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return ""

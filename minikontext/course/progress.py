@@ -1,0 +1,57 @@
+"""What a student has reached, kept across notebooks in a small file of the course folder.
+
+The file is `progress.json` in the notebooks' folder (or the path in MINIKONTEXT_PROGRESS): the
+pieces of the model that ran with the student's own code, and the predictions. Delete it to begin
+anew.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from minikontext.runtime import files
+
+FILE = "progress.json"
+# The boxes of the map that the course opens by hand, and the pieces in each.
+BOXES: dict[str, tuple[str, ...]] = {
+    "autoencoder": ("encode", "decode", "downsample"),
+    "tokens": ("pack", "unpack", "position_ids", "join_context"),
+    "rope": ("angles", "rotate"),
+    "transformer": ("modulate", "attend", "double_block", "single_block"),
+    "text": ("text_block",),
+    "noise": ("interpolate",),
+    "flow": ("loss",),
+    "sampler": ("schedule", "euler", "guide"),
+}
+
+
+def path() -> Path:
+    """Where the progress is kept: a notebook runs in its own folder."""
+    return Path(os.environ.get("MINIKONTEXT_PROGRESS") or FILE)
+
+
+def load(section: str) -> dict[str, Any]:
+    """One section, "pieces" or "predictions"; empty where there is no file, or a broken one."""
+    try:
+        found = json.loads(path().read_text(encoding="utf-8"))[section]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep(section: str, new: dict[str, Any]) -> None:
+    """Add to a section and write the file whole; where it cannot be written, say so and go on."""
+    everything = {name: load(name) for name in ("pieces", "predictions")}
+    everything[section] |= new
+    try:
+        with files.replacing(path()) as part:
+            part.write_text(json.dumps(everything, indent=1, ensure_ascii=False), encoding="utf-8")
+    except Exception as error:  # a course on a disk that is full or read only is still a course
+        print(f"note: your progress is not kept: {error}")
+
+
+def green() -> set[str]:
+    """The boxes of the map whose pieces have all run with the student's code."""
+    kept = load("pieces")
+    return {box for box, pieces in BOXES.items() if all(name in kept for name in pieces)}
