@@ -184,11 +184,11 @@ def load(
     return lora.requires_grad_(False)
 
 
-def save(lora: Lora, model: KontextTransformer, path: str | Path) -> Path:
+def save(lora: Lora, model: KontextTransformer, path: str | Path, scale: float = 1.0) -> Path:
     """Write a LoRA under diffusers' names: `load_lora_weights` and peft open it, and so do we.
 
-    Its scale is left out: that is the user's to choose. Raises OutputError, and ConfigError for
-    updates that are no thin pairs, or that change a bias.
+    `scale` is multiplied in; the LoRA's own is left out: that is the user's to choose. Raises
+    OutputError, and ConfigError for updates that are no thin pairs, or that change a bias.
     """
     state, layers = {}, lora.layers
     for theirs, (official, rows) in _diffusers_places(model).items():
@@ -198,7 +198,7 @@ def save(lora: Lora, model: KontextTransformer, path: str | Path) -> Path:
             what = "changes a bias" if layer.bias is not None else f"is a {type(layer).__name__}"
             raise ConfigError(f"{official} {what}, which diffusers' naming cannot hold")
         state[f"transformer.{theirs}.lora_A.weight"] = layer.down.detach().cpu().clone()
-        state[f"transformer.{theirs}.lora_B.weight"] = layer.up.detach().cpu()[rows]
+        state[f"transformer.{theirs}.lora_B.weight"] = scale * layer.up.detach().cpu()[rows]
     safetensors_io.save(state, path)
     return Path(path)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import Annotated
 
 import torch
 from annotated_types import Interval
+from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,7 +38,8 @@ from minikontext.text import TextFeatures
 from minikontext.training.editor import EditorLossConfig
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import ALONE, WHOLE, DistContext, Microbatch
-from minikontext.training.sources import Bad, Picture, Triplet, triplets
+from minikontext.training.sources import AS_IT_IS, Bad, Picture, Reading, Triplet, triplets
+from minikontext.training.store import file_sum
 from minikontext.training.watch import Metrics, losses_at_fixed_times, told
 from minikontext.transformer import KontextTransformer
 
@@ -53,7 +56,7 @@ def buckets(side: int, multiple: int = 16) -> tuple[images.Size, ...]:
 
 def encode_folder(
     source: str | Path, cache: Path, pipe: KontextPipeline, side: int, shard: int = 256,
-    world: DistContext = ALONE, bf16: bool = False, columns: Mapping[str, str] | None = None,
+    world: DistContext = ALONE, bf16: bool = False, how: Reading = AS_IT_IS,
 ) -> None:  # fmt: skip
     """Encode a source into safetensors shards of so many samples; whole ones are kept.
 
@@ -70,34 +73,35 @@ def encode_folder(
         raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
     if world.rank == 0:
         save_file(_text(pipe, ""), cache / f"{NULL}.safetensors")
-    bar = iter(tqdm(triplets(source, columns), desc="encoding", disable=world.rank > 0))
+    bar = iter(tqdm(triplets(source, how), desc="encoding", disable=world.rank > 0))
     number = -1
     for number, chunk in enumerate(iter(lambda: list(itertools.islice(bar, shard)), [])):
         place = cache / f"triplets-{number:06d}.safetensors"
-        if number % world.size == world.rank and not _is_whole(place, chunk):
-            _encode_shard(chunk, place, pipe, side, bf16)
+        if number % world.size == world.rank and not _is_whole(place, chunk, how):
+            _encode_shard(chunk, place, pipe, side, bf16, how)
     for old in cache.glob("triplets-*"):  # of a source that was longer
         if world.rank == 0 and int(old.stem.split("-")[1]) > number:
             old.unlink()
     world.wait()
 
 
-def _is_whole(place: Path, chunk: list[Triplet | Bad]) -> bool:
+def _is_whole(place: Path, chunk: list[Triplet | Bad], how: Reading) -> bool:
     try:
         told = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
-        return told["asked"] == _asked(chunk) and told["bytes"] == place.stat().st_size
+        return told["asked"] == _asked(chunk, how) and told["bytes"] == place.stat().st_size
     except (OSError, ValueError, KeyError):
         return False
 
 
-def _asked(chunk: list[Triplet | Bad]) -> str:
+def _asked(chunk: list[Triplet | Bad], how: Reading) -> str:
     """What a shard is made of: it is made again when pictures, prompts or their order change."""
-    told = [
-        (one.key, one.prompt, *map(_told_by, (one.image, *one.contexts)))
+    told: list[object] = [
+        (one.key, one.prompt, one.mirrored, *map(_told_by, (one.image, *one.contexts)))
         if isinstance(one, Triplet)
         else (one.key, one.why)
         for one in chunk
     ]
+    told.append((how.max_aspect, how.upscale))
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
@@ -113,54 +117,80 @@ def _told_by(picture: Picture) -> list[object]:
 
 
 def _encode_shard(
-    chunk: list[Triplet | Bad], place: Path, pipe: KontextPipeline, side: int, bf16: bool
-) -> None:
+    chunk: list[Triplet | Bad], place: Path, pipe: KontextPipeline, side: int, bf16: bool,
+    how: Reading,
+) -> None:  # fmt: skip
     tensors: dict[str, Tensor] = {}
     samples, skipped = [], []
     for one in chunk:
-        made = one if isinstance(one, Bad) else _encode(one, pipe, side, bf16)
-        if isinstance(made, Bad):
-            skipped.append(vars(made))
+        try:
+            if isinstance(one, Bad):
+                raise _LeftOut(one.why)
+            pictures, resized = _sized(one, side, how)
+            made = _encode(one, pictures, pipe, bf16)
+        except _LeftOut as error:
+            skipped.append({"key": one.key, "why": str(error)})
             continue
         tensors |= {f"{one.key}//{name}": tensor for name, tensor in made.items()}
-        pictures = sorted(name for name in made if name.isdigit())
-        shapes = [list(made[name].shape) for name in pictures]
-        samples.append({"key": one.key, "prompt": one.prompt, "shapes": shapes})
+        shapes = [list(made[name].shape) for name in sorted(made) if name.isdigit()]
+        told = {"key": one.key, "prompt": one.prompt, "shapes": shapes, "resized": resized}
+        samples.append(told)
     with files.replacing(place) as temporary:
         save_file(tensors, temporary)
-        told = {"asked": _asked(chunk), "bytes": temporary.stat().st_size}
-        told |= {"sha256": _sha256(temporary), "samples": samples, "skipped": skipped}
+        told = {"asked": _asked(chunk, how), "bytes": temporary.stat().st_size}
+        told |= {"sha256": file_sum(temporary), "samples": samples, "skipped": skipped}
     with files.replacing(place.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(told, indent=0), encoding="utf-8")
 
 
-def _encode(one: Triplet, pipe: KontextPipeline, side: int, bf16: bool) -> dict[str, Tensor] | Bad:
+class _LeftOut(Exception):
+    """A sample cannot be used; the text says why."""
+
+
+def _sized(one: Triplet, side: int, how: Reading) -> tuple[list[Image.Image], tuple[float, float]]:
+    """A sample's pictures, each at a trained size, and the most that any was stretched, enlarged.
+
+    Raises _LeftOut for a picture that cannot be read, or is changed more than the config allows.
+    """
+    pictures, stretched, enlarged = [], 1.0, 0.0
+    for picture in (one.image, *one.contexts):
+        try:
+            found = images.read(picture)
+        except ImageError as error:
+            raise _LeftOut(str(error)) from error
+        plan = images.plan(found.size, sizes=buckets(side))
+        across, down = (new / old for new, old in zip(plan.working, plan.original))
+        for name, limit, factor in (
+            ("max_aspect", how.max_aspect, max(across / down, down / across)),
+            ("upscale", how.upscale, math.sqrt(across * down)),
+        ):
+            if 0 < limit < factor:
+                raise _LeftOut(f"it is changed beyond {name} = {limit:g}: by {factor:.2f}, {plan}")
+        stretched = max(stretched, across / down, down / across)
+        enlarged = max(enlarged, math.sqrt(across * down))
+        sized = plan.apply(found)
+        pictures.append(ImageOps.mirror(sized) if one.mirrored else sized)
+    return pictures, (round(stretched, 2), round(enlarged, 2))
+
+
+def _encode(
+    one: Triplet, pictures: list[Image.Image], pipe: KontextPipeline, bf16: bool
+) -> dict[str, Tensor]:
     """Latents "0" (the picture), "1" … (its contexts), and the features of its prompt."""
-    try:
-        pictures = [images.read(picture) for picture in (one.image, *one.contexts)]
-    except ImageError as error:
-        return Bad(one.key, str(error))
-    made = {}
     with mixed_precision(pipe.device, bf16):
-        for i, picture in enumerate(pictures):
-            sized = images.plan(picture.size, sizes=buckets(side)).apply(picture)
-            made[str(i)] = pipe.encode(sized)[0].bfloat16().cpu().contiguous()
-    broken = any(not latents.isfinite().all() for latents in made.values())
-    return Bad(one.key, "its latents are not finite") if broken else made | _text(pipe, one.prompt)
+        made = {
+            str(i): pipe.encode(picture)[0].bfloat16().cpu().contiguous()
+            for i, picture in enumerate(pictures)
+        }
+    if not all(latents.isfinite().all() for latents in made.values()):
+        raise _LeftOut("its latents are not finite")
+    return made | _text(pipe, one.prompt)
 
 
 def _text(pipe: KontextPipeline, prompt: str) -> dict[str, Tensor]:
     features = pipe.text_encoder.encode([prompt])
     named = {"tokens": features.tokens[0], "pooled": features.pooled[0]}
     return {name: x.detach().bfloat16().cpu().contiguous() for name, x in named.items()}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # --------------------------------------------------------------------------------- reading again
@@ -174,11 +204,13 @@ class Encoded:
     """The samples of a cache, by number; `skipped` says what was left out, and why.
 
     keys, prompts and shapes (the picture's first) of all samples are known without reading them.
-    Raises TrainingError if there is nothing to train on.
+    repeats: beginnings of keys -> how often an epoch shows such samples; the longest one counts.
+    Raises TrainingError if there is nothing to train on, ConfigError for repeats of no sample.
     """
 
-    def __init__(self, cache: str | Path) -> None:
+    def __init__(self, cache: str | Path, repeats: Mapping[str, int] | None = None) -> None:
         self.cache = Path(cache)
+        self.resized: list[tuple[float, float]] = []  # the most that any picture was
         self.places: list[tuple[str, Path]] = []
         self.prompts: list[str] = []
         self.shapes: list[tuple[Shape, ...]] = []
@@ -193,22 +225,35 @@ class Encoded:
                 raise TrainingError(f"{place} is damaged: {error}. {REMADE}") from error
         if not self.places:
             raise TrainingError(f"{self.cache} holds no samples. {self.report()}")
+        self.repeats = self._repeats(repeats or {})
+
+    def _repeats(self, wanted: Mapping[str, int]) -> list[int]:
+        """How often each sample comes in an epoch."""
+        keys = [key for key, _ in self.places]
+        if idle := [start for start in wanted if not any(key.startswith(start) for key in keys)]:
+            raise ConfigError(f"[data.repeats] {idle[0]!r:.80}: no sample's name begins so, as "
+                              f"{keys[0]!r:.80} does")  # fmt: skip
+        longest = sorted(wanted, key=len, reverse=True)
+        found = (next((s for s in longest if key.startswith(s)), None) for key in keys)
+        return [1 if start is None else wanted[start] for start in found]
 
     def _add(self, place: Path, told: dict) -> None:
         require_entries(told, {"sha256": str, "skipped": list, "samples": list})
         self._sums[place] = told["sha256"]
         self.skipped += [Bad(**one) for one in told["skipped"]]
         for one in told["samples"]:
-            require_entries(one, {"key": str, "prompt": str, "shapes": tuple[Shape, ...]})
+            known = {"key": str, "prompt": str, "shapes": tuple[Shape, ...]}
+            require_entries(one, known | {"resized": tuple[float, float] | None})
             self.places.append((one["key"], place))
             self.prompts.append(one["prompt"])
             self.shapes.append(tuple(map(tuple, one["shapes"])))
+            self.resized.append(tuple(one.get("resized") or (1.0, 1.0)))
 
     def __len__(self) -> int:
         return len(self.places)
 
     def report(self) -> str:
-        """How many samples there are, with how many contexts, and why others were left out."""
+        """How many samples there are, what is left out and why, and what pictures went through."""
         contexts = Counter(len(shapes) - 1 for shapes in self.shapes)
         told = ", ".join(f"{n} with {k or 'no'} context(s)" for k, n in sorted(contexts.items()))
         told = told and f" ({told})"
@@ -218,6 +263,14 @@ class Encoded:
             kinds.setdefault(bad.why.split(":")[0].split(" /")[0], []).append(bad)
         for some in sorted(kinds.values(), key=len, reverse=True)[:5]:
             lines.append(f"  {len(some)} × like {some[0].key:.80}: {some[0].why:.160}")
+        for which, what, dial, from_ in (
+            (0, "stretched", "max_aspect", 1.1), (1, "enlarged", "upscale", 1.0),
+        ):  # fmt: skip
+            found = [(one[which], key) for one, (key, _) in zip(self.resized, self.places)]
+            if some := [one for one in found if one[0] > from_]:
+                most, key = max(some)
+                lines.append(f"  {len(some)} have pictures that are {what}, at most by {most:g} "
+                             f"({key:.80}); {dial} in [data] leaves such out")  # fmt: skip
         return "\n".join(lines)
 
     def fingerprint(self) -> str:
@@ -253,7 +306,7 @@ class Encoded:
     def _file(self, place: Path) -> safe_open:
         if place not in self._open:
             try:
-                if _sha256(place) != self._sums[place]:
+                if file_sum(place) != self._sums[place]:
                     raise TrainingError(f"{place} is damaged. {REMADE}")
                 self._open[place] = safe_open(place, "pt")
             except (SafetensorError, OSError) as error:
@@ -262,7 +315,7 @@ class Encoded:
 
 
 class Order:
-    """Which samples make up a step: of one shape each time, each sample once an epoch.
+    """Which samples make up a step: of one shape each time, each sample `repeats` times an epoch.
 
     A function of the step alone, so a run can go on anywhere, with any number of workers and
     processes. The last batch of a shape is filled up with samples from its beginning.
@@ -272,7 +325,7 @@ class Order:
         self.batch, self.seed = batch, seed
         self.groups: dict[tuple, list[int]] = {}
         for number, shapes in enumerate(samples.shapes):
-            self.groups.setdefault(shapes, []).append(number)
+            self.groups.setdefault(shapes, []).extend([number] * samples.repeats[number])
         self.length = sum(-(-len(group) // batch) for group in self.groups.values())
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
 

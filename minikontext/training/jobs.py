@@ -33,6 +33,7 @@ from minikontext.training.loop import LoopConfig
 from minikontext.training.parallel import ParallelConfig
 from minikontext.training.pictures import PictureTraining
 from minikontext.training.safety import SafetyLossConfig
+from minikontext.training.sources import Reading
 from minikontext.training.stream import WORDS, Stream, StreamConfig
 from minikontext.training.world_editor import WorldEditorTraining
 from minikontext.transformer import TransformerConfig
@@ -74,28 +75,43 @@ class ToyData:
             raise ConfigError(f"practise: no such operation {unknown}; choose from {[*OPERATIONS]}")
 
 
-@dataclass(frozen=True)
-class FolderData:
-    """[data] of a training on your own pictures; see `sources`.
+@dataclass(frozen=True, kw_only=True)
+class FolderData(Reading):
+    """[data] of a training on your own pictures, with what `sources.Reading` says of them.
 
     source, validation: folders of triplets. side: pictures have about side × side pixels.
-    contexts, text_tokens: what a plan counts with.
+    repeats: beginnings of samples' names -> how often an epoch shows them, "" for all others.
+    tries: so many samples, of validation if there is one, are made with `validate_every` and shown
+    in the run's folder. contexts, text_tokens: what a plan counts with.
     """
 
     source: str
     validation: str | None = None
+    repeats: dict[str, Annotated[int, Interval(ge=1, le=1000)]] = field(default_factory=dict)
+    tries: Annotated[int, Interval(ge=0, le=256)] = 0
     side: Annotated[int, Interval(ge=16, le=2**14)] = 1024
     contexts: Annotated[int, Interval(ge=0, le=64)] = 1
     text_tokens: Annotated[int, Interval(ge=1, le=2**14)] = 512
-    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LoraSection:
-    """[lora]: rank, and a regular expression over official layer names."""
+    """[lora]: rank, alpha, and a regular expression over official layer names.
+
+    alpha: updates are multiplied by alpha / rank; by 1 without it. The file holds the product, so
+    whoever opens it need not know alpha. keep: with `validate_every`, write the LoRA as it is then,
+    to the folder `loras` of the run.
+    """
 
     rank: Annotated[int, Interval(ge=1, le=2**14)] = 8
     layers: str = BLOCKS
+    alpha: Annotated[float, Interval(gt=0, le=2**20)] | None = None
+    keep: bool = False
+
+    @property
+    def factor(self) -> float:
+        """alpha / rank."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
 # ---------------------------------------------------------------------------------------- jobs
@@ -194,6 +210,14 @@ class FolderJob(NetJob):
     start: str | None = None
     training: FolderLossConfig = field(default_factory=FolderLossConfig)
 
+    def __post_init__(self) -> None:
+        _require_every(self, self.data.tries)
+
+
+def _require_every(job: Job, wanted: object) -> None:
+    if wanted and not job.loop.validate_every:
+        raise ConfigError("tries and keep are done with validate_every in [loop], which is 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraJob(NetJob):
@@ -208,6 +232,9 @@ class LoraJob(NetJob):
     offload: str | None = None
 
     output_is_file: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _require_every(self, self.lora.keep or self.data.tries)
 
 
 @dataclass(frozen=True, kw_only=True)

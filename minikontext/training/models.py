@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,18 @@ def averaged(loop: Loop, model: nn.Module) -> nn.Module:
     for name, parameter in model.named_parameters() if loop.ema else ():
         to_local(parameter.data).copy_(to_local(loop.ema[name]))
     return model.eval()
+
+
+@contextmanager
+def for_now_averaged(loop: Loop, model: nn.Module) -> Iterator[nn.Module]:
+    """`averaged` within a block; then the live weights are back, bit for bit."""
+    before, live = model.training, [p.detach().clone() for p in model.parameters()]
+    try:
+        yield averaged(loop, model)
+    finally:
+        for parameter, own in zip(model.parameters(), live, strict=True):
+            parameter.data.copy_(own)
+        model.train(before)
 
 
 def gathered(model: nn.Module, world: DistContext) -> nn.Module | None:

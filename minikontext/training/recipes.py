@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from minikontext.training.models import (
     find_autoencoder,
     first_autoencoder,
     first_weights,
+    for_now_averaged,
     gathered,
     load_autoencoder,
     new_editor,
@@ -42,8 +43,8 @@ from minikontext.training.parallel import (
     prepare,
 )
 from minikontext.training.runs import made_from
-from minikontext.training.tries import held_out_check
-from minikontext.training.watch import Watch
+from minikontext.training.tries import Sheets, held_out_check, sample_sheets
+from minikontext.training.watch import Metrics, Watch
 from minikontext.training.workload import watched
 from minikontext.transformer import KontextTransformer
 
@@ -126,11 +127,18 @@ def encoded(job: FolderJob | LoraJob, pipe: KontextPipeline, world: DistContext)
     for name, source in (("encoded", data.source), ("validation", data.validation)):
         if source:
             place = job.folder / name
-            encode_folder(source, place, pipe, data.side, world=world, columns=data.columns)
-            found.append(Encoded(place))
+            how = data if name == "encoded" else replace(data, flips=False)
+            encode_folder(source, place, pipe, data.side, world=world, how=how)
+            found.append(Encoded(place, data.repeats if name == "encoded" else None))
             if world.rank == 0:
                 log.info("%s: %s", source, found[-1].report())
     return found
+
+
+def sheets_of(job: FolderJob | LoraJob, pipe: KontextPipeline, samples: Encoded) -> Sheets:
+    """What makes the `tries` of a job's data."""
+    place = job.folder / "samples"
+    return sample_sheets(pipe, samples, job.data.tries, place, job.training.bf16)
 
 
 def train_folder(job: FolderJob, world: DistContext, on_log: OnLog = None) -> Path:
@@ -143,14 +151,17 @@ def train_folder(job: FolderJob, world: DistContext, on_log: OnLog = None) -> Pa
     pipe = KontextPipeline.from_pretrained(job.parts, world.device)
     base = pipe.weights_fingerprint[:12]
     samples, *unseen = encoded(job, pipe, world)
+    sheets = sheets_of(job, pipe, [*unseen, samples][0])
     del pipe  # makes room for the training
     gc.collect()  # its parts hold on to each other
     if world.device.type == "cuda":
         torch.cuda.empty_cache()
     model = new_transformer(job.transformer, job.start)
     prepare(model, world, dials.bf16, first_weights(job.seed))
-    check = (lambda _: validate_folder(model, *unseen, dials, world.device)) if unseen else None
-    watch = watched(job, check, samples)
+    on_the_way = [lambda _: validate_folder(model, *unseen, dials, world.device)] * bool(unseen)
+    if job.data.tries:
+        on_the_way += [lambda step: sheets(model, step, world.rank == 0) or {}]
+    watch = watched(job, all_of(on_the_way), samples)
     origin = made_from(job, base=base, data=samples.fingerprint())
     loop = Loop(model, job.loop, job.run, world, watch, origin)
     loop.resume()
@@ -178,20 +189,43 @@ def train_lora(job: LoraJob, world: DistContext, on_log: OnLog = None) -> Path:
     samples, *unseen = encoded(job, pipe, world)
     origin = made_from(job, base=pipe.weights_fingerprint[:12], data=samples.fingerprint())
     base, dials = pipe.transformer.requires_grad_(False), job.training
-    del pipe  # only the transformer is needed from here on
+    sheets = sheets_of(job, pipe, [*unseen, samples][0])
+    del pipe  # the text encoders are not needed from here on
     model = lora.new(base, job.lora.rank, job.lora.layers, job.seed)
+    model.scale = job.lora.factor
     if job.start:
         go_on_from(model, job.start, base)
     model.to(world.device).attach(base)
     if job.parallel.checkpointing != "none" and offload.is_streamed(base):
         raise ConfigError("streamed blocks are gone when checkpointing would make them again")
     apply_activation_checkpointing(offload.transformer_blocks(base), job.parallel)
-    check = (lambda _: validate_folder(base, *unseen, dials, world.device)) if unseen else None
-    watch = watched(replace(job, transformer=base.config), check, samples)
+
+    def keep(step: int) -> Metrics:
+        """What is on the way is made with the averaged weights, as the result will be."""
+        with for_now_averaged(loop, model):
+            if job.lora.keep:
+                place = job.folder / "loras" / f"step-{step:08d}.safetensors"
+                lora.save(model, base, place, model.scale)
+            if job.data.tries:
+                sheets(base, step, True)
+        return {}
+
+    on_the_way = [lambda _: validate_folder(base, *unseen, dials, world.device)] * bool(unseen)
+    on_the_way += [keep] * bool(job.lora.keep or job.data.tries)
+    watch = watched(replace(job, transformer=base.config), all_of(on_the_way), samples)
     loop = Loop(model, job.loop, job.run, world, watch, origin)
     loop.resume()
     loop.run(folder_loss(base, samples, dials, world.device), on_log)
-    return lora.save(averaged(loop, model), base, job.output)
+    return lora.save(averaged(loop, model), base, job.output, model.scale)
+
+
+def all_of(checks: Sequence[Callable[[int], Metrics]]) -> Callable[[int], Metrics] | None:
+    """One check that makes them all, and joins what they measure; None for none."""
+
+    def check(step: int) -> Metrics:
+        return {name: value for one in checks for name, value in one(step).items()}
+
+    return check if checks else None
 
 
 def go_on_from(model: lora.Lora, path: str, base: KontextTransformer) -> None:
@@ -206,4 +240,4 @@ def go_on_from(model: lora.Lora, path: str, base: KontextTransformer) -> None:
             got, wanted = len(given.down), len(thin.down)
             raise ConfigError(f"start = {path!r} has rank {got} in {name}; [lora] rank = {wanted}")
         thin.down.data.copy_(given.down)
-        thin.up.data.copy_(given.up)
+        thin.up.data.copy_(given.up / model.scale)  # a file holds the product with alpha / rank

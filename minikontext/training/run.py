@@ -47,7 +47,7 @@ def run_job(
     runs.check_places(job)
     data = getattr(job, "data", None)
     for source in filter(None, (getattr(data, "source", None), _folder(data))):
-        check_source(source, data.columns)
+        check_source(source, data)
     world = parallel.start(job.device, job.parallel)
     with runs.opened(job, world, resume):
         return train[job.kind](job, world, on_log)

@@ -29,7 +29,7 @@ LEFT_OUT = {
     "autoencoder", "parts", "teacher", "source", "folder",
     # how long and how often, memory for time; a run may be made longer
     "steps", "minutes", "save_minutes", "save_every", "log_every", "validate_every", "tensorboard",
-    "accumulate", "validation", "tries", "workers", "compile",
+    "accumulate", "validation", "tries", "keep", "workers", "compile",
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ A source is a folder in one of these layouts, recognised in this order:
     1.png, 1.txt        pictures with captions, no contexts: text-to-image
 
 `prompt` may be a list: one sample each. Other names of columns are mapped by [data.columns], for
-example `conditioning_image = "contexts"`; `id = ""` leaves one out. Captions are UTF-8, or UTF-16
-with its mark. Whatever cannot be used becomes a `Bad` one, with its reason.
+example `conditioning_image = "contexts"`; `id = ""` leaves one out. Captions are UTF-8, UTF-16 with
+its mark, or what `encoding` says. Whatever cannot be used becomes a `Bad` one, with its reason.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from minikontext.errors import ConfigError, MissingPackageError, PromptError, shorten_list
 from minikontext.runtime import files
@@ -40,19 +43,89 @@ LARGEST = 1 << 28  # bytes of one file in a shard, or of a caption's row; a pict
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SHARDS = ("*.tar", "*.tar.gz", "*.tgz")
 CONTEXT = re.compile(r"(context|control|input|before|source|conditioning)[_-]?\d*")
+TRIGGER = "[trigger]"
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SIDES = re.compile(r"\b(left|right|mirror)", re.IGNORECASE)
 _DIGITS = re.compile(r"(\d+)")
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a source is read.
+
+    columns: names of its columns -> ours. encoding: of text that is not Unicode, for example
+    "cp1252"; without it, such samples are left out. trigger: a word for what is learned; it takes
+    the place of [trigger] in a prompt, or goes in front of one that lacks it. flips: every sample
+    comes mirrored as well, unless its prompt speaks of left, right or mirrors.
+    max_aspect, upscale: the most by which a picture's proportions may change, and by which it may
+    be enlarged, on its way to a trained size; others are left out. 0: any, and it is told.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    encoding: str | None = None
+    trigger: str = ""
+    flips: bool = False
+    max_aspect: Annotated[float, Interval(ge=0, le=1000)] = 0.0
+    upscale: Annotated[float, Interval(ge=0, le=1000)] = 0.0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted({*self.columns.values()} - {*COLUMNS, ""}):
+            raise ConfigError(f"[data.columns] maps to {shorten_list(unknown)}; ours are {COLUMNS}")
+        try:
+            b"a".decode(self.encoding or "utf-8")
+        except (LookupError, ValueError) as error:
+            told = f"encoding = {self.encoding!r:.80}: expected a text encoding, as cp1252"
+            raise ConfigError(told) from error
+        if len(self.trigger) > 200 or not self.trigger.isprintable():
+            raise ConfigError(f"trigger = {self.trigger!r:.80}: expected a word or a few")
+        if any(0 < limit < 1 for limit in (self.max_aspect, self.upscale)):
+            raise ConfigError("max_aspect and upscale are factors from 1; 0 leaves nothing out")
+
+    def decode(self, data: bytes) -> str:
+        """Text in UTF-8, UTF-16 with its mark, or `encoding`. Raises PromptError for any other."""
+        coding = "utf-16" if data.startswith(MARKS) else "utf-8"
+        try:
+            return data.decode(coding).removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            with suppress(UnicodeDecodeError):
+                if self.encoding:
+                    return data.decode(self.encoding)
+            what = self.encoding or "UTF-8"
+            raise PromptError(
+                f"it is not {what} (byte {error.object[error.start]:#04x} at {error.start}). Save "
+                'it as UTF-8, or name its encoding: [data] encoding = "cp1252" for Windows-1252'
+            ) from error
+
+    def caption(self, data: bytes) -> str:
+        """A caption's text. Raises PromptError for one that is no text."""
+        (prompt,) = check_prompts([self.decode(data).strip()])
+        return prompt
+
+    def with_trigger(self, prompt: str) -> str:
+        """The prompt that is learned from. Raises PromptError if there is no trigger for it."""
+        word = self.trigger
+        if TRIGGER in prompt and not word:
+            raise PromptError(f"its prompt has {TRIGGER}, and [data] names no trigger")
+        if TRIGGER in prompt:
+            (prompt,) = check_prompts([prompt.replace(TRIGGER, word)])
+        elif word and not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE):
+            prompt = f"{word}, {prompt}" if prompt else word
+        return prompt
+
+
+@dataclass(frozen=True)
 class Triplet:
-    """One sample as it came: its name, prompt, picture, and what the picture was made from."""
+    """One sample as it came: its name, prompt, picture, and what the picture was made from.
+
+    mirrored: left and right of all its pictures are to be exchanged.
+    """
 
     key: str
     prompt: str
     image: Picture
     contexts: tuple[Picture, ...]
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,82 +139,77 @@ class Bad:
 Found = Iterator[Triplet | Bad]
 
 
-def triplets(source: str | Path, columns: Mapping[str, str] | None = None) -> Found:
+AS_IT_IS = Reading()
+
+
+def triplets(source: str | Path, how: Reading = AS_IT_IS) -> Found:
     """All samples of a source, in order; one that occurs again is a Bad one.
 
-    columns: names of its columns -> ours. Raises ConfigError for a folder that is no source, and
-    for columns that are not ours.
+    Raises ConfigError for a folder that is no source, and for columns that are not ours.
     """
     seen: dict[str, set[tuple]] = defaultdict(set)
-    for sample in _layout(Path(source), columns or {}):
+    numbers: Counter[str] = Counter()
+    taken: set[str] = set()
+
+    def named(sample: Triplet) -> Triplet:
+        """One picture may come with several prompts or contexts: each has a name of its own."""
+        key = sample.key
+        while key in taken:
+            numbers[sample.key] += 1
+            key = f"{sample.key}#{1 + numbers[sample.key]}"
+        taken.add(key)
+        return replace(sample, key=key)
+
+    for sample in _layout(Path(source), how):
         if isinstance(sample, Bad):
             yield sample
             continue
-        told = (sample.prompt, *sample.contexts)
-        before = seen[sample.key]
+        told, before = (sample.prompt, *sample.contexts), seen[sample.key]
         if told in before or (before and isinstance(sample.image, bytes)):
             yield Bad(sample.key, "its name occurred before")
             continue
-        number = len(before) + 1  # one picture with several prompts or contexts
         before.add(told)
-        key = sample.key if number == 1 else f"{sample.key}#{number}"
-        yield Triplet(key, sample.prompt, sample.image, sample.contexts)
+        try:
+            sample = named(replace(sample, prompt=how.with_trigger(sample.prompt)))
+        except PromptError as error:
+            yield Bad(sample.key, str(error))
+            continue
+        yield sample
+        if how.flips and not SIDES.search(sample.prompt):
+            yield named(replace(sample, key=f"{sample.key}~", mirrored=True))
 
 
-def check_source(source: str | Path, columns: Mapping[str, str] | None = None) -> None:
+def check_source(source: str | Path, how: Reading = AS_IT_IS) -> None:
     """Raise ConfigError for a folder that is no source: before any work, from its first sample."""
-    if next(iter(triplets(source, columns)), None) is None:
+    if next(iter(triplets(source, how)), None) is None:
         raise ConfigError(f"{source} holds no samples")
 
 
-def _layout(source: Path, columns: Mapping[str, str]) -> Found:
-    if unknown := sorted({*columns.values()} - {*COLUMNS, ""}):
-        raise ConfigError(f"[data.columns] maps to {shorten_list(unknown)}; ours are {COLUMNS}")
+def _layout(source: Path, how: Reading) -> Found:
     if not files.is_folder(source):
         raise ConfigError(f"{str(source)[:200]!r} is no folder")
     if files.exists(lines := source / "metadata.jsonl"):
-        return _from_rows(_json_lines(lines), source, columns)
+        return _from_rows(_json_lines(lines, how), source, how.columns)
     if files.exists(table := source / "metadata.csv"):
-        return _from_rows(_csv_rows(table), source, columns)
+        return _from_rows(_csv_rows(table, how), source, how.columns)
     if tables := sorted(source.glob("*.parquet")):
-        return _from_rows(itertools.chain(*map(_parquet_rows, tables)), source, columns)
+        return _from_rows(itertools.chain(*map(_parquet_rows, tables)), source, how.columns)
     if shards := sorted(path for ending in SHARDS for path in source.glob(ending)):
-        return itertools.chain.from_iterable(map(_from_tar, shards))
+        return itertools.chain.from_iterable(_from_tar(shard, how) for shard in shards)
     pictures = source / "target" if files.is_folder(source / "target") else source
     controls = sorted(p for p in source.glob("control*") if p.is_dir())
     if found := _with_endings(pictures):
-        return _from_pictures(found, controls)
+        return _from_pictures(found, controls, how)
     raise ConfigError(
         f"{source} holds neither metadata.jsonl, metadata.csv, .parquet nor .tar files, and no "
         "pictures with captions (1.png, 1.txt) by themselves or in target/"
     )
 
 
-# ------------------------------------------------------------------------------------- captions
-
-
-def decode(data: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 with its mark. Raises PromptError for any other."""
-    coding = "utf-16" if data.startswith(MARKS) else "utf-8"
-    try:
-        return data.decode(coding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"it is not UTF-8 (byte {error.object[error.start]:#04x} at {error.start}; perhaps "
-            "Windows-1252). Save it as UTF-8"
-        ) from error
-
-
-def read_caption(data: bytes) -> str:
-    """A caption's text. Raises PromptError for one that is no text."""
-    (prompt,) = check_prompts([decode(data).strip()])
-    return prompt
-
-
 # ----------------------------------------------------------------------------------------- rows
 
 
-def _json_lines(path: Path) -> Iterator[dict | Bad]:
+def _json_lines(path: Path, how: Reading) -> Iterator[dict | Bad]:
     with open(path, "rb") as file:
         if file.read(2) in MARKS:
             lines: Any = path.read_bytes().decode("utf-16", "replace").encode().splitlines()
@@ -152,7 +220,7 @@ def _json_lines(path: Path) -> Iterator[dict | Bad]:
             if not line.strip():
                 continue
             try:
-                row = parse_json(decode(line))
+                row = parse_json(how.decode(line))
                 if not isinstance(row, dict):
                     raise TypeError(f"{row!r:.80} is no object")
                 yield row
@@ -160,9 +228,9 @@ def _json_lines(path: Path) -> Iterator[dict | Bad]:
                 yield Bad(f"line {number}", f"no triplet: {type(error).__name__} {error}")
 
 
-def _csv_rows(path: Path) -> Iterator[dict | Bad]:
+def _csv_rows(path: Path, how: Reading) -> Iterator[dict | Bad]:
     try:
-        text = decode(path.read_bytes())
+        text = how.decode(path.read_bytes())
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         for row in reader:
             contexts = str(row.get("contexts") or "").strip()
@@ -239,7 +307,7 @@ def _picture(value: object, folder: Path, key: str) -> tuple[str, Picture]:
 # ---------------------------------------------------------------------------------- tar shards
 
 
-def _from_tar(path: Path) -> Found:
+def _from_tar(path: Path, how: Reading) -> Found:
     """The samples of a shard, in the order of their first files; its members may be unsorted."""
     groups: dict[str, list[tarfile.TarInfo]] = {}
     ignored: Counter[str] = Counter()
@@ -247,7 +315,7 @@ def _from_tar(path: Path) -> Found:
         with tarfile.open(path, "r:*", errors="replace") as tar:
             broken = _grouped(tar, groups)
             for key, members in groups.items():
-                yield _from_members(key, members, tar, ignored)
+                yield _from_members(key, members, tar, ignored, how)
             if broken:
                 raise broken
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
@@ -275,8 +343,9 @@ def _stem(name: str) -> str:
 
 
 def _from_members(
-    key: str, members: list[tarfile.TarInfo], tar: tarfile.TarFile, ignored: Counter[str]
-) -> Triplet | Bad:
+    key: str, members: list[tarfile.TarInfo], tar: tarfile.TarFile, ignored: Counter[str],
+    how: Reading,
+) -> Triplet | Bad:  # fmt: skip
     """The sample of some files; no two may be the same of it, none is taken for another."""
     told = [member.name[len(key) + 1 :] for member in members]
     for member in members:
@@ -300,7 +369,7 @@ def _from_members(
         return Bad(key, f"{shorten_list(pictures)}: contexts are called context1.png, context2.png")
     ignored.update(strange)
     try:
-        prompt = read_caption(_content(tar, named["txt"]))
+        prompt = how.caption(_content(tar, named["txt"]))
         image, *rest = (_content(tar, named[role]) for role in ("image", *contexts))
     except (PromptError, tarfile.TarError, OSError, ValueError) as error:
         return Bad(key, str(error))
@@ -340,7 +409,7 @@ def _with_endings(folder: Path) -> list[Path]:
     return sorted((p for p in found if not p.name.startswith(".")), key=lambda p: _counted(p.name))
 
 
-def _from_pictures(pictures: list[Path], controls: list[Path]) -> Found:
+def _from_pictures(pictures: list[Path], controls: list[Path], how: Reading) -> Found:
     """Pictures with a .txt beside them; contexts have the same name in the folders of controls.
 
     With several inputs in one folder, they are called NAME_0.png, NAME_1.png.
@@ -359,7 +428,7 @@ def _from_pictures(pictures: list[Path], controls: list[Path]) -> Found:
             yield Bad(picture.name, f"there is no picture of its name in {controls[0].name}/")
             continue
         try:
-            prompt = read_caption(picture.with_suffix(".txt").read_bytes())
+            prompt = how.caption(picture.with_suffix(".txt").read_bytes())
             yield Triplet(picture.name, prompt, picture, tuple(inputs))
         except (OSError, PromptError) as error:
             why = str(error) if isinstance(error, PromptError) else "it has no caption .txt beside"

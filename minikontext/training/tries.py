@@ -1,22 +1,33 @@
-"""Held-out cases edited while an editor of the first edition trains, scored by its oracle."""
+"""What a training can do by now, in pictures: samples made with its weights as they are.
+
+Held-out cases of the toy world are scored by its oracle, too.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
 
+from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
+from minikontext.denoiser import Denoiser, grid_ids
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
 from minikontext.runtime.device import mixed_precision
+from minikontext.text import TextFeatures
 from minikontext.toyworld import Case, sample_edit, score
 from minikontext.training.data import held_out
 from minikontext.training.editor import Editor, validate_editor
+from minikontext.training.folders import Encoded
 from minikontext.training.jobs import ToyData
 from minikontext.training.parallel import DistContext
 from minikontext.training.watch import Metrics
+from minikontext.transformer import KontextTransformer
 
 
 def held_out_check(
@@ -37,9 +48,8 @@ def held_out_check(
         with mixed_precision(world.device, bf16):
             made = try_edits(model, autoencoder, cases)
         if world.rank == 0:
-            rows = [(c.context_images()[0], c.target_image(), one) for c, one in zip(cases, made)]
-            folder.mkdir(exist_ok=True)
-            sheet([image for row in rows for image in row]).save(folder / f"step-{step:08d}.png")
+            rows = [[c.context_images()[0], c.target_image(), one] for c, one in zip(cases, made)]
+            write_sheet(rows, folder, step)
         good = sum(score(one, case).success for one, case in zip(made, cases))
         return found | {"success": good / len(cases)}
 
@@ -59,10 +69,61 @@ def try_edits(model: Editor, autoencoder: AutoEncoder, cases: list[Case]) -> lis
     return out.images
 
 
-def sheet(images: list[Image.Image], columns: int = 3) -> Image.Image:
-    """Pictures of one size side by side: before, the right answer, what came out."""
-    width, height = images[0].size
-    page = Image.new("RGB", (columns * width, len(images) // columns * height))
-    for i, image in enumerate(images):
-        page.paste(image, (i % columns * width, i // columns * height))
-    return page
+Sheets = Callable[[KontextTransformer, int, bool], None]
+
+
+def sample_sheets(
+    pipe: KontextPipeline, samples: Encoded, count: int, folder: Path, bf16: bool
+) -> Sheets:
+    """What makes the first `count` samples again with a transformer: sheets(model, step, write).
+
+    All processes must call it; the one that is to `write` puts a sheet into the folder. Of the
+    pipeline only the autoencoder and the defaults are kept: text features are in the samples.
+    """
+    codec, defaults = pipe.codec, pipe.defaults
+    null = samples.null() if defaults.true_cfg_scale != 1 else {}
+    rows = range(min(count, len(samples)))
+
+    def paint(model: KontextTransformer, row: int) -> list[Image.Image]:
+        one = {k: x[None].to(codec.device, torch.float32) for k, x in samples.sample(row).items()}
+        contexts = [one[str(i)] for i in range(1, len(one) - 2)]
+        guidance = (defaults.guidance_scale or 1.0) if model.config.guidance_embed else None
+
+        def told(words: Mapping[str, Tensor]) -> Denoiser:
+            text = TextFeatures(*(words[n].to(one["0"]) for n in ("tokens", "pooled")))
+            return Denoiser(model, text, contexts, defaults.context_layout, guidance)
+
+        denoiser: sampler.Predict = told(one)
+        if null:
+            empty = told({name: x[None] for name, x in null.items()})
+            denoiser = sampler.guided(denoiser, empty, defaults.true_cfg_scale)
+        z = torch.randn(one["0"].shape, generator=torch.Generator().manual_seed(row))
+        z = z.to(codec.device)
+        steps, shifted, mu_16 = defaults.schedule
+        times = sampler.schedule(steps, len(grid_ids(z)), shifted=shifted, mu_16=mu_16)
+        z = sampler.sample(denoiser, z, times, None, False)
+        return [codec.decode(latents)[0] for latents in (*contexts, one["0"], z)]
+
+    @torch.no_grad()
+    def sheets(model: KontextTransformer, step: int, write: bool) -> None:
+        before = model.training
+        with mixed_precision(codec.device, bf16):
+            made = [paint(model.eval(), row) for row in rows]
+        model.train(before)
+        if write:
+            write_sheet(made, folder, step)
+
+    return sheets
+
+
+def write_sheet(rows: Sequence[Sequence[Image.Image]], folder: Path, step: int) -> Path:
+    """Rows of pictures as one: the contexts, the right answer, what came out."""
+    tops = list(itertools.accumulate((max(p.height for p in row) for row in rows), initial=0))
+    page = Image.new("RGB", (max(sum(p.width for p in row) for row in rows), tops[-1]))
+    for row, top in zip(rows, tops):
+        for picture, left in zip(row, itertools.accumulate((p.width for p in row), initial=0)):
+            page.paste(picture, (left, top))
+    place = folder / f"step-{step:08d}.png"
+    with files.replacing(place) as temporary:
+        page.save(temporary, "PNG")
+    return place

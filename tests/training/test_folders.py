@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from minikontext import images, training
 from minikontext.errors import ConfigError, TrainingError
@@ -24,7 +24,7 @@ from minikontext.training.folders import (
     folder_loss,
 )
 from minikontext.training.parallel import WHOLE, Microbatch
-from minikontext.training.sources import Bad, triplets
+from minikontext.training.sources import Bad, Reading, triplets
 from minikontext.training.workload import workload
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -202,6 +202,58 @@ def test_a_picture_that_changed_is_encoded_again(pipe, tmp_path):
     picture(5).save(source / "b.png")  # the context of all
     encode_folder(source, cache, pipe, side=64, shard=1)
     assert not torch.equal(Encoded(cache).sample(1)["1"], second["1"])
+
+
+@pytest.fixture
+def odd_shapes(tmp_path):
+    """A sound sample, one with a stretched context, and one with a tiny picture."""
+    for name, size in (("a", (64, 64)), ("wide", (640, 64)), ("tiny", (4, 4))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    rows = [{"file_name": f"{n}.png", "contexts": [f"{c}.png"], "prompt": "make the hat red"}
+            for n, c in (("a", "a"), ("a", "wide"), ("tiny", "tiny"))]  # fmt: skip
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def test_stretched_and_enlarged_pictures_are_told_and_can_be_left_out(odd_shapes, pipe):
+    cache = odd_shapes / "cache"
+    encode_folder(odd_shapes, cache, pipe, side=64)
+    told = Encoded(cache).report()
+    assert "3 samples" in told and "1 have pictures that are stretched" in told
+    assert "(a.png#2); max_aspect" in told and "at most by 16 (tiny.png); upscale" in told
+    encode_folder(odd_shapes, cache, pipe, side=64, how=Reading(max_aspect=2.0, upscale=4.0))
+    samples = Encoded(cache)
+    why = {bad.key: bad.why for bad in samples.skipped}
+    assert [key for key, _ in samples.places] == ["a.png"]
+    assert "beyond max_aspect = 2: by 5" in why["a.png#2"] and "640×64" in why["a.png#2"]
+    assert "beyond upscale = 4: by 16" in why["tiny.png"]
+
+
+def test_a_mirrored_sample_is_mirrored_in_all_its_pictures(pipe, tmp_path):
+    half = picture(3)
+    half.paste((255, 0, 0), (0, 0, 20, 48))
+    half.save(tmp_path / "a.png")
+    line = {"file_name": "a.png", "contexts": ["a.png"], "prompt": "make the hat red"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line))
+    encode_folder(tmp_path, tmp_path / "cache", pipe, side=64, how=Reading(flips=True))
+    samples = Encoded(tmp_path / "cache")
+    assert [key for key, _ in samples.places] == ["a.png", "a.png~"]
+    plan = images.plan(half.size, sizes=buckets(64))
+    right = pipe.encode(ImageOps.mirror(plan.apply(half)))[0].bfloat16()
+    for name in ("0", "1"):
+        assert torch.equal(samples.sample(1)[name], right)
+        assert not torch.equal(samples.sample(0)[name], right)
+
+
+def test_repeats_show_some_samples_more_often(cache):
+    samples = Encoded(cache, {"1": 3, "10": 5, "": 2})
+    order = Order(samples, batch=1, seed=0)
+    seen = Counter(row for step in range(order.length) for row in order.rows(step))
+    keys = [key for key, _ in samples.places]
+    right = {k: 5 if k.startswith("10") else 3 if k.startswith("1") else 2 for k in keys}
+    assert {keys[row]: count for row, count in seen.items()} == right
+    with pytest.raises(ConfigError, match="'style/': no sample's name begins so"):
+        Encoded(cache, {"style/": 2})
 
 
 def test_a_tar_with_many_contexts_and_an_endless_prompt(tmp_path):

@@ -18,7 +18,10 @@ LORA = (CONFIGS / "toy_lora.toml").read_text(encoding="utf-8")
     [
         ('ofload = "8-bit"\n' + LORA, "no 'ofload'; did you mean 'offload'"),
         (LORA + "\n[trainng]\nbatch = 2\n", "no 'trainng'; did you mean 'training'"),
-        (LORA.replace("side = 64", "side = 64\nrepeats = 3"), r"no 'repeats' in \[data\]"),
+        (LORA.replace("side = 64", "side = 64\nrepeat = 3"), "did you mean 'repeats'"),
+        (LORA.replace("side = 64", "side = 64\nencoding = 'rot13'"), "expected a text encoding"),
+        (LORA.replace("side = 64", "side = 64\nupscale = 0.5"), "factors from 1"),
+        (LORA.replace("side = 64", "side = 64\ntries = 4"), "validate_every"),
         (LORA + '\n[sample]\nprompt = "x"\n', "no 'sample'"),
         (LORA.replace("steps = 800", "stesp = 800"), "did you mean 'steps'"),
         (LORA.replace("lr = 1e-3", "lr = -1"), r"\[loop\] lr = -1"),

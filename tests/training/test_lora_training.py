@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from minikontext import training
 from minikontext.course import sepia, tiny_flux
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import sample_edit
 
@@ -68,6 +68,55 @@ def test_checkpointing_changes_no_lora(source, tmp_path):
     assert made[0].keys() == made[1].keys()
     for name, tensor in made[0].items():
         assert torch.allclose(tensor, made[1][name], atol=1e-6), name
+
+
+def test_alpha_is_in_the_file_and_a_lora_is_gone_on_from(source, tmp_path):
+    plain = load_file(train(config(source, tmp_path / "plain", 2)))
+    strong = config(source, tmp_path / "strong", 2) | {"lora": {"rank": 4, "alpha": 12.0}}
+    path = train(strong)
+    made = load_file(path)
+    name = next(n for n in made if "lora_B" in n)
+    ratio = made[name].abs().mean() / plain[name].abs().mean()
+    assert 1.5 < ratio < 4.5  # AdamW's steps are of one length, and the file has them three times
+    for alpha in (12.0, 1.0, None):
+        further = strong | {"run": str(tmp_path / f"{alpha}"), "start": str(path)}
+        further |= {"output": str(tmp_path / f"{alpha}.safetensors")}
+        further |= {"lora": {"rank": 4} | ({"alpha": alpha} if alpha else {})}
+        further |= {"loop": strong["loop"] | {"lr": 0.0}}
+        again = load_file(train(further))
+        assert all(torch.allclose(again[n], made[n], rtol=1e-5, atol=0) for n in made)
+    (tmp_path / "broken.safetensors").write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(WeightsError, match="broken"):
+        train(further | {"start": str(tmp_path / "broken.safetensors"), "run": str(tmp_path / "b")})
+
+
+def test_files_pictures_and_losses_on_the_way(source, tmp_path):
+    told = config(source, tmp_path, 4)
+    told["data"] |= {"validation": str(source), "tries": 2}
+    told |= {"lora": {"rank": 4, "keep": True, "alpha": 8.0}}
+    told["loop"] |= {"validate_every": 2, "log_every": 1, "ema": 0.9}
+    logged = []
+    path = train(told, on_log=logged.append)
+    assert ["validation" in line for line in logged] == [False, True, False, True]
+    kept = sorted((tmp_path / "run" / "loras").iterdir())
+    assert [one.name for one in kept] == [f"step-{n:08d}.safetensors" for n in (2, 4)]
+    made, last = load_file(path), load_file(kept[1])
+    assert all(torch.equal(made[n], last[n]) for n in made)  # averaged, as the result is
+    assert any(not torch.equal(made[n], one) for n, one in load_file(kept[0]).items())
+    sheets = sorted((tmp_path / "run" / "samples").iterdir())
+    assert [one.name for one in sheets] == ["step-00000002.png", "step-00000004.png"]
+    page = Image.open(sheets[1])
+    assert page.size == (3 * 64, 2 * 64)
+    pipe = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").load_lora(path)
+    got = page.crop((128, 0, 192, 64))
+    rows = [json.loads(line) for line in (source / "metadata.jsonl").read_text().splitlines()]
+    out = pipe(rows[0]["prompt"], image=[str(source / rows[0]["contexts"][0])], seed=0)
+    apart = np.asarray(out.images[0], float) - np.asarray(got, float)
+    assert np.abs(apart).mean() < 4  # contexts and words are stored in bfloat16
+    silent = config(source, tmp_path / "silent", 4) | {"lora": {"rank": 4, "alpha": 8.0}}
+    silent["loop"] |= {"ema": 0.9}
+    undisturbed = load_file(train(silent))
+    assert all(torch.equal(made[n], undisturbed[n]) for n in made)  # looking changes nothing
 
 
 def test_streamed_blocks_cannot_be_made_again(tmp_path):

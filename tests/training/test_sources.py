@@ -12,7 +12,7 @@ from PIL import Image
 
 from minikontext import training
 from minikontext.errors import ConfigError
-from minikontext.training.sources import Bad, Triplet, check_source, triplets
+from minikontext.training.sources import Bad, Reading, Triplet, check_source, triplets
 
 
 def png(shade=0):
@@ -21,8 +21,8 @@ def png(shade=0):
     return file.getvalue()
 
 
-def good(folder, **more):
-    found = list(triplets(folder, **more))
+def good(folder, **how):
+    found = list(triplets(folder, Reading(**how)))
     assert all(isinstance(one, Triplet) for one in found), found
     return found
 
@@ -63,7 +63,7 @@ def test_a_caption_in_another_coding_is_left_out_and_told(pictures):
     (pictures / "a.txt").write_bytes("don’t".encode("cp1252"))
     (pictures / "b.txt").write_text("fine")
     bad, fine, bare = triplets(pictures)
-    assert isinstance(bad, Bad) and "0x92" in bad.why and "Save it as UTF-8" in bad.why
+    assert isinstance(bad, Bad) and "0x92" in bad.why and 'encoding = "cp1252"' in bad.why
     assert fine.prompt == "fine" and "no caption" in bare.why
     write_tar(pictures / "0.tar", [("1.image.png", png()), ("1.txt", "é".encode("latin-1"))])
     (bad,) = triplets(pictures)
@@ -82,6 +82,50 @@ def test_a_line_in_another_coding_is_left_out_and_the_file_may_be_utf16(pictures
     assert [one.prompt for one in good(pictures)] == ["é"]
 
 
+def test_an_encoding_that_is_named_is_read_in_every_layout(pictures):
+    told = "don’t".encode("cp1252")
+    (pictures / "a.txt").write_bytes(told)
+    (pictures / "b.txt").write_text("é", encoding="utf-8")  # Unicode is still seen first
+    (pictures / "c.txt").write_bytes(b"\x81")  # no letter of Windows
+    one, two, bad = triplets(pictures, Reading(encoding="cp1252"))
+    assert (one.prompt, two.prompt) == ("don’t", "é")
+    assert isinstance(bad, Bad) and "not cp1252" in bad.why
+    (pictures / "metadata.csv").write_bytes(b"file_name,prompt\na.png," + told)
+    assert [one.prompt for one in good(pictures, encoding="cp1252")] == ["don’t"]
+    line = b'{"file_name": "a.png", "prompt": "' + told + b'"}'
+    (pictures / "metadata.jsonl").write_bytes(line)
+    assert [one.prompt for one in good(pictures, encoding="cp1252")] == ["don’t"]
+    for name in ("metadata.csv", "metadata.jsonl"):
+        (pictures / name).unlink()
+    write_tar(pictures / "0.tar", [("1.image.png", png()), ("1.txt", told)])
+    assert [one.prompt for one in good(pictures, encoding="cp1252")] == ["don’t"]
+
+
+def test_a_trigger_word_stands_in_every_prompt_once(pictures):
+    rows = ["[trigger] on a hill", "a SKS dog", "a mask", "", "desks"]
+    lines(pictures, *({"file_name": "a.png", "prompt": prompt} for prompt in rows))
+    expected = ["sks on a hill", "a SKS dog", "sks, a mask", "sks", "sks, desks"]
+    assert [one.prompt for one in good(pictures, trigger="sks")] == expected
+    bad, *others = triplets(pictures)
+    assert isinstance(bad, Bad) and "names no trigger" in bad.why
+    assert [one.prompt for one in others] == rows[1:]
+
+
+def test_mirrored_samples_come_beside_their_own_and_sides_are_left_alone(pictures):
+    rows = [{"file_name": "a.png", "prompt": p} for p in ("a tree", "the LEFT one", "a leftover")]
+    lines(pictures, *rows, {"file_name": "a.png~", "prompt": "x"})
+    found = [(one.key, one.mirrored) for one in good(pictures, flips=True)][:5]
+    assert found == [("a.png", False), ("a.png~", True), ("a.png#2", False),
+                     ("a.png#3", False), ("a.png~#2", False)]  # fmt: skip
+
+
+def test_no_two_samples_have_one_name(pictures):
+    names = ["a.png", "a.png", "a.png#2", "a.png", "a.png~"]
+    lines(pictures, *({"file_name": n, "prompt": f"{i}"} for i, n in enumerate(names)))
+    keys = [one.key for one in good(pictures, flips=True)]
+    assert len(keys) == len(set(keys)) == 10
+
+
 # ------------------------------------------------------------------------------------- columns
 
 
@@ -95,7 +139,7 @@ def test_unknown_columns_are_named_with_ours_and_can_be_mapped(pictures, name):
     (one,) = good(pictures, columns={name: ""})
     assert one.contexts == ()
     with pytest.raises(ConfigError, match="maps to"):
-        check_source(pictures, {name: "picture"})
+        check_source(pictures, Reading({name: "picture"}))
 
 
 def test_a_config_maps_columns(pictures, tmp_path):
