@@ -76,7 +76,7 @@ def distill_rollout(job: RolloutJob, world: DistContext, on_log: OnLog = None) -
     """
     pipe, teacher = load_teacher(job, world)
     autoencoder = students_autoencoder(job.autoencoder, pipe)
-    pairs = load_pairs(job, pipe, world, mistakes=True)
+    pairs = load_pairs(job, pipe, world)
     pairs = sample_where_free(teacher, pairs, job, pipe, world)
     student = _waiting(teacher, world).requires_grad_(True).train()
     prepare(student, world, job.training.bf16)
@@ -108,7 +108,7 @@ def sample_where_free(
 
     There the student keeps what it can: to learn one right answer of many would blur all of them.
     """
-    rows, dials = (~pairs.told).nonzero().flatten(), job.training
+    rows, dials = (~pairs.determined).nonzero().flatten(), job.training
     if not len(rows):
         return pairs
     null = teacher.text.tokenize([""])[0]
@@ -184,16 +184,14 @@ def _waiting(teacher: Editor, world: DistContext) -> Editor:
     return teacher.cpu() if world.size > 1 else teacher
 
 
-def load_pairs(
-    job: DistillJob, pipe: KontextPipeline, world: DistContext, mistakes: bool = False
-) -> Pairs:
+def load_pairs(job: DistillJob, pipe: KontextPipeline, world: DistContext) -> Pairs:
     """The training pairs of the job's level, encoded with the teacher's autoencoder."""
     data, bf16 = job.data, job.training.bf16
     folder = Path(data.folder or job.folder / "pairs")
     mark = pipe.autoencoder.encoder_fingerprint()[:12]
     build_cache(
         folder, data.level, data.count, data.seed, pipe.autoencoder, mark, bf16=bf16, world=world,
-        practise=data.practise, mistakes=mistakes,
+        practise=data.practise,
     )  # fmt: skip
     pairs, text = load_cache(folder, pipe.text_encoder, data.count), pipe.text_encoder
-    return add_chains(pairs, data, job.folder, text, pipe.autoencoder, bf16, world, mistakes)
+    return add_chains(pairs, data, job.folder, text, pipe.autoencoder, bf16, world)

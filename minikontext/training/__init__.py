@@ -15,7 +15,7 @@ sources       triplets of your own, in the layouts that people have; folders: en
 stream, pictures, world_editor    the lineage's data and losses
 watch         speed and validation; tries: edits while training
 plan          memory and time before a GPU is rented; workload: of a job
-answers, chains, mistakes         rounds of toy-max, which go when its weights do
+answers, chains     rounds of toy-max, which go when its weights do
 """
 
 from minikontext import lazy
@@ -23,7 +23,7 @@ from minikontext import lazy
 KINDS = ("autoencoder", "editor", "folder", "lora", "safety", "world_autoencoder", "world_editor")
 MODULES = (
     "answers", "autoencoder", "chains", "data", "editor", "folders", "jobs", "lineage", "loop",
-    "mistakes", "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",
+    "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",
     "runs", "safety", "sources", "store", "stream", "tries", "watch", "workload", "world_editor",
 )  # fmt: skip
 HOMES = {

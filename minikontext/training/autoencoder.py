@@ -15,7 +15,6 @@ from minikontext.toyworld.scene import STYLES, Scene, sample_scene, sample_word
 from minikontext.training import data
 from minikontext.training.answers import Answers
 from minikontext.training.loop import LossFunction
-from minikontext.training.mistakes import confusion_loss, local_error, mistaken
 
 # What `fine` draws of: styles that thin or pale what is small, and the plain one, lest it suffer.
 FINE = (*["comic"] * 6, *["plain"] * 4, "pastel", "pastel", "sketch", "sketch", "neon", "pixel")
@@ -32,8 +31,6 @@ class AutoEncoderLossConfig:
     decoder_only: the encoder stays, so that editors which were trained on its latents fit still.
     fine_share: of the pictures, in which a character's details are hard to see (see `fine`).
     squared: how much the squared error counts beside the absolute one. PSNR is made of squares.
-    detail: how much it counts that eyes, pattern or accessory look like others (see `confusion`).
-    local: how much errors count just there, where a mistake would show (see `local_error`).
     disturbed: up to so much noise on latents of unit variance: an editor's are never exact.
     answers_share: of the pictures, for which the decoder gets the latents that an editor made in
     place of the encoder's (see `Answers`).
@@ -47,8 +44,6 @@ class AutoEncoderLossConfig:
     decoder_only: bool = False
     fine_share: Share = 0.0
     squared: Weight = 1.0
-    detail: Weight = 0.0
-    local: Weight = 0.0
     disturbed: Weight = 0.0
     answers_share: Share = 0.0
     bf16: bool = False
@@ -70,11 +65,6 @@ def fine(scene: Scene, rng: random.Random) -> Scene:
     """The scene in a style of FINE, half the time with glasses, behind which eyes are small."""
     scene = scene.change(style=rng.choice(FINE))
     return scene.change(accessory="glasses") if rng.random() < 0.5 else scene
-
-
-def mistakes(scenes: list[Scene], pixels: Tensor, seed: int) -> Tensor:
-    """What each mistake would change in the pictures, (b, k, 3, 64, 64)."""
-    return torch.stack([data.pixels(row) - pixels for row in mistaken(scenes, seed)], 1)
 
 
 def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +99,7 @@ def autoencoder_loss(
     z, sides = model.config.z_channels, [SIDE // model.config.downsample] * 2
 
     def decode_and_compare(
-        x: Tensor, epsilon: Tensor, wrong: Tensor, more: Tensor, made: Tensor
+        x: Tensor, epsilon: Tensor, more: Tensor, made: Tensor
     ) -> tuple[Tensor, ...]:
         mean, logvar = model.moments(x)
         logvar = logvar.float().clamp(-12, 4)
@@ -118,10 +108,6 @@ def autoencoder_loss(
         y = model.decoder(z).float()
         kl = kl_divergence(mean.float(), logvar)
         loss = reconstruction_loss(y, x, config.gradient, config.squared) + config.kl * kl
-        if config.detail:
-            loss = loss + config.detail * confusion_loss(y, x, wrong)
-        if config.local:
-            loss = loss + config.local * local_error(y, x, wrong).log1p().mean()
         return loss, y, kl, logvar
 
     compute = torch.compile(decode_and_compare) if config.compile else decode_and_compare
@@ -143,11 +129,9 @@ def autoencoder_loss(
         epsilon = torch.randn(len(x), z, *sides, generator=noise)
         more = torch.rand(len(x), 1, 1, 1, generator=noise)
         more = more * config.disturbed / model.config.scale_factor
-        asked = config.detail or config.local
-        wrong = mistakes(scenes, x, seed) if asked else torch.zeros(1)
         x = x.to(device)
         with mixed_precision(device, config.bf16):
-            given = (v.to(device) for v in (epsilon, wrong, more, made))
+            given = (v.to(device) for v in (epsilon, more, made))
             total, y, kl, logvar = compute(x, *given)
         mse = (y.detach() - x).pow(2).mean() / 4
         facts = {"psnr": float(-10 * mse.log10()), "kl": float(kl.detach())}

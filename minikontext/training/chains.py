@@ -106,7 +106,7 @@ def _edits(rng: random.Random, level: int) -> Iterator[Case]:
 
 def build_chains(
     folder: Path, chains: Chains, level: int, autoencoder: AutoEncoder, bf16: bool = False,
-    world: DistContext = ALONE, mistakes: bool = False,
+    world: DistContext = ALONE,
 ) -> None:  # fmt: skip
     """Let the editor work, and write what it made as pairs; files that exist are kept.
 
@@ -117,7 +117,7 @@ def build_chains(
     pipe = open_editor(chains.editor, autoencoder, world.device)
     told = {name: str(value) for name, value in asdict(chains).items()}
     facts = {n: told[n] for n in ("editor", "count", "turns", "steps", "seed", "pictures")}
-    facts |= {"level": str(level), "weights": pipe.weights_fingerprint, "mistakes": str(mistakes)}
+    facts |= {"level": str(level), "weights": pipe.weights_fingerprint}
     labelled(folder, facts, world)
     mine = range(world.rank * SHARD, chains.count, world.size * SHARD)
     for first in tqdm(mine, desc="editing in a row", disable=world.rank > 0):
@@ -128,9 +128,7 @@ def build_chains(
         given = [chain(i, level, chains.turns, chains.seed) for i in indices]
         cases, contexts = _edited(pipe, given, chains)
         number = first * chains.turns
-        tensors = encode(
-            cases, autoencoder, number, bf16, mistakes=mistakes, contexts=contexts[:, None]
-        )
+        tensors = encode(cases, autoencoder, number, bf16, contexts=contexts[:, None])
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
             save_file(tensors, temporary)

@@ -7,9 +7,8 @@ another one's prompt. A cache that was interrupted goes on with the first missin
 from __future__ import annotations
 
 import itertools
-import random
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix
 from minikontext.toyworld.concept import card, refused
-from minikontext.training.mistakes import MISTAKEN, between, mistaken
 from minikontext.training.parallel import ALONE, DistContext
 
 MAX_CONTEXTS = 2
@@ -40,10 +38,7 @@ class Pairs:
     """Encoded cases: target (n, c, h, w), contexts (n, 2, c, h, w), tokens (n, k, m), index (n,).
 
     `count` (n,) is how many of the two contexts each sample has; tokens hold k wordings of it.
-    Where asked for: `told` (n,), whether the target is the only right answer; `mistakes`
-    (n, k, c, h, w), what each mistake would change in the target's latents (see `mistaken`), and
-    `between` (n, 2, c, h, w), what another character would change in the context's and in the
-    target's (see `between`), zero where the edit changes the character itself.
+    `determined` (n,): whether the target is the only right answer.
     """
 
     target: Tensor
@@ -51,9 +46,7 @@ class Pairs:
     count: Tensor
     tokens: Tensor
     index: Tensor
-    told: Tensor | None = None
-    mistakes: Tensor | None = None
-    between: Tensor | None = None
+    determined: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -64,8 +57,7 @@ class Pairs:
 
     def plus(self, others: Pairs) -> Pairs:
         """These pairs, then others."""
-        both = {name: (value, getattr(others, name)) for name, value in self._held()}
-        return Pairs(**{name: torch.cat(values) for name, values in both.items()})
+        return Pairs(**{k: torch.cat((v, getattr(others, k))) for k, v in self._held()})
 
     def _held(self) -> list[tuple[str, Tensor]]:
         return [(name, value) for name, value in vars(self).items() if value is not None]
@@ -80,50 +72,27 @@ def pixels(scenes: Sequence[Scene | None]) -> Tensor:
 @torch.no_grad()
 def encode(
     cases: list[Case], autoencoder: AutoEncoder, first: int, bf16: bool = False,
-    refuse: bool = False, mistakes: bool = False, contexts: Tensor | None = None,
+    refuse: bool = False, contexts: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Latents of some cases; empty context slots are zero.
 
     `refuse`: where the forbidden concept is asked for or given, the target is a plain grey card.
-    `mistakes`: encode what each mistake and another character would change, too, and note where
-    the answer is told.
     `contexts` (b, k, c, h, w): the first k contexts of every case, in place of its scenes.
     """
     targets = [None if refuse and refused(case) else case.target for case in cases]
-    needed = mistakes or contexts is None
-    scenes = [s for case in cases for s in case.contexts] if needed else []
+    scenes = [s for case in cases for s in case.contexts] if contexts is None else []
     latents = _latents([*targets, *scenes], autoencoder, bf16)
     target, perfect = latents[: len(cases)], latents[len(cases) :]
     counts = torch.tensor([len(case.contexts) for case in cases])
     slots = target.new_zeros(len(cases), MAX_CONTEXTS, *target.shape[1:])
-    if needed:
+    if contexts is None:
         slots[torch.arange(MAX_CONTEXTS) < counts[:, None]] = perfect
+    else:
+        slots[:, : contexts.shape[1]] = contexts
     encoded = {"target": target, "contexts": slots, "count": counts}
     encoded["index"] = torch.arange(first, first + len(cases))
-    if mistakes:
-        wrong = mistaken([case.target for case in cases], first)
-        encoded["mistakes"] = _changes(wrong, [target] * len(wrong), autoencoder, bf16)
-        rng = random.Random(first)
-        pairs = [between(case, rng) for case in cases]
-        others = zip(*pairs, strict=True)
-        changes = _changes(others, [slots[:, 0], target], autoencoder, bf16)
-        # Encoded in another batch, the same scene differs in the last digits.
-        other = [right != case.target for case, (_, right) in zip(cases, pairs, strict=True)]
-        encoded["between"] = changes * torch.tensor(other)[:, None, None, None, None]
-        encoded["told"] = torch.tensor([not case.free for case in cases])
-    if contexts is not None:
-        slots = torch.zeros_like(slots)
-        slots[:, : contexts.shape[1]] = contexts
-        encoded["contexts"] = slots
+    encoded["determined"] = torch.tensor([not case.free for case in cases])
     return {name: _stored_as(tensor) for name, tensor in encoded.items()}
-
-
-def _changes(
-    others: Iterable[Sequence[Scene]], given: list[Tensor], autoencoder: AutoEncoder, bf16: bool
-) -> Tensor:
-    """What k lists of scenes would change in k batches of latents, (b, k, c, h, w)."""
-    made = [_latents(scenes, autoencoder, bf16) for scenes in others]
-    return torch.stack([new - old for new, old in zip(made, given, strict=True)], 1)
 
 
 def _stored_as(tensor: Tensor) -> Tensor:
@@ -154,7 +123,6 @@ def build_cache(
     world: DistContext = ALONE,
     practise: Collection[str] = (),
     mix: Mix | None = None,
-    mistakes: bool = False,
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
@@ -166,8 +134,6 @@ def build_cache(
         facts["practise"] = ", ".join(practise)
     if mix:
         facts["mix"] = str(mix)
-    if mistakes:
-        facts["mistakes"] = ", ".join(MISTAKEN)
     facts["world"] = world_fingerprint(level, seed)
     labelled(folder, facts, world)
     mine = range(world.rank * shard, count, world.size * shard)
@@ -179,7 +145,7 @@ def build_cache(
         cases = [training_case(i, level, seed, practise, mix) for i in indices]
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
-            tensors = encode(cases, autoencoder, first, bf16, mix is not None, mistakes)
+            tensors = encode(cases, autoencoder, first, bf16, mix is not None)
             save_file(tensors, temporary, metadata=facts)
     world.wait()
 
@@ -233,8 +199,8 @@ def held_out(
 def world_fingerprint(level: int, seed: int) -> str:
     """A checksum of a level's first cases: it changes when the world or its language does."""
     cases = (sample_edit(i, level, seed=seed) for i in range(64))
-    told = "".join(f"{case.target}{case.contexts}{wordings(case)}" for case in cases)
-    return f"{zlib.crc32(told.encode()):08x}"
+    text = "".join(f"{case.target}{case.contexts}{wordings(case)}" for case in cases)
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def wordings(case: Case) -> list[str]:
@@ -251,20 +217,17 @@ def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = N
     if not paths:
         raise TrainingError(f"{folder} holds no encoded pairs; run build_cache first")
     stored = [_stored(path) for path in paths]
-    lines = [line for _, told in stored for line in told]
-    keys = stored[0][0].keys()
-    if any(file.keys() != keys for file, _ in stored):
-        raise TrainingError(f"{folder} holds files of several kinds; remove it first")
-    shapes = {key: {file[key].shape[1:] for file, _ in stored} for key in keys}
+    lines = [line for _, own in stored for line in own]
+    shapes = {key: {file[key].shape[1:] for file, _ in stored} for key in ENCODED}
     if any(len(found) > 1 for found in shapes.values()):
         raise TrainingError(f"{folder} holds pairs of several sizes; remove it first")
-    joined = {key: torch.cat([file[key] for file, _ in stored])[:limit] for key in keys}
+    joined = {key: torch.cat([file[key] for file, _ in stored])[:limit] for key in ENCODED}
     ids = torch.stack([text_encoder.tokenize(line) for line in lines[:limit]])
     return Pairs(tokens=ids, **joined)
 
 
-ENCODED = {"target": 4, "contexts": 5, "count": 1, "index": 1}  # and their dimensions
-WITH_MISTAKES = ENCODED | {"told": 1, "mistakes": 5, "between": 5}
+# What a file holds, and its dimensions.
+ENCODED = {"target": 4, "contexts": 5, "count": 1, "index": 1, "determined": 1}
 
 
 def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
@@ -276,11 +239,7 @@ def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
         raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made again") from error
     sizes = {name: tensor.dim() for name, tensor in tensors.items()}
     rows = {len(lines), *(len(tensor) for tensor in tensors.values() if tensor.dim())}
-    if (
-        sizes not in (ENCODED, WITH_MISTAKES)
-        or len(rows) != 1
-        or {len(line) for line in lines} != {WORDINGS}
-    ):
+    if sizes != ENCODED or len(rows) != 1 or {len(line) for line in lines} != {WORDINGS}:
         raise TrainingError(f"{path} does not fit its .txt. Remove it, it is made again")
     if not ((tensors["count"] >= 0) & (tensors["count"] <= MAX_CONTEXTS)).all():
         raise TrainingError(f"{path} counts more than {MAX_CONTEXTS} contexts. Remove it")

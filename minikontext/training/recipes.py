@@ -111,13 +111,13 @@ def train_editor(job: EditorJob, world: DistContext, on_log: OnLog = None) -> Pa
 
 def add_chains(
     pairs: Pairs, data: ToyData, run: Path, text: ToyTextEncoder, autoencoder: AutoEncoder,
-    bf16: bool, world: DistContext, mistakes: bool = False,
+    bf16: bool, world: DistContext,
 ) -> Pairs:  # fmt: skip
     """The pairs, with those of [data.chains] if the config has it. Raises ConfigError."""
     if data.chains is None:
         return pairs
     folder = Path(data.chains.folder or run / "chains")
-    build_chains(folder, data.chains, data.level, autoencoder, bf16, world, mistakes)
+    build_chains(folder, data.chains, data.level, autoencoder, bf16, world)
     return with_chains(pairs, folder, data.chains.share, text)
 
 

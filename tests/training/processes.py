@@ -51,9 +51,8 @@ def pairs(model):
     words = model.text.tokenize(["make the hat red", "a sign"] * 6)[:, None]
     target = torch.randn(12, 4, 8, 8, generator=draw)
     contexts = torch.randn(12, 2, 4, 8, 8, generator=draw)
-    mistakes, told = torch.randn(12, 3, 4, 8, 8, generator=draw), torch.arange(12) % 2 == 0
     rows = torch.arange(12)
-    return Pairs(target, contexts, rows // 4, words, rows, told, mistakes, 0.1 * contexts)
+    return Pairs(target, contexts, rows // 4, words, rows, rows % 2 == 0)
 
 
 def parts(kind, world, bf16=False):
@@ -66,7 +65,7 @@ def parts(kind, world, bf16=False):
         return model, editor_loss(model, data, null, EditorLossConfig(**how), world.device)
     if kind == "rollout":
         parallel.prepare(model, world, bf16)
-        return model, rollout_loss(model, data, RolloutLossConfig(**how, between=0.5), world.device)
+        return model, rollout_loss(model, data, RolloutLossConfig(**how), world.device)
     frozen = copy.deepcopy(model).requires_grad_(False)
     torch.manual_seed(0)
     model = student_of(model) if kind == "guidance" else Ladd(model, Discriminator(model))

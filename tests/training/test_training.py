@@ -2,11 +2,8 @@
 
 import json
 import os
-import random
-import shutil
 import signal
 import sys
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -19,31 +16,17 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.config import build_config
-from minikontext.toyworld import Scene, held_out, language, psnr, render, sample_edit
-from minikontext.toyworld.scene import ATTRIBUTES, CHOICES
+from minikontext.toyworld import language, psnr, render, sample_edit
 from minikontext.training import jobs, models
 from minikontext.training.answers import AnswersConfig, open_editor, stored_answers
 from minikontext.training.autoencoder import (
     AutoEncoderLossConfig,
     autoencoder_loss,
-    mistakes,
     reconstruction_loss,
     sample_picture,
 )
 from minikontext.training.data import build_cache, load_cache, training_case, wordings
-from minikontext.training.data import pixels as pixels_of
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.mistakes import (
-    BETWEEN,
-    MISTAKEN,
-    between,
-    confusion,
-    confusion_loss,
-    likeness,
-    local_error,
-    mistake,
-    mistaken,
-)
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
 
 AUTOENCODER = {
@@ -329,49 +312,6 @@ def test_cached_pairs_are_keyed_by_sample_and_survive_an_interruption(tmp_path, 
         build_cache(tmp_path / "c", 4, 12, 0, autoencoder, "another", shard=4)
 
 
-def test_mistakes_are_encoded_with_the_pairs_where_asked_for(tmp_path, autoencoder_folder):
-    autoencoder = models.load_autoencoder(autoencoder_folder, torch.device("cpu"))
-    model = new_editor(editor_config(tmp_path, autoencoder_folder))
-    build_cache(tmp_path / "c", 4, 24, 0, autoencoder, "x", shard=12, mistakes=True)
-    pairs = load_cache(tmp_path / "c", model.text)
-    cases = [sample_edit(i, 4) for i in range(24)]
-    assert pairs.told.tolist() == [not case.free for case in cases]
-    assert set(pairs.told.tolist()) == {True, False}
-    for i in (0, 11, 13):
-        some = [cases[i].target]
-        others = [cases[i].target.change(eyes=e) for e in CHOICES["eyes"] if e != some[0].eyes]
-        right, *wrong = autoencoder.encode(pixels_of([*some, *others])).detach()
-        away = [(pairs.mistakes[i, 0].float() - (w - right)).abs().max() for w in wrong]
-        assert min(away) < 0.03 < max(away)
-    # Context and target have the same other character, or neither has.
-    assert pairs.mistakes.shape[1] == len(MISTAKEN)
-    changed = pairs.between.flatten(2).any(-1)
-    assert torch.equal(changed[:, 0], changed[:, 1])
-    assert set(changed[:, 0].tolist()) == {True, False}
-    # The files have 12 cases each, and each file's characters are drawn with its first number.
-    for first in (0, 12):
-        rng = random.Random(first)
-        drawn = [between(case, rng) for case in cases[first : first + 12]]
-        rows = [i for i in range(12) if changed[first + i, 0]]
-        for i in rows[:3]:
-            case = cases[first + i]
-            four = autoencoder.encode(
-                pixels_of([case.contexts[0], case.target, *drawn[i]])
-            ).detach()
-            apart = pairs.between[first + i].float() - (four[2:] - four[:2])
-            assert apart.abs().max() < 0.03
-    # Where nobody asked there are none, and the two do not mix.
-    build_cache(tmp_path / "plain", 4, 12, 0, autoencoder, "x")
-    assert load_cache(tmp_path / "plain", model.text).mistakes is None
-    with pytest.raises(TrainingError, match="remove it"):
-        build_cache(tmp_path / "c", 4, 24, 0, autoencoder, "x", shard=12)
-    name = "pairs-00000000"
-    for ending in (".safetensors", ".txt"):
-        shutil.copy(tmp_path / "plain" / (name + ending), tmp_path / "c" / (name + ending))
-    with pytest.raises(TrainingError, match="several kinds"):
-        load_cache(tmp_path / "c", model.text)
-
-
 def test_trainings_can_share_a_folder_of_pairs(tmp_path, autoencoder_folder):
     config = editor_config(tmp_path, autoencoder_folder)
     config["data"]["folder"] = str(tmp_path / "pairs")
@@ -420,92 +360,6 @@ def test_fine_pictures_hide_what_is_small_and_change_no_others():
     assert comic[1] > comic[0] + 15
 
 
-def test_mistakes_are_what_other_eyes_would_change_and_confusion_how_far_a_picture_went():
-    scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
-    right = pixels_of([scene])
-    wrong = mistakes([scene], right, 0)
-    assert wrong.shape == (1, 5, 3, 64, 64)
-    other_eyes = [pixels_of([scene.change(eyes=e)]) - right for e in CHOICES["eyes"]]
-    assert any(torch.equal(wrong[:, 0], one) for one in other_eyes) and wrong[:, 0].any()
-    for share in (0.0, 0.5, 1.0):
-        towards = confusion(right + share * wrong[:, 0], right, wrong)
-        assert towards.shape == (1, 5) and float(towards[0, 0]) == pytest.approx(share, abs=1e-4)
-    pale = confusion(0.1 * (right + 0.5 * wrong[:, 0]), 0.1 * right, 0.1 * wrong)
-    assert float(pale[0, 0]) == pytest.approx(0.5, abs=1e-4)
-    nothing = confusion(right + 0.1, right, torch.zeros_like(wrong))
-    assert not nothing.any()
-
-
-def test_mistakes_are_the_likelier_the_more_alike():
-    rng, yellow = random.Random(0), Scene(colour="yellow")
-    drawn = Counter(mistake(yellow, "colour", rng).colour for _ in range(2000))
-    assert "yellow" not in drawn and len(drawn) > 4
-    likely = {colour: likeness("colour", "yellow")[colour] for colour in drawn}
-    for colour, share in likely.items():
-        assert drawn[colour] / 2000 == pytest.approx(share / sum(likely.values()), abs=0.03)
-    assert likely["orange"] > 5 * likely["blue"]
-    assert likeness("eyes", "round")["sleepy"] > likeness("eyes", "round")["big"]
-
-
-def test_no_mistake_shows_a_character_that_is_held_out():
-    rng = random.Random(0)
-    scenes = [case.target for case in (sample_edit(i, 4) for i in range(400))]
-    shown = [one for row in mistaken(scenes, 0) for one in row]
-    shown += [one for i in range(400) for one in between(sample_edit(i, 4), rng)]
-    assert not any(held_out("identity", *one.identity) for one in shown)
-    others = [s.change(eyes=e) for s in scenes for e in CHOICES["eyes"]]
-    assert any(held_out("identity", *one.identity) for one in others)  # or this test says nothing
-
-
-def test_between_changes_the_same_in_context_and_target_or_nothing():
-    rng, met = random.Random(0), Counter()
-    numbers = set()
-    for case in (sample_edit(i, 4) for i in range(300)):
-        given, right = between(case, rng)
-        if len(case.contexts) != 1 or case.contexts[0].identity != case.target.identity:
-            assert right == case.target and given in (*case.contexts, case.target)
-            continue
-        names = [
-            {n for n in ATTRIBUTES if getattr(new, n) != getattr(old, n)}
-            for old, new in ((case.contexts[0], given), (case.target, right))
-        ]
-        assert names[0] == names[1] and given.identity == right.identity
-        assert not held_out("identity", *right.identity)
-        met.update(names[0])
-        numbers.add(len(names[0]))
-    assert set(met) == set(BETWEEN) and numbers >= {1, 2, 3, 4}
-
-
-def test_what_looks_like_other_eyes_costs_and_so_does_what_exaggerates():
-    scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
-    right = pixels_of([scene])
-    wrong = mistakes([scene], right, 0)[:, :1]
-    near, halfway, away = (
-        float(confusion_loss(right + share * wrong[:, 0], right, wrong))
-        for share in (0.1, 0.5, -0.5)
-    )
-    assert 0 < near < halfway == pytest.approx(away)
-
-
-def test_local_error_counts_what_is_wrong_where_a_mistake_would_show_and_nothing_else():
-    scene = next(s for s in map(toy_scene, range(99)) if s.style == "plain" and s.eyes == "big")
-    right = pixels_of([scene])
-    wrong = mistakes([scene], right, 0)
-    eyes = wrong[:, 0]
-    for share in (0.0, 0.5, 1.0):
-        error = local_error(right + share * eyes, right, wrong)
-        assert error.shape == (1, 5) and float(error[0, 0]) == pytest.approx(share**2, abs=1e-2)
-    shown = eyes.abs().amax(1, keepdim=True) > 4 / 127.5
-    across = torch.randn(right.shape, generator=torch.Generator().manual_seed(0)) * 0.5 * shown
-    across -= eyes * (across * eyes).sum() / eyes.pow(2).sum()  # leads to no other eyes
-    blurred = right + across
-    assert float(confusion(blurred, right, wrong)[0, 0]) == pytest.approx(0, abs=1e-3)
-    assert float(local_error(blurred, right, wrong)[0, 0]) > 0.1
-    elsewhere = right + 0.5 * ~shown
-    assert not local_error(elsewhere, right, wrong[:, :1]).any()
-    assert not local_error(right + 0.1, right, torch.zeros_like(wrong)).any()
-
-
 def test_squared_errors_count_as_much_as_asked():
     right = torch.zeros(2, 3, 8, 8)
     spread, single = right + 0.1, right.clone()
@@ -516,13 +370,12 @@ def test_squared_errors_count_as_much_as_asked():
     assert reconstruction_loss(single, right, 0.0, 5.0) > 10 * by[2]
 
 
-def test_a_training_weighs_local_and_squared_errors():
+def test_a_training_weighs_squared_errors():
     model = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").autoencoder
     dials = AutoEncoderLossConfig(batch=2, compile=False, decoder_only=True)
-    every = (dials, replace(dials, squared=5.0), replace(dials, local=1.0))
-    cpu = torch.device("cpu")
+    every, cpu = (dials, replace(dials, squared=5.0)), torch.device("cpu")
     losses = [float(autoencoder_loss(model, d, cpu)(0)[0].detach()) for d in every]
-    assert losses[0] < losses[1] and losses[0] < losses[2] and len(set(losses)) == 3
+    assert losses[0] < losses[1]
 
 
 def toy_scene(index):
@@ -536,7 +389,7 @@ def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_fold
         "run": str(tmp_path / "run"),
         "output": str(tmp_path / "weights"),
         "training": {"batch": 2, "compile": False, "decoder_only": True, "fine_share": 0.5,
-                     "detail": 1.0, "disturbed": 0.1},
+                     "disturbed": 0.1},
         "loop": LOOP,
     }  # fmt: skip
     folder, cpu = train(config), torch.device("cpu")
@@ -572,8 +425,6 @@ def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
     blank = replace(found, latents=torch.zeros_like(found.latents))
     loss, _ = autoencoder_loss(toy.autoencoder, train, cpu, blank)(0)
     assert float(loss) > losses[1.0]  # the same pictures, and latents that do not show them
-    careful, _ = autoencoder_loss(toy.autoencoder, replace(train, detail=1.0), cpu, blank)(0)
-    assert float(careful) > float(loss)
     with pytest.raises(ConfigError, match="count"):
         build_config(AnswersConfig, {"editor": "toy", "level": 4})
     with pytest.raises(ConfigError, match="answers_share"):
