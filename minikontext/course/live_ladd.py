@@ -10,6 +10,7 @@ from itertools import islice
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from minikontext.bench.oracle_bench import edit_all
 from minikontext.course.live import LiveLoop
@@ -17,13 +18,13 @@ from minikontext.distillation import ladd, latents
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, sample_edit, score
 from minikontext.training.data import Pairs, encode
-from minikontext.training.editor import Editor
+from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LoopConfig
 
 TASK = "character reference"  # one context, and the place of the character is open
 # Only whole jumps from noise are learned; the judges get a head start.
 DIALS = ladd.LaddLossConfig(
-    batch=16, times=(1.0,), first=(1.0,), then=(1.0,), head_start=20, renoise_mu=0.0, bf16=False
+    times=(1.0,), first=(1.0,), then=(1.0,), head_start=20, renoise_mu=0.0, bf16=False
 )
 
 
@@ -55,8 +56,19 @@ def answered(
     pairs = Pairs(tokens=words, **encode(list(cases), pipe.autoencoder, 0))
     null = teacher.text.tokenize([""])[0]
     parts = [pairs.take(rows) for rows in torch.arange(len(cases)).split(batch)]
-    made = torch.cat([latents.teacher_samples(teacher, part, null, steps, scale) for part in parts])
-    return replace(pairs, target=made)
+    made = [
+        latents.teacher_samples(
+            teacher, part.tokens[:, 0], [part.contexts[:, 0]], own_noise(part), null, steps, scale
+        )
+        for part in parts
+    ]
+    return replace(pairs, target=torch.cat(made))
+
+
+def own_noise(pairs: Pairs) -> Tensor:
+    """Each pair's own noise, drawn from its index, (b, c, h, w): what its answer starts from."""
+    draws = (torch.Generator().manual_seed(int(i)) for i in pairs.index)
+    return torch.stack([torch.randn(pairs.target.shape[1:], generator=draw) for draw in draws])
 
 
 def one_step(pipe: KontextPipeline, student: Editor, cases: list[Case]) -> list[Image.Image]:
@@ -73,7 +85,8 @@ def play(
     seen: Callable[[Lesson], None] = lambda lesson: None,
 ) -> list[Lesson]:  # fmt: skip
     """Play LADD's game; looks at held-out requests every 20 steps. Returns what was seen."""
-    loss, lessons = ladd.ladd_loss(model, teacher, pairs, dials, torch.device("cpu")), []
+    source, lessons = Batches(pairs, 16, dials.seed), []
+    loss = ladd.ladd_loss(model, teacher, source, dials, torch.device("cpu"))
 
     def look(step: int, logs: dict[str, float]) -> None:
         made = one_step(pipe, model.student, held)

@@ -13,21 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from minikontext import flow
+from minikontext.denoiser import PATCH
 from minikontext.distillation import losses
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
 from minikontext.runtime.bounds import Scale, Share
 from minikontext.runtime.device import mixed_precision
-from minikontext.training.data import Pairs
-from minikontext.training.editor import Batches, Editor, EditorLossConfig
+from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
+from minikontext.training.stream import Inputs
+from minikontext.training.world_editor import WorldEditorTraining
 from minikontext.transformer import KontextTransformer
 
 
 @dataclass(frozen=True)
-class GuidanceLossConfig(EditorLossConfig):
-    """The dials of the distillation: w is drawn uniformly from `low` to `high`."""
+class GuidanceLossConfig(WorldEditorTraining):
+    """The dials of the distillation: w is drawn uniformly from `low` to `high`.
+
+    Contexts lie where the teacher has learned to see them.
+    """
 
     empty_prompts: Share = 0.0
     low: Scale = 1.0
@@ -42,7 +47,8 @@ class GuidanceLossConfig(EditorLossConfig):
 def student_of(teacher: Editor) -> Editor:
     """A copy of the teacher with an input for w, which at first changes nothing."""
     sizes = replace(teacher.transformer.config, guidance_embed=True)
-    student = Editor(KontextTransformer(sizes), type(teacher.text)(teacher.text.config))
+    text = type(teacher.text)(teacher.text.config)
+    student = Editor(KontextTransformer(sizes), text, teacher.layout)
     weights = student.state_dict() | teacher.state_dict()
     student.load_state_dict(weights)
     last = student.transformer.guidance_in.out_layer
@@ -59,7 +65,8 @@ def fixed_at(student: Editor, w: float) -> Editor:
     """
     old = student.transformer
     sizes = replace(old.config, guidance_embed=False)
-    held = Editor(KontextTransformer(sizes), type(student.text)(student.text.config))
+    text = type(student.text)(student.text.config)
+    held = Editor(KontextTransformer(sizes), text, student.layout)
     weights = student.state_dict()
     held.load_state_dict({k: v for k, v in weights.items() if ".guidance_in." not in k})
     scale = torch.tensor([w], device=next(old.parameters()).device)
@@ -83,25 +90,21 @@ def guided_velocity(
 
 
 def guidance_loss(
-    student: Editor,
-    teacher: Editor,
-    pairs: Pairs,
-    null: Tensor,
-    config: GuidanceLossConfig,
-    device: torch.device,
-) -> LossFunction:
+    student: Editor, teacher: Editor, source: Inputs | Batches, null: Tensor,
+    config: GuidanceLossConfig, device: torch.device,
+) -> LossFunction:  # fmt: skip
     """The loss of a step: mean square between one pass of the student and two of the teacher.
 
-    Only pairs with a context are used: like [dev], the student learns image-to-image alone.
+    Like [dev], the student learns image-to-image alone: raises ConfigError for text-to-image.
     """
-    pairs = pairs.take((pairs.count > 0).nonzero().flatten())
-    batches = Batches(pairs, config.batch, config.seed)
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
-        x, words, contexts = batches.inputs(step, draw)
+        x, words, contexts = source.inputs(step, draw)
+        if not contexts:
+            raise ConfigError("[stream] contexts: leave out 0, this distillation is of edits alone")
         noise = torch.randn(x.shape, generator=draw)
-        t = config.times(len(x), batches.patches, draw)
+        t = config.times(len(x), x.shape[-2] * x.shape[-1] // PATCH**2, draw)
         w = config.low + (config.high - config.low) * torch.rand(len(x), generator=draw)
         x, words, noise, t, w, *contexts = microbatch.to(device, x, words, noise, t, w, *contexts)
         z = flow.interpolate(x, noise, t)

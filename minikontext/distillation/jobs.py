@@ -7,10 +7,13 @@ from typing import Any
 
 from minikontext.distillation.guidance import GuidanceLossConfig
 from minikontext.distillation.ladd import LaddLossConfig
+from minikontext.distillation.latents import TeacherSamplesConfig
 from minikontext.distillation.rollout import RolloutLossConfig
 from minikontext.editing.defaults import Defaults
-from minikontext.runtime.bounds import Scale, Steps
-from minikontext.training.jobs import Job, ToyData
+from minikontext.runtime.bounds import Scale
+from minikontext.runtime.config import build_config
+from minikontext.training.jobs import Job, Values, WorldJob, stream_defaults
+from minikontext.training.stream import StreamConfig
 
 
 @dataclass(frozen=True)
@@ -21,49 +24,54 @@ class Start:
     scale: Scale | None = None
 
 
-@dataclass(frozen=True)
-class TeacherSamplesConfig:
-    """[teacher_samples]: how the teacher makes what LADD calls real."""
-
-    steps: Steps = 28
-    scale: Scale = 1.0
-
-
 @dataclass(frozen=True, kw_only=True)
-class DistillJob(Job):
-    """A distillation. teacher: a weights folder or a shipped name."""
+class DistillJob(WorldJob):
+    """A distillation on the lineage's stream. teacher: a weights folder or a shipped name."""
 
     teacher: str
-    data: ToyData
+    stream: StreamConfig
     training: Any
     name: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
 
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """[defaults] are what the stream trains; few-step times are shifted as they are trained."""
+        dials = values.get("training", {})
+        mu_16 = dials.get("mu_16") if isinstance(dials, dict) else None
+        stream = build_config(StreamConfig, values.get("stream", {}))
+        return {"defaults": stream_defaults(stream, mu_16=mu_16, shifted=mu_16 is not None)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceJob(DistillJob):
-    """`kind = "guidance"`."""
+    """`kind = "guidance"`. start: a student of this kind to go on with."""
 
     training: GuidanceLossConfig = field(default_factory=GuidanceLossConfig)
     start: Start | None = None
 
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The student samples in many steps, at shifted times."""
+        stream = build_config(StreamConfig, values.get("stream", {}))
+        dials = build_config(GuidanceLossConfig, values.get("training", {}))
+        return {"defaults": stream_defaults(stream, mu_16=dials.mu_16)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaddJob(DistillJob):
-    """`kind = "ladd"`. autoencoder: weights whose decoder the student gets."""
+    """`kind = "ladd"`."""
 
     training: LaddLossConfig = field(default_factory=LaddLossConfig)
     start: Start | None = None
     teacher_samples: TeacherSamplesConfig = field(default_factory=TeacherSamplesConfig)
-    autoencoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutJob(DistillJob):
-    """`kind = "rollout"`. autoencoder: weights whose decoder the student gets."""
+    """`kind = "rollout"`; the student starts as `teacher`."""
 
     training: RolloutLossConfig = field(default_factory=RolloutLossConfig)
-    autoencoder: str | None = None
 
 
 JOBS: dict[str, type[Job]] = {"guidance": GuidanceJob, "ladd": LaddJob, "rollout": RolloutJob}

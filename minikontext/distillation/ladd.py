@@ -24,12 +24,12 @@ from minikontext.denoiser import PATCH, Denoiser
 from minikontext.distillation import losses
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
-from minikontext.runtime.bounds import Batch, Mean, Often, Seed, Share, Spread, Weight
+from minikontext.runtime.bounds import Mean, Often, Seed, Share, Spread, Weight
 from minikontext.runtime.device import mixed_precision
-from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
+from minikontext.training.stream import Inputs
 from minikontext.transformer import KontextTransformer
 
 
@@ -41,10 +41,10 @@ class LaddLossConfig:
     `then` after it. head_start: steps in which only the heads learn, on times drawn as `then`, so
     that they know every kind of fake. renoise_mu, renoise_sigma: the logit-normal of the time at
     which latents are judged. adversarial, mse: weights of the two losses. features: False judges
-    the latents themselves instead of the teacher's features.
+    the latents themselves instead of the teacher's features. mu_16: times are shifted by the root
+    law of the target's size (`flow.mu_for_tokens`), as the student will sample; None: as they are.
     """
 
-    batch: Batch = 64
     seed: Seed = 0
     times: Annotated[tuple[Share, ...], MaxLen(1024)] = (1.0, 0.75, 0.5, 0.25)
     first: Annotated[tuple[Share, ...], MaxLen(1024)] = (0.0, 0.0, 0.5, 0.5)
@@ -56,6 +56,7 @@ class LaddLossConfig:
     adversarial: Weight = 1.0
     mse: Weight = 0.0
     features: bool = True
+    mu_16: Mean | None = None
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -63,15 +64,18 @@ class LaddLossConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.times) == len(self.first) == len(self.then):
             raise ConfigError("times, first and then need the same number of entries")
-        if self.adversarial > 0 and self.batch < 2:
-            raise ConfigError("batch=1: with the hinge loss LADD collapses; use 2 or more")
 
-    def draw_times(self, count: int, step: int, generator: torch.Generator) -> Tensor:
-        """The student's times of a step, (count,)."""
+    def draw_times(
+        self, count: int, step: int, generator: torch.Generator, patches: int = 16
+    ) -> Tensor:
+        """The student's times of a step for targets of `patches` tokens, (count,)."""
         early = self.head_start <= step < self.switch
         shares = torch.tensor(self.first if early else self.then)
         chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
-        return torch.tensor(self.times)[chosen]
+        times = torch.tensor(self.times)
+        if self.mu_16 is not None:
+            times = flow.shift(times, flow.mu_for_tokens(patches, self.mu_16))
+        return times[chosen]
 
 
 # ---------------------------------------------------------------- the discriminator
@@ -152,7 +156,7 @@ def teacher_features(
     text = teacher.text(words)
     n = z.shape[-2] * z.shape[-1] // PATCH**2
     with watched(teacher.transformer, text.tokens.shape[1]) as found:
-        Denoiser(teacher.transformer, text, contexts)(z, t)
+        Denoiser(teacher.transformer, text, contexts, teacher.layout)(z, t)
     return [tokens.cut_target(x, n) for x in found]
 
 
@@ -168,16 +172,16 @@ class Ladd(nn.Module):
 
 
 def ladd_loss(
-    model: Ladd, teacher: Editor, pairs: Pairs, config: LaddLossConfig, device: torch.device
-) -> LossFunction:
-    """The loss of a step; `pairs.target` are latents that the teacher made.
+    model: Ladd, teacher: Editor, source: Inputs | Batches, config: LaddLossConfig,
+    device: torch.device,
+) -> LossFunction:  # fmt: skip
+    """The loss of a step; the source's clean latents are what the teacher made.
 
     Student and heads learn in the same backward pass: the student's loss leaves the heads alone
     (their weights are detached), the heads' loss leaves the student alone (its latents are).
+    Raises ConfigError for a batch of one, with which the hinge loss collapses.
     """
     teacher.requires_grad_(False).eval()
-    batches = Batches(pairs, config.batch, config.seed)
-    rows = pairs.target.shape[-2] // PATCH
 
     def extract_features(
         z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]
@@ -188,9 +192,12 @@ def ladd_loss(
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
-        x, words, contexts = batches.inputs(step, draw)
+        x, words, contexts = source.inputs(step, draw)
+        if len(x) < 2 and config.adversarial > 0:
+            raise ConfigError("a batch of 1: with the hinge loss LADD collapses; use 2 or more")
+        rows, cols = (side // PATCH for side in x.shape[-2:])
         noise, again = (torch.randn(x.shape, generator=draw) for _ in range(2))
-        t = config.draw_times(len(x), step, draw)
+        t = config.draw_times(len(x), step, draw, rows * cols)
         judged_at = flow.sample_timesteps(len(x), config.renoise_mu, config.renoise_sigma, draw)
         drawn = (x, words, noise, again, t, judged_at, *contexts)
         x, words, noise, again, t, judged_at, *contexts = microbatch.to(device, *drawn)

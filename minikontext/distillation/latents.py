@@ -1,99 +1,89 @@
-"""The teacher's own answers, made once and stored with their conditions: what LADD calls real."""
+"""The teacher's own answers, made once and stored: what LADD calls real."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from minikontext import sampler
-from minikontext.denoiser import PATCH, Denoiser
-from minikontext.errors import TrainingError
-from minikontext.runtime import files
+from minikontext.denoiser import PATCH
+from minikontext.errors import ConfigError
+from minikontext.runtime.bounds import Scale, Steps
 from minikontext.runtime.device import mixed_precision
-from minikontext.text import TextFeatures
-from minikontext.training.data import Pairs
 from minikontext.training.editor import Editor
-from minikontext.training.parallel import ALONE, DistContext
+from minikontext.training.stream import Batch, Stream, kept, label
+
+
+@dataclass(frozen=True)
+class TeacherSamplesConfig:
+    """[teacher_samples]: how the teacher makes what LADD calls real."""
+
+    steps: Steps = 28
+    scale: Scale = 1.0
 
 
 @torch.no_grad()
 def teacher_samples(
-    teacher: Editor, pairs: Pairs, null: Tensor, steps: int, scale: float, seed: int = 0,
-    shifted: bool = True,
+    teacher: Editor, words: Tensor, contexts: list[Tensor], noise: Tensor, null: Tensor,
+    steps: int, scale: float, mu_16: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """The teacher's latents for pairs of equal numbers of contexts, (b, c, h, w).
-
-    Each pair has its own noise, drawn from its index: the same in any batch.
-    """
+    """Sample the guided teacher from noise (b, c, h, w), for token ids (b, m): latents like it."""
     device = next(teacher.parameters()).device
-    shape = pairs.target.shape[1:]
-    noise = own_noise(pairs, seed).to(device)
-    count = int(pairs.count[0])
-    contexts = [pairs.contexts[:, i].float().to(device) for i in range(count)]
-    words = pairs.tokens[:, 0].to(device)
-    predict = Denoiser(teacher.transformer, teacher.text(words), contexts)
-    without = Denoiser(teacher.transformer, _many(teacher.text(null[None].to(words)), len(words)),
-                       contexts)  # fmt: skip
-    times = sampler.schedule(steps, shape[-2] * shape[-1] // PATCH**2, shifted=shifted)
-    return sampler.sample(sampler.guided(predict, without, scale), noise, times)
+    words, noise = words.to(device), noise.to(device)
+    contexts = [context.float().to(device) for context in contexts]
+    empty = null.to(words).expand_as(words)
+    predict = sampler.guided(
+        lambda z, t: teacher(z, t, words, contexts), lambda z, t: teacher(z, t, empty, contexts),
+        scale,
+    )  # fmt: skip
+    patches = noise.shape[-2] * noise.shape[-1] // PATCH**2
+    return sampler.sample(predict, noise, sampler.schedule(steps, patches, mu_16=mu_16))
 
 
-def store_teacher_samples(
-    teacher: Editor, pairs: Pairs, null: Tensor, folder: Path, steps: int, scale: float,
-    mark: str, batch: int = 128, bf16: bool = False, world: DistContext = ALONE,
-    shifted: bool = True,
-) -> Pairs:  # fmt: skip
-    """Replace every target by the teacher's answer to its first wording.
+class TeacherStream:
+    """A stream whose targets are the teacher's answers, each to noise of its own.
 
-    Answers are kept in `folder`, so an interrupted run goes on; many processes share the work, each
-    with a whole teacher. `mark` names the teacher; raises
-    TrainingError if the folder holds another one's.
+    A batch is answered when it is first asked for, and kept in `folder`. `mark` names the teacher;
+    raises TrainingError if the folder holds the answers of another one, or to other steps.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    label, facts = folder / "teacher.txt", f"{mark} {steps} {scale}" + " unshifted" * (not shifted)
-    if world.rank == 0 and not label.exists():
-        label.write_text(facts)
-    world.wait()
-    if label.read_text() != facts:
-        raise TrainingError(f"{folder} holds answers of {label.read_text()}; remove it first")
-    target = pairs.target.float().clone()
-    groups = [(pairs.count == k).nonzero().flatten().split(batch) for k in range(3)]
-    chunks = [chunk for group in groups for chunk in group if len(chunk)]
-    device = next(teacher.parameters()).device
-    paths = [folder / f"answers-{number:06d}.safetensors" for number in range(len(chunks))]
-    todo = list(zip(paths, chunks, strict=True))
-    for path, chunk in tqdm(todo[world.rank :: world.size], desc="the teacher answers"):
-        if path.exists():
-            continue
-        some = pairs.take(chunk)
-        with mixed_precision(device, bf16):
-            made = teacher_samples(teacher, some, null, steps, scale, shifted=shifted)
-        with files.replacing(path) as temporary:
-            save_file({"target": made.cpu().bfloat16(), "index": some.index}, temporary)
-    world.wait()
-    for path, chunk in todo:
-        stored = load_file(path)
-        if not torch.equal(stored["index"], pairs.index[chunk]):
-            raise TrainingError(f"{path} answers other pairs; remove {folder} first")
-        target[chunk] = stored["target"].float()
-    return replace(pairs, target=target, tokens=pairs.tokens[:, :1])
 
+    def __init__(
+        self, stream: Stream, teacher: Editor, null: Tensor, folder: Path, mark: str,
+        config: TeacherSamplesConfig, mu_16: float | None = None, bf16: bool = False,
+    ) -> None:  # fmt: skip
+        if not stream.config.batches:
+            raise ConfigError("[stream] batches = 0: the teacher's answers need a number of them")
+        self.stream, self.teacher, self.null, self.folder = stream, teacher, null, folder
+        self.config, self.mu_16, self.bf16 = config, mu_16, bf16
+        label(folder, f"{mark} {config} {mu_16} {stream.facts}")
 
-def own_noise(pairs: Pairs, seed: int = 0) -> Tensor:
-    """Each pair's own noise, drawn from its index, (b, c, h, w): what its answer starts from."""
-    seeds = [seed * 1_000_003 + int(i) for i in pairs.index]
-    shape = pairs.target.shape[1:]
-    return torch.stack(
-        [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    )
+    def batch(self, step: int) -> Batch:
+        """Latents and words of a step; the target is what the teacher made of its first words."""
+        number = self.stream.number(step)
+        return self.stream.batch(step)._replace(target=self.answers(number))
 
+    def determined(self, step: int) -> Tensor:
+        """Which cases of a step have one right answer only, (b,), bool."""
+        return self.stream.determined(step)
 
-def _many(text: TextFeatures, count: int) -> TextFeatures:
-    return TextFeatures(
-        *(x.expand(count, *x.shape[1:]) for x in (text.tokens, text.pooled))
-    )
+    def answers(self, number: int) -> Tensor:
+        """The teacher's answers to a batch, (b, c, h, w)."""
+        (found,) = kept(self.folder, number, lambda: [self._sample(number)])
+        return found
+
+    def _sample(self, number: int) -> Tensor:
+        target, contexts, prompts = self.stream.numbered(number)
+        draw = torch.Generator().manual_seed(self.stream.config.seed * 1_000_003 + number)
+        noise, words = (
+            torch.randn(target.shape, generator=draw),
+            self.teacher.text.tokenize(prompts),
+        )
+        with mixed_precision(next(self.teacher.parameters()).device, self.bf16):
+            made = teacher_samples(
+                self.teacher, words, contexts, noise, self.null, self.config.steps,
+                self.config.scale, self.mu_16,
+            )  # fmt: skip
+        return made.float().cpu()

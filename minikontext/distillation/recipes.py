@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from minikontext.autoencoder import AutoEncoder
 from minikontext.distillation.guidance import fixed_at, guidance_loss, student_of
 from minikontext.distillation.jobs import DistillJob, GuidanceJob, LaddJob, RolloutJob, Start
 from minikontext.distillation.ladd import Discriminator, Ladd, ladd_loss
-from minikontext.distillation.latents import store_teacher_samples
+from minikontext.distillation.latents import TeacherStream
 from minikontext.distillation.rollout import rollout_loss
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
-from minikontext.training.data import Pairs, build_cache, load_cache, world_fingerprint
 from minikontext.training.editor import Editor
 from minikontext.training.loop import Loop, LossFunction
-from minikontext.training.models import averaged, export, find_autoencoder, load_autoencoder
+from minikontext.training.models import averaged, export
 from minikontext.training.parallel import DistContext, prepare
-from minikontext.training.recipes import add_chains
 from minikontext.training.runs import made_from
-from minikontext.training.watch import Watch
+from minikontext.training.stream import Inputs, Stream
 
 OnLog = Callable[[dict], None] | None
 
@@ -33,114 +31,68 @@ OnLog = Callable[[dict], None] | None
 def distill_guidance(job: GuidanceJob, world: DistContext, on_log: OnLog = None) -> Path:
     """Distil guidance into one pass; writes a weights folder whose model takes the scale."""
     pipe, teacher = load_teacher(job, world)
-    dials = job.training
-    pairs = load_pairs(job, pipe, world)
+    source = Inputs(load_stream(job, pipe), teacher.text)
     torch.manual_seed(job.seed)
     student = guided_student(job.start, _waiting(teacher, world))
     for model in (student, teacher.requires_grad_(False)):
-        prepare(model, world, dials.bf16)
+        prepare(model, world, job.training.bf16)
     null = teacher.text.tokenize([""])[0]
-    loss = guidance_loss(student, teacher, pairs, null, dials, world.device)
-    student = learned(student, loss, job, pipe, world, on_log)
-    return export(student, pipe.autoencoder, job, world)
+    loss = guidance_loss(student, teacher, source, null, job.training, world.device)
+    return learned(student, student, loss, job, pipe, world, on_log)
 
 
 def distill_ladd(job: LaddJob, world: DistContext, on_log: OnLog = None) -> Path:
-    """Distil the sampler into few steps; writes the student's weights folder.
-
-    `autoencoder` names the weights whose decoder the student's folder gets; the teacher's without.
-    """
+    """Distil the sampler into few steps; writes the student's weights folder."""
     pipe, teacher = load_teacher(job, world)
-    autoencoder = students_autoencoder(job.autoencoder, pipe)
-    dials, asked = job.training, job.teacher_samples
-    pairs = load_pairs(job, pipe, world)
-    null = teacher.text.tokenize([""])[0]
-    real = store_teacher_samples(
-        teacher, pairs, null, job.folder / "answers", asked.steps, asked.scale,
-        pipe.weights_fingerprint[:12], bf16=dials.bf16, world=world,
+    dials, null = job.training, teacher.text.tokenize([""])[0]
+    answers = TeacherStream(
+        load_stream(job, pipe), copy.deepcopy(teacher) if world.size > 1 else teacher, null,
+        job.folder / "answers", pipe.weights_fingerprint[:12], job.teacher_samples,
+        pipe.defaults.mu_16, dials.bf16,
     )  # fmt: skip
     torch.manual_seed(job.seed)
     heads = Discriminator(teacher, dials.features)
     model = Ladd(_waiting(first_student(job.start, teacher), world), heads)
     for net in (model, teacher.requires_grad_(False)):
         prepare(net, world, dials.bf16)
-    loss = ladd_loss(model, teacher, real, dials, world.device)
-    model = learned(model, loss, job, pipe, world, on_log)
-    return export(model.student, autoencoder, job, world)
+    loss = ladd_loss(model, teacher, Inputs(answers, answers.teacher.text), dials, world.device)
+    return learned(model, model.student, loss, job, pipe, world, on_log)
 
 
 def distill_rollout(job: RolloutJob, world: DistContext, on_log: OnLog = None) -> Path:
-    """Train a few-step student on states of its own making; writes its weights folder.
-
-    `teacher` names it: it is what is trained on, and what answers where many answers are right.
-    """
+    """Train a few-step student on states of its own making; writes its weights folder."""
     pipe, teacher = load_teacher(job, world)
-    autoencoder = students_autoencoder(job.autoencoder, pipe)
-    pairs = load_pairs(job, pipe, world)
-    pairs = sample_where_free(teacher, pairs, job, pipe, world)
+    source = Inputs(load_stream(job, pipe), teacher.text)
     student = _waiting(teacher, world).requires_grad_(True).train()
     prepare(student, world, job.training.bf16)
-    loss = rollout_loss(student, pairs, job.training, world.device)
-    student = learned(student, loss, job, pipe, world, on_log)
-    return export(student, autoencoder, job, world)
+    loss = rollout_loss(student, source, job.training, world.device)
+    return learned(student, student, loss, job, pipe, world, on_log)
 
 
 def learned(
-    model: nn.Module, loss: LossFunction, job: DistillJob, pipe: KontextPipeline,
+    model: nn.Module, student: Editor, loss: LossFunction, job: DistillJob, pipe: KontextPipeline,
     world: DistContext, on_log: OnLog,
-) -> Any:  # fmt: skip
-    """The model after the job's [loop], with the average of its weights."""
-    origin = made_from(
-        job, base=pipe.weights_fingerprint[:12],
-        data=world_fingerprint(job.data.level, job.data.seed),
-    )  # fmt: skip
-    watch = Watch(job.training.batch)
-    loop = Loop(model, job.loop, job.run, world, watch, origin)
+) -> Path:  # fmt: skip
+    """Run the job's [loop] on the model, and write its student's averaged weights as a folder."""
+    origin = made_from(job, base=pipe.weights_fingerprint[:12])
+    loop = Loop(model, job.loop, job.run, world, made_from=origin)
     loop.resume()
     loop.run(loss, on_log)
-    return averaged(loop, model)
-
-
-def sample_where_free(
-    teacher: Editor, pairs: Pairs, job: RolloutJob, pipe: KontextPipeline, world: DistContext
-) -> Pairs:
-    """Pairs whose targets, where many answers are right, are what the teacher makes of their noise.
-
-    There the student keeps what it can: to learn one right answer of many would blur all of them.
-    """
-    rows, dials = (~pairs.determined).nonzero().flatten(), job.training
-    if not len(rows):
-        return pairs
-    null = teacher.text.tokenize([""])[0]
-    some = store_teacher_samples(
-        teacher, pairs.take(rows), null, job.folder / "answers", max(dials.steps), 1.0,
-        pipe.weights_fingerprint[:12], bf16=dials.bf16, world=world, shifted=dials.shifted,
-    )  # fmt: skip
-    pairs.target[rows] = some.target.to(pairs.target)
-    pairs.tokens[rows] = some.tokens.expand_as(pairs.tokens[rows])
-    return pairs
+    averaged(loop, model)
+    defaults = replace(job.defaults, context_layout=student.layout)
+    return export(student, pipe.autoencoder, replace(job, defaults=defaults), world)
 
 
 def load_teacher(job: DistillJob, world: DistContext) -> tuple[KontextPipeline, Editor]:
     """The pipeline that `teacher` names, and its text encoder and transformer as an Editor."""
     pipe = KontextPipeline.from_pretrained(job.teacher, device=world.device, dtype="float32")
-    return pipe, Editor(pipe.transformer, pipe.text_encoder)
+    return pipe, _editor(pipe)
 
 
-def students_autoencoder(place: str | None, teacher: KontextPipeline) -> AutoEncoder:
-    """What turns the student's latents into pictures: the teacher's, or that of a weights folder.
-
-    Raises ConfigError for one with another encoder: the student would not know its latents.
-    """
-    if place is None:
-        return teacher.autoencoder
-    other = load_autoencoder(find_autoencoder(place), teacher.device)
-    if not teacher.autoencoder.same_latents(other):
-        raise ConfigError(
-            f"autoencoder={place!r} has another encoder than the teacher. Train "
-            "its decoder alone (decoder_only), or leave it out."
-        )
-    return other
+def load_stream(job: DistillJob, pipe: KontextPipeline) -> Stream:
+    """The job's stream in the teacher's latents; encoded batches are kept in the run's folder."""
+    folder = job.folder / "stream" if job.stream.batches else None
+    return Stream(job.stream, pipe.autoencoder, folder, job.training.bf16)
 
 
 def first_student(start: Start | None, teacher: Editor) -> Editor:
@@ -175,23 +127,13 @@ def guided_student(start: Start | None, teacher: Editor) -> Editor:
 def _stored(place: str, teacher: Editor) -> Editor:
     """The editor of a weights folder or shipped name, where the teacher is."""
     device = next(teacher.parameters()).device
-    pipe = KontextPipeline.from_pretrained(place, device=device, dtype="float32")
-    return Editor(pipe.transformer, pipe.text_encoder)
+    return _editor(KontextPipeline.from_pretrained(place, device=device, dtype="float32"))
+
+
+def _editor(pipe: KontextPipeline) -> Any:
+    return Editor(pipe.transformer, pipe.text_encoder, pipe.defaults.context_layout)
 
 
 def _waiting(teacher: Editor, world: DistContext) -> Editor:
     """Many processes shard teacher and student from the host: two whole nets fill a device."""
     return teacher.cpu() if world.size > 1 else teacher
-
-
-def load_pairs(job: DistillJob, pipe: KontextPipeline, world: DistContext) -> Pairs:
-    """The training pairs of the job's level, encoded with the teacher's autoencoder."""
-    data, bf16 = job.data, job.training.bf16
-    folder = Path(data.folder or job.folder / "pairs")
-    mark = pipe.autoencoder.encoder_fingerprint()[:12]
-    build_cache(
-        folder, data.level, data.count, data.seed, pipe.autoencoder, mark, bf16=bf16, world=world,
-        practise=data.practise,
-    )  # fmt: skip
-    pairs, text = load_cache(folder, pipe.text_encoder, data.count), pipe.text_encoder
-    return add_chains(pairs, data, job.folder, text, pipe.autoencoder, bf16, world)

@@ -3,8 +3,8 @@
 LADD noises its teacher's answers and asks the student about these. When it samples, each step
 starts where its own last step went, with that step's errors, which it has never seen. So here it
 samples first, without gradients, and is trained at the state it got to: backward simulation (DMD2,
-arXiv 2405.14867). Nearly every edit in the toy world has one right answer, so no judge is needed:
-its estimate of the clean latents is compared with that answer.
+arXiv 2405.14867). Where a wish has one right answer no discriminator is needed: the student's
+estimate of the clean latents is compared with that answer. Where many are right, it is left alone.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from annotated_types import MaxLen
 from torch import Tensor, nn
 
 from minikontext import flow, sampler
+from minikontext.denoiser import PATCH
 from minikontext.distillation import losses
-from minikontext.distillation.latents import own_noise
 from minikontext.errors import ConfigError
-from minikontext.runtime.bounds import Batch, Seed, Share, Steps
+from minikontext.runtime.bounds import Mean, Seed, Share, Steps
 from minikontext.runtime.device import mixed_precision
-from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
+from minikontext.training.stream import Inputs
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class RolloutLossConfig:
 
     steps: numbers of steps that the student samples with, drawn with the probabilities `shares`;
     then one of the steps is drawn, at which it learns. final: the share in which it is the last
-    one, whose estimate is the answer. shifted: whether times are shifted when it samples.
+    one, whose estimate is the answer. mu_16: its times are shifted by the root law of the target's
+    size; None: as they are.
     """
 
-    batch: Batch = 48
     seed: Seed = 0
     steps: Annotated[tuple[Steps, ...], MaxLen(1024)] = (1, 2, 4)
     shares: Annotated[tuple[Share, ...], MaxLen(1024)] = (0.1, 0.2, 0.7)
     final: Share = 0.5
-    shifted: bool = False
+    mu_16: Mean | None = None
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -60,23 +60,22 @@ class RolloutLossConfig:
         last = int(torch.randint(steps, (), generator=generator))
         if float(torch.rand((), generator=generator)) < self.final:
             last = steps - 1
-        return sampler.schedule(steps, patches, shifted=self.shifted)[: last + 1]
+        shifted = self.mu_16 is not None
+        return sampler.schedule(steps, patches, shifted=shifted, mu_16=self.mu_16)[: last + 1]
 
 
 def rollout_loss(
-    student: nn.Module, pairs: Pairs, config: RolloutLossConfig, device: torch.device
+    student: nn.Module, source: Inputs | Batches, config: RolloutLossConfig, device: torch.device
 ) -> LossFunction:
-    """The loss of a step; where many answers are right, `target` is the one to the pair's noise."""
-    batches = Batches(pairs, config.batch, config.seed)
+    """The loss of a step, over the samples that have one right answer."""
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
-        x, words, contexts = batches.inputs(step, draw)
-        some = pairs.take(batches.rows(step)[0])
-        fresh = torch.randn(x.shape, generator=draw)
-        noise = torch.where(some.determined.reshape(-1, 1, 1, 1), fresh, own_noise(some))
-        times = config.draw_times(batches.patches, draw)
-        x, words, noise, *contexts = microbatch.to(device, x, words, noise, *contexts)
+        x, words, contexts = source.inputs(step, draw)
+        noise, determined = torch.randn(x.shape, generator=draw), source.determined(step)
+        times = config.draw_times(x.shape[-2] * x.shape[-1] // PATCH**2, draw)
+        drawn = (x, words, noise, determined, *contexts)
+        x, words, noise, determined, *contexts = microbatch.to(device, *drawn)
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return student(z, t, words, contexts)
@@ -85,8 +84,9 @@ def rollout_loss(
         with mixed_precision(device, config.bf16):
             z = sampler.sample(predict, noise, times)  # without gradients
             made = flow.clean_estimate(z, predict(z, t).float(), t)
-        mse = (made - x).square().mean()
-        last, mse = float(times[-1]), float(mse.detach())
-        return losses.rollout_loss(made, x, last), {"mse": mse, f"mse_at_{last:g}": mse}
+        made = torch.where(determined.view(-1, 1, 1, 1), made, x)
+        mse = float((made.detach() - x).square().mean())
+        total = losses.rollout_loss(made, x, float(times[-1]))
+        return total, {"mse": mse, f"mse_at_{float(times[-1]):.2f}": mse}
 
     return loss

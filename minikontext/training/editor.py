@@ -65,11 +65,11 @@ class EditorLossConfig:
 class Editor(nn.Module):
     """Text encoder and transformer, trained together; contexts lie as `layout` says."""
 
-    layout = "index"
-
-    def __init__(self, transformer: KontextTransformer, text: ToyTextEncoder) -> None:
+    def __init__(
+        self, transformer: KontextTransformer, text: ToyTextEncoder, layout: str = "index"
+    ) -> None:
         super().__init__()
-        self.transformer, self.text = transformer, text
+        self.transformer, self.text, self.layout = transformer, text, layout
 
     def forward(
         self,
@@ -106,6 +106,11 @@ class Batches:
         wording = torch.randint(self.pairs.tokens.shape[1], (len(rows),), generator=draw)
         x, words = self.pairs.target[rows].float(), self.pairs.tokens[rows, wording]
         return x, words, [self.pairs.contexts[rows, i].float() for i in range(count)]
+
+    def determined(self, step: int) -> Tensor:
+        """Which pairs of a step have one right answer only, (b,), bool."""
+        rows, sure = self.rows(step)[0], self.pairs.determined
+        return torch.ones(len(rows), dtype=torch.bool) if sure is None else sure[rows]
 
 
 def editor_loss(

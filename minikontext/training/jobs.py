@@ -294,14 +294,7 @@ class WorldEditorJob(NetJob, WorldJob):
         """The text encoder knows every word of the stream; [defaults] are what was trained."""
         stream = build_config(StreamConfig, values.get("stream", {}))
         dials = build_config(WorldEditorTraining, values.get("training", {}))
-        counts = Stream.context_counts(stream.level, stream.contexts)
-        trained = Defaults(
-            sizes=stream.sizes,
-            mu_16=dials.mu_16,
-            max_contexts=max(counts),
-            min_contexts=min(counts),
-            context_layout=dials.layout,
-        )
+        trained = stream_defaults(stream, mu_16=dials.mu_16, context_layout=dials.layout)
         text = fitting(values, where, WORDS[stream.words].encoder())
         return super().bases(values, where) | {"text": text, "defaults": trained}
 
@@ -311,6 +304,14 @@ def fitting(values: Values, where: str, text: ToyTextConfig) -> ToyTextConfig:
     given = {"transformer": values["transformer"]} if "transformer" in values else {}
     sizes = check_sections(given, {}, {"transformer": PRESETS}, where)["transformer"]
     return replace(text, width=sizes.context_in_dim, pooled=sizes.vec_in_dim)
+
+
+def stream_defaults(stream: StreamConfig, **more: Any) -> Defaults:
+    """What a call of weights uses that were trained on a stream."""
+    counts = Stream.context_counts(stream.level, stream.contexts)
+    return Defaults(
+        sizes=stream.sizes, max_contexts=max(counts), min_contexts=min(counts), **more
+    )  # fmt: skip
 
 
 JOBS: dict[str, type[Job]] = {

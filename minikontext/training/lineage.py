@@ -23,7 +23,7 @@ from minikontext.training.models import (
 from minikontext.training.parallel import DistContext, prepare
 from minikontext.training.pictures import normalised, picture_loss
 from minikontext.training.runs import made_from
-from minikontext.training.stream import Stream
+from minikontext.training.stream import Inputs, Stream
 from minikontext.training.world_editor import world_editor_loss
 
 
@@ -59,5 +59,5 @@ def train_world_editor(
     origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12])
     loop = Loop(model, job.loop, job.run, world, made_from=origin)
     loop.resume()
-    loop.run(world_editor_loss(model, stream, model.text, dials, world.device), on_log)
+    loop.run(world_editor_loss(model, Inputs(stream, model.text), dials, world.device), on_log)
     return export(averaged(loop, model), autoencoder, job, world)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from annotated_types import Interval, MaxLen
@@ -30,7 +30,7 @@ from minikontext.errors import ConfigError, TrainingError
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Level, Often, Seed, Share, Side
 from minikontext.runtime.device import mixed_precision
-from minikontext.text import ToyTextConfig
+from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Case, Scene, grammar, several, sizes, vocabulary, wishes
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
 from minikontext.toyworld.lexicon import absent_words
@@ -132,8 +132,9 @@ class Stream:
         self.folder, self.words = folder, WORDS[config.words]
         self.text_tokens = self.words.encoder().max_length
         self.counts = self.context_counts(config.level, config.contexts)
+        self.facts = f"{config} {autoencoder.encoder_fingerprint()[:12]}"
         if folder:
-            _label(folder, f"{config} {autoencoder.encoder_fingerprint()[:12]}")
+            label(folder, self.facts)
 
     @staticmethod
     def context_counts(level: int, only: Collection[int] = ()) -> dict[int, float]:
@@ -176,27 +177,24 @@ class Stream:
 
     def batch(self, step: int) -> Batch:
         """Latents and words of a step."""
-        number = self.number(step)
+        return self.numbered(self.number(step), f"{step}")
+
+    def numbered(self, number: int, said: str = "first") -> Batch:
+        """The batch of a number; `said` decides its words, with the number if it is "first"."""
         cases = self.cases(number)
         target, *contexts = self._encoded(number, cases)
-        rng = random.Random(f"words/{self.config.seed}/{step}")
+        said = f"first/{number}" if said == "first" else said
+        rng = random.Random(f"words/{self.config.seed}/{said}")
         return Batch(target, contexts, [self.words.ask(case, rng) for case in cases])
+
+    def determined(self, step: int) -> Tensor:
+        """Which cases of a step have one right answer only, (b,), bool."""
+        return torch.tensor([not case.free for case in self.cases(self.number(step))])
 
     def _encoded(self, number: int, cases: list[Case]) -> list[Tensor]:
         if not self.folder:
             return self._encode(number, cases)
-        path = self.folder / f"batch-{number:06d}.safetensors"
-        if not path.exists():
-            latents = {f"{i}": z for i, z in enumerate(self._encode(number, cases))}
-            with files.replacing(path) as temporary:
-                save_file({k: z.bfloat16() for k, z in latents.items()}, temporary)
-        try:
-            stored = load_file(path)
-            return [stored[f"{i}"].float() for i in range(len(stored))]
-        except (OSError, KeyError, SafetensorError) as error:
-            raise TrainingError(
-                f"{path} is damaged: {error}. Remove it, it is made anew"
-            ) from error
+        return kept(self.folder, number, lambda: self._encode(number, cases))
 
     def _encode(self, number: int, cases: list[Case]) -> list[Tensor]:
         """Latents of the targets, then of each context; rounded as they are stored."""
@@ -213,11 +211,53 @@ class Stream:
         return latents.bfloat16().float().cpu().contiguous()
 
 
-def _label(folder: Path, facts: str) -> None:
+def kept(folder: Path, number: int, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """Latents of a batch as a folder keeps them, in bfloat16; made if they are not there.
+
+    Raises TrainingError for a file that cannot be read.
+    """
+    path = folder / f"batch-{number:06d}.safetensors"
+    if not path.exists():
+        latents = {f"{i}": z.bfloat16().contiguous() for i, z in enumerate(make())}
+        with files.replacing(path) as temporary:
+            save_file(latents, temporary)
+    try:
+        stored = load_file(path)
+        return [stored[f"{i}"].float() for i in range(len(stored))]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made anew") from error
+
+
+def label(folder: Path, facts: str) -> None:
     """Note in a folder what its batches are made of. Raises TrainingError if it is otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    label = folder / "stream.txt"
-    if not label.exists():
-        label.write_text(facts, encoding="utf-8")
-    if (found := label.read_text(encoding="utf-8")) != facts:
+    note = folder / "stream.txt"
+    if not note.exists():
+        note.write_text(facts, encoding="utf-8")
+    if (found := note.read_text(encoding="utf-8")) != facts:
         raise TrainingError(f"{folder} holds batches of {found}, not of {facts}; remove it first")
+
+
+class Source(Protocol):
+    """A `Stream`, or one whose targets are a teacher's answers (`distillation.latents`)."""
+
+    def batch(self, step: int) -> Batch: ...
+
+    def determined(self, step: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a loss is given of each step of a stream; `source` gives a `Batch` by step."""
+
+    source: Source
+    text: ToyTextEncoder
+
+    def inputs(self, step: int, draw: torch.Generator) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Clean latents (b, c, h, w), token ids (b, m), contexts; `draw` is for other sources."""
+        x, contexts, prompts = self.source.batch(step)
+        return x, self.text.tokenize(prompts), contexts
+
+    def determined(self, step: int) -> Tensor:
+        """Which samples of a step have one right answer only, (b,), bool."""
+        return self.source.determined(step)

@@ -12,11 +12,10 @@ from minikontext.denoiser import PATCH
 from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Mean, Seed, Share, Spread
 from minikontext.runtime.device import mixed_precision
-from minikontext.text import ToyTextEncoder
 from minikontext.tokens import LAYOUTS
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
-from minikontext.training.stream import Stream
+from minikontext.training.stream import Inputs
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,18 @@ class WorldEditorTraining:
 
 
 def world_editor_loss(
-    model: nn.Module, stream: Stream, text: ToyTextEncoder, dials: WorldEditorTraining,
-    device: torch.device,
+    model: nn.Module, source: Inputs, dials: WorldEditorTraining, device: torch.device,
 ) -> LossFunction:  # fmt: skip
     """The loss of a step, as a function of its number alone; a process computes its own part."""
-    null = text.tokenize([""])[0]
+    null = source.text.tokenize([""])[0]
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
-        x, contexts, prompts = stream.batch(step)
         draw = torch.Generator().manual_seed(dials.seed * 7_000_003 + step)
+        x, words, contexts = source.inputs(step, draw)
         noise = torch.randn(x.shape, generator=draw)
         t = dials.times(len(x), x.shape[-2] * x.shape[-1] // PATCH**2, draw)
         empty = torch.rand(len(x), 1, generator=draw) < dials.empty_prompts
-        words = torch.where(empty, null, text.tokenize(prompts))
+        words = torch.where(empty, null, words)
         x, words, noise, t, *contexts = microbatch.to(device, x, words, noise, t, *contexts)
         with mixed_precision(device, dials.bf16):
             v = model(flow.interpolate(x, noise, t), t, words, contexts)

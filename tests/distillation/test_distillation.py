@@ -1,11 +1,12 @@
 """Distillation: formulas, who learns and who does not, and both recipes end to end, tiny."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 
-from minikontext import distillation
+from minikontext import distillation, sampler
 from minikontext.distillation import main
 from minikontext.distillation.guidance import (
     GuidanceLossConfig,
@@ -20,10 +21,16 @@ from minikontext.distillation.ladd import (
     ladd_loss,
     teacher_features,
 )
-from minikontext.distillation.latents import store_teacher_samples
+from minikontext.distillation.latents import (
+    TeacherSamplesConfig,
+    TeacherStream,
+    teacher_samples,
+)
 from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
+from minikontext.training.editor import Batches, Editor
+from minikontext.training.stream import Stream, StreamConfig
 
 CPU = torch.device("cpu")
 
@@ -106,8 +113,8 @@ def gradients(model, loss, step):
 
 def game(teacher, pairs, **dials):
     model = Ladd(copy.deepcopy(teacher), Discriminator(teacher, dials.get("features", True)))
-    dials = LaddLossConfig(batch=4, bf16=False, switch=2, **dials)
-    return model, ladd_loss(model, teacher, pairs, dials, CPU)
+    dials = LaddLossConfig(bf16=False, switch=2, **dials)
+    return model, ladd_loss(model, teacher, Batches(pairs, 4, 0), dials, CPU)
 
 
 def test_heads_learn_first_and_then_both(teacher, pairs):
@@ -141,27 +148,62 @@ def test_the_students_times_come_in_two_phases():
     assert set(early.tolist()) == {0.5, 0.25}
     assert 1.0 in dials.draw_times(4000, 0, draw).tolist()  # the heads alone see every time
     assert (late == 1.0).float().mean().item() == pytest.approx(0.7, abs=0.03)
-    with pytest.raises(ConfigError, match="batch=1"):
-        LaddLossConfig(batch=1)
+    shifted = LaddLossConfig(mu_16=2.0).draw_times(4000, 10, draw, patches=64)
+    wanted = sampler.schedule(4, 64, mu_16=2.0)[:-1]
+    assert sorted(set(shifted.tolist()), reverse=True) == pytest.approx(wanted.tolist())
     with pytest.raises(ConfigError, match="same number"):
         LaddLossConfig(first=(1.0,))
     with pytest.raises(ConfigError, match="low"):
         GuidanceLossConfig(low=3.0, high=2.0)
 
 
-def test_the_teachers_answers_are_kept_and_never_mixed(teacher, pairs, tmp_path):
+def test_a_batch_of_one_is_refused(teacher, pairs):
+    model = Ladd(copy.deepcopy(teacher), Discriminator(teacher))
+    loss = ladd_loss(model, teacher, Batches(pairs, 1, 0), LaddLossConfig(bf16=False), CPU)
+    with pytest.raises(ConfigError, match="batch of 1"):
+        loss(0)
+
+
+def test_the_teachers_answers_are_kept_and_never_mixed(tiny, tmp_path):
+    pipe = tiny()
+    teacher = Editor(pipe.transformer, pipe.text_encoder).eval()
+    null, seen = teacher.text.tokenize([""])[0], []
+    teacher.register_forward_pre_hook(lambda _, given: seen.append(given))
+    stream = Stream(StreamConfig(tokens=300, batches=2, seed=5), pipe.autoencoder)
+    how = TeacherSamplesConfig(steps=2, scale=2.0)
+    call = (stream, teacher, null, tmp_path, "a")
+    answers = TeacherStream(*call, how, 2.0)
+    made = [answers.batch(step) for step in range(4)]
+    assert len(seen) == 2 * 2 * 2  # batches, steps, passes: the second epoch makes nothing anew
+    again, first = stream.number(2), stream.number(0)
+    assert torch.equal(made[2].target, made[0 if again == first else 1].target)
+    for step, batch in enumerate(made):
+        plain = stream.batch(step)
+        assert batch.prompts == plain.prompts and batch.target.shape == plain.target.shape
+        assert not torch.equal(batch.target, plain.target)
+    later = TeacherStream(*call, how, 2.0).batch(0)
+    assert torch.equal(later.target, made[0].target) and len(seen) == 8
+    for other in (("b", how, 2.0), ("a", TeacherSamplesConfig(4, 2.0), 2.0), ("a", how, 1.0)):
+        with pytest.raises(TrainingError, match="remove"):
+            TeacherStream(stream, teacher, null, tmp_path, *other)
+
+
+@torch.no_grad()
+def test_the_teacher_answers_in_its_own_layout_and_schedule(tiny):
+    pipe = tiny()
+    teacher = Editor(pipe.transformer, pipe.text_encoder).eval()
+    draw = torch.Generator().manual_seed(0)
+    noise, context = torch.randn(2, 1, 4, 8, 8, generator=draw)
+    words = teacher.text.tokenize(["make the hat red"])
     null = teacher.text.tokenize([""])[0]
-    call = (teacher, pairs, null, tmp_path)
-    once = store_teacher_samples(*call, steps=2, scale=2.0, mark="a", batch=2)
-    assert not torch.equal(once.target, pairs.target)
-    next(tmp_path.glob("*1.safetensors")).unlink()
-    again = store_teacher_samples(*call, steps=2, scale=2.0, mark="a", batch=2)
-    torch.testing.assert_close(once.target, again.target)
-    with pytest.raises(TrainingError, match="remove"):
-        store_teacher_samples(*call, steps=4, scale=2.0, mark="a", batch=2)
-    fewer = pairs.take(torch.tensor([1, 0, 2, 3, 4, 5]))
-    with pytest.raises(TrainingError, match="other pairs"):
-        store_teacher_samples(teacher, fewer, null, tmp_path, steps=2, scale=2.0, mark="a", batch=2)
+    found = teacher_samples(teacher, words, [context], noise, null, 3, 1.5, mu_16=2.0)
+    times, z = sampler.schedule(3, 16, mu_16=2.0), noise
+    for t, following in itertools.pairwise(times):
+        v = guided_velocity(
+            teacher, z, t[None], words, null, [context], torch.tensor([1.5])
+        )  # fmt: skip
+        z = z + (following - t) * v
+    torch.testing.assert_close(found, z)
 
 
 @pytest.fixture
@@ -175,7 +217,7 @@ def config(shipped, tmp_path, kind, **more):
         "teacher": str(shipped),
         "run": str(tmp_path / "run"),
         "output": str(tmp_path / "student"),
-        "data": {"level": 4, "count": 30},
+        "stream": {"tokens": 300, "batches": 3, "contexts": [1], "sizes": [[64, 64]]},
         "loop": {"steps": 4, "warmup": 1, "lr": 1e-4, "muon_lr": 0.0},
         **more,
     }
@@ -213,10 +255,11 @@ def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
         raise Stop
 
     given = config(
-        shipped, tmp_path, "ladd", training={"batch": 4, "head_start": 1},
-        teacher_samples={"steps": 2}, defaults={"num_inference_steps": 4, "shifted": False},
+        shipped, tmp_path, "ladd", training={"head_start": 1},
+        teacher_samples={"steps": 2}, defaults={"num_inference_steps": 4},
     )  # fmt: skip
     given["loop"]["log_every"] = 2
+    given["stream"]["contexts"] = [0, 1]  # it paints, too
     with pytest.raises(Stop):
         distill(given, on_log=interrupt)
     steps = []
@@ -227,22 +270,6 @@ def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
     times = []
     pipe("a sign", seed=0, progress=False, callback=lambda info: times.append(info.t))
     assert times == [1.0, 0.75, 0.5, 0.25]
-
-
-@pytest.mark.parametrize("part", ["decoder", "encoder"])
-def test_a_student_takes_another_decoder_but_not_another_encoder(shipped, tmp_path, part):
-    other = KontextPipeline.from_pretrained(shipped)
-    getattr(other.autoencoder, part).conv_in.weight.data += 0.25
-    folder = other.save_pretrained(tmp_path / "other")
-    given = config(shipped, tmp_path, "ladd", training={"batch": 4}, teacher_samples={"steps": 1})
-    given |= {"autoencoder": str(folder)}
-    if part == "encoder":
-        with pytest.raises(ConfigError, match="another encoder than the teacher"):
-            distill(given)
-        return
-    places = distill(given), folder
-    made, wanted = (KontextPipeline.from_pretrained(place).autoencoder for place in places)
-    assert torch.equal(made.decoder.conv_in.weight, wanted.decoder.conv_in.weight)
 
 
 def test_a_config_of_another_kind_is_refused(tmp_path):

@@ -49,7 +49,7 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     text = base.read_text()
     base.write_text(text.replace('run = "runs/toy_base"', 'run = "elsewhere"') + "# a remark\n")
     assert keys("toy", configs, tmp_path) == before
-    base.write_text(text.replace("steps = 6000", "steps = 6001"))
+    base.write_text(text.replace("steps = 3000", "steps = 3001"))
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"toy_base", "toy"}  # what builds on it, too; not what it builds on
@@ -57,7 +57,9 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     home = tmp_path / "runs"
-    with pytest.raises(ConfigError, match="there are autoencoder, toy, toy_base"):
+    with pytest.raises(
+        ConfigError, match="there are autoencoder, toy, toy_base, toy_dev, toy_max, toy_pro"
+    ):
         reproduce.reproduce("toy-ultra", configs, home)
     last = configs / "toy.toml"
     text = last.read_text()
@@ -83,6 +85,12 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == ["autoencoder", "toy_base", "toy"]
+    for student, steps in (("toy_pro", 4), ("toy_max", 4), ("toy_dev", 28)):
+        *before, last = reproduce.reproduce(student, configs, home, smoke=True)
+        assert [one.key for one in before] == [one.key for one in made]
+        defaults = KontextPipeline.from_pretrained(last.weights, device="cpu").defaults
+        assert (defaults.num_inference_steps, defaults.context_layout) == (steps, "scaled")
+        assert defaults.mu_16 == 2.0 and defaults.min_contexts == int(student == "toy_dev")
     pipe = KontextPipeline.from_pretrained(made[-1].weights, device="cpu")
     out = pipe("make the hat red", shipped("data", "images", "demo.png"), num_inference_steps=1)
     assert out.images[0].size == (64, 64) and pipe.defaults.max_contexts == 4

@@ -12,6 +12,7 @@ from minikontext.denoiser import PATCH
 from minikontext.distillation import ladd as ladd_module
 from minikontext.distillation.guidance import GuidanceLossConfig, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddLossConfig, ladd_loss
+from minikontext.errors import ConfigError
 from minikontext.toyworld import oracle, sample_edit, split
 from minikontext.training.autoencoder import AutoEncoderLossConfig, autoencoder_loss
 from minikontext.training.data import Pairs, held_out
@@ -41,8 +42,8 @@ def calls(model):
     return seen
 
 
-def rows_of(pairs, step, dials):
-    return Batches(pairs, dials.batch, dials.seed).rows(step)
+def rows_of(pairs, step, batch):
+    return Batches(pairs, batch, 0).rows(step)
 
 
 def test_an_editor_sees_its_own_pictures_in_order_and_every_wording(teacher, pairs):
@@ -50,7 +51,7 @@ def test_an_editor_sees_its_own_pictures_in_order_and_every_wording(teacher, pai
     seen, loss, told = calls(teacher), editor_loss(teacher, pairs, null, dials, CPU), set()
     for step in range(12):
         loss(step)
-        rows, count = rows_of(pairs, step, dials)
+        rows, count = rows_of(pairs, step, 8)
         z, t, words, contexts, _ = seen[-1]
         assert len(contexts) == count
         for i, context in enumerate(contexts):
@@ -90,9 +91,10 @@ def test_times_follow_the_tokens_of_the_target_not_its_pixels(teacher, pairs):
 
 def test_guidance_teaches_only_edits_and_tells_the_student_its_scale(teacher, pairs):
     student, null = student_of(teacher), torch.full((8,), 2)
-    dials = GuidanceLossConfig(batch=4, bf16=False, low=1.5, high=4.0)
+    dials = GuidanceLossConfig(bf16=False, low=1.5, high=4.0)
     seen, asked = calls(student), calls(teacher)
-    loss = guidance_loss(student, teacher, pairs, null, dials, CPU)
+    edits = Batches(pairs.take((pairs.count > 0).nonzero().flatten()), 4, 0)
+    loss = guidance_loss(student, teacher, edits, null, dials, CPU)
     scales, wrong = [], []
     for step in range(20):
         asked.clear()
@@ -111,6 +113,9 @@ def test_guidance_teaches_only_edits_and_tells_the_student_its_scale(teacher, pa
     scales = torch.cat(scales)
     assert 1.5 <= scales.min() < 1.8 and 3.6 < scales.max() <= 4.0
     assert max(wrong) > 1e-3  # or the scale would make no difference here
+    paints = Batches(pairs.take((pairs.count == 0).nonzero().flatten()), 4, 0)
+    with pytest.raises(ConfigError, match="edits alone"):
+        guidance_loss(student, teacher, paints, null, dials, CPU)(0)
 
 
 class Watched:
@@ -130,10 +135,10 @@ def test_real_and_fake_are_judged_with_the_same_noise_at_the_time_told(teacher, 
     watched = Watched(monkeypatch)
     model = Ladd(copy.deepcopy(teacher), Discriminator(teacher))
     given, heads = calls(model.student), calls_of_heads(model.heads)
-    dials = LaddLossConfig(batch=4, head_start=0, bf16=False)
-    loss = ladd_loss(model, teacher, pairs, dials, CPU)
+    dials = LaddLossConfig(head_start=0, bf16=False)
+    loss = ladd_loss(model, teacher, Batches(pairs, 4, 0), dials, CPU)
     loss(0)
-    rows, _ = rows_of(pairs, 0, dials)
+    rows, _ = rows_of(pairs, 0, 4)
     x, (z, t, words, contexts, _) = pairs.target[rows], given[0]
     (real, at), (fake, at_fake) = watched.seen
     assert torch.equal(at, at_fake) and all(torch.equal(at, one) for one in heads)
@@ -155,7 +160,8 @@ def test_the_student_learns_to_be_taken_for_real(teacher, pairs):
     """A few steps of the student alone, against heads that stay: its logits rise."""
     torch.manual_seed(0)
     model = Ladd(copy.deepcopy(teacher), Discriminator(teacher))
-    loss = ladd_loss(model, teacher, pairs, LaddLossConfig(batch=6, head_start=0, bf16=False), CPU)
+    dials = LaddLossConfig(head_start=0, bf16=False)
+    loss = ladd_loss(model, teacher, Batches(pairs, 6, 0), dials, CPU)
     optimizer = torch.optim.SGD(model.student.parameters(), lr=0.02)
     before = loss(0)[1]["on_fake"]
     for _ in range(8):
@@ -168,7 +174,8 @@ def test_the_student_learns_to_be_taken_for_real(teacher, pairs):
 def test_the_heads_learn_to_tell_real_from_fake(teacher, pairs):
     torch.manual_seed(0)
     model = Ladd(copy.deepcopy(teacher), Discriminator(teacher))
-    loss = ladd_loss(model, teacher, pairs, LaddLossConfig(batch=6, head_start=99, bf16=False), CPU)
+    dials = LaddLossConfig(head_start=99, bf16=False)
+    loss = ladd_loss(model, teacher, Batches(pairs, 6, 0), dials, CPU)
     optimizer = torch.optim.Adam(model.heads.parameters(), lr=3e-3)
     for step in range(60):
         optimizer.zero_grad()

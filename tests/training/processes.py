@@ -22,7 +22,7 @@ from minikontext.distillation.rollout import RolloutLossConfig, rollout_loss
 from minikontext.errors import OutputError
 from minikontext.training import jobs, models, parallel
 from minikontext.training.data import Pairs
-from minikontext.training.editor import Editor, EditorLossConfig, editor_loss
+from minikontext.training.editor import Batches, Editor, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.models import averaged, gathered, load_autoencoder
 from minikontext.training.tries import held_out_check
@@ -59,23 +59,25 @@ def parts(kind, world, bf16=False):
     """Model and loss of one of the four trainings, sharded if the world is large."""
     model = teacher()
     data, null = pairs(model), model.text.tokenize([""])[0]
-    how = {"batch": 8, "bf16": bf16}
+    how, batches = {"batch": 8, "bf16": bf16}, Batches(data, 8, 0)
     if kind == "flow":
         parallel.prepare(model, world, bf16)
         return model, editor_loss(model, data, null, EditorLossConfig(**how), world.device)
     if kind == "rollout":
         parallel.prepare(model, world, bf16)
-        return model, rollout_loss(model, data, RolloutLossConfig(**how), world.device)
+        return model, rollout_loss(model, batches, RolloutLossConfig(bf16=bf16), world.device)
     frozen = copy.deepcopy(model).requires_grad_(False)
     torch.manual_seed(0)
     model = student_of(model) if kind == "guidance" else Ladd(model, Discriminator(model))
     for net in (model, frozen):
         parallel.prepare(net, world, bf16)
     if kind == "guidance":
-        dials = GuidanceLossConfig(**how)
-        return model, guidance_loss(model, frozen, data, null, dials, world.device)
-    dials = LaddLossConfig(**how, head_start=4, switch=8)
-    return model, ladd_loss(model, frozen, data, dials, world.device)
+        dials = GuidanceLossConfig(bf16=bf16)
+        edits = data.take((data.count > 0).nonzero().flatten())
+        batches = Batches(edits, 8, 0)
+        return model, guidance_loss(model, frozen, batches, null, dials, world.device)
+    dials = LaddLossConfig(bf16=bf16, head_start=4, switch=8)
+    return model, ladd_loss(model, frozen, batches, dials, world.device)
 
 
 def train(kind, world, folder, until=STEPS, bf16=False, **dials):
