@@ -11,7 +11,6 @@ made on `--split dev`; `--split test` is for what is reported.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +21,9 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from minikontext.bench.oracle_bench import bootstrap
+from minikontext.bench import report
+from minikontext.bench.compare import percent_interval
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
 from minikontext.toyworld import Case, Score, render, score, sizes
 from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.sizes import TRAINED, Size
@@ -104,7 +103,7 @@ def measure(
     return Row(
         *size, seen=size in pipe.defaults.sizes, cases=len(cases),
         success=_share([s.success for s in scores]),
-        interval=bootstrap([s.success for s in scores]),
+        interval=percent_interval([s.success for s in scores]),
         followed=_share([s.followed for s in scores]),
         preserved=_share([s.preserved for s in scores]),
         identity=_share([s.identity for s in scores]),
@@ -134,13 +133,12 @@ def table(rows: Sequence[Row]) -> str:
     """All sizes as a Markdown table."""
     head = ("w × h", "seen", "cases", "success %", "95 %", "followed", "preserved", "identity",
             "PSNR dB", "ceiling %", "ceiling dB")  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for r in rows:
-        shown = (f"{r.width} × {r.height}", "yes" if r.seen else "no", r.cases, r.success,
-                 "{} to {}".format(*r.interval), r.followed, r.preserved, r.identity, r.psnr,
-                 *("" if x is None else x for x in (r.ceiling, r.ceiling_psnr)))  # fmt: skip
-        lines.append("| " + " | ".join(map(str, shown)) + " |")
-    return "\n".join(lines)
+    lines = [
+        (f"{r.width} × {r.height}", "yes" if r.seen else "no", r.cases, r.success,
+         report.span(r.interval), r.followed, r.preserved, r.identity, r.psnr, r.ceiling,
+         r.ceiling_psnr) for r in rows
+    ]  # fmt: skip
+    return report.table(head, lines)
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -167,8 +165,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     ]
     print(table(rows))
     if options.json:
-        with files.replacing(options.json) as temporary:
-            temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        report.write_json([asdict(row) for row in rows], options.json)
     return rows
 
 

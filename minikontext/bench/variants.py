@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from minikontext.bench import report
 from minikontext.bench.sizes import Row, cases_of, measure
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
@@ -92,18 +92,16 @@ def examine(
 
 def table(results: Sequence[Result]) -> str:
     """Every variant with its mean over seeds, and the difference to the first one in pairs."""
-    lines = [
-        "| variant | seeds | success % | PSNR dB | against the first |",
-        "|---|---|---|---|---|",
-    ]
+    lines = []
     first = {r.seed: r.success for r in results if r.value == results[0].value}
     for value in dict.fromkeys(r.value for r in results):
         mine = [r for r in results if r.value == value]
         gains = [r.success - first[r.seed] for r in mine if r.seed in first]
         shown = " ".join(f"{gain:+.1f}" for gain in gains)
-        means = f"{np.mean([r.success for r in mine]):.1f} | {np.mean([r.psnr for r in mine]):.2f}"
-        lines.append(f"| {mine[0].setting} = {value} | {len(mine)} | {means} | {shown} |")
-    return "\n".join(lines)
+        success, psnr = (np.mean([getattr(r, n) for r in mine]) for n in ("success", "psnr"))
+        name = f"{mine[0].setting} = {value}"
+        lines.append((name, len(mine), f"{success:.1f}", f"{psnr:.2f}", shown))
+    return report.table(("variant", "seeds", "success %", "PSNR dB", "against the first"), lines)
 
 
 def main(arguments: list[str] | None = None) -> list[Result]:
@@ -126,9 +124,7 @@ def main(arguments: list[str] | None = None) -> list[Result]:
             results.append(examine(config, path, value, seed, options.sizes, options.cases, **call))
             print(table(results))
             if options.json:
-                with files.replacing(options.json) as temporary:
-                    plain = [asdict(result) for result in results]
-                    temporary.write_text(json.dumps(plain, indent=1) + "\n")
+                report.write_json([asdict(result) for result in results], options.json)
     return results
 
 

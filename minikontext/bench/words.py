@@ -1,7 +1,7 @@
 """How many wishes of newcomers are understood: words known, and claims read by a text-only editor.
 
 `python -m minikontext.bench.words` prints both for the dev half of `data/bench/newcomers.jsonl`;
-`--half all --save` measures the shut half, too, and stores everything.
+`--half all --store` measures the shut half, too, and stores everything.
 
 The text-only editor is a cheap stand-in for the real one: it sees the scene as named choices and
 no pixels, and says which choices the edited scene has. A wish counts only if all of them are right.
@@ -9,7 +9,6 @@ no pixels, and says which choices the edited scene has. A wish counts only if al
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from minikontext.runtime import files
+from minikontext.bench import compare, report
 from minikontext.text import TextBlock, ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import Scene, language, wishes
 from minikontext.toyworld.edits import Case, sample_case
@@ -31,8 +30,7 @@ from minikontext.toyworld.scene import CHOICES, LETTERS, MAX_SIGN
 from minikontext.toyworld.wishes import sample_wishes
 from minikontext.training.optimizer import MuonAdamW, learning_rate
 
-DATA = Path(__file__).parents[2] / "data" / "bench"
-NEWCOMERS, STORED, PAGE = DATA / "newcomers.jsonl", DATA / "words.json", DATA / "words.md"
+NEWCOMERS = report.STORED / "newcomers.jsonl"
 
 # ---------------------------------------------------------------- newcomers' sentences
 
@@ -264,15 +262,6 @@ def _matches(scene: Scene, case: Case) -> bool:
     return all(getattr(scene, name) == getattr(case.target, name) for name in names)
 
 
-def interval(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share, in per cent (Wilson)."""
-    z, share = 1.96, right / total
-    middle = share + z * z / (2 * total)
-    half = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
-    low, high = ((middle + sign * half) / (1 + z * z / total) for sign in (-1, 1))
-    return 100 * low, 100 * high
-
-
 def measure(model: TextOnlyEditor, edition: Edition, halves: Sequence[str]) -> dict[str, object]:
     """One row of the table: words known, and sentences understood."""
     row: dict[str, object] = {
@@ -282,32 +271,25 @@ def measure(model: TextOnlyEditor, edition: Edition, halves: Sequence[str]) -> d
     }
     for half in halves:
         sentences = newcomers(half)
-        right = understood(model, sentences)
+        right = compare.rate(understood(model, sentences))
         usable = [one for one in sentences if one.right]
         row[half] = {
-            "sentences": len(sentences),
-            "understood": sum(right),
-            "interval": interval(sum(right), len(sentences)),
+            "sentences": right.of,
+            "understood": right.count,
+            "interval": (right.low, right.high),
             "coverage": coverage(sentences, model.text),
             "false alarms": sum(bool(unusable(one.prompt, one.contexts)) for one in usable),
         }
     return row
 
 
+HEAD = ("", "words", "parameters", "held-out wishes %", "half", "understood %", "95 % interval",
+        "all words known %", "by letter groups %", "named as absent %", "false alarms")  # fmt: skip
+
+
 def page(stored: dict) -> str:
     """The stored table as Markdown."""
-    lines = [
-        "# Words: newcomers' sentences",
-        "",
-        "Made by `python -m minikontext.bench.words --save`; not written by hand. A text-only "
-        f"editor ({stored['steps']} steps, one seed) reads scenes instead of pictures: it measures "
-        "words, not images. All wording was chosen on the dev half. The lexicon's author wrote "
-        "both halves of the sentences, so strangers' sentences will be understood less often.",
-        "",
-        "| | words | parameters | held-out wishes % | half | understood % | 95 % interval | "
-        "all words known % | by letter groups % | named as absent % | false alarms |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, row in stored["rows"].items():
         for half in (half for half in ("dev", "shut") if half in row):
             part = row[half]
@@ -315,42 +297,45 @@ def page(stored: dict) -> str:
             cells = [name, row["words"], row["parameters"], f"{row['held-out wishes']:.1f}", half]
             cells += [f"{share:.1f}", "{:.1f} to {:.1f}".format(*part["interval"])]
             cells += [f"{value:.1f}" for value in part["coverage"].values()]
-            lines.append("| " + " | ".join(map(str, (*cells, part["false alarms"]))) + " |")
-    return "\n".join(lines) + "\n"
+            lines.append([*cells, part["false alarms"]])
+    return (
+        "# Words: newcomers' sentences\n\n"
+        "Made by `python -m minikontext.bench.words --store`; not written by hand. A text-only "
+        f"editor ({stored['steps']} steps, one seed) reads scenes instead of pictures: it measures "
+        "words, not images. All wording was chosen on the dev half. The lexicon's author wrote "
+        "both halves of the sentences, so strangers' sentences will be understood less often.\n\n"
+    ) + report.table(HEAD, lines)
 
 
-def store(name: str, row: dict[str, object], steps: int) -> None:
-    """Put a row into the stored table. Rows of another number of steps are dropped."""
-    stored = json.loads(STORED.read_text()) if STORED.exists() else {}
+def save(name: str, row: dict[str, object], steps: int, folder: Path) -> None:
+    """Put a row into a folder's table. Rows of another number of steps are dropped."""
+    stored = report.read_json(folder / "words.json", {})
     rows = stored.get("rows", {}) if stored.get("steps") == steps else {}
     known = {edition.name: rows.get(edition.name) for edition in EDITIONS} | {name: row}
     stored = {"steps": steps, "rows": {key: value for key, value in known.items() if value}}
-    for path, text in ((STORED, json.dumps(stored, indent=1) + "\n"), (PAGE, page(stored))):
-        with files.replacing(path) as fresh:
-            fresh.write_text(text)
+    report.write_json(stored, folder / "words.json")
+    report.write_text(page(stored), folder / "words.md")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train the text-only editor for each edition asked for, and print what it understands."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = report.parser(
+        "python -m minikontext.bench.words", __doc__, weights=..., steps=STEPS, seed=...
+    )
     names = [edition.name for edition in EDITIONS]
-    parser.add_argument("--edition", action="append", choices=names, help="default: all of them")
+    parser.add_argument("--edition", nargs="+", choices=names, default=names, help="default: all")
     parser.add_argument("--half", choices=("dev", "all"), default="dev")
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--missed", action="store_true", help="list dev's missed sentences")
-    parser.add_argument("--save", action="store_true", help=f"store into {STORED.parent.name}/")
-    asked = parser.parse_args(arguments)
-    for edition in EDITIONS:
-        if asked.edition and edition.name not in asked.edition:
-            continue
-        with tqdm(total=asked.steps, desc=edition.name) as bar:
-            model = train(edition, asked.steps, progress=lambda step, loss, bar=bar: bar.update())
-        row = measure(model, edition, ("dev", "shut") if asked.half == "all" else ("dev",))
+    options = parser.parse_args(arguments)
+    folder = report.folder(options, "" if options.half == "all" else "dev half")
+    for edition in (edition for edition in EDITIONS if edition.name in options.edition):
+        with tqdm(total=options.steps, desc=edition.name) as bar:
+            model = train(edition, options.steps, progress=lambda *_, bar=bar: bar.update())
+        row = measure(model, edition, ("dev", "shut") if options.half == "all" else ("dev",))
         print(json.dumps({edition.name: row}))
-        if asked.missed:
+        if options.missed:
             print(*missed(model), sep="\n")
-        if asked.save:
-            store(edition.name, row, asked.steps)
+        save(edition.name, row, options.steps, folder)
 
 
 def missed(model: TextOnlyEditor) -> list[str]:

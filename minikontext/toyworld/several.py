@@ -13,68 +13,13 @@ import re
 
 from minikontext.toyworld.edits import SECOND_EDITION, Draft, Later, Rung
 from minikontext.toyworld.scene import STYLES, Scene, pick, sample_scene
+from minikontext.toyworld.tables import lines, read_table
 
 ORDINALS = ("first", "second", "third", "fourth")
 # A style that is lent must leave the character's and the accessory's colours to be seen.
 LENT_STYLES = tuple(style for style in STYLES if style in ("comic", "pixel", "pastel"))
 
-# Every symbol is a fact of the wish; the last two sentences of each are kept for tests.
-SENTENCES: dict[str, tuple[str, ...]] = {
-    "background": (
-        "the {species} from the {character} picture with the {accessory} from the {worn} picture, "
-        "in the background of the {scene} picture",
-        "put the {accessory} from the {worn} picture on the {species} from the {character} "
-        "picture, in the {background} from the {scene} picture",
-        "use the {species} of the {character} picture, the {accessory} of the {worn} picture and "
-        "the background of the {scene} picture",
-        "give the {species} from the {character} picture the {accessory} from the {worn} picture, "
-        "and the {background} of the {scene} picture",
-        "draw the {species} from the {character} picture in the {background} from the {scene} "
-        "picture, with the {accessory} from the {worn} picture",
-        "in the background of the {scene} picture, show the {species} from the {character} "
-        "picture with the {accessory} from the {worn} picture",
-        "take the {accessory} from the {worn} picture and the background from the {scene} picture "
-        "for the {species} in the {character} picture",
-        "change the {character} picture: the {accessory} from the {worn} picture, the {background} "
-        "from the {scene} picture",
-        "dress the {species} from the {character} picture in the {accessory} from the {worn} "
-        "picture and put it in the {background} of the {scene} picture",
-        "background from the {scene} picture, {species} from the {character} picture, "
-        "{accessory} from the {worn} picture",
-    ),
-    "style": (
-        "the {species} from the {character} picture with the {accessory} from the {worn} picture, "
-        "in the style of the {drawn} picture",
-        "put the {accessory} from the {worn} picture on the {species} from the {character} "
-        "picture, in the style of the {drawn} picture",
-        "use the {species} of the {character} picture, the {accessory} of the {worn} picture and "
-        "the style of the {drawn} picture",
-        "draw the {character} picture in the style of the {drawn} picture, with the {accessory} "
-        "from the {worn} picture",
-        "in the style of the {drawn} picture, show the {species} from the {character} picture "
-        "with the {accessory} from the {worn} picture",
-        "take the {accessory} from the {worn} picture and the style from the {drawn} picture "
-        "for the {species} in the {character} picture",
-        "redraw the {species} from the {character} picture in the style of the {drawn} picture "
-        "and give it the {accessory} from the {worn} picture",
-        "style from the {drawn} picture, {species} from the {character} picture, "
-        "{accessory} from the {worn} picture",
-    ),
-    "both": (
-        "the {species} from the {character} picture with the {accessory} from the {worn} picture, "
-        "in the background of the {scene} picture and the style of the {drawn} picture",
-        "use the {species} of the {character} picture, the {accessory} of the {worn} picture, the "
-        "background of the {scene} picture and the style of the {drawn} picture",
-        "in the style of the {drawn} picture, draw the {species} from the {character} picture "
-        "with the {accessory} from the {worn} picture in the {background} of the {scene} picture",
-        "give the {species} in the {character} picture the {accessory} from the {worn} picture, "
-        "the background from the {scene} picture and the style of the {drawn} picture",
-        "style of the {drawn} picture, background of the {scene} picture, {species} of the "
-        "{character} picture, {accessory} of the {worn} picture",
-        "redraw the {character} picture with the {accessory} from the {worn} picture, the "
-        "{background} from the {scene} picture and the style from the {drawn} picture",
-    ),
-}
+SENTENCES = {name: lines(text) for name, text in read_table("several").items()}
 HELD_OUT_SENTENCES = 2
 
 

@@ -44,23 +44,18 @@ def test_every_edition_trains(edition):
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
-def test_what_an_editor_understands_is_counted_and_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(words, "STORED", tmp_path / "words.json")
-    monkeypatch.setattr(words, "PAGE", tmp_path / "words.md")
+def test_what_an_editor_understands_is_counted_and_written(tmp_path):
     edition = Edition("lexicon", CLEAN)
     model = words.train(edition, 2, batch=4, pool=10)
     row = words.measure(model, edition, ("dev",))
     warned = sum(not one.right for one in newcomers("dev"))
     assert row["dev"]["understood"] >= warned - 2  # warnings need no training
-    words.store(edition.name, row, steps=2)
-    words.store("first edition", row, steps=2)
+    low, high = row["dev"]["interval"]
+    assert low < 100 * row["dev"]["understood"] / 150 < high
+    words.save(edition.name, row, 2, tmp_path)
+    words.save("first edition", row, 2, tmp_path)
     stored = json.loads((tmp_path / "words.json").read_text())
     assert list(stored["rows"]) == ["first edition", "lexicon"]
     assert (tmp_path / "words.md").read_text().count("\n| ") == 3
-    words.store("lexicon", row, steps=3)
+    words.save("lexicon", row, 3, tmp_path)
     assert list(json.loads((tmp_path / "words.json").read_text())["rows"]) == ["lexicon"]
-
-
-def test_the_interval_holds_the_share():
-    low, high = words.interval(45, 50)
-    assert 78 < low < 90 < high < 96
