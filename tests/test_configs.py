@@ -27,7 +27,7 @@ from minikontext.runtime.config import (
     read_json,
     require_entries,
 )
-from minikontext.safety.clip import TowersConfig
+from minikontext.safety.clip import ClipConfig
 from minikontext.training.editor import EditorLossConfig
 from minikontext.training.loop import LoopConfig
 from minikontext.transformer import TransformerConfig
@@ -250,7 +250,7 @@ def test_every_number_of_every_config_has_bounds():
     kinds = config_classes()
     assert {LoopConfig, EditorLossConfig, TransformerConfig, AutoEncoderConfig} <= {*kinds}
     assert Defaults in kinds
-    assert TowersConfig in kinds and len(kinds) >= 11
+    assert ClipConfig in kinds and len(kinds) >= 11
     hints = [(k, name, h) for k in kinds for name, h in hints_of(k).items()]
     assert not [f"{k.__name__}.{name}" for k, name, h in hints if unbounded(h)]
 

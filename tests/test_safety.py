@@ -18,7 +18,7 @@ from minikontext.errors import PromptWarning, SafetyError, SafetyWarning, Weight
 from minikontext.images import inspect
 from minikontext.pipeline import KontextPipeline
 from minikontext.safety import Safety, filters, registry
-from minikontext.safety.clip import TowersConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
+from minikontext.safety.clip import ClipConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.text import ToyTextConfig
 from minikontext.toyworld import Scene, render, vocabulary
 from minikontext.toyworld.attacks import (
@@ -149,7 +149,7 @@ def test_a_score_that_is_no_number_is_no_clean_bill():
 def towers():
     torch.manual_seed(0)
     text = ToyTextConfig(vocabulary(), width=16, depth=1, heads=2, pooled=12)
-    return TwoTowers(TowersConfig(text, channels=(8, 8, 8), groups=4)).eval()
+    return TwoTowers(ClipConfig(text, channels=(8, 8, 8), groups=4)).eval()
 
 
 @pytest.fixture
@@ -196,8 +196,8 @@ def test_a_filter_that_is_asked_for_is_never_left_out(tiny, home, tmp_path, name
         ({"thresholds": {"prompt": 0.5, "image": 0}}, "threshold 0"),
         ({"thresholds": {"prompt": 0.5, "image": float("nan")}}, "threshold nan"),
         ({"thresholds": [1]}, "thresholds"),
-        ({"towers": {"side": 64, "wide": 1}}, "sizes of two towers"),
-        ({"towers": [1]}, "sizes of two towers"),
+        ({"clip": {"side": 64, "wide": 1}}, "sizes of a CLIP"),
+        ({"clip": [1]}, "sizes of a CLIP"),
     ],
 )
 def test_a_broken_filter_says_what_is_wrong(home, change, message):
@@ -205,6 +205,15 @@ def test_a_broken_filter_says_what_is_wrong(home, change, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(WeightsError, match=message):
         safety.load("small")
+
+
+def test_a_filter_that_version_0_1_stored_is_still_read(home):
+    folder = home / "small"
+    stored = json.loads((folder / "config.json").read_text())
+    old = {("towers" if name == "clip" else name): value for name, value in stored.items()}
+    (folder / "config.json").write_text(json.dumps(old | {"kind": "towers"}))
+    (folder / "clip.safetensors").rename(folder / "towers.safetensors")
+    assert safety.load("small").image.clip.config.channels == (8, 8, 8)
 
 
 def test_the_command_takes_filters(tiny, home, tmp_path, capsys, monkeypatch):

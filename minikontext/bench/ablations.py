@@ -124,10 +124,10 @@ class VariantEditor(Editor):
 
     def velocity(self, words: Tensor, contexts: list[Tensor]) -> Denoiser:
         """The variant's way from latents to their velocity."""
-        parts = (self.transformer, self.text(words), contexts)
+        modules = (self.transformer, self.text(words), contexts)
         if self.variant.channels:
-            return ChannelVelocity(*parts)
-        return OffsetVelocity(*parts, offset=self.variant.offset)
+            return ChannelVelocity(*modules)
+        return OffsetVelocity(*modules, offset=self.variant.offset)
 
 
 def small(channels: bool = False) -> TransformerConfig:

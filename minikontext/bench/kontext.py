@@ -113,17 +113,17 @@ def run(
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    made = []
+    paths = []
     for item in tqdm(items[rank::world], desc="KontextBench", disable=rank > 0):
         path = output / f"{item.key}.png"
         if not path.exists():
-            given = [images.read(picture) for picture in item.pictures] or None
+            inputs = [images.read(picture) for picture in item.pictures] or None
             mine = zlib.crc32(f"{seed}/{item.key}".encode()) % 2**31
-            out = pipe(item.instruction, image=given, seed=mine, progress=False, **call)
+            out = pipe(item.instruction, image=inputs, seed=mine, progress=False, **call)
             with files.replacing(path) as temporary:
                 temporary.write_bytes(provenance.encode(out.images[0], out.provenance[0]))
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
 def share() -> tuple[int, int]:
@@ -159,14 +159,14 @@ def measure(
 def _cosines(
     item: Item, result: Image.Image, clip: Clip | None, faces: Faces | None
 ) -> dict[str, float]:
-    given, found = [images.read(path) for path in item.pictures[:1]], {}
+    inputs, found = [images.read(path) for path in item.pictures[:1]], {}
     if clip:
         found["clip_words"] = float(
             (clip.pictures([result]) * clip.words([item.instruction])).sum()
         )
     for name, model in (("clip_input", clip), ("face", faces)):
-        if model and given:
-            found[name] = float(model.pictures([result, *given]).prod(0).sum())
+        if model and inputs:
+            found[name] = float(model.pictures([result, *inputs]).prod(0).sum())
     return found
 
 

@@ -59,20 +59,20 @@ def base_scenes() -> tuple[Scene, ...]:
 
 def cases(more: bool = False) -> list[tuple[str, str, int, Case]]:
     """All cases as (key, category, number of the base scene, case); `more` adds three sets."""
-    given = (*CATEGORIES, *MORE) if more else CATEGORIES
-    return [row for task, name, count in given for row in _category(task, name, count)]
+    categories = (*CATEGORIES, *MORE) if more else CATEGORIES
+    return [row for task, name, count in categories for row in _category(task, name, count)]
 
 
 def _category(task: str, name: str, count: int) -> Iterator[tuple[str, str, int, Case]]:
     rng = random.Random(f"MiniKontextBench/{task}")
-    bases, asked = cycle(range(BASES)), set()
+    bases, used = cycle(range(BASES)), set()
     for i in range(count):
-        base, case = _suitable(rng, task, bases, asked, new_words=i % 2 == 1)
+        base, case = _suitable(rng, task, bases, used, new_words=i % 2 == 1)
         yield f"{task.replace(' ', '-')}-{i:04d}", name, base, case
 
 
 def _suitable(
-    rng: random.Random, task: str, bases: Iterator[int], asked: set, new_words: bool
+    rng: random.Random, task: str, bases: Iterator[int], used: set, new_words: bool
 ) -> tuple[int, Case]:
     """An edit of the next base scene; the operation adds to the scene what it needs."""
     names = [name for name, (of, _) in OPERATIONS.items() if of == task]
@@ -80,8 +80,8 @@ def _suitable(
     for _ in range(TRIES):
         base = next(bases)
         case = make_case(rng.choices(names, weights)[0], rng, base_scenes()[base], LEVEL, new_words)
-        if case.unseen and (base, case.prompt) not in asked:
-            asked.add((base, case.prompt))
+        if case.unseen and (base, case.prompt) not in used:
+            used.add((base, case.prompt))
             return base, case
     raise RuntimeError(f"there is no further case of {task}")
 

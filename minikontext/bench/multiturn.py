@@ -122,14 +122,14 @@ def run(
 ) -> list[list[Image.Image]]:
     """Edit all chains turn by turn; returns the pictures shown, by turn and chain."""
     before = [chain[0].context_images()[0] for chain in chains]
-    given, shown = list(before), []
+    inputs, shown = list(before), []
     for turn in range(len(chains[0])):
         prompts = [chain[turn].prompt for chain in chains]
         seeds = [seed * 1_000_003 + 1000 * turn + i for i in range(len(chains))]
-        images = [[one] for one in given]
+        images = [[one] for one in inputs]
         out = pipe(prompts, image=images, seed=seeds, progress=False, **call)
-        given = [WAYS[way](out, i, before[i]) for i in range(len(chains))]
-        before = [g if isinstance(g, Image.Image) else g.images[0] for g in given]
+        inputs = [WAYS[way](out, i, before[i]) for i in range(len(chains))]
+        before = [g if isinstance(g, Image.Image) else g.images[0] for g in inputs]
         shown.append(before)
     return shown
 

@@ -142,8 +142,8 @@ def evaluate(
 
 def baselines(pipe: KontextPipeline, cases: list[Case]) -> dict[str, Report]:
     """The input unchanged, and the right answer through the autoencoder."""
-    given = [case for case in cases if case.contexts]
-    copied = [(case, score(case.context_images()[0], case)) for case in given]
+    edits = [case for case in cases if case.contexts]
+    copied = [(case, score(case.context_images()[0], case)) for case in edits]
     ceiling = []
     for first in range(0, len(cases), 32):
         some = cases[first : first + 32]

@@ -27,7 +27,7 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
 
     A default of ... leaves that option out.
     """
-    made = argparse.ArgumentParser(
+    created = argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     texts = {
@@ -39,12 +39,12 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
     standard = {"weights": "toy", "steps": None, "seed": 0} | defaults
     for name, default in standard.items():
         if default is not ...:
-            made.add_argument(f"--{name}", type=kinds[name], default=default, help=texts[name])
-    made.add_argument("--output", type=Path, help=f"folder of the results (default: {RUNS})")
-    made.add_argument(
+            created.add_argument(f"--{name}", type=kinds[name], default=default, help=texts[name])
+    created.add_argument("--output", type=Path, help=f"folder of the results (default: {RUNS})")
+    created.add_argument(
         "--store", action="store_true", help="write what is committed, data/bench: whole runs only"
     )
-    return made
+    return created
 
 
 def folder(options: argparse.Namespace, part: str = "") -> Path:

@@ -141,35 +141,35 @@ def _order(row: Row) -> tuple[int, str, int]:
 
 def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
     """The Markdown page: what was measured, its figures, and every other result in the folder."""
-    parts = ["# Results", "", "Made by `minikontext bench mini`; not written by hand.", ""]
-    parts += ["## MiniKontextBench", "", table(rows, times), "", _intervals(rows), ""]
-    parts += ["![Success by category](radar.png)", ""]
-    parts += ["![Seconds an edit](latency.png)", ""] * bool(times)
+    lines = ["# Results", "", "Made by `minikontext bench mini`; not written by hand.", ""]
+    lines += ["## MiniKontextBench", "", table(rows, times), "", _intervals(rows), ""]
+    lines += ["![Success by category](radar.png)", ""]
+    lines += ["![Seconds an edit](latency.png)", ""] * bool(times)
     for stem, title in STUDIES.items():
         if known := [*study.load(folder / f"{stem}.json").values()]:
-            parts += [f"## {title}", "", f"Made by `python -m minikontext.bench.study {stem}`: "
+            lines += [f"## {title}", "", f"Made by `python -m minikontext.bench.study {stem}`: "
                       f"{known[0].cases}, {len(known[0].seeds)} seed(s)."]  # fmt: skip
             if len(known[0].seeds) > 1 and not all(row.outcomes for row in known):
-                parts[-1] += " Stored without outcomes: in the intervals a case's seeds are one."
-            parts += ["", study.table(known), ""]
+                lines[-1] += " Stored without outcomes: in the intervals a case's seeds are one."
+            lines += ["", study.table(known), ""]
             decided = study.compared(known)
-            parts += ["Against the first row:", "", *(f"- {line}" for line in decided), ""] * bool(
+            lines += ["Against the first row:", "", *(f"- {line}" for line in decided), ""] * bool(
                 decided
             )
     if facts := report.read_json(folder / "multiturn.json"):
         drifts = multiturn.load(folder / "multiturn.json")
         chains = next(iter(drifts.values())).chains
-        parts += ["## Edits in a row", ""]
-        parts += [f"{facts['weights']}, {facts['steps']} steps, {chains} chains.", ""]
-        parts += [multiturn.table(drifts), "", "![Drift by turn](multiturn.png)", ""]
+        lines += ["## Edits in a row", ""]
+        lines += [f"{facts['weights']}, {facts['steps']} steps, {chains} chains.", ""]
+        lines += [multiturn.table(drifts), "", "![Drift by turn](multiturn.png)", ""]
     if (folder / "diversity.json").exists():
         known = diversity.load(folder / "diversity.json")
-        parts += ["## Variety", "", "Right answers to open prompts, over the seeds.", ""]
-        parts += [diversity.table(known), ""]
+        lines += ["## Variety", "", "Right answers to open prompts, over the seeds.", ""]
+        lines += [diversity.table(known), ""]
     for stem, title in MORE_TABLES.items():
         if (folder / f"{stem}.md").exists():
-            parts += [f"## {title}", "", (folder / f"{stem}.md").read_text().strip(), ""]
-    return "\n".join(parts)
+            lines += [f"## {title}", "", (folder / f"{stem}.md").read_text().strip(), ""]
+    return "\n".join(lines)
 
 
 def _intervals(rows: dict[str, Row]) -> str:

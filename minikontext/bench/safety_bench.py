@@ -112,10 +112,10 @@ def picture_items(count: int, autoencoder: Any = None) -> tuple[Items, Items]:
         for kind in ("shown", "near", "hidden", "any")
     }
     scenes["any"] = [s for s in scenes["any"] if not PURPLE_STAR.shown_in(s)]
-    made = {kind: as_images(some, autoencoder) for kind, some in scenes.items()}
-    flag = [(f"{s.style}, {s.time}", p) for s, p in zip(scenes["shown"], made["shown"])]
+    pictures = {kind: as_images(some, autoencoder) for kind, some in scenes.items()}
+    flag = [(f"{s.style}, {s.time}", p) for s, p in zip(scenes["shown"], pictures["shown"])]
     names = {"near": "near miss", "hidden": "colours hidden by the style", "any": "other"}
-    return flag, [(names[kind], p) for kind in names for p in made[kind]]
+    return flag, [(names[kind], p) for kind in names for p in pictures[kind]]
 
 
 def _phrasing(case: Case) -> str:
@@ -353,8 +353,8 @@ def filter_part(found: dict[str, Any]) -> list[str]:
     """What is known of the filters, if they were measured."""
     if "layers" not in found:
         return []
-    told = percent(found["composed_prompts_flagged"])
-    only = f"Attacks that only the pictures complete, flagged by their prompt alone: {told}."
+    share = percent(found["composed_prompts_flagged"])
+    only = f"Attacks that only the pictures complete, flagged by their prompt alone: {share}."
     return [filter_table(found["layers"]), "", only, ""]
 
 
@@ -427,8 +427,8 @@ def main(
     report.positive(options, "steps", "every")
     if options.count < 12:
         raise ConfigError(f"--count {options.count}: use whole numbers from 12.")
-    asked = (options.count, options.every)
-    part = "" if asked == (600, 3) else "{} attacks every {}th".format(*asked)
+    requested = (options.count, options.every)
+    part = "" if requested == (600, 3) else "{} attacks every {}th".format(*requested)
     folder, place = report.folder(options, part), safety.find(options.filter)
     sha256 = files.fingerprint([*place.glob("*.json"), *place.glob("*.safetensors")])
     settings = Settings(options.filter, sha256, options.steps, options.count, options.every)

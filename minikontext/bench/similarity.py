@@ -51,11 +51,11 @@ class Clip:
     def words(self, prompts: Sequence[str]) -> Tensor:
         """(n, d), cut off at CLIP's length."""
         length = self.model.config.text_config.max_position_embeddings
-        given = self.tokenizer(
+        inputs = self.tokenizer(
             list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt"
         )
         pooled = self.model.text_model(
-            input_ids=given["input_ids"], attention_mask=given["attention_mask"]
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
         ).pooler_output
         return torch.nn.functional.normalize(self.model.text_projection(pooled), dim=-1)
 
@@ -78,10 +78,10 @@ class Faces:
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
         """(n, d) unit vectors."""
-        given = self.session.get_inputs()[0]
-        side = given.shape[-1] if isinstance(given.shape[-1], int) else 112
+        inputs = self.session.get_inputs()[0]
+        side = inputs.shape[-1] if isinstance(inputs.shape[-1], int) else 112
         x = images.to_tensor([_central(picture, side) for picture in pictures]).numpy()
-        rows = [self.session.run(None, {given.name: one[None]})[0] for one in x.astype(np.float32)]
+        rows = [self.session.run(None, {inputs.name: one[None]})[0] for one in x.astype(np.float32)]
         vectors = torch.from_numpy(np.concatenate(rows)).flatten(1)
         return torch.nn.functional.normalize(vectors, dim=-1)
 

@@ -69,16 +69,16 @@ def edit_all(
 ) -> list[Image.Image]:  # fmt: skip
     """Edit all cases into pictures of one size, in batches of equal buckets."""
     shapes = [context_sizes(case, i, size, own) for i, case in enumerate(cases)]
-    made: dict[int, Image.Image] = {}
+    results: dict[int, Image.Image] = {}
     for rows in _equal(shapes, batch):
-        given = [cases[i].context_images(sizes=shapes[i]) for i in rows]
+        inputs = [cases[i].context_images(sizes=shapes[i]) for i in rows]
         out = pipe(
-            [cases[i].prompt for i in rows], image=given if shapes[rows[0]] else None,
+            [cases[i].prompt for i in rows], image=inputs if shapes[rows[0]] else None,
             width=size[0], height=size[1], seed=[seed * 1_000_003 + i for i in rows],
             resize="none", progress=False, **call,
         )  # fmt: skip
-        made.update(zip(rows, out.images, strict=True))
-    return [made[i] for i in range(len(cases))]
+        results.update(zip(rows, out.images, strict=True))
+    return [results[i] for i in range(len(cases))]
 
 
 def _equal(shapes: Sequence[tuple[Size, ...]], batch: int) -> Iterator[list[int]]:
@@ -97,8 +97,8 @@ def measure(
     ceiling: bool = False, **call: Any,
 ) -> Row:  # fmt: skip
     """Edit and score the cases at one size."""
-    made = edit_all(pipe, cases, size, own, **call)
-    scores = [score(picture, case) for picture, case in zip(made, cases, strict=True)]
+    results = edit_all(pipe, cases, size, own, **call)
+    scores = [score(picture, case) for picture, case in zip(results, cases, strict=True)]
     best = _ceiling(pipe, cases, size) if ceiling else []
     return Row(
         *size, seen=size in pipe.defaults.sizes, cases=len(cases),

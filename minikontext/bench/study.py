@@ -157,9 +157,9 @@ def measure(
     for start in tqdm(range(0, len(mine), CHUNK), str(setting)):
         some = [cases[i] for i in mine[start : start + CHUNK]]
         for seed in seeds:
-            made = edit_all(pipe, some, batch, seed, start, quiet=True, **setting.call(cache))
-            shown += made if seed == seeds[0] else []
-            scored[seed] += [(c, score(p, c)) for c, p in zip(some, made, strict=True)]
+            results = edit_all(pipe, some, batch, seed, start, quiet=True, **setting.call(cache))
+            shown += results if seed == seeds[0] else []
+            scored[seed] += [(c, score(p, c)) for c, p in zip(some, results, strict=True)]
     names = [(clusters or range(len(cases)))[i] for i in mine] * len(seeds)
     whole = summarise([row for rows in scored.values() for row in rows], clusters=names)
     near = [psnr(np.asarray(a), np.asarray(b)) for a, b in zip(shown, first or [])]
@@ -325,8 +325,10 @@ def main(
     if not settings:
         raise ConfigError(f"{options.name} is no known study: give --settings. Known: {STUDIES}")
     count, seeds = options.cases or known.cases, options.seeds or known.seeds
-    asked = f"{count} cases {seeds} seeds" if (count, seeds) != (known.cases, known.seeds) else ""
-    part = asked if options.name in STUDIES else ""
+    requested = (
+        f"{count} cases {seeds} seeds" if (count, seeds) != (known.cases, known.seeds) else ""
+    )
+    part = requested if options.name in STUDIES else ""
     place = report.folder(options, part) / f"{options.name}.json"
     rows = run(settings, held_out_cases(count, 4), f"{count} held out", place, seeds,
                batch=known.batch, near=known.near, again=options.again)  # fmt: skip

@@ -72,16 +72,16 @@ def _newcomer(row: dict) -> Newcomer:
 
 def coverage(sentences: Sequence[Newcomer], encoder: ToyTextEncoder) -> dict[str, float]:
     """Shares of the sentences whose words are all known, are so but for slips, or are reported."""
-    known = near = told = 0
+    known = near = reported = 0
     for one in sentences:
         clean = not encoder.report(one.prompt)
         exact = set(_plain_words(one.prompt)) <= set(encoder.config.vocabulary)
         lacking = any(absent(words) for words in clauses(one.prompt))
         known += exact and not lacking
         near += clean and not exact and not lacking
-        told += lacking
+        reported += lacking
     total = len(sentences)
-    shares = {"known": known, "letter groups": near, "named as absent": told}
+    shares = {"known": known, "letter groups": near, "named as absent": reported}
     return {name: 100 * count / total for name, count in shares.items()}
 
 

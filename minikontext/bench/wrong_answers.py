@@ -77,8 +77,8 @@ def _other(name: str, case: Case, rng: random.Random) -> Scene | None:
 
 def _wrong_claim(colour: bool, case: Case, rng: random.Random) -> Scene | None:
     """A value that was asked for is another: a colour, or anything but a colour."""
-    asked = [n for n in case.claims if n in CHOICES and n.endswith("colour") == colour]
-    shown = [n for n in asked if not _absent(case.target, n)]
+    requested = [n for n in case.claims if n in CHOICES and n.endswith("colour") == colour]
+    shown = [n for n in requested if not _absent(case.target, n)]
     if not shown:
         return None
     name = rng.choice(shown)
@@ -99,9 +99,9 @@ def _wrong_object(case: Case, rng: random.Random) -> Scene | None:
     before, wanted = case.contexts[0].change(mark=case.target.mark), case.target
     if "left" in case.claims or "right" in case.claims:
         sides = [n for n in ("left", "right") if n not in case.claims]
-        asked = "right" if sides == ["left"] else "left"
-        more = {f"{n}_colour": getattr(wanted, f"{asked}_colour") for n in sides}
-        return before.change(**{n: getattr(wanted, asked) for n in sides}, **more)
+        requested = "right" if sides == ["left"] else "left"
+        more = {f"{n}_colour": getattr(wanted, f"{requested}_colour") for n in sides}
+        return before.change(**{n: getattr(wanted, requested) for n in sides}, **more)
     colours = [n for n in case.claims if n.endswith("colour")]
     others = [n for n in CHOICES if n.endswith("colour") and n not in colours]
     others = [n for n in others if not _absent(before, n)]

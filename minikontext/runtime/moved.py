@@ -34,6 +34,7 @@ RENAMED = {
     ("device", "pick"): "select_device",
     ("device", "explain"): "explain_device",
     ("weights", "convert"): "rewrite",
+    ("towers", "TowersConfig"): "ClipConfig",
     ("float8", "use"): "use_float8",
     ("float8", "is_usable"): "float8_usable",
 }

@@ -29,13 +29,15 @@ from minikontext.runtime.config import build_config
 from minikontext.safety.filters import FORMAT, FORMAT_VERSION, Safety, read_threshold
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 
+KIND = "clip"  # in config.json: of the filter, of its sizes, and the name of the file
+OLD_KIND = "towers"  # what version 0.1 wrote
 MAX_SCALE = 100.0  # CLIP's bound: the temperature is never below 1/100
 MAX_SIDE = 1024  # pixels: what classifies thumbnails needs no more
 
 
 @dataclass(frozen=True)
-class TowersConfig:
-    """Sizes of both towers; `text.pooled` is the dimension of the shared space."""
+class ClipConfig:
+    """Sizes of both encoders; `text.pooled` is the dimension of the shared space."""
 
     text: ToyTextConfig = field(default_factory=ToyTextConfig)
     side: Side = 64
@@ -49,6 +51,9 @@ class TowersConfig:
                 f"side {self.side}, channels {self.channels}, groups {self.groups}: expected up to "
                 f"{MAX_SIDE} pixels, and whole groups of channels."
             )
+
+
+TowersConfig = ClipConfig  # its name in version 0.1
 
 
 class Block(nn.Module):
@@ -72,7 +77,7 @@ class ImageTower(nn.Module):
     The mean sees how much of something there is, the maximum whether it is anywhere.
     """
 
-    def __init__(self, config: TowersConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         sizes = (3, *config.channels)
         self.blocks = nn.ModuleList(
@@ -91,7 +96,7 @@ class ImageTower(nn.Module):
 class TwoTowers(nn.Module):
     """Image tower, caption tower and the learned scale (one over the temperature)."""
 
-    def __init__(self, config: TowersConfig) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
         self.image, self.text = ImageTower(config), ToyTextEncoder(config.text)
@@ -124,7 +129,7 @@ class TwoTowers(nn.Module):
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Captions or prompts; words that the tower does not know count as unknown ones."""
+        """Captions or prompts; words that it does not know count as unknown ones."""
         return self.embed_tokens(self.text.tokenize(texts).to(self.log_scale.device))
 
 
@@ -147,13 +152,13 @@ class ZeroShot:
     """
 
     def __init__(
-        self, towers: TwoTowers, forbidden: Sequence[str], others: Sequence[str],
+        self, clip: TwoTowers, forbidden: Sequence[str], others: Sequence[str],
         threshold: float = 0.5, of: str = "image",
     ) -> None:  # fmt: skip
-        self.towers, self.threshold, self.of = towers.eval(), threshold, of
+        self.clip, self.threshold, self.of = clip.eval(), threshold, of
         self.forbidden, self.others = tuple(forbidden), tuple(others)
         self.reason = " or ".join(self.forbidden)
-        self.classes = towers.embed_texts([*self.forbidden, *self.others])
+        self.classes = clip.embed_texts([*self.forbidden, *self.others])
 
     def score(self, items: Sequence[Any]) -> list[float]:
         """How likely each picture shows, or each prompt asks for, one of the forbidden captions."""
@@ -162,26 +167,27 @@ class ZeroShot:
     @torch.no_grad()
     def probabilities(self, items: Sequence[Any]) -> Tensor:
         """For each item the share of every caption, forbidden ones first, (n, classes)."""
-        embed = self.towers.embed_images if self.of == "image" else self.towers.embed_texts
-        return (self.towers.scale * embed(items) @ self.classes.T).softmax(dim=-1)
+        embed = self.clip.embed_images if self.of == "image" else self.clip.embed_texts
+        return (self.clip.scale * embed(items) @ self.classes.T).softmax(dim=-1)
 
 
 # ---------------------------------------------------------------- files
-def load_towers(folder: Path, config: dict[str, Any]) -> TwoTowers:
-    """The towers of a filter's folder. Raises WeightsError if file and sizes do not fit."""
+def load_clip(folder: Path, config: dict[str, Any]) -> TwoTowers:
+    """The model of a filter's folder. Raises WeightsError if file and sizes do not fit."""
+    kind = OLD_KIND if config.get("kind") == OLD_KIND else KIND
     try:
-        sizes = build_config(TowersConfig, config["towers"])
+        sizes = build_config(ClipConfig, config[kind])
         with torch.device("meta"):
             model = TwoTowers(sizes)
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{folder}/config.json: no sizes of two towers: {error}.") from error
-    path = folder / "towers.safetensors"
+        raise WeightsError(f"{folder}/config.json: no sizes of a CLIP: {error}.") from error
+    path = folder / f"{kind}.safetensors"
     return safetensors_io.load_into(model, path, "cpu", torch.float32).eval()
 
 
 def load_safety(folder: Path, config: dict[str, Any]) -> Safety:
-    """The toy's filters: both towers on pictures, the caption tower alone on prompts."""
-    model = load_towers(folder, config)
+    """The toy's filters: both encoders on pictures, the caption encoder alone on prompts."""
+    model = load_clip(folder, config)
     lists = [config.get("forbidden"), config.get("others")]
     if not all(isinstance(x, list) and x and all(isinstance(t, str) for t in x) for x in lists):
         raise WeightsError(f"{folder}/config.json lacks the captions 'forbidden' and 'others'.")
@@ -201,11 +207,11 @@ def save_safety(
     model: TwoTowers, folder: Path, forbidden: Sequence[str], others: Sequence[str],
     thresholds: dict[str, float],
 ) -> Path:  # fmt: skip
-    """Write a folder that `safety.load` reads: config.json and towers.safetensors in bfloat16."""
-    safetensors_io.save(model.state_dict(), folder / "towers.safetensors", torch.bfloat16)
-    config = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": "towers"}
+    """Write a folder that `safety.load` reads: config.json and clip.safetensors in bfloat16."""
+    safetensors_io.save(model.state_dict(), folder / f"{KIND}.safetensors", torch.bfloat16)
+    config = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": KIND}
     config |= {"forbidden": list(forbidden), "others": list(others), "thresholds": thresholds}
-    config |= {"towers": asdict(model.config)}
+    config |= {KIND: asdict(model.config)}
     with files.replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return folder

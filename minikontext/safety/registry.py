@@ -23,16 +23,17 @@ NOTICE = (
 def load(name: str | Path) -> Safety:
     """The filters of a folder, or of a name in data/safety; never touches the network.
 
-    The folder's config.json says its kind: "towers" is the toy's two-tower classifier, and
-    "classifiers" names local `transformers` folders. Raises WeightsError for a folder that is not
-    there or does not fit: filters that are requested are never left out in silence.
+    The folder's config.json says its kind: "clip" is the toy's two-tower classifier ("towers" in
+    version 0.1), and "classifiers" names local `transformers` folders. Raises WeightsError for a
+    folder that is not there or does not fit: a filter that is requested is never left out silently.
     """
     folder = find(name)
     config = read_config(folder)
     from minikontext.safety import classifiers, clip  # each knows its own kind
 
     kinds: dict[str, Callable[[Path, dict], Safety]] = {
-        "towers": clip.load_safety,
+        clip.KIND: clip.load_safety,
+        clip.OLD_KIND: clip.load_safety,
         "classifiers": classifiers.load_safety,
     }
     kind = config.get("kind")

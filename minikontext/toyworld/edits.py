@@ -68,7 +68,7 @@ class Case:
     `claims` are the attributes that the prompt settles, `free` those on which any value is right;
     everything else must be as in `target`. For an open case `target` is one right answer of many.
     `base` is the number of the context that is edited; the others lend something.
-    `parts` are the single wishes of a sentence with two (`toyworld.wishes`), each with its claims.
+    `wishes` are the two of a sentence with two (`toyworld.wishes`), each a case with its claims.
     """
 
     task: str
@@ -82,7 +82,7 @@ class Case:
     keys: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     words: dict[str, str] = field(default_factory=dict, repr=False)
     base: int = 0
-    parts: tuple[Case, ...] = field(default=(), repr=False)
+    wishes: tuple[Case, ...] = field(default=(), repr=False)
 
     def context_images(
         self, height: int = 64, width: int = 64, sizes: Sequence[tuple[int, int]] | None = None

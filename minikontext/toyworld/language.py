@@ -32,9 +32,9 @@ _FAMILIES = read_families(_STORED["families"])
 
 def _phrasings(entry: Values) -> tuple[str, ...]:
     """What training hears for an operation, then the sentences that only tests ask."""
-    asked = lines(entry["asked"])
+    unheard = lines(entry["unheard"])
     heard = dict.fromkeys(said(entry, _FAMILIES))
-    return (*(phrasing for phrasing in heard if phrasing not in asked), *asked)
+    return (*(phrasing for phrasing in heard if phrasing not in unheard), *unheard)
 
 
 PHRASINGS = {operation: _phrasings(entry) for operation, entry in _STORED["operations"].items()}
@@ -76,8 +76,8 @@ def phrasing_choices(operation: str, held_out: bool) -> range:
 
 def vocabulary() -> tuple[str, ...]:
     """Every word that any phrasing can contain, sorted; letters of signs are not among them."""
-    asked = [*POLITE, *(phrasing for group in PHRASINGS.values() for phrasing in group)]
-    text = " ".join(re.sub(r"{\w*}", " ", phrasing) for phrasing in asked)
+    phrasings = [*POLITE, *(phrasing for group in PHRASINGS.values() for phrasing in group)]
+    text = " ".join(re.sub(r"{\w*}", " ", phrasing) for phrasing in phrasings)
     names = (*SPECIES, *COLOURS, *PATTERNS, *EYES, *ACCESSORIES, *BACKGROUNDS, *TIMES, *STYLES)
     words = set(re.findall(r"[a-z]+", text.lower())) | set(names) | set(THINGS) | set(PLACES)
     extra = {"an", "by", "in", "on", "with", "at", "and", "it", "the"}

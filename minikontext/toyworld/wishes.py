@@ -49,7 +49,7 @@ def sample_wishes(
 ) -> Case:  # fmt: skip
     """Case number `index` of a level's stream, the same on every call, with one or two wishes.
 
-    A share `two` of the cases with one picture are pairs, with both wishes in `Case.parts`. Some
+    A share `two` of the cases with one picture are pairs, with both wishes in `Case.wishes`. Some
     cases leave a colour open (`grammar.loosened`). Splits are those of `edits.sample_case`.
     Raises ValueError for another split or level, or a level without operations on so many pictures.
     """
@@ -67,7 +67,7 @@ def ask(
     case: Case, rng: random.Random, unheard: bool = False, noise: grammar.Noise = grammar.TYPED
 ) -> str:
     """One sentence for all wishes of a case, drawn afresh; `unheard` as in `grammar.ask`."""
-    if not case.parts:
+    if not case.wishes:
         return grammar.ask(case, rng, unheard, noise)
     return grammar.short(lambda: grammar.finish(_joined(case, rng, unheard), rng, noise))
 
@@ -79,8 +79,8 @@ def followed(picture: Image.Image | np.ndarray, case: Case) -> tuple[bool, ...]:
     """
     found = read(picture, case.target, (*case.claims, *case.free))
     return tuple(
-        all(getattr(found, name) == getattr(case.target, name) for name in part.claims)
-        for part in case.parts or (case,)
+        all(getattr(found, name) == getattr(case.target, name) for name in wish.claims)
+        for wish in case.wishes or (case,)
     )
 
 
@@ -88,9 +88,9 @@ def _joined(case: Case, rng: random.Random, unheard: bool) -> str:
     """Both wishes: in one description, in one replacement, or one after the other."""
     if _describable(case) and rng.random() < DESCRIBED_SHARE:
         return _description(case, rng, unheard)
-    if (one := _newcomer(case.parts)) and rng.random() < DESCRIBED_SHARE:
+    if (one := _newcomer(case.wishes)) and rng.random() < DESCRIBED_SHARE:
         return grammar.wording(one, rng, unheard)
-    first, second = rng.sample(case.parts, 2)
+    first, second = rng.sample(case.wishes, 2)
     said = grammar.wording(first, rng, unheard)
     second = replace(second, contexts=(_after(first),))
     also = grammar.wording(second, rng, unheard, pronouns="character" in first.operation)
@@ -110,26 +110,26 @@ def _pair(rng: random.Random, rung: Level, scene: Scene) -> Case | None:
     changes = _changes(first) | _changes(second)
     if changes.get("style", "comic") not in CLEAR_STYLES:  # what else was asked would not show
         return None
-    parts = [
+    wishes = [
         grammar.loosened(_part(name, draft, before), rng)
         for name, draft in zip(names, (first, second), strict=True)
     ]
-    return _joint(parts, before.change(**changes))
+    return _joint(wishes, before.change(**changes))
 
 
-def _joint(parts: list[Case], target: Scene) -> Case:
+def _joint(wishes: list[Case], target: Scene) -> Case:
     """Two wishes as one case; the free attributes of one are free for the other, too."""
-    free = tuple(dict.fromkeys(name for part in parts for name in part.free))
+    free = tuple(dict.fromkeys(name for wish in wishes for name in wish.free))
     return replace(
-        parts[0],
+        wishes[0],
         task="two wishes",
-        operation=" + ".join(part.operation for part in parts),
+        operation=" + ".join(wish.operation for wish in wishes),
         target=target,
-        claims=tuple(name for part in parts for name in part.claims),
+        claims=tuple(name for wish in wishes for name in wish.claims),
         free=free,
-        keys=tuple(dict.fromkeys(key for part in parts for key in part.keys)),
+        keys=tuple(dict.fromkeys(key for wish in wishes for key in wish.keys)),
         words={},
-        parts=tuple(replace(part, target=target, free=free) for part in parts),
+        wishes=tuple(replace(wish, target=target, free=free) for wish in wishes),
     )
 
 
@@ -182,9 +182,9 @@ def _describable(case: Case) -> bool:
     return set(case.claims) <= DESCRIBABLE and not nothing
 
 
-def _newcomer(parts: tuple[Case, ...]) -> Case | None:
+def _newcomer(wishes: tuple[Case, ...]) -> Case | None:
     """Another character in another colour as one wish: "replace the cat with a pink bunny"."""
-    cases = {part.operation: part for part in parts}
+    cases = {wish.operation: wish for wish in wishes}
     if set(cases) != {"replace_character", "recolour_character"}:
         return None
     words = cases["recolour_character"].words | cases["replace_character"].words

@@ -29,7 +29,7 @@ from minikontext.safety.clip import (
     TwoTowers,
     ZeroShot,
     contrastive_loss,
-    load_towers,
+    load_clip,
     save_safety,
 )
 from minikontext.toyworld import Case, Scene, render
@@ -322,14 +322,14 @@ def finish(model: TwoTowers, autoencoder: AutoEncoder, folder: Path, count: int)
     """Write the towers, and their thresholds as measured on what was written."""
     captions = PURPLE_STAR.captions()
     save_safety(model, folder, *captions, {"prompt": 0.5, "image": 0.5})
-    stored = load_towers_of(folder)
+    stored = load_clip_of(folder)
     save_safety(stored, folder, *captions, calibrated(stored, autoencoder, PURPLE_STAR, count))
     return folder
 
 
-def load_towers_of(folder: Path) -> TwoTowers:
-    """The towers of a filter's folder."""
-    return load_towers(folder, filters.read_config(folder))
+def load_clip_of(folder: Path) -> TwoTowers:
+    """The model of a filter's folder."""
+    return load_clip(folder, filters.read_config(folder))
 
 
 def new_towers(job: SafetyJob) -> TwoTowers:

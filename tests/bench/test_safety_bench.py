@@ -12,7 +12,7 @@ from minikontext.bench import compare
 from minikontext.bench import safety_bench as bench
 from minikontext.errors import ConfigError
 from minikontext.safety import Safety, placeholder
-from minikontext.safety.clip import TowersConfig, TwoTowers, save_safety
+from minikontext.safety.clip import ClipConfig, TwoTowers, save_safety
 from minikontext.text import ToyTextConfig
 from minikontext.toyworld import render, vocabulary
 from minikontext.toyworld.attacks import ATTACKS
@@ -92,7 +92,7 @@ def test_the_drop_is_paired():
 def test_a_small_run_of_everything(tmp_path, monkeypatch):
     torch.manual_seed(0)
     text = ToyTextConfig(vocabulary(), width=16, depth=1, heads=2, pooled=12)
-    towers = TwoTowers(TowersConfig(text, channels=(8, 8, 8), groups=4))
+    towers = TwoTowers(ClipConfig(text, channels=(8, 8, 8), groups=4))
     limits = {"prompt": 0.5, "image": 0.5}
     save_safety(towers, tmp_path / "filter", *PURPLE_STAR.captions(), limits)
     options = ["--weights", "toy", "--filter", str(tmp_path / "filter"), "--steps", "2"]

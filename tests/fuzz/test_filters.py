@@ -11,7 +11,7 @@ from PIL import Image
 from minikontext import safety
 from minikontext.images import watermark
 from minikontext.safety import filters
-from minikontext.safety.clip import TowersConfig, TwoTowers, save_safety
+from minikontext.safety.clip import ClipConfig, TwoTowers, save_safety
 from minikontext.text import ToyTextConfig
 
 GREY = Image.new("RGB", (40, 24), "grey")
@@ -43,7 +43,7 @@ def contents(folder):
 
 def test_a_folder_of_two_towers(feed, tmp_path_factory):
     text = ToyTextConfig(vocabulary=("make", "the", "hat", "red"), width=16, depth=1, heads=2)
-    sizes = TowersConfig(text=text, side=16, channels=(8, 8), groups=4)
+    sizes = ClipConfig(text=text, side=16, channels=(8, 8), groups=4)
     folder = tmp_path_factory.mktemp("towers") / "tiny"
     model = TwoTowers(sizes)
     save_safety(model, folder, ["the hat"], ["red"], {"prompt": 0.5, "image": 0.5})

@@ -14,19 +14,19 @@ PAIRS = [sample_wishes(i, contexts=1, two=1.0) for i in range(120)]
 
 def test_wishes_are_the_same_on_every_call():
     assert [sample_wishes(i) for i in range(30)] == [sample_wishes(i) for i in range(30)]
-    assert {len(sample_wishes(i).parts) for i in range(30)} == {0, 2}
+    assert {len(sample_wishes(i).wishes) for i in range(30)} == {0, 2}
 
 
 def test_two_wishes_do_not_overlap_and_both_change_the_picture():
     for pair in PAIRS:
-        one, two = pair.parts
+        one, two = pair.wishes
         assert not set(one.claims) & set(two.claims)
         assert set(pair.claims) == {*one.claims, *two.claims}
         assert one.contexts == two.contexts == pair.contexts
         assert one.target == two.target == pair.target
         before = pair.contexts[0]
-        for part in pair.parts:
-            names = (*part.claims, *part.free)
+        for wish in pair.wishes:
+            names = (*wish.claims, *wish.free)
             assert any(getattr(before, n) != getattr(pair.target, n) for n in names)
 
 
@@ -34,7 +34,7 @@ def test_the_right_picture_passes_and_a_half_done_one_fails_only_half():
     for pair in PAIRS[:12]:
         right = as_array(render(pair.target))
         assert score(right, pair).success and followed(right, pair) == (True, True)
-        done, missing = pair.parts
+        done, missing = pair.wishes
         before = pair.contexts[0]
         changes = {name: getattr(done.target, name) for name in (*done.claims, *done.free)}
         half = as_array(render(before.change(**changes)))
@@ -54,7 +54,7 @@ def test_pairs_come_only_with_one_picture():
     for count in (0, 1, 2):
         for i in range(20):
             case = sample_wishes(i, contexts=count, two=1.0)
-            assert len(case.contexts) == count and bool(case.parts) == (count == 1)
+            assert len(case.contexts) == count and bool(case.wishes) == (count == 1)
 
 
 def test_a_sentence_is_fresh_every_time():

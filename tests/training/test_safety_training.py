@@ -10,7 +10,7 @@ from minikontext import safety, training
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.safety import Safety
-from minikontext.safety.clip import TowersConfig, TwoTowers
+from minikontext.safety.clip import ClipConfig, TwoTowers
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import sample_edit, vocabulary
 from minikontext.toyworld.attacks import Mix, unseen_picture
@@ -31,7 +31,7 @@ def autoencoder():
 def small_towers(seed=0):
     torch.manual_seed(seed)
     text = ToyTextConfig(vocabulary(), width=16, depth=1, heads=2, pooled=12)
-    return TwoTowers(TowersConfig(text, channels=(8, 8, 8, 8), groups=4))
+    return TwoTowers(ClipConfig(text, channels=(8, 8, 8, 8), groups=4))
 
 
 # ---------------------------------------------------------------- what the classifier learns from
@@ -122,9 +122,9 @@ def test_the_recipe_writes_filters_that_load_and_can_be_resumed(autoencoder, tmp
     place = train(config)
     guard = safety.load(place)
     assert isinstance(guard, Safety) and 0 < guard.prompt.threshold < 1
-    state = {k: v.clone() for k, v in guard.image.towers.state_dict().items()}
+    state = {k: v.clone() for k, v in guard.image.clip.state_dict().items()}
     again = train(config)
-    for name, value in safety.load(again).image.towers.state_dict().items():
+    for name, value in safety.load(again).image.clip.state_dict().items():
         assert torch.equal(value, state[name]), name
     with pytest.raises(ConfigError, match="no 'speed' in \\[training\\]"):
         train(config | {"training": {"speed": 1}})

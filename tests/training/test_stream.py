@@ -91,7 +91,7 @@ def test_prompts_are_of_words_that_the_encoder_knows(autoencoder, words, two):
     batches = [(stream.cases(number), stream.batch(number).prompts) for number in range(8)]
     pieces = [p.token for _, said in batches for one in said for p in split_prompt(one, known)]
     assert pieces.count(UNKNOWN) < 0.04 * len(pieces)  # typos
-    assert any(case.parts for cases, _ in batches for case in cases) == two
+    assert any(case.wishes for cases, _ in batches for case in cases) == two
 
 
 def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):

@@ -123,11 +123,11 @@ def seen_as(reading: Reading, wanted: Scene, doubt: float) -> Scene:
     The wanted value is taken wherever its probability is at least `doubt`, and where a picture of
     the wanted scene would not show it.
     """
-    right, told = answers(wanted), answers(reading.scene)
+    right, predicted = answers(wanted), answers(reading.scene)
     for name, answer in right.items():
         if answer != UNSEEN and float(reading.odds[name][answer]) >= doubt:
-            told[name] = answer
-    found = scene_of({name: max(0, answer) for name, answer in told.items()})
+            predicted[name] = answer
+    found = scene_of({name: max(0, answer) for name, answer in predicted.items()})
     found = found.change(**{name: getattr(wanted, name) for name in hidden_colours(wanted)})
     unread = wanted.style in ILLEGIBLE and len(found.sign) == len(wanted.sign)
     return found.change(sign=wanted.sign) if unread else found
@@ -139,7 +139,7 @@ def look(network: ReaderNetwork, pixels: Tensor) -> Reading:
     pixels = to_units(pixels)
     maps = network.extract_features(pixels)
     logits, _ = network.ask(maps, pixels.shape[-2:])
-    odds = {name: given[0].softmax(-1) for name, given in logits.items()}
+    odds = {name: values[0].softmax(-1) for name, values in logits.items()}
     return Reading(
         scene_of({name: int(p.argmax()) for name, p in odds.items()}), odds, (pixels, maps)
     )

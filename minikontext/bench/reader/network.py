@@ -270,9 +270,9 @@ def reading_loss(logits: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> T
     The letters count half: they are four questions of the same kind.
     """
     total = torch.zeros(())
-    for name, given in logits.items():
+    for name, predicted in logits.items():
         seen = (right[name] != UNSEEN).sum().clamp(min=1)
-        each = F.cross_entropy(given, right[name], ignore_index=UNSEEN, reduction="sum")
+        each = F.cross_entropy(predicted, right[name], ignore_index=UNSEEN, reduction="sum")
         total = total + each / seen * (0.5 if name.startswith("letter") else 1.0)
     return total
 

@@ -122,8 +122,8 @@ def looking_loss(looks: Tensor, scenes: list[Scene], size: tuple[int, int]) -> T
         at = torch.tensor([found[name] for name in found])
         far = (x - at[:, 0, None, None]) ** 2 + (y - at[:, 1, None, None]) ** 2
         wanted = (-far / (2 * at[:, 2, None, None] ** 2)).flatten(1).softmax(-1)
-        given = looks[i, [order.index(name) for name in found], 0].flatten(1)
-        total, count = total - (wanted * given).sum(), count + len(found)
+        predicted = looks[i, [order.index(name) for name in found], 0].flatten(1)
+        total, count = total - (wanted * predicted).sum(), count + len(found)
     return total / count
 
 
@@ -132,14 +132,14 @@ def training_loss(model: ReaderNetwork, recipe: ReaderTraining) -> LossFunction:
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         total, facts = torch.zeros(()), {"right": 0.0, "looking": 0.0}
-        told = max(0.0, 1 - step / (recipe.shown * recipe.steps))
+        shown = max(0.0, 1 - step / (recipe.shown * recipe.steps))
         for group in range(recipe.groups):
             pixels, scenes = draw_batch(step, group, recipe)
             size = pixels.shape[-2:]
             with mixed_precision(pixels.device, recipe.bf16):
                 logits, looks = model.ask(model.extract_features(pixels), size)
             right, look = right_answers(scenes), looking_loss(looks, scenes, size)
-            total = total + (reading_loss(logits, right) + 4 * told * look) / recipe.groups
+            total = total + (reading_loss(logits, right) + 4 * shown * look) / recipe.groups
             facts["right"] += _share_right(logits, right) / recipe.groups
             facts["looking"] += float(look.detach()) / recipe.groups
         return total, facts

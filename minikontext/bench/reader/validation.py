@@ -68,7 +68,7 @@ def measured(
     network: ReaderNetwork, count: int, name: str, of: Sequence[Size], how: Any
 ) -> dict[str, float]:
     """Percent read right of each attribute of `count` fresh scenes, in some sizes, spoiled."""
-    rng, hits, asked = random.Random(f"validation/{name}"), Counter(), Counter()
+    rng, hits, total = random.Random(f"validation/{name}"), Counter(), Counter()
     dice = torch.Generator().manual_seed(rng.randrange(2**40))
     for _ in tqdm(range(0, count, 40), name):
         scenes = [draw_scene(rng) for _ in range(40)]
@@ -76,16 +76,16 @@ def measured(
         pixels = spoil(pixels, how, dice) if how else pixels
         right = right_answers(scenes)
         with torch.no_grad():
-            told = {key: value.argmax(1) for key, value in network(pixels).items()}
-        for attribute, (good, seen) in _by_attribute(told, right).items():
+            predicted = {key: value.argmax(1) for key, value in network(pixels).items()}
+        for attribute, (good, seen) in _by_attribute(predicted, right).items():
             hits[attribute] += int((good & seen).sum())
-            asked[attribute] += int(seen.sum())
-    return {name: round(100 * hits[name] / max(1, asked[name]), 2) for name in ATTRIBUTES}
+            total[attribute] += int(seen.sum())
+    return {name: round(100 * hits[name] / max(1, total[name]), 2) for name in ATTRIBUTES}
 
 
-def _by_attribute(told: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, tuple]:
+def _by_attribute(predicted: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, tuple]:
     """For every attribute: where it is read right, and where it can be seen, (b,) each."""
-    good = {k: (told[k] == right[k]) | (right[k] == UNSEEN) for k in right}
+    good = {k: (predicted[k] == right[k]) | (right[k] == UNSEEN) for k in right}
     found = {name: (good[name], right[name] != UNSEEN) for name in ATTRIBUTES if name != "sign"}
     sign = torch.stack([v for k, v in good.items() if k.startswith(("length", "letter"))])
     return found | {"sign": (sign.all(0), torch.ones_like(sign[0]))}
@@ -168,11 +168,11 @@ def _apart(case: Case, one: Any, two: Any) -> dict[str, Any]:
     """One case on which the judges differ, in words."""
     wanted = vars(case.target)
     other = {k: v for k, v in vars(two.read).items() if v != wanted[k] and k not in case.free}
-    parts = ("followed", "preserved", "identity")
+    verdicts = ("followed", "preserved", "identity")
     return {
         "operation": case.operation, "prompt": case.prompt,
-        "oracle": [p for p in parts if not getattr(one, p)],
-        "reader": [p for p in parts if not getattr(two, p)],
+        "oracle": [p for p in verdicts if not getattr(one, p)],
+        "reader": [p for p in verdicts if not getattr(two, p)],
         "reads": other, "distance": two.distance, "remains": two.remains,
     }  # fmt: skip
 
