@@ -3,9 +3,8 @@
 `python -m minikontext.bench.sizes --weights FOLDER --level 2 --cases 100 --json FILE`
 
 Sizes are width x height in pixels; the trained ones first, then those that no training sees.
-`--own` gives every context picture a trained size of its own; `--ceiling` also sends each right
-answer through the autoencoder: no editor in its latents can be expected to do better. Choices are
-made on `--split dev`; `--split test` is for what is reported.
+`--own` gives every context picture a trained size of its own. What no editor can better is
+measured by `bench.ceiling`. Choices are made on `--split dev`; test is for what is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tqdm.auto import tqdm
 from minikontext.bench import report
 from minikontext.bench.compare import percent_interval
 from minikontext.pipeline import KontextPipeline
-from minikontext.toyworld import Case, Score, render, score, sizes
+from minikontext.toyworld import Case, score, sizes
 from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.sizes import TRAINED, Size
 
@@ -33,8 +32,7 @@ from minikontext.toyworld.sizes import TRAINED, Size
 class Row:
     """What came out at one size: shares in percent, PSNR against the right answer in dB.
 
-    `interval` holds the success rate with 95 % confidence, by bootstrap over cases. `ceiling` and
-    `ceiling_psnr` are those of right answers through the autoencoder, where they were asked for.
+    `interval` holds the success rate with 95 % confidence, by bootstrap over cases.
     """
 
     width: int
@@ -47,8 +45,6 @@ class Row:
     preserved: float
     identity: float
     psnr: float
-    ceiling: float | None = None
-    ceiling_psnr: float | None = None
 
 
 def cases_of(count: int, level: int, split: str, seed: int = 0) -> list[Case]:
@@ -88,18 +84,12 @@ def _equal(shapes: Sequence[tuple[Size, ...]], batch: int) -> Iterator[list[int]
         yield from (mine[i : i + batch] for i in range(0, len(mine), batch))
 
 
-def _picture(scene: Any, size: Size) -> Image.Image:
-    return Image.fromarray(render(scene, size[1], size[0]))
-
-
 def measure(
-    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool = False,
-    ceiling: bool = False, **call: Any,
-) -> Row:  # fmt: skip
+    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool = False, **call: Any
+) -> Row:
     """Edit and score the cases at one size."""
     results = edit_all(pipe, cases, size, own, **call)
     scores = [score(picture, case) for picture, case in zip(results, cases, strict=True)]
-    best = _ceiling(pipe, cases, size) if ceiling else []
     return Row(
         *size, seen=size in pipe.defaults.sizes, cases=len(cases),
         success=_share([s.success for s in scores]),
@@ -108,17 +98,7 @@ def measure(
         preserved=_share([s.preserved for s in scores]),
         identity=_share([s.identity for s in scores]),
         psnr=_mean([s.psnr for s in scores]),
-        ceiling=_share([s.success for s in best]) if best else None,
-        ceiling_psnr=_mean([s.psnr for s in best]) if best else None,
     )  # fmt: skip
-
-
-def _ceiling(pipe: KontextPipeline, cases: Sequence[Case], size: Size) -> list[Score]:
-    rights = [_picture(case.target, size) for case in cases]
-    coded = [
-        p for i in range(0, len(cases), 16) for p in pipe.decode(pipe.encode(rights[i : i + 16]))
-    ]
-    return [score(picture, case) for picture, case in zip(coded, cases, strict=True)]
 
 
 def _share(values: Sequence[bool]) -> float:
@@ -132,11 +112,10 @@ def _mean(values: Sequence[float]) -> float:
 def table(rows: Sequence[Row]) -> str:
     """All sizes as a Markdown table."""
     head = ("w × h", "seen", "cases", "success %", "95 %", "followed", "preserved", "identity",
-            "PSNR dB", "ceiling %", "ceiling dB")  # fmt: skip
+            "PSNR dB")  # fmt: skip
     lines = [
         (f"{r.width} × {r.height}", "yes" if r.seen else "no", r.cases, r.success,
-         report.span(r.interval), r.followed, r.preserved, r.identity, r.psnr, r.ceiling,
-         r.ceiling_psnr) for r in rows
+         report.span(r.interval), r.followed, r.preserved, r.identity, r.psnr) for r in rows
     ]  # fmt: skip
     return report.table(head, lines)
 
@@ -152,7 +131,6 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         "--sizes", type=sizes.parse, default="all", help="trained, unseen, all, WxH,…"
     )
     parser.add_argument("--own", action="store_true", help="contexts have sizes of their own")
-    parser.add_argument("--ceiling", action="store_true", help="also the autoencoder's ceiling")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
@@ -160,8 +138,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     cases = cases_of(options.cases, options.level, options.split)
     call = {"num_inference_steps": options.steps}
     rows = [
-        measure(pipe, cases, size, options.own, options.ceiling, **call)
-        for size in tqdm(options.sizes, "sizes")
+        measure(pipe, cases, size, options.own, **call) for size in tqdm(options.sizes, "sizes")
     ]
     print(table(rows))
     if options.json:

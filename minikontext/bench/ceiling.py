@@ -1,0 +1,96 @@
+"""What no editor can better: right answers through the autoencoder, by size, for both judges.
+
+`python -m minikontext.bench.ceiling --weights FOLDER --cases 200` reads the autoencoder of a
+weights folder, or one that stands alone. Choices are made on `--split dev`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from minikontext.autoencoder import AutoEncoder
+from minikontext.bench import compare, report
+from minikontext.bench.reader import judgement
+from minikontext.pretrained.native import find_weights
+from minikontext.toyworld import Case, score, sizes
+from minikontext.toyworld.edits import sample_case
+from minikontext.toyworld.sizes import Size
+from minikontext.training.models import load_autoencoder
+from minikontext.training.pictures import pixels
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Of right answers at one size: shares that the judges pass, in percent, and PSNR in dB."""
+
+    width: int
+    height: int
+    cases: int
+    oracle: float
+    interval: tuple[float, float]
+    reader: float
+    psnr: float
+
+
+@torch.no_grad()
+def through(model: AutoEncoder, cases: Sequence[Case], size: Size) -> list[np.ndarray]:
+    """Right answers of one size, encoded and decoded: uint8 (h, w, 3) each."""
+    device, found = next(model.parameters()).device, []
+    for first in range(0, len(cases), 16):
+        x = pixels([case.target for case in cases[first : first + 16]], size).to(device)
+        y = (model(x).clamp(-1, 1) * 127.5 + 127.5).round().byte()
+        found += [*y.permute(0, 2, 3, 1).cpu().numpy()]
+    return found
+
+
+def measure(model: AutoEncoder, cases: Sequence[Case], size: Size) -> Ceiling:
+    """Score the right answers of cases at one size."""
+    decoded = through(model, cases, size)
+    scores = [score(picture, case) for picture, case in zip(decoded, cases, strict=True)]
+    read = [judgement.judge(p, case).success for p, case in zip(decoded, cases, strict=True)]
+    passed = compare.rate([one.success for one in scores])
+    return Ceiling(
+        *size, len(cases), passed.percent, (passed.low, passed.high),
+        round(100 * sum(read) / len(read), 1), round(float(np.mean([s.psnr for s in scores])), 2),
+    )  # fmt: skip
+
+
+def table(rows: Sequence[Ceiling]) -> str:
+    """All sizes as a Markdown table."""
+    head = ("w × h", "cases", "oracle %", "95 %", "reader %", "PSNR dB")
+    lines = [
+        (f"{r.width} × {r.height}", r.cases, r.oracle, report.span(r.interval), r.reader, r.psnr)
+        for r in rows
+    ]
+    return report.table(head, lines)
+
+
+def main(arguments: list[str] | None = None) -> list[Ceiling]:
+    """Command line: measure, write `ceiling.json`, print the table."""
+    parser = report.parser("python -m minikontext.bench.ceiling", __doc__, steps=..., seed=...)
+    parser.add_argument("--cases", type=int, default=200, help="at each size (default: 200)")
+    parser.add_argument("--split", default="dev", choices=("dev", "test"))
+    parser.add_argument("--level", type=int, default=4, help="level of the world (default: 4)")
+    parser.add_argument("--sizes", type=sizes.parse, default="all", help=sizes.parse.__doc__)
+    options = parser.parse_args(arguments)
+    report.positive(options, "cases")
+    place = Path(options.weights)
+    folder = place if (place / "autoencoder.safetensors").exists() else find_weights(place)
+    model = load_autoencoder(folder, torch.device("cpu"))
+    cases = [sample_case(i, options.level, options.split) for i in range(options.cases)]
+    rows = [measure(model, cases, size) for size in tqdm(options.sizes, "sizes")]
+    content: dict[str, object] = {"weights": options.weights, "split": options.split}
+    content["rows"] = [asdict(row) for row in rows]
+    report.write_json(content, report.folder(options) / "ceiling.json")
+    print(table(rows))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The ceiling: what right answers lose in an autoencoder, by size."""
+
+import json
+
+import torch
+
+from minikontext.bench import ceiling
+from minikontext.toyworld.edits import sample_case
+from minikontext.training.models import load_autoencoder
+
+
+def test_the_shipped_autoencoder_keeps_right_answers_and_a_broken_one_does_not():
+    model = load_autoencoder(ceiling.find_weights("toy"), torch.device("cpu"))
+    cases = [sample_case(i, 4, "dev") for i in range(8)]
+    good = ceiling.measure(model, cases, (64, 64))
+    assert (good.cases, good.width, good.height) == (8, 64, 64)
+    assert good.oracle >= 75 and good.psnr > 28
+    with torch.no_grad():
+        model.decoder.conv_out.weight.mul_(0.3)
+    bad = ceiling.measure(model, cases, (64, 64))
+    assert bad.oracle < good.oracle and bad.reader < good.reader and bad.psnr < good.psnr - 5
+
+
+def test_the_command_measures_each_size_and_keeps_the_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = ceiling.main(["--cases", "2", "--sizes", "64x64,64x96"])
+    stored = json.loads((tmp_path / "runs" / "bench" / "ceiling.json").read_text())
+    assert [(r["width"], r["height"]) for r in stored["rows"]] == [(64, 64), (64, 96)]
+    assert "| 64 × 96 | 2 |" in capsys.readouterr().out and len(rows) == 2
