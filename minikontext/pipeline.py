@@ -26,7 +26,8 @@ from minikontext.editing.request import Request, check_request
 from minikontext.editing.tables import parts
 from minikontext.pretrained import lora
 from minikontext.runtime import files, offload, quantization
-from minikontext.runtime.step_cache import CachedTransformer, StepCache
+from minikontext.runtime.isolated import sampling_net
+from minikontext.runtime.step_cache import StepCache
 from minikontext.safety.filters import Safety
 from minikontext.sampler import StepInfo
 from minikontext.text import TextFeatures
@@ -153,10 +154,9 @@ class KontextPipeline:
         layout = layout or settings.context_layout
 
         def conditioned(prompts: list[str]) -> Denoiser:
-            net, cache = self.transformer, request.cache
-            skips = CachedTransformer(net, cache) if cache else net
+            net = sampling_net(self.transformer, request.cache, settings.isolated)
             text = self.encode_text(prompts)
-            return Denoiser(skips, text, latents, layout, settings.guidance_scale)
+            return Denoiser(net, text, latents, layout, settings.guidance_scale)
 
         positive = conditioned(request.prompts)
         if settings.true_cfg_scale == 1:

@@ -20,7 +20,8 @@ class Defaults:
     min_contexts: 1 for weights that only edit. shifted: False for few-step weights, whose times
     are evenly spaced. mu_16: of weights that were trained with the root law, see
     `flow.mu_for_tokens`; None is the line. context_layout: where the weights have learned to see
-    the contexts, see `tokens.context_ids`.
+    the contexts, see `tokens.context_ids`. isolated: the weights have learned contexts that see
+    only each other, see `runtime.isolated`.
     """
 
     num_inference_steps: Steps = 28
@@ -34,6 +35,7 @@ class Defaults:
     shifted: bool = True
     mu_16: Mean | None = None
     context_layout: str = "index"
+    isolated: bool = False
     sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = ()
 
     def __post_init__(self) -> None:

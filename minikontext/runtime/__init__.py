@@ -6,6 +6,7 @@ memory_plan    what fits, predicted before anything is loaded
 offload        weights that are on the device only while they work
 quantization   8 and 4 bits, float8
 step_cache     steps that skip blocks
+isolated       contexts that see only each other, computed once for all steps
 tiling         large pictures in tiles
 files          writing whole or not at all
 log            what the package tells on the way
@@ -16,7 +17,7 @@ bounds         numbers that several configs have, with their bounds
 from minikontext import lazy
 
 MODULES = (
-    "attention", "bounds", "config", "device", "files", "log", "memory_plan", "offload",
-    "quantization", "step_cache", "tiling",
+    "attention", "bounds", "config", "device", "files", "isolated", "log", "memory_plan",
+    "offload", "quantization", "step_cache", "tiling",
 )  # fmt: skip
 __getattr__ = lazy(__name__, MODULES, {})

@@ -13,6 +13,7 @@ from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Batch, Seed, Share, Spread
 from minikontext.runtime.device import mixed_precision
+from minikontext.runtime.isolated import IsolatedContext
 from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
@@ -63,7 +64,12 @@ class EditorLossConfig:
 
 
 class Editor(nn.Module):
-    """Text encoder and transformer, trained together; contexts lie as `layout` says."""
+    """Text encoder and transformer, trained together; contexts lie as `layout` says.
+
+    isolated: contexts see only each other, see `runtime.isolated`.
+    """
+
+    isolated = False
 
     def __init__(
         self, transformer: KontextTransformer, text: ToyTextEncoder, layout: str = "index"
@@ -81,7 +87,8 @@ class Editor(nn.Module):
     ) -> Tensor:
         """Velocity of latents z (b, c, h, w) at times t (b,); words are token ids (b, m)."""
         text = self.text(words)
-        return Denoiser(self.transformer, text, contexts, self.layout, guidance)(z, t)
+        net = IsolatedContext(self.transformer) if self.isolated else self.transformer
+        return Denoiser(net, text, contexts, self.layout, guidance)(z, t)
 
 
 class Batches:

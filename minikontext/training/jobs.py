@@ -294,7 +294,9 @@ class WorldEditorJob(NetJob, WorldJob):
         """The text encoder knows every word of the stream; [defaults] are what was trained."""
         stream = build_config(StreamConfig, values.get("stream", {}))
         dials = build_config(WorldEditorTraining, values.get("training", {}))
-        trained = stream_defaults(stream, mu_16=dials.mu_16, context_layout=dials.layout)
+        trained = stream_defaults(
+            stream, mu_16=dials.mu_16, context_layout=dials.layout, isolated=dials.isolated
+        )
         text = fitting(values, where, WORDS[stream.words].encoder())
         return super().bases(values, where) | {"text": text, "defaults": trained}
 

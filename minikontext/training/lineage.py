@@ -54,7 +54,9 @@ def train_world_editor(
     folder = job.folder / "stream" if drawn.batches else None
     stream = Stream(drawn, autoencoder, folder, dials.bf16)
     model = new_editor(job.transformer, job.text, job.seed, job.start)
-    model.layout = dials.layout
+    model.layout, model.isolated = dials.layout, dials.isolated
+    if dials.isolated and world.size > 1:
+        raise ConfigError("[training] isolated: in one process only, start it without torchrun")
     prepare(model, world, dials.bf16, first_weights(job.seed))
     origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12])
     loop = Loop(model, job.loop, job.run, world, made_from=origin)

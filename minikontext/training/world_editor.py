@@ -26,7 +26,8 @@ class WorldEditorTraining:
     or the sampler's line without mu_16. `uniform` is the share of times drawn evenly instead, a
     guard for the ends, which sampling in few steps needs. `empty_prompts`: share of samples with
     the empty prompt, for classifier-free guidance. layout: where contexts lie, see
-    `tokens.context_ids`; "scaled" lays a context of another size over the target.
+    `tokens.context_ids`; "scaled" lays a context of another size over the target. isolated:
+    contexts see only each other, see `runtime.isolated`; in one process only.
     """
 
     seed: Seed = 0
@@ -35,6 +36,7 @@ class WorldEditorTraining:
     mu_16: Mean | None = None
     uniform: Share = 0.1
     layout: str = "scaled"
+    isolated: bool = False
     bf16: bool = True
 
     def __post_init__(self) -> None:
