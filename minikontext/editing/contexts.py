@@ -15,11 +15,15 @@ from minikontext.editing.codec import Codec
 from minikontext.editing.defaults import Defaults
 from minikontext.editing.output import KontextOutput, output_sources
 from minikontext.editing.request import context_slots
-from minikontext.errors import ImageError, SizeError
+from minikontext.errors import ImageError, SizeError, warn
 from minikontext.images import provenance
 from minikontext.images.provenance import Source
 from minikontext.images.resize import ResizePlan
 from minikontext.safety.filters import Safety
+
+
+class PictureWarning(UserWarning):
+    """A context picture is unlike what the weights know: their autoencoder cannot reproduce it."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,28 @@ class ContextReader:
         if self.safety:
             self.safety.refuse("input", self._as_pictures(inputs))
         pictures = [item for item in inputs if isinstance(item, Image.Image)]
-        encoded = iter(self.codec.encode(pictures).split(1) if pictures else ())
+        encoded = iter(self._encoded(pictures) if pictures else ())
         latents = [next(encoded) if isinstance(item, Image.Image) else item for item in inputs]
         return Context(torch.cat(latents), plans[0], sum(sources, ()))
+
+    def _encoded(self, pictures: list[Image.Image]) -> tuple[Tensor, ...]:
+        """Latents of pictures of one size; warns where one of them comes back as another."""
+        latents, least = self.codec.encode(pictures), self.defaults.least_psnr
+        if least is not None and (worst := self._worst_psnr(pictures, latents)) < least:
+            warn(
+                PictureWarning(
+                    f"A context picture is unlike what {self.name} knows: its autoencoder gives it "
+                    f"back with {worst:.1f} dB, pictures of its world with {least:g} and more. "
+                    "Expect a smear; a photograph needs FLUX weights."
+                )
+            )
+        return latents.split(1)
+
+    def _worst_psnr(self, pictures: list[Image.Image], latents: Tensor) -> float:
+        """PSNR in dB, of the picture that the autoencoder reproduces worst."""
+        before, after = (images.to_tensor(some) for some in (pictures, self.codec.decode(latents)))
+        error = (before.float() - after.float()).square().mean((1, 2, 3)).max() / 4
+        return float(-10 * torch.log10(error + 1e-12))
 
     def target_plan(
         self, width: int | None, height: int | None, contexts: Sequence[Context]

@@ -21,7 +21,8 @@ class Defaults:
     are evenly spaced. mu_16: of weights that were trained with the root law, see
     `flow.mu_for_tokens`; None is the line. context_layout: where the weights have learned to see
     the contexts, see `tokens.context_ids`. isolated: the weights have learned contexts that see
-    only each other, see `runtime.isolated`.
+    only each other, see `runtime.isolated`. least_psnr: in dB, what the autoencoder reaches for
+    every picture that the weights know; below it a context is told to be unlike those.
     """
 
     num_inference_steps: Steps = 28
@@ -36,6 +37,7 @@ class Defaults:
     mu_16: Mean | None = None
     context_layout: str = "index"
     isolated: bool = False
+    least_psnr: Annotated[float, Interval(ge=0, le=100)] | None = None
     sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = ()
 
     def __post_init__(self) -> None:
