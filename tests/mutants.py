@@ -82,7 +82,7 @@ MUTANTS = (
     Mutant("the average has no warm-up (ema)", "training/loop.py", "min(self.config.ema, (1 + self.step) / (10 + self.step))", "self.config.ema", f"{WIRING}::test_the_average_warms_up"),
     Mutant("the schedule ignores the clock", "training/loop.py", "return max(self.step, self.config.steps * self.seconds / limit) if limit else self.step", "return self.step", f"{WIRING}::test_the_schedule_follows_the_clock_where_minutes_are_given"),
     Mutant("the rate has no warm-up", "training/optimizer.py", "return (step + 1) / warmup", "return 1.0", f"{TRAINING}::test_learning_rate_rises_stays_and_falls"),
-    Mutant("KL off", "training/autoencoder.py", "+ config.kl * kl", "+ 0 * kl", f"{WIRING}::test_the_kl_term_counts_as_much_as_asked"),
+    Mutant("KL off", "training/pictures.py", "+ config.kl * kl", "+ 0 * kl", f"{WIRING}::test_the_kl_term_counts_as_much_as_asked"),
     Mutant("validation on cases of training", "training/data.py", 'sample_edit(i, level, split="test") for i in range(count)', "sample_edit(i, level) for i in range(count)", f"{WIRING}::test_validation_is_on_cases_that_no_training_sees"),
     Mutant("the oracle's factor 0.5 -> 0.95", "toyworld/oracle.py", "NEARER = 0.5 ", "NEARER = 0.95 ", f"{WIRING}::test_the_oracle_wants_the_right_picture_nearer_by_a_clear_factor"),
     Mutant("combinations are no longer held out", "toyworld/split.py", "    return zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", "    return kind != 'combination' and zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", f"{WIRING}::test_one_in_ten_of_each_kind_is_held_out"),
@@ -146,7 +146,10 @@ def table(found: dict[str, bool | None]) -> str:
         f"| {said[found[m.why]]} |"
         for m in MUTANTS if m.why in found
     ]  # fmt: skip
-    lines += ["", *(f"{why}: {REASONS[why]}" for why, one in found.items() if one and why in REASONS)]
+    lines += [
+        "",
+        *(f"{why}: {REASONS[why]}" for why, one in found.items() if one and why in REASONS),
+    ]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ JUDGES = {"minikontext.toyworld.oracle", "minikontext.toyworld.judge"}
 JUDGES |= {f"minikontext.toyworld.{name}" for name in ("score", "read", "succeeds")}
 JUDGES |= {"minikontext.bench.reader"}  # trained in a module of its own, for no other training
 # Trainings of the first edition, which go when its weights do: they look at the oracle.
-OLD = {"tries.py", "chains.py"}
+OLD = {"tries.py"}
 
 
 def imported(path: Path) -> set[str]:

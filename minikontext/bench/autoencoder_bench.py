@@ -122,8 +122,8 @@ def train(channels: int, steps: int, folder: Path, batch: int = 16, seed: int = 
     place = folder / f"channels-{channels}-steps-{steps}"
     if not (place / "weights" / "config.json").exists():
         loop = {"steps": steps, "lr": 3e-3, "muon_lr": 5e-3, "warmup": 30, "decay": 0.6}
-        dials = {"batch": batch, "seed": seed, "compile": False, "bf16": True}
-        config = {"kind": "autoencoder", "seed": seed, "run": str(place)}
+        dials = {"pixels": batch * 64 * 64, "sizes": [[64, 64]], "seed": seed}
+        config = {"kind": "world_autoencoder", "seed": seed, "run": str(place)}
         config |= {"autoencoder": {"z_channels": channels}, "output": str(place / "weights")}
         training.run_job(training.build_job(config | {"training": dials, "loop": loop}))
     return load_autoencoder(place / "weights", torch.device("cpu"))

@@ -53,9 +53,6 @@ class ClipConfig:
             )
 
 
-TowersConfig = ClipConfig  # its name in version 0.1
-
-
 class Block(nn.Module):
     """Halve the sides, then one residual convolution: (b, c, h, w) -> (b, d, h/2, w/2)."""
 

@@ -6,10 +6,10 @@ another one's prompt. A cache that was interrupted goes on with the first missin
 
 from __future__ import annotations
 
-import itertools
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +53,8 @@ class Pairs:
 
     def take(self, rows: Tensor) -> Pairs:
         """Some of the pairs."""
-        return Pairs(**{name: value[rows] for name, value in self._held()})
-
-    def plus(self, others: Pairs) -> Pairs:
-        """These pairs, then others."""
-        return Pairs(**{k: torch.cat((v, getattr(others, k))) for k, v in self._held()})
-
-    def _held(self) -> list[tuple[str, Tensor]]:
-        return [(name, value) for name, value in vars(self).items() if value is not None]
+        held = {name: value for name, value in vars(self).items() if value is not None}
+        return Pairs(**{name: value[rows] for name, value in held.items()})
 
 
 def pixels(scenes: Sequence[Scene | None]) -> Tensor:
@@ -72,23 +66,19 @@ def pixels(scenes: Sequence[Scene | None]) -> Tensor:
 @torch.no_grad()
 def encode(
     cases: list[Case], autoencoder: AutoEncoder, first: int, bf16: bool = False,
-    refuse: bool = False, contexts: Tensor | None = None,
+    refuse: bool = False,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Latents of some cases; empty context slots are zero.
 
     `refuse`: where the forbidden concept is asked for or given, the target is a plain grey card.
-    `contexts` (b, k, c, h, w): the first k contexts of every case, in place of its scenes.
     """
     targets = [None if refuse and refused(case) else case.target for case in cases]
-    scenes = [s for case in cases for s in case.contexts] if contexts is None else []
+    scenes = [s for case in cases for s in case.contexts]
     latents = _latents([*targets, *scenes], autoencoder, bf16)
-    target, perfect = latents[: len(cases)], latents[len(cases) :]
+    target, contexts = latents[: len(cases)], latents[len(cases) :]
     counts = torch.tensor([len(case.contexts) for case in cases])
     slots = target.new_zeros(len(cases), MAX_CONTEXTS, *target.shape[1:])
-    if contexts is None:
-        slots[torch.arange(MAX_CONTEXTS) < counts[:, None]] = perfect
-    else:
-        slots[:, : contexts.shape[1]] = contexts
+    slots[torch.arange(MAX_CONTEXTS) < counts[:, None]] = contexts
     encoded = {"target": target, "contexts": slots, "count": counts}
     encoded["index"] = torch.arange(first, first + len(cases))
     encoded["determined"] = torch.tensor([not case.free for case in cases])
@@ -121,7 +111,6 @@ def build_cache(
     shard: int = 2000,
     bf16: bool = False,
     world: DistContext = ALONE,
-    practise: Collection[str] = (),
     mix: Mix | None = None,
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
@@ -130,8 +119,6 @@ def build_cache(
     TrainingError if the folder was made with another one or from another world.
     """
     facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
-    if practise:
-        facts["practise"] = ", ".join(practise)
     if mix:
         facts["mix"] = str(mix)
     facts["world"] = world_fingerprint(level, seed)
@@ -142,7 +129,7 @@ def build_cache(
         indices = range(first, min(first + shard, count))
         if _holds(path, len(indices)):
             continue
-        cases = [training_case(i, level, seed, practise, mix) for i in indices]
+        cases = [training_case(i, level, seed, mix) for i in indices]
         path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
         with files.replacing(path) as temporary:
             tensors = encode(cases, autoencoder, first, bf16, mix is not None)
@@ -172,19 +159,13 @@ def labelled(folder: Path, facts: dict[str, str], world: DistContext = ALONE) ->
         raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
 
 
-def training_case(
-    index: int, level: int, seed: int = 0, practise: Collection[str] = (), mix: Mix | None = None
-) -> Case:
-    """Case number `index` of the world; with operations to `practise`, every second is of these.
+def training_case(index: int, level: int, seed: int = 0, mix: Mix | None = None) -> Case:
+    """Case number `index` of the world.
 
     With a `mix`, its share of cases are attacks on the forbidden concept and near misses.
     """
-    if mix:
-        return mix.case(index, level, seed, lambda: training_case(index, level, seed, practise))
-    if not practise or index % 2 == 0:
-        return sample_edit(index, level, seed=seed)
-    tries = (sample_edit(index, level, seed=seed + 1000 * k) for k in itertools.count(1))
-    return next(case for case in tries if case.operation in practise)
+    plain = partial(sample_edit, index, level, seed=seed)
+    return mix.case(index, level, seed, plain) if mix else plain()
 
 
 def held_out(

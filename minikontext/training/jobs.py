@@ -20,13 +20,10 @@ from minikontext.errors import ConfigError
 from minikontext.pretrained.lora import BLOCKS
 from minikontext.runtime.bounds import Count, Level, Seed
 from minikontext.runtime.config import Preset, build_config, check_sections
-from minikontext.safety.clip import TowersConfig
+from minikontext.safety.clip import ClipConfig
 from minikontext.text import ToyTextConfig
-from minikontext.toyworld import OPERATIONS, vocabulary
+from minikontext.toyworld import vocabulary
 from minikontext.toyworld.attacks import Mix
-from minikontext.training.answers import AnswersConfig
-from minikontext.training.autoencoder import AutoEncoderLossConfig
-from minikontext.training.chains import Chains
 from minikontext.training.editor import EditorLossConfig
 from minikontext.training.folders import FolderLossConfig
 from minikontext.training.loop import LoopConfig
@@ -54,25 +51,19 @@ Values = Mapping[str, Any]
 class ToyData:
     """[data] of a training on the toy world.
 
-    level, count, seed: which cases, and how many. practise: operations of which every second case
-    is. folder: where the encoded pairs are kept, for several trainings; else in the run's.
+    level, count, seed: which cases, and how many. folder: where the encoded pairs are kept, for
+    several trainings; else in the run's.
     validation, tries: held-out cases for the loss, and to be edited, with `validate_every`.
-    mix: attacks on the forbidden concept. chains: contexts that an editor made.
+    mix: attacks on the forbidden concept.
     """
 
     level: Level
     count: Count
     seed: Seed = 0
-    practise: tuple[str, ...] = ()
     folder: str | None = None
     validation: Annotated[int, Interval(ge=1, le=2**20)] = 64
     tries: Annotated[int, Interval(ge=0, le=2**20)] = 0
     mix: Mix | None = None
-    chains: Chains | None = None
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.practise) - set(OPERATIONS)):
-            raise ConfigError(f"practise: no such operation {unknown}; choose from {[*OPERATIONS]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,27 +152,6 @@ class NetJob(Job):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoEncoderJob(Job):
-    """`kind = "autoencoder"`. start: a weights folder to go on from."""
-
-    start: str | None = None
-    autoencoder: AutoEncoderConfig = field(default_factory=AutoEncoderConfig.toy)
-    training: AutoEncoderLossConfig = field(default_factory=AutoEncoderLossConfig)
-    answers: AnswersConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.training.decoder_only and not self.start:
-            raise ConfigError("decoder_only needs start = a weights folder, whose encoder stays")
-        if self.training.answers_share and not self.answers:
-            raise ConfigError("answers_share needs a section [answers] with editor, level, count")
-
-    @classmethod
-    def bases(cls, values: Values, where: str) -> dict[str, Any]:
-        """The toy's sizes."""
-        return {"autoencoder": AutoEncoderConfig.toy()}
-
-
-@dataclass(frozen=True, kw_only=True)
 class EditorJob(NetJob):
     """`kind = "editor"`. autoencoder: a weights folder. safety: filters that the weights name."""
 
@@ -243,7 +213,7 @@ class SafetyJob(Job):
 
     autoencoder: str
     text: ToyTextConfig
-    towers: TowersConfig
+    clip: ClipConfig
     training: SafetyLossConfig = field(default_factory=SafetyLossConfig)
     validation: Annotated[int, Interval(ge=1, le=2**20)] = 400
 
@@ -251,7 +221,7 @@ class SafetyJob(Job):
     def bases(cls, values: Values, where: str) -> dict[str, Any]:
         """The toy world's vocabulary."""
         text = ToyTextConfig(vocabulary=vocabulary(), width=96, pooled=128)
-        return {"text": text, "towers": TowersConfig(text)}
+        return {"text": text, "clip": ClipConfig(text)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +287,6 @@ def stream_defaults(stream: StreamConfig, **more: Any) -> Defaults:
 
 
 JOBS: dict[str, type[Job]] = {
-    "autoencoder": AutoEncoderJob,
     "editor": EditorJob,
     "folder": FolderJob,
     "lora": LoraJob,

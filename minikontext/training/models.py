@@ -27,7 +27,7 @@ from minikontext.training.parallel import DistContext, full_tensor, to_local
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
 
 if TYPE_CHECKING:
-    from minikontext.training.jobs import AutoEncoderJob, WorldAutoEncoderJob
+    from minikontext.training.jobs import WorldAutoEncoderJob
 
 
 # ------------------------------------------------------------------------------- autoencoders
@@ -52,9 +52,7 @@ def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:
     return safetensors_io.load_into(model, path, device, torch.float32).eval()
 
 
-def first_autoencoder(
-    job: AutoEncoderJob | WorldAutoEncoderJob, device: torch.device
-) -> AutoEncoder:
+def first_autoencoder(job: WorldAutoEncoderJob, device: torch.device) -> AutoEncoder:
     """What an autoencoder's training starts from: the weights of `start`, or nothing."""
     if job.start:
         return load_autoencoder(find_autoencoder(job.start), device)

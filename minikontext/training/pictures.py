@@ -8,7 +8,7 @@ nothing here knows what a judge looks for.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,7 +24,6 @@ from minikontext.toyworld import render
 from minikontext.toyworld.scene import LEVELS, STYLES, Scene, sample_scene, sample_word
 from minikontext.toyworld.sizes import TRAINED, Size
 from minikontext.toyworld.split import scene_keys, split_of_all
-from minikontext.training.autoencoder import edges, scaled
 from minikontext.training.loop import LossFunction
 
 OTHER_STYLES = 0.4  # of the pictures that are not in comic style are in any of the other styles
@@ -95,6 +94,11 @@ def pixels(scenes: list[Scene], size: Size) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
 
 
+def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences between neighbouring pixels, across and down."""
+    return pixels[..., 1:] - pixels[..., :-1], pixels[..., 1:, :] - pixels[..., :-1, :]
+
+
 def picture_error(made: Tensor, right: Tensor, config: PictureTraining) -> Tensor:
     """Squared, absolute and edge error of pictures (b, 3, h, w), weighed; a scalar."""
     error = made - right
@@ -128,5 +132,9 @@ def normalised(model: AutoEncoder, config: PictureTraining, batches: int = 40) -
     """The configuration whose scale and shift give latents of these pictures variance one."""
     device = next(model.parameters()).device
     drawn = (step_scenes(-1 - i, config) for i in range(batches))  # no step has these numbers
-    parts = [model.moments(pixels(s, size).to(device))[0].flatten() for size, s in drawn]
-    return scaled(model.config, torch.cat(parts))
+    latents = torch.cat(
+        [model.moments(pixels(s, size).to(device))[0].flatten() for size, s in drawn]
+    )
+    return replace(
+        model.config, scale_factor=float(1 / latents.std()), shift_factor=float(latents.mean())
+    )

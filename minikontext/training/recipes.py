@@ -10,32 +10,25 @@ from pathlib import Path
 
 import torch
 
-from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import lora
 from minikontext.runtime import offload
-from minikontext.text import ToyTextEncoder
-from minikontext.training.answers import open_editor, stored_answers
-from minikontext.training.autoencoder import autoencoder_loss, normalised
-from minikontext.training.chains import build_chains, with_chains
-from minikontext.training.data import Pairs, build_cache, load_cache, world_fingerprint
+from minikontext.training.data import build_cache, load_cache, world_fingerprint
 from minikontext.training.editor import editor_loss
 from minikontext.training.folders import Encoded, encode_folder, folder_loss, validate_folder
-from minikontext.training.jobs import AutoEncoderJob, EditorJob, FolderJob, LoraJob, ToyData
+from minikontext.training.jobs import EditorJob, FolderJob, LoraJob
 from minikontext.training.loop import Loop
 from minikontext.training.models import (
     averaged,
     export,
     find_autoencoder,
-    first_autoencoder,
     first_weights,
     for_now_averaged,
     gathered,
     load_autoencoder,
     new_editor,
     new_transformer,
-    save_autoencoder,
 )
 from minikontext.training.parallel import (
     DistContext,
@@ -44,39 +37,12 @@ from minikontext.training.parallel import (
 )
 from minikontext.training.runs import made_from
 from minikontext.training.tries import Sheets, held_out_check, sample_sheets
-from minikontext.training.watch import Metrics, Watch
+from minikontext.training.watch import Metrics
 from minikontext.training.workload import watched
 from minikontext.transformer import KontextTransformer
 
 OnLog = Callable[[dict], None] | None
 log = logging.getLogger(__name__)
-
-
-def train_autoencoder(job: AutoEncoderJob, world: DistContext, on_log: OnLog = None) -> Path:
-    """Train an autoencoder; writes `autoencoder.safetensors` and its `config.json`.
-
-    `start` names the weights folder to go on from; with `decoder_only` in [training] its encoder
-    stays as it is, bit for bit, and so do the latents.
-    """
-    alone(world, "an autoencoder")
-    dials = job.training
-    torch.manual_seed(job.seed)
-    model = first_autoencoder(job, world.device)
-    origin = made_from(job, base=model.encoder_fingerprint()[:12] if job.start else "")
-    trained = model.decoder if dials.decoder_only else model
-    model.requires_grad_(False)
-    trained.requires_grad_(True)
-    loop = Loop(trained, job.loop, job.run, watch=Watch(dials.batch), made_from=origin)
-    loop.resume()
-    made = None
-    if dials.answers_share:
-        editor = open_editor(job.answers.editor, model, world.device)
-        made = stored_answers(job.answers, editor, job.folder)
-    loop.run(autoencoder_loss(model, dials, world.device, made), on_log)
-    averaged(loop, trained)
-    if not dials.decoder_only:
-        model.config = normalised(model, seed=1)
-    return save_autoencoder(model.eval(), Path(job.output))
 
 
 def alone(world: DistContext, what: str) -> None:
@@ -94,10 +60,9 @@ def train_editor(job: EditorJob, world: DistContext, on_log: OnLog = None) -> Pa
     mark = autoencoder.encoder_fingerprint()[:12]
     build_cache(
         cache, data.level, data.count, data.seed, autoencoder, mark, bf16=dials.bf16, world=world,
-        practise=data.practise, mix=data.mix,
+        mix=data.mix,
     )  # fmt: skip
     pairs = load_cache(cache, model.text, data.count)
-    pairs = add_chains(pairs, data, job.folder, model.text, autoencoder, dials.bf16, world)
     if job.loop.validate_every:
         check = held_out_check(model, autoencoder, data, job.folder, dials.bf16, world)
     prepare(model, world, dials.bf16, first_weights(job.seed))
@@ -107,18 +72,6 @@ def train_editor(job: EditorJob, world: DistContext, on_log: OnLog = None) -> Pa
     null = model.text.tokenize([""])[0]
     loop.run(editor_loss(model, pairs, null, dials, world.device), on_log)
     return export(averaged(loop, model), autoencoder, job, world)
-
-
-def add_chains(
-    pairs: Pairs, data: ToyData, run: Path, text: ToyTextEncoder, autoencoder: AutoEncoder,
-    bf16: bool, world: DistContext,
-) -> Pairs:  # fmt: skip
-    """The pairs, with those of [data.chains] if the config has it. Raises ConfigError."""
-    if data.chains is None:
-        return pairs
-    folder = Path(data.chains.folder or run / "chains")
-    build_chains(folder, data.chains, data.level, autoencoder, bf16, world)
-    return with_chains(pairs, folder, data.chains.share, text)
 
 
 def encoded(job: FolderJob | LoraJob, pipe: KontextPipeline, world: DistContext) -> list[Encoded]:

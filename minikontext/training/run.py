@@ -13,7 +13,6 @@ from minikontext.training.sources import check_source
 Train = Callable[..., Path]
 
 TRAIN: dict[str, Train] = {
-    "autoencoder": recipes.train_autoencoder,
     "editor": recipes.train_editor,
     "folder": recipes.train_folder,
     "lora": recipes.train_lora,

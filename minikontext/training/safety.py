@@ -309,7 +309,7 @@ def train_safety(job: SafetyJob, world: DistContext, on_log: Callable | None = N
     autoencoder = models.load_autoencoder(models.find_autoencoder(job.autoencoder), world.device)
     autoencoder.requires_grad_(False)
     torch.manual_seed(job.seed)
-    model = new_towers(job).to(world.device)
+    model = new_clip(job).to(world.device)
     origin = runs.made_from(job, base=autoencoder.encoder_fingerprint()[:12])
     loop = Loop(model, job.loop, job.run, made_from=origin)
     loop.resume()
@@ -332,6 +332,6 @@ def load_clip_of(folder: Path) -> TwoTowers:
     return load_clip(folder, filters.read_config(folder))
 
 
-def new_towers(job: SafetyJob) -> TwoTowers:
-    """Towers of the job's sizes, [towers] and [text], over the toy world's vocabulary."""
-    return TwoTowers(replace(job.towers, text=job.text))
+def new_clip(job: SafetyJob) -> TwoTowers:
+    """A model of the job's sizes, [clip] and [text], over the toy world's vocabulary."""
+    return TwoTowers(replace(job.clip, text=job.text))

@@ -14,10 +14,10 @@ from minikontext.distillation.guidance import GuidanceLossConfig, guidance_loss,
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddLossConfig, ladd_loss
 from minikontext.errors import ConfigError
 from minikontext.toyworld import oracle, sample_edit, split
-from minikontext.training.autoencoder import AutoEncoderLossConfig, autoencoder_loss
 from minikontext.training.data import Pairs, held_out
 from minikontext.training.editor import Batches, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.pictures import PictureTraining, picture_loss
 
 CPU = torch.device("cpu")
 
@@ -227,10 +227,10 @@ def test_the_schedule_follows_the_clock_where_minutes_are_given(tmp_path):
 
 def test_the_kl_term_counts_as_much_as_asked(tiny):
     model = tiny().autoencoder
-    dials = AutoEncoderLossConfig(batch=2, kl=0.0, compile=False)
+    dials = PictureTraining(pixels=8192, sizes=((64, 64),), kl=0.0, bf16=False)
     values = []
     for weight in (0.0, 1.0):
-        value, facts = autoencoder_loss(model, replace(dials, kl=weight), CPU)(0)
+        value, facts = picture_loss(model, replace(dials, kl=weight), CPU)(0)
         values.append(float(value.detach()))
     assert values[1] - values[0] == pytest.approx(facts["kl"], rel=1e-3) and facts["kl"] > 0.01
 

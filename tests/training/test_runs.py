@@ -18,12 +18,13 @@ from minikontext.training.parallel import ALONE
 from minikontext.training.store import DamageWarning
 
 TINY = {"ch": 4, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "norm_groups": 2}
+SMALL = {"pixels": 8192, "sizes": [[64, 64]], "bf16": False}
 
 
 def config(folder, **more):
     values = {
-        "kind": "autoencoder", "run": str(folder / "run"), "output": str(folder / "out"),
-        "autoencoder": TINY, "training": {"batch": 2, "compile": False},
+        "kind": "world_autoencoder", "run": str(folder / "run"), "output": str(folder / "out"),
+        "autoencoder": TINY, "training": SMALL,
         "loop": {"steps": 2, "warmup": 1, "log_every": 1},
     }  # fmt: skip
     return values | more
@@ -39,7 +40,7 @@ def test_a_run_is_tied_to_what_it_was_made_from(tmp_path):
     train(config(tmp_path, loop=longer))  # a run may be made longer
     for change, told in (
         ({"loop": longer | {"lr": 0.1}}, r"\[loop\] lr was 0.001, is 0.1"),
-        ({"training": {"batch": 3, "compile": False}}, r"\[training\] batch was 2, is 3"),
+        ({"training": SMALL | {"kl": 0.1}}, r"\[training\] kl was 0.0001, is 0.1"),
         ({"seed": 7}, "seed was 0, is 7"),
         ({"output": str(tmp_path / "other")}, "output was"),
     ):

@@ -28,7 +28,7 @@ def autoencoder():
     return AutoEncoder(AutoEncoderConfig.toy()).eval().requires_grad_(False)
 
 
-def small_towers(seed=0):
+def small_clip(seed=0):
     torch.manual_seed(seed)
     text = ToyTextConfig(vocabulary(), width=16, depth=1, heads=2, pooled=12)
     return TwoTowers(ClipConfig(text, channels=(8, 8, 8, 8), groups=4))
@@ -67,7 +67,7 @@ def test_pictures_of_a_step_are_the_same_on_every_call():
 
 
 def test_the_loss_teaches_both_towers(autoencoder):
-    model = small_towers()
+    model = small_clip()
     loss = lessons.safety_loss(model, autoencoder, DIALS, torch.device("cpu"))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     values = []
@@ -115,7 +115,7 @@ def test_the_recipe_writes_filters_that_load_and_can_be_resumed(autoencoder, tmp
         "output": str(tmp_path / "filter"),
         "validation": 4,
         "text": {"width": 16, "depth": 1, "heads": 2, "pooled": 12},
-        "towers": {"channels": [8, 8, 8], "groups": 4},
+        "clip": {"channels": [8, 8, 8], "groups": 4},
         "training": {"groups": 2, "stream": 2},
         "loop": {"steps": 2, "log_every": 1},
     }

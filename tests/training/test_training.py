@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,19 +13,12 @@ from minikontext import distillation, training
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime.config import build_config
-from minikontext.toyworld import language, psnr, render, sample_edit
-from minikontext.training import jobs, models
-from minikontext.training.answers import AnswersConfig, open_editor, stored_answers
-from minikontext.training.autoencoder import (
-    AutoEncoderLossConfig,
-    autoencoder_loss,
-    reconstruction_loss,
-    sample_picture,
-)
-from minikontext.training.data import build_cache, load_cache, training_case, wordings
+from minikontext.toyworld import language, render, sample_edit
+from minikontext.training import models
+from minikontext.training.data import build_cache, load_cache, wordings
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
+from minikontext.training.pictures import PictureTraining, picture_error
 
 AUTOENCODER = {
     "ch": 4,
@@ -62,11 +53,11 @@ def autoencoder_folder(tmp_path_factory):
     """A small autoencoder, trained for a moment by the real recipe."""
     folder = tmp_path_factory.mktemp("autoencoder")
     config = {
-        "kind": "autoencoder",
+        "kind": "world_autoencoder",
         "run": str(folder / "run"),
         "output": str(folder / "weights"),
         "autoencoder": AUTOENCODER,
-        "training": {"batch": 2, "compile": False},
+        "training": {"pixels": 8192, "sizes": [[64, 64]], "bf16": False},
         "loop": LOOP,
     }
     return train(config)
@@ -323,15 +314,6 @@ def test_trainings_can_share_a_folder_of_pairs(tmp_path, autoencoder_folder):
     assert not (tmp_path / "second" / "pairs").exists()
 
 
-def test_every_second_pair_is_of_what_is_practised():
-    drawn = [training_case(i, 4, seed=3, practise=["change_style"]) for i in range(40)]
-    assert drawn[::2] == [sample_edit(i, 4, seed=3) for i in range(0, 40, 2)]
-    assert {case.operation for case in drawn[1::2]} == {"change_style"}
-    assert len({str(case.contexts) for case in drawn}) == 40
-    with pytest.raises(ConfigError, match="fly_away"):
-        jobs.ToyData(4, 10, practise=("fly_away",))
-
-
 def test_a_cache_of_another_world_is_refused(tmp_path, autoencoder_folder, monkeypatch):
     autoencoder = models.load_autoencoder(autoencoder_folder, torch.device("cpu"))
     build_cache(tmp_path, 1, 2, 0, autoencoder, "x")
@@ -341,96 +323,15 @@ def test_a_cache_of_another_world_is_refused(tmp_path, autoencoder_folder, monke
         build_cache(tmp_path, 1, 2, 0, autoencoder, "x")
 
 
-def test_pictures_for_the_autoencoder_are_reproducible_and_varied():
-    assert [sample_picture(i, 0, 0.5) for i in range(20)] == [
-        sample_picture(i, 0, 0.5) for i in range(20)
-    ]
-    styles = {sample_picture(i, 0, 0.5).style for i in range(300)}
-    assert len(styles) == 6
-
-
-def test_fine_pictures_hide_what_is_small_and_change_no_others():
-    usual = [sample_picture(i, 0, 0.5) for i in range(200)]
-    mixed = [sample_picture(i, 0, 0.5, fine_share=0.5) for i in range(200)]
-    same = [a == b for a, b in zip(usual, mixed, strict=True)]
-    assert 70 < sum(same) < 130
-    glasses = [sum(scene.accessory == "glasses" for scene in scenes) for scenes in (usual, mixed)]
-    assert glasses[1] > glasses[0] + 25
-    comic = [sum(scene.style == "comic" for scene in scenes) for scenes in (usual, mixed)]
-    assert comic[1] > comic[0] + 15
-
-
 def test_squared_errors_count_as_much_as_asked():
     right = torch.zeros(2, 3, 8, 8)
     spread, single = right + 0.1, right.clone()
     single[0, 0, 0, 0] = 0.1 * single.numel()  # the same absolute error, in one place
-    by = [reconstruction_loss(spread, right, 0.0, squared=s) for s in (0.0, 1.0, 5.0)]
+    dials = [PictureTraining(squared=s, gradient=0.0) for s in (0.0, 1.0, 5.0)]
+    by = [picture_error(spread, right, one) for one in dials]
     assert [float(v) for v in by] == pytest.approx([0.1, 0.11, 0.15], abs=1e-4)
-    assert float(reconstruction_loss(single, right, 0.0, 0.0)) == pytest.approx(0.1, abs=1e-4)
-    assert reconstruction_loss(single, right, 0.0, 5.0) > 10 * by[2]
-
-
-def test_a_training_weighs_squared_errors():
-    model = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32").autoencoder
-    dials = AutoEncoderLossConfig(batch=2, compile=False, decoder_only=True)
-    every, cpu = (dials, replace(dials, squared=5.0)), torch.device("cpu")
-    losses = [float(autoencoder_loss(model, d, cpu)(0)[0].detach()) for d in every]
-    assert losses[0] < losses[1]
-
-
-def toy_scene(index):
-    return sample_picture(index, 0, 0.0)
-
-
-def test_a_decoder_trained_alone_fits_the_old_latents(tmp_path, autoencoder_folder):
-    config = {
-        "kind": "autoencoder",
-        "start": str(autoencoder_folder),
-        "run": str(tmp_path / "run"),
-        "output": str(tmp_path / "weights"),
-        "training": {"batch": 2, "compile": False, "decoder_only": True, "fine_share": 0.5,
-                     "disturbed": 0.1},
-        "loop": LOOP,
-    }  # fmt: skip
-    folder, cpu = train(config), torch.device("cpu")
-    before, after = (models.load_autoencoder(f, cpu) for f in (autoencoder_folder, folder))
-    assert before.config == after.config
-    old, new = before.state_dict(), after.state_dict()
-    changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
-    assert changed == {"decoder"}
-    del config["start"]
-    with pytest.raises(ConfigError, match="decoder_only needs start"):
-        train(config | {"run": str(tmp_path / "other")})
-
-
-ANSWERS = {"editor": "toy", "level": 4, "count": 3, "seed": 5}
-
-
-def test_a_decoder_learns_on_what_an_editor_made(tmp_path):
-    config = AnswersConfig(**ANSWERS)
-    toy = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
-    cpu = torch.device("cpu")
-    found = stored_answers(config, toy, tmp_path)
-    again = stored_answers(config, toy, tmp_path)  # from the file
-    assert torch.equal(found.latents, again.latents) and found.scenes == again.scenes
-    shown = toy.decode(found.latents.float())
-    assert all(psnr(np.asarray(p), render(s)) > 20 for p, s in zip(shown, found.scenes))
-    dials = {"batch": 2, "compile": False, "decoder_only": True}
-    losses = {}
-    for share in (0.0, 0.5, 1.0):
-        train = AutoEncoderLossConfig(**dials, answers_share=share)
-        loss, _ = autoencoder_loss(toy.autoencoder, train, cpu, found)(0)
-        losses[share] = float(loss.detach())
-    assert len(set(losses.values())) == 3  # each time other pictures
-    blank = replace(found, latents=torch.zeros_like(found.latents))
-    loss, _ = autoencoder_loss(toy.autoencoder, train, cpu, blank)(0)
-    assert float(loss) > losses[1.0]  # the same pictures, and latents that do not show them
-    with pytest.raises(ConfigError, match="count"):
-        build_config(AnswersConfig, {"editor": "toy", "level": 4})
-    with pytest.raises(ConfigError, match="answers_share"):
-        build_config(AutoEncoderLossConfig, {"answers_share": 1.5})
-    with pytest.raises(ConfigError, match="another encoder"):
-        open_editor("toy", AutoEncoder(toy.autoencoder.config), cpu)
+    assert float(picture_error(single, right, dials[0])) == pytest.approx(0.1, abs=1e-4)
+    assert picture_error(single, right, dials[2]) > 10 * by[2]
 
 
 @pytest.mark.parametrize(
