@@ -256,10 +256,10 @@ def _reproduce(options: argparse.Namespace) -> int:
     home = Path(options.runs)
     if options.list:
         stages = reproduce.read_stages(configs, options.smoke)
-        print("\n".join(map(reproduce.told, reproduce.plan(options.name, stages, home))))
+        print("\n".join(map(reproduce.describe, reproduce.plan(options.name, stages, home))))
         return 0
-    made = reproduce.reproduce(options.name, configs, home, options.smoke, not options.restart)
-    print("\n".join(map(reproduce.told, made)))
+    stages = reproduce.reproduce(options.name, configs, home, options.smoke, not options.restart)
+    print("\n".join(map(reproduce.describe, stages)))
     return 0
 
 

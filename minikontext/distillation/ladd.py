@@ -208,18 +208,18 @@ def ladd_loss(
                 noised = flow.interpolate(x, again, judged_at)
                 real = extract_features(noised, judged_at, words, contexts)
             with torch.set_grad_enabled(step >= config.head_start):
-                made = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
-                noised = flow.interpolate(made, again, judged_at)
+                generated = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
+                noised = flow.interpolate(generated, again, judged_at)
                 fake = extract_features(noised, judged_at, words, contexts)
             fooled = model.heads(fake, rows, judged_at, pooled, learns=False)
             on_real = model.heads(real, rows, judged_at, pooled)
             on_fake = model.heads([f.detach() for f in fake], rows, judged_at, pooled)
         heads = losses.discriminator_loss(on_real, on_fake)
-        student = losses.student_loss(fooled, made, x, config.adversarial, config.mse)
+        student = losses.student_loss(fooled, generated, x, config.adversarial, config.mse)
         metrics = {
             "heads": heads, "on_real": on_real.mean(), "on_fake": on_fake.mean(),
-            "mse": F.mse_loss(made, x),
-            "spread": made.std(dim=0).mean() / x.std(dim=0).mean(),
+            "mse": F.mse_loss(generated, x),
+            "spread": generated.std(dim=0).mean() / x.std(dim=0).mean(),
         }  # fmt: skip
         total = heads if step < config.head_start else heads + student
         return total, {name: float(value.detach()) for name, value in metrics.items()}

@@ -82,8 +82,8 @@ class TeacherStream:
             self.teacher.text.tokenize(prompts),
         )
         with mixed_precision(next(self.teacher.parameters()).device, self.bf16):
-            made = teacher_samples(
+            generated = teacher_samples(
                 self.teacher, words, contexts, noise, self.null, self.config.steps,
                 self.config.scale, self.mu_16,
             )  # fmt: skip
-        return made.float().cpu()
+        return generated.float().cpu()

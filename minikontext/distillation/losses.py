@@ -29,16 +29,16 @@ def discriminator_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
 
 
 def student_loss(
-    on_fake: Tensor, made: Tensor, x: Tensor, adversarial: float = 1.0, mse: float = 0.0
+    on_fake: Tensor, generated: Tensor, x: Tensor, adversarial: float = 1.0, mse: float = 0.0
 ) -> Tensor:
     """What LADD's student minimises: it wants high logits, and to be near the answer x."""
-    return mse * F.mse_loss(made, x) - adversarial * on_fake.mean()
+    return mse * F.mse_loss(generated, x) - adversarial * on_fake.mean()
 
 
-def rollout_loss(made: Tensor, x: Tensor, t: float) -> Tensor:
+def rollout_loss(generated: Tensor, x: Tensor, t: float) -> Tensor:
     """The distance of clean estimates at time t from the answers, (b, c, ...) -> a scalar.
 
     Not squared: between two answers that may be right, the mean is neither. The later, the nearer
     the answer and the smaller the error; 1 / t lets it count as well.
     """
-    return ((made - x).square().mean(1) + TINY).sqrt().mean() / t
+    return ((generated - x).square().mean(1) + TINY).sqrt().mean() / t

@@ -51,9 +51,9 @@ class Stage:
         """Names of the stages that its config names, each once."""
         return list(dict.fromkeys(name for name in _named(self.config)))
 
-    def resolved(self, made: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    def resolved(self, folders: Mapping[str, Path], folder: Path) -> dict[str, Any]:
         """The config with folders in the places of stages, and its own run and output."""
-        places = {name: str(made[name]) for name in self.needs}
+        places = {name: str(folders[name]) for name in self.needs}
         values = _replaced(self.config, places)
         return values | {"run": str(folder / "run"), "output": str(folder / "weights")}
 
@@ -128,7 +128,7 @@ def plan(name: str, stages: Mapping[str, Stage], home: Path) -> list[Made]:
     return [Made(stages[one], key, home / f"{one}-{key[:10]}") for one, key in keys.items()]
 
 
-def told(one: Made) -> str:
+def describe(one: Made) -> str:
     """A stage in two lines: where it lies or will lie, and what to expect."""
     state = f"done in {one.minutes} minutes" if one.done else "not made"
     about = one.stage.about
@@ -149,9 +149,9 @@ def reproduce(
     Raises ConfigError and TrainingError.
     """
     wanted = plan(name, read_stages(configs, smoke), home)
-    made = {one.stage.name: one.weights for one in wanted}
+    folders = {one.stage.name: one.weights for one in wanted}
     for one in wanted:  # a mistake in the last stage is told before hours of the first
-        _check(one.stage.resolved(made, one.folder), f"{one.stage.name}: ")
+        _check(one.stage.resolved(folders, one.folder), f"{one.stage.name}: ")
     for one in wanted:
         if not one.done or (one is wanted[-1] and not resume):
             _make(one, wanted, resume or one is not wanted[-1])

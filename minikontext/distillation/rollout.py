@@ -83,10 +83,10 @@ def rollout_loss(
         t = times[-1:].to(device).expand(len(x))
         with mixed_precision(device, config.bf16):
             z = sampler.sample(predict, noise, times)  # without gradients
-            made = flow.clean_estimate(z, predict(z, t).float(), t)
-        made = torch.where(determined.view(-1, 1, 1, 1), made, x)
-        mse = float((made.detach() - x).square().mean())
-        total = losses.rollout_loss(made, x, float(times[-1]))
+            generated = flow.clean_estimate(z, predict(z, t).float(), t)
+        generated = torch.where(determined.view(-1, 1, 1, 1), generated, x)
+        mse = float((generated.detach() - x).square().mean())
+        total = losses.rollout_loss(generated, x, float(times[-1]))
         return total, {"mse": mse, f"mse_at_{float(times[-1]):.2f}": mse}
 
     return loss

@@ -18,7 +18,7 @@ from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
-from minikontext.training.watch import Metrics, losses_at_fixed_times, told
+from minikontext.training.watch import Metrics, losses_at_fixed_times, validation_metrics
 from minikontext.transformer import KontextTransformer
 
 TIMESTEPS = ("shifted", "logit-normal", "uniform")
@@ -161,4 +161,4 @@ def validate_editor(model: nn.Module, pairs: Pairs, bf16: bool, device: torch.de
                 model, lambda z, t, w=words, c=contexts: model(z, t, w, c), x, bf16, seed=count
             )
         )
-    return told(torch.cat(found))
+    return validation_metrics(torch.cat(found))

@@ -40,7 +40,7 @@ from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import ALONE, WHOLE, DistContext, Microbatch
 from minikontext.training.sources import AS_IT_IS, Bad, Picture, Reading, Triplet, triplets
 from minikontext.training.store import file_sum
-from minikontext.training.watch import Metrics, losses_at_fixed_times, told
+from minikontext.training.watch import Metrics, losses_at_fixed_times, validation_metrics
 from minikontext.transformer import KontextTransformer
 
 NULL = "null"  # the file with the features of the empty prompt
@@ -442,4 +442,4 @@ def validate_folder(
         text = TextFeatures(one["tokens"], one["pooled"])
         predict = Denoiser(model, text, contexts, guidance_scale=guidance)
         found.append(losses_at_fixed_times(model, predict, one["0"], config.bf16, number))
-    return told(torch.cat(found))
+    return validation_metrics(torch.cat(found))

@@ -99,9 +99,9 @@ def edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return pixels[..., 1:] - pixels[..., :-1], pixels[..., 1:, :] - pixels[..., :-1, :]
 
 
-def picture_error(made: Tensor, right: Tensor, config: PictureTraining) -> Tensor:
+def picture_error(reconstruction: Tensor, right: Tensor, config: PictureTraining) -> Tensor:
     """Squared, absolute and edge error of pictures (b, 3, h, w), weighed; a scalar."""
-    error = made - right
+    error = reconstruction - right
     rough = sum(edge.abs().mean() for edge in edges(error))
     even = config.squared * error.square().mean() + config.absolute * error.abs().mean()
     return even + config.gradient * rough
@@ -118,11 +118,11 @@ def picture_loss(model: AutoEncoder, config: PictureTraining, device: torch.devi
             mean, logvar = (part.float() for part in model.moments(x))
             logvar = logvar.clamp(-12, 4)
             noise = torch.randn(mean.shape, generator=draw).to(device)
-            made = model.decoder(mean + (0.5 * logvar).exp() * noise).float()
+            reconstruction = model.decoder(mean + (0.5 * logvar).exp() * noise).float()
         kl = kl_divergence(mean, logvar)
-        mse = (made.detach() - x).square().mean() / 4
+        mse = (reconstruction.detach() - x).square().mean() / 4
         facts = {"psnr": float(-10 * mse.log10()), "kl": float(kl.detach()), "samples": len(x)}
-        return picture_error(made, x, config) + config.kl * kl, facts
+        return picture_error(reconstruction, x, config) + config.kl * kl, facts
 
     return loss
 

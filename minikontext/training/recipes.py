@@ -137,8 +137,8 @@ def train_lora(job: LoraJob, world: DistContext, on_log: OnLog = None) -> Path:
     Raises ConfigError under torchrun: a LoRA is small, one process trains it.
     """
     alone(world, "a LoRA")
-    given = {name: getattr(job, name) for name in ("dtype", "offload") if getattr(job, name)}
-    pipe = KontextPipeline.from_pretrained(job.parts, world.device, **given)
+    options = {name: getattr(job, name) for name in ("dtype", "offload") if getattr(job, name)}
+    pipe = KontextPipeline.from_pretrained(job.parts, world.device, **options)
     samples, *unseen = encoded(job, pipe, world)
     origin = made_from(job, base=pipe.weights_fingerprint[:12], data=samples.fingerprint())
     base, dials = pipe.transformer.requires_grad_(False), job.training
@@ -188,9 +188,9 @@ def go_on_from(model: lora.Lora, path: str, base: KontextTransformer) -> None:
         strange = sorted(stored.keys() ^ own.keys())
         raise ConfigError(f"start = {path!r} has other layers ({strange[0]} …)")
     for name, thin in own.items():
-        given = stored[name]
-        if given.down.shape != thin.down.shape or given.bias is not None:
-            got, wanted = len(given.down), len(thin.down)
+        other = stored[name]
+        if other.down.shape != thin.down.shape or other.bias is not None:
+            got, wanted = len(other.down), len(thin.down)
             raise ConfigError(f"start = {path!r} has rank {got} in {name}; [lora] rank = {wanted}")
-        thin.down.data.copy_(given.down)
-        thin.up.data.copy_(given.up / model.scale)  # a file holds the product with alpha / rank
+        thin.down.data.copy_(other.down)
+        thin.up.data.copy_(other.up / model.scale)  # a file holds the product with alpha / rank

@@ -58,13 +58,13 @@ def require_same(place: Path, before: Mapping[str, str], now: Mapping[str, str])
     """Raise TrainingError if a checkpoint was made from something else, with what differs."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if names:
-        told = [
+        differences = [
             f"{n} was {before.get(n, 'not there')!s:.60}, is {now.get(n, 'not there')!s:.60}"
             for n in names
         ]
         raise TrainingError(
-            f"{place} was made from something else: {shorten_list(told, 5)}. Put it back to go on, "
-            "start over with --restart (what is there is set aside), or name another run."
+            f"{place} was made from something else: {shorten_list(differences, 5)}. Put it back to "
+            "go on, start over with --restart (what is there is set aside), or name another run."
         )
 
 

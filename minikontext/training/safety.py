@@ -199,15 +199,15 @@ def safety_loss(
             pictures = model.embed_pixels(x)
             captions, prompts = (model.embed_tokens(one) for one in ids)
         twice = [_equal(some).to(device) for some in texts]
-        parts = {
+        each = {
             "caption": contrastive_loss(pictures, captions, model.scale, twice[0]),
             "prompt": contrastive_loss(pictures, prompts, model.scale, twice[1]),
             "texts": contrastive_loss(prompts, captions, model.scale, twice[0] | twice[1]),
         }
         hits = (pictures @ captions.T).argmax(1) == torch.arange(len(x), device=device)
-        facts = {name: float(value.detach()) for name, value in parts.items()}
+        facts = {name: float(value.detach()) for name, value in each.items()}
         facts |= {"hits": float(hits.float().mean()), "scale": float(model.scale.detach())}
-        return sum(parts.values()) / len(parts), facts
+        return sum(each.values()) / len(each), facts
 
     return loss
 
@@ -234,11 +234,11 @@ def picture_exam(count: int, split: str, autoencoder: AutoEncoder | None, seed: 
     To be passed on are near misses, pictures whose style hides the concept, and any others.
     """
     kinds = {"shown": count, "near": count, "hidden": count // 4, "any": count // 2}
-    made = {
+    scenes = {
         kind: [sample_picture(i, kind, split, seed) for i in range(n)] for kind, n in kinds.items()
     }
-    harmless = [s for kind in ("near", "hidden", "any") for s in made[kind] if not _shown(s)]
-    return Exam(*(as_images(scenes, autoencoder) for scenes in (made["shown"], harmless)))
+    harmless = [s for kind in ("near", "hidden", "any") for s in scenes[kind] if not _shown(s)]
+    return Exam(*(as_images(scenes, autoencoder) for scenes in (scenes["shown"], harmless)))
 
 
 def _shown(scene: Scene) -> bool:
@@ -250,8 +250,8 @@ def as_images(scenes: Sequence[Scene], autoencoder: AutoEncoder | None) -> list[
     pictures = [Image.fromarray(render(scene)) for scene in scenes]
     if autoencoder is None:
         return pictures
-    parts = [images.to_tensor(pictures[i : i + 64]) for i in range(0, len(pictures), 64)]
-    return [p for part in parts for p in images.to_pil(roundtrip(part, autoencoder).float())]
+    batches = [images.to_tensor(pictures[i : i + 64]) for i in range(0, len(pictures), 64)]
+    return [p for part in batches for p in images.to_pil(roundtrip(part, autoencoder).float())]
 
 
 def prompt_exam(count: int, split: str, seed: int = 1) -> Exam:

@@ -46,11 +46,13 @@ def held_out_check(
         if not cases:
             return found
         with mixed_precision(world.device, bf16):
-            made = try_edits(model, autoencoder, cases)
+            results = try_edits(model, autoencoder, cases)
         if world.rank == 0:
-            rows = [[c.context_images()[0], c.target_image(), one] for c, one in zip(cases, made)]
+            rows = [
+                [c.context_images()[0], c.target_image(), one] for c, one in zip(cases, results)
+            ]
             write_sheet(rows, folder, step)
-        good = sum(score(one, case).success for one, case in zip(made, cases))
+        good = sum(score(one, case).success for one, case in zip(results, cases))
         return found | {"success": good / len(cases)}
 
     return check
@@ -60,9 +62,9 @@ def try_edits(model: Editor, autoencoder: AutoEncoder, cases: list[Case]) -> lis
     """Edit cases of one context each with the weights as they are; all processes must call it."""
     before = model.training
     pipe = KontextPipeline(model.transformer, autoencoder, model.text)
-    given = [case.context_images() for case in cases]
+    inputs = [case.context_images() for case in cases]
     out = pipe(
-        [case.prompt for case in cases], image=given, seed=list(range(len(cases))),
+        [case.prompt for case in cases], image=inputs, seed=list(range(len(cases))),
         num_inference_steps=8, progress=False,
     )  # fmt: skip
     model.train(before)
@@ -89,13 +91,13 @@ def sample_sheets(
         contexts = [one[str(i)] for i in range(1, len(one) - 2)]
         guidance = (defaults.guidance_scale or 1.0) if model.config.guidance_embed else None
 
-        def told(words: Mapping[str, Tensor]) -> Denoiser:
+        def denoise(words: Mapping[str, Tensor]) -> Denoiser:
             text = TextFeatures(*(words[n].to(one["0"]) for n in ("tokens", "pooled")))
             return Denoiser(model, text, contexts, defaults.context_layout, guidance)
 
-        denoiser: sampler.Predict = told(one)
+        denoiser: sampler.Predict = denoise(one)
         if null:
-            empty = told({name: x[None] for name, x in null.items()})
+            empty = denoise({name: x[None] for name, x in null.items()})
             denoiser = sampler.guided(denoiser, empty, defaults.true_cfg_scale)
         z = torch.randn(one["0"].shape, generator=torch.Generator().manual_seed(row))
         z = z.to(codec.device)
@@ -108,10 +110,10 @@ def sample_sheets(
     def sheets(model: KontextTransformer, step: int, write: bool) -> None:
         before = model.training
         with mixed_precision(codec.device, bf16):
-            made = [paint(model.eval(), row) for row in rows]
+            results = [paint(model.eval(), row) for row in rows]
         model.train(before)
         if write:
-            write_sheet(made, folder, step)
+            write_sheet(results, folder, step)
 
     return sheets
 

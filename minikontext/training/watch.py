@@ -41,10 +41,10 @@ class Watch:
         if seconds <= 0:
             return {}
         tflops = self.flops * steps / seconds / processes / 1e12
-        told = {"samples_per_second": self.samples * steps / seconds}
+        metrics = {"samples_per_second": self.samples * steps / seconds}
         if self.flops:
-            told["tflops"] = tflops
-        return told | ({"share": tflops / self.peak} if self.flops and self.peak else {})
+            metrics["tflops"] = tflops
+        return metrics | ({"share": tflops / self.peak} if self.flops and self.peak else {})
 
 
 @torch.no_grad()
@@ -69,7 +69,7 @@ def losses_at_fixed_times(
     return torch.stack(found, dim=1)
 
 
-def told(losses: Tensor) -> Metrics:
+def validation_metrics(losses: Tensor) -> Metrics:
     """Losses (b, 8) as metrics: their mean, and the mean at each time."""
     each = {f"validation_{t:g}": float(x) for t, x in zip(TIMES, losses.mean(dim=0))}
     return {"validation": float(losses.mean()), **each}

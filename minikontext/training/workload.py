@@ -54,18 +54,18 @@ def watched(
 
     samples: of a folder, whose pictures and prompts may be smaller than the config foresaw.
     """
-    asked = workload(job)
-    flops = model_flops(asked) if samples is None else folder_flops(asked, samples)
-    return Watch(asked.batch, flops, validate, job.peak)
+    work = workload(job)
+    flops = model_flops(work) if samples is None else folder_flops(work, samples)
+    return Watch(work.batch, flops, validate, job.peak)
 
 
-def folder_flops(asked: Workload, samples: Encoded) -> float:
+def folder_flops(work: Workload, samples: Encoded) -> float:
     """Of a batch of a folder's samples, on average."""
     counts = Counter(samples.shapes)
     text = len(samples.null()["tokens"])
     each = 0.0
     for (target, *contexts), count in counts.items():
         sizes = [shape[-2] * shape[-1] // PATCH**2 for shape in (target, *contexts)]
-        one = replace(asked, batch=1, target=sizes[0], contexts=sum(sizes[1:]), text=text)
+        one = replace(work, batch=1, target=sizes[0], contexts=sum(sizes[1:]), text=text)
         each += count * model_flops(one)
-    return asked.batch * each / len(samples)
+    return work.batch * each / len(samples)
