@@ -78,90 +78,52 @@ def add(commands: argparse._SubParsersAction) -> None:
         one.set_defaults(speak=speak)
 
 
+# fmt: off
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-o", "--output", metavar="PLACE",
-        help="a file (.png, .webp or .jpg), a folder, or - for stdout (default: NAME_edited.png "
-        "here)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--quality", type=int, metavar="N", help="of JPEG and WebP, 1 to 100; pixels get lost"
-    )
-    parser.add_argument(
-        "--no-prompt", action="store_true", default=None,
-        help="keep prompts out of the file's metadata (always: MINIKONTEXT_NO_PROMPT=1)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--watermark", action="store_true", help="mark the pixels invisibly, from 256×256 on"
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the results' paths only")
+    add = parser.add_argument
+    add("-o", "--output", metavar="PLACE", help="a file (.png, .webp or .jpg), a folder, or - for "
+        "stdout (default: NAME_edited.png here)")
+    add("--quality", type=int, metavar="N", help="of JPEG and WebP, 1 to 100; pixels get lost")
+    add("--no-prompt", action="store_true", default=None, help="keep prompts out of the file's "
+        "metadata (always: MINIKONTEXT_NO_PROMPT=1)")
+    add("--watermark", action="store_true", help="mark the pixels invisibly, from 256×256 on")
+    add("-q", "--quiet", action="store_true", help="print the results' paths only")
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    number = {"type": int, "metavar": "N"}
-    group.add_argument(
-        "--seed", type=seeds, metavar="N", default=(None,),
-        help="the same seed gives the same picture; several: 1,2,7 or 1..8; -1: random (default)",
-    )  # fmt: skip
-    group.add_argument("--steps", **number, help="more is finer and slower")
-    group.add_argument(
-        "--step-cache",
-        type=float,
-        metavar="X",
-        help="skip blocks where the first one changed by less than this share: faster, not exact",
-    )
-    group.add_argument("--count", **number, default=1, help="how many results (default: 1)")
-    group.add_argument("--width", **number, help="of the result (default: the picture's)")
-    group.add_argument("--height", **number, help="of the result (default: the picture's)")
-    group.add_argument(
-        "--guidance", type=float, metavar="G", help="for weights distilled with a guidance input"
-    )
-    group.add_argument(
-        "--cfg", type=float, metavar="S", help="classifier-free guidance; 1 is off, twice as slow"
-    )
-    group.add_argument("--negative", metavar="TEXT", help="what to stay away from; needs --cfg > 1")
-    group.add_argument(
-        "--resize",
-        choices=("kontext", "none"),
-        default="kontext",
-        help="kontext: use the nearest trained size (default); none: keep the picture's size",
-    )
-    group.add_argument(
-        "--layout",
-        choices=("index", "offset", "scaled"),
-        help="how several pictures are told apart: the paper's way (index), side by side (offset), "
-        "or each stretched over the result (scaled); default: as the weights have learned it",
-    )
+    add, number = group.add_argument, {"type": int, "metavar": "N"}
+    add("--seed", type=seeds, metavar="N", default=(None,), help="the same seed gives the same "
+        "picture; several: 1,2,7 or 1..8; -1: random (default)")
+    add("--steps", **number, help="more is finer and slower")
+    add("--step-cache", type=float, metavar="X", help="skip blocks where the first one changed by "
+        "less than this share: faster, not exact")
+    add("--count", **number, default=1, help="how many results (default: 1)")
+    add("--width", **number, help="of the result (default: the picture's)")
+    add("--height", **number, help="of the result (default: the picture's)")
+    add("--guidance", type=float, metavar="G", help="for weights distilled with a guidance input")
+    add("--cfg", type=float, metavar="S", help="classifier-free guidance; 1 is off, twice as slow")
+    add("--negative", metavar="TEXT", help="what to stay away from; needs --cfg > 1")
+    add("--resize", choices=("kontext", "none"), default="kontext", help="kontext: use the nearest "
+        "trained size (default); none: keep the picture's size")
+    add("--layout", choices=("index", "offset", "scaled"), help="how several pictures are told "
+        "apart: the paper's way (index), side by side (offset), or each stretched over the result "
+        "(scaled); default: as the weights have learned it")
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--weights", default="toy", help="a shipped name or a folder (default: toy)")
-    group.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE]",
-        help="a LoRA on top of the weights; may be given again (default scale: 1)",
-    )
-    group.add_argument(
-        "--offload",
-        default="auto",
-        choices=PLANS,
-        help="for full-size weights: resident, encoders, 8-bit, 4-bit, stream (default: what fits)",
-    )
-    group.add_argument(
-        "--safety",
-        metavar="NAME",
-        help="safety filters, a shipped name (toy) or a folder; none: without (default: as the "
-        "weights ask)",
-    )
-    group.add_argument(
-        "--float8",
-        action="store_true",
-        help="matrix products with fewer digits, for speed, on NVIDIA GPUs from Ada on",
-    )
-    group.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
-    group.add_argument("--dtype", help="float32 or bfloat16 (default: what the device does best)")
+    add = group.add_argument
+    add("--weights", default="toy", help="a shipped name or a folder (default: toy)")
+    add("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="a LoRA on top of the "
+        "weights; may be given again (default scale: 1)")
+    add("--offload", default="auto", choices=PLANS, help="for full-size weights: resident, "
+        "encoders, 8-bit, 4-bit, stream (default: what fits)")
+    add("--safety", metavar="NAME", help="safety filters, a shipped name (toy) or a folder; none: "
+        "without (default: as the weights ask)")
+    add("--float8", action="store_true", help="matrix products with fewer digits, for speed, on "
+        "NVIDIA GPUs from Ada on")
+    add("--device", help="cpu, cuda, cuda:1 or mps (default: the fastest here)")
+    add("--dtype", help="float32 or bfloat16 (default: what the device does best)")
+# fmt: on
 
 
 # ------------------------------------------------------------------------------------ the work
