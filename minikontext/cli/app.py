@@ -34,8 +34,7 @@ EXAMPLES = """examples:
   minikontext inspect night.png
   minikontext train configs/toy.toml
   minikontext train configs/flux_dev_finetune.toml --plan --gpus 2 --memory 80
-  minikontext distill ladd configs/toy_pro.toml
-  minikontext reproduce toy --list
+  minikontext reproduce toy_pro --list
   minikontext page site --serve 8000
   minikontext bench mini --weights toy --steps 10
   minikontext weights verify FLUX.1-Kontext-dev

@@ -1,4 +1,4 @@
-"""Distillation from a config file: `minikontext distill ladd configs/toy_pro.toml`.
+"""Distillation from a config file: `minikontext reproduce toy_pro`, or `minikontext distill`.
 
 jobs         what a config may say
 run          from a config or a job to weights: `main`, `run_job`

@@ -75,8 +75,8 @@ class Reading:
         try:
             b"a".decode(self.encoding or "utf-8")
         except (LookupError, ValueError) as error:
-            told = f"encoding = {self.encoding!r:.80}: expected a text encoding, as cp1252"
-            raise ConfigError(told) from error
+            problem = f"encoding = {self.encoding!r:.80}: expected a text encoding, as cp1252"
+            raise ConfigError(problem) from error
         if len(self.trigger) > 200 or not self.trigger.isprintable():
             raise ConfigError(f"trigger = {self.trigger!r:.80}: expected a word or a few")
         if any(0 < limit < 1 for limit in (self.max_aspect, self.upscale)):
@@ -164,11 +164,11 @@ def triplets(source: str | Path, how: Reading = AS_IT_IS) -> Found:
         if isinstance(sample, Bad):
             yield sample
             continue
-        told, before = (sample.prompt, *sample.contexts), seen[sample.key]
-        if told in before or (before and isinstance(sample.image, bytes)):
+        triplet, before = (sample.prompt, *sample.contexts), seen[sample.key]
+        if triplet in before or (before and isinstance(sample.image, bytes)):
             yield Bad(sample.key, "its name occurred before")
             continue
-        before.add(told)
+        before.add(triplet)
         try:
             sample = named(replace(sample, prompt=how.with_trigger(sample.prompt)))
         except PromptError as error:
@@ -263,14 +263,14 @@ def _from_rows(rows: Iterator[dict | Bad], folder: Path, columns: Mapping[str, s
             continue
         named = {columns.get(name, name): value for name, value in row.items()}
         if unknown := sorted(str(name) for name in named.keys() - {*COLUMNS, ""}):
-            told = f"{shorten_list([repr(n)[:60] for n in unknown])} is no column of ours: " \
+            problem = f"{shorten_list([repr(n)[:60] for n in unknown])} is no column of ours: " \
                    f"{', '.join(COLUMNS)}"  # fmt: skip
             if number == 1:
                 raise ConfigError(
-                    f"{folder}: {told}. Map yours in [data.columns], for example "
+                    f"{folder}: {problem}. Map yours in [data.columns], for example "
                     f'{unknown[0]!s:.40} = "contexts", or = "" to leave it out'
                 )
-            yield Bad(f"line {number}", f"no triplet: {told}")
+            yield Bad(f"line {number}", f"no triplet: {problem}")
             continue
         try:
             yield from _from_row(named, folder, number)
@@ -321,8 +321,8 @@ def _from_tar(path: Path, how: Reading) -> Found:
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         yield Bad(path.name, f"the shard ends early: {error}")
     if ignored:
-        told = shorten_list([f"{name} × {n}" for name, n in ignored.most_common()], 6)
-        log.warning("%s: not read: %s", path, told)
+        names = shorten_list([f"{name} × {n}" for name, n in ignored.most_common()], 6)
+        log.warning("%s: not read: %s", path, names)
 
 
 def _grouped(tar: tarfile.TarFile, groups: dict[str, list[tarfile.TarInfo]]) -> Exception | None:
@@ -347,22 +347,22 @@ def _from_members(
     how: Reading,
 ) -> Triplet | Bad:  # fmt: skip
     """The sample of some files; no two may be the same of it, none is taken for another."""
-    told = [member.name[len(key) + 1 :] for member in members]
+    names = [member.name[len(key) + 1 :] for member in members]
     for member in members:
         if member.issparse() or not 0 <= member.size <= LARGEST:
             return Bad(key, f"{member.name!r:.80} is sparse or above {LARGEST:,} bytes")
     named: dict[str, tarfile.TarInfo] = {}
     strange: list[str] = []
-    for name, member in zip(told, members, strict=True):
+    for name, member in zip(names, members, strict=True):
         role = _role(name)
         if role is None:
             strange.append(name)
         elif role in named:
-            return Bad(key, f"has two files for {role}: {', '.join(sorted(told))}")
+            return Bad(key, f"has two files for {role}: {', '.join(sorted(names))}")
         else:
             named[role] = member
     if "image" not in named or "txt" not in named:
-        return Bad(key, f"needs an image and a txt, has {', '.join(sorted(told))}")
+        return Bad(key, f"needs an image and a txt, has {', '.join(sorted(names))}")
     contexts = sorted((r for r in named if r not in ("image", "txt")), key=_counted)
     pictures = [name for name in strange if name.lower().endswith(ENDINGS)]
     if pictures and not contexts:

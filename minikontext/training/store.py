@@ -186,8 +186,8 @@ class Store:
         if place.is_file():
             bad = world.rank == 0 and not _same_sum(place, facts)
         else:
-            told = parse_json((place / "facts.json").read_text(encoding="utf-8"))
-            mine = sorted(told["sums"].items())[world.rank :: world.size]
+            stored = parse_json((place / "facts.json").read_text(encoding="utf-8"))
+            mine = sorted(stored["sums"].items())[world.rank :: world.size]
             bad = any(file_sum(place / name) != digest for name, digest in mine)
         return world.mean({"bad": float(bad)})["bad"] == 0
 
@@ -243,20 +243,20 @@ def _facts(place: Path) -> Facts | None:
         if place.is_file():
             with safe_open(place, "pt") as file:
                 return file.metadata()
-        told = parse_json((place / "facts.json").read_text(encoding="utf-8"))
-        digest = told.pop(SUM)
-        whole = all((place / n).stat().st_size == size for n, size in told["files"].items())
-        whole &= told["sums"].keys() == told["files"].keys()
-        same = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest() == digest
-        return told["facts"] if whole and same else None
+        stored = parse_json((place / "facts.json").read_text(encoding="utf-8"))
+        digest = stored.pop(SUM)
+        whole = all((place / n).stat().st_size == size for n, size in stored["files"].items())
+        whole &= stored["sums"].keys() == stored["files"].keys()
+        same = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest() == digest
+        return stored["facts"] if whole and same else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
         return None
 
 
 def checksum(facts: Facts, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a checkpoint's facts and tensors (on the host), whatever their order."""
-    told = sorted((name, value) for name, value in facts.items() if name != SUM)
-    digest = hashlib.sha256(json.dumps(told).encode())
+    pairs = sorted((name, value) for name, value in facts.items() if name != SUM)
+    digest = hashlib.sha256(json.dumps(pairs).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
