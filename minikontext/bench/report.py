@@ -89,9 +89,7 @@ def write_json(content: object, path: Path) -> None:
 
 def write_text(text: str, path: Path) -> None:
     """Write a text with a line end, whole or not at all; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as temporary:
-        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    files.write_text(path, text.rstrip("\n") + "\n")
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -22,6 +22,7 @@ from minikontext.pretrained.native import (
     read_config,
     tell_if_hidden,
 )
+from minikontext.runtime import files
 from minikontext.runtime.config import write_json
 from minikontext.runtime.device import select_device
 from minikontext.safety import registry
@@ -116,7 +117,9 @@ def save(
     dtype: torch.dtype = torch.bfloat16,
     layout: str | None = None,
 ) -> Path:
-    """Write a folder that `load` reads; bfloat16 unless told otherwise.
+    """Write a folder that `load` reads, whole or not at all; bfloat16 unless told otherwise.
+
+    Weights that are there already are replaced; other files of the folder stay.
 
     layout: "minikontext" is config.json and one safetensors file a part; "diffusers" is a folder
     that diffusers' FluxKontextPipeline opens, too, and the default for FLUX's text encoders.
@@ -127,16 +130,18 @@ def save(
     toy = isinstance(modules["text_encoder"], ToyTextEncoder)
     layout = layout or ("minikontext" if toy else "diffusers")
     if layout == "diffusers":
-        convert.save(modules, folder, dtype, edits=pipe.defaults.max_contexts > 0)
+        with files.updating_folder(folder, "model_index.json") as new:
+            convert.save(modules, new, dtype, edits=pipe.defaults.max_contexts > 0)
         return folder
     if layout != "minikontext" or not toy:
         raise ConfigError(f"Got layout={layout!r}; these weights go into 'diffusers'.")
-    for part, module in modules.items():
-        safetensors_io.save(module.state_dict(), folder / f"{part}.safetensors", dtype)
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, "name": name or pipe.name}
     config |= {part: asdict(module.config) for part, module in modules.items()}
     config["defaults"] = asdict(pipe.defaults)
     if pipe.safety is not None and pipe.safety.shipped:
         config["safety"] = pipe.safety.name
-    write_json(folder / "config.json", config)
+    with files.updating_folder(folder, without=["model_index.json"]) as new:  # of diffusers
+        for part, module in modules.items():
+            safetensors_io.save(module.state_dict(), new / f"{part}.safetensors", dtype)
+        write_json(new / "config.json", config)
     return folder

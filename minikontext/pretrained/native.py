@@ -52,9 +52,16 @@ def find_weights(name: str | Path) -> Path:
     known = sorted(path.parent.name for path in home().glob("*/config.json"))
     raise WeightsError(
         f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home()}. "
-        f"Known names: {', '.join(known) or 'none'}. Set MINIKONTEXT_WEIGHTS to another home. "
+        f"Known names: {', '.join(known) or 'none'}.{_aside(Path(name))} "
+        "Set MINIKONTEXT_WEIGHTS to another home. "
         "Nothing is downloaded: of a model on a hub, download the folder and give its path."
     )
+
+
+def _aside(path: Path) -> str:
+    """What is to be said if a save was killed while it exchanged the folder."""
+    aside = files.set_aside_name(path) if path.name else path
+    return f" A save was killed: {aside} is what was there." if files.is_folder(aside) else ""
 
 
 def tell_if_hidden(name: str | Path) -> None:

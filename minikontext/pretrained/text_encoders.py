@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minikontext.errors import PromptWarning, WeightsError, warn
+from minikontext.errors import OutputError, PromptWarning, WeightsError, warn
 from minikontext.pretrained import safetensors_io
 from minikontext.pretrained.transformers_io import (
     check_encoder,
@@ -77,13 +77,16 @@ class FluxTextEncoder(nn.Module):
         )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write what `from_folder` reads, through transformers."""
-        for module, name in ((self.clip, "text_encoder"), (self.t5, "text_encoder_2")):
-            state = {key: value.to("cpu", dtype) for key, value in module.state_dict().items()}
-            state.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
-            module.save_pretrained(Path(folder) / name, state_dict=state)
-        self.clip_tokenizer.save_pretrained(Path(folder) / "tokenizer")
-        self.t5_tokenizer.save_pretrained(Path(folder) / "tokenizer_2")
+        """Write what `from_folder` reads, through transformers. Raises OutputError."""
+        try:
+            for module, name in ((self.clip, "text_encoder"), (self.t5, "text_encoder_2")):
+                state = {key: value.to("cpu", dtype) for key, value in module.state_dict().items()}
+                state.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
+                module.save_pretrained(Path(folder) / name, state_dict=state)
+            self.clip_tokenizer.save_pretrained(Path(folder) / "tokenizer")
+            self.t5_tokenizer.save_pretrained(Path(folder) / "tokenizer_2")
+        except Exception as error:  # tokenizers raise a bare one if the disk is full
+            raise OutputError(f"Cannot write {folder}: {error}. Make room on the disk.") from error
 
     def stream(self, device: torch.device, dtype: torch.dtype) -> FluxTextEncoder:
         """Keep the weights on the host; each layer visits the device while it works."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from safetensors import SafetensorError
 
 from minikontext.errors import OutputError
 
+FULL_IN_RUST = re.compile(rf"os error ({errno.ENOSPC}|{errno.EFBIG}|{errno.EDQUOT})\b")
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no more room, for one reason or another
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -135,6 +139,120 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+WEIGHTS = re.compile(r"(?P<stem>.+?)(-\d{5}-of-\d{5})?\.(safetensors|sft)(\.index\.json)?")
+
+
+@contextmanager
+def updating_folder(
+    path: str | Path, index: str = "config.json", without: Collection[str] = ()
+) -> Iterator[Path]:
+    """Yield a temporary folder whose files come into the folder `path` all at once, or not at all.
+
+    Other files of that folder stay, but for those named in `without`, and for weights that new
+    ones of their name replace, in one file or in shards. index: the file without which nobody takes
+    the folder for weights. Killed at any moment, the folder is the old one or the new one; between
+    two renames the old one lies beside it for a moment (`set_aside_name`). Where a folder cannot be
+    renamed, the index goes first and comes last.
+    Raises OutputError when the place cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    put_back(path)
+    check_writable(path / index)
+    stuck = path.exists() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
+    temporary = _temporary_name(path / path.name if stuck else path)
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()  # fails where something is, a link included
+        yield temporary
+        plain = stat.S_IMODE(temporary.stat().st_mode) & 0o666
+        for file in (file for file in temporary.rglob("*") if file.is_file()):
+            old = path / file.relative_to(temporary)
+            _finish(file, stat.S_IMODE(old.stat().st_mode) if old.is_file() else plain)
+        if stuck:
+            _move_in(temporary, path, index, without)
+        else:
+            _exchange(temporary, path, without)
+        _sync(path if stuck else path.parent)
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
+    except (OSError, SafetensorError) as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def set_aside_name(path: Path) -> Path:
+    """Where a folder lies for the moment in which `updating_folder` exchanges it."""
+    return path.with_name(f".{path.name}.before-update")
+
+
+def put_back(path: Path) -> None:
+    """Undo an exchange that was killed between its two renames."""
+    with suppress(OSError):
+        if set_aside_name(path).is_dir() and not path.exists():
+            os.rename(set_aside_name(path), path)
+
+
+def _exchange(temporary: Path, path: Path, without: Collection[str]) -> None:
+    """Put a folder in the place of another one, whose remaining files it takes over."""
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    for old, new in _staying(path, temporary, without):
+        new.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(old, new, follow_symlinks=False)
+        except OSError:  # a disk that knows no second names
+            shutil.copy2(old, new, follow_symlinks=False)
+    temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    aside = set_aside_name(path)
+    shutil.rmtree(aside, ignore_errors=True)  # of one that was killed after its second rename
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _staying(
+    path: Path, temporary: Path, without: Collection[str]
+) -> Iterator[tuple[Path, Path]]:
+    """The files of a folder that an update does not replace, and their names in the new one."""
+    for old in path.rglob("*"):
+        new = temporary / old.relative_to(path)
+        inside = temporary == old or temporary in old.parents
+        if inside or new.exists() or (old.is_dir() and not old.is_symlink()):
+            continue
+        if old.parent == path and old.name in without:
+            continue
+        stems = {m["stem"] for f in new.parent.glob("*.s*") if (m := WEIGHTS.fullmatch(f.name))}
+        found = WEIGHTS.fullmatch(old.name)
+        if not (found and found["stem"] in stems):
+            yield old, new
+
+
+def _move_in(temporary: Path, path: Path, index: str, without: Collection[str]) -> None:
+    """Move files into a folder that cannot be renamed; half moved, it is no weights' folder."""
+    files = [file for file in temporary.rglob("*") if file.is_file()]
+    staying = {old for old, _ in _staying(path, temporary, without)}
+    (path / index).unlink(missing_ok=True)
+    for old in [p for p in path.rglob("*") if p.is_file() and temporary not in p.parents]:
+        if old not in staying:
+            old.unlink()
+    for file in sorted(files, key=lambda file: file == temporary / index):
+        new = path / file.relative_to(temporary)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, new)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all. Raises OutputError."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def check_writable(path: str | Path) -> None:
     """Raise OutputError if `path` cannot become a file; ask before the long work, not after it."""
     path = Path(path)
@@ -210,7 +328,9 @@ def _cannot_write(path: Path, error: Exception) -> OutputError:
     if isinstance(error, OutputError):
         return error
     why = getattr(error, "strerror", None) or error
-    return OutputError(f"Cannot write {path}: {why}. Choose another place.")
+    full = getattr(error, "errno", None) in FULL or FULL_IN_RUST.search(str(error))
+    what = "Make room on the disk" if full else "Choose another place"
+    return OutputError(f"Cannot write {path}: {why}. {what}.")
 
 
 def _remove(temporary: Path) -> None:

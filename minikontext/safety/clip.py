@@ -7,7 +7,6 @@ filter; `ZeroShot` works for any other classes just as well.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from minikontext.errors import ConfigError, WeightsError
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Side
-from minikontext.runtime.config import build_config
+from minikontext.runtime.config import build_config, write_json
 from minikontext.safety.filters import FORMAT, FORMAT_VERSION, Safety, read_threshold
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 
@@ -205,10 +204,10 @@ def save_safety(
     thresholds: dict[str, float],
 ) -> Path:  # fmt: skip
     """Write a folder that `safety.load` reads: config.json and clip.safetensors in bfloat16."""
-    safetensors_io.save(model.state_dict(), folder / f"{KIND}.safetensors", torch.bfloat16)
     config = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": KIND}
     config |= {"forbidden": list(forbidden), "others": list(others), "thresholds": thresholds}
     config |= {KIND: asdict(model.config)}
-    with files.replacing(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    with files.updating_folder(folder) as new:
+        safetensors_io.save(model.state_dict(), new / f"{KIND}.safetensors", torch.bfloat16)
+        write_json(new / "config.json", config)
     return folder

@@ -55,7 +55,8 @@ def sample_wishes(
     """
     rng = random.Random(f"wishes/{seed}/{number}/{split}/{contexts}/{index}")
     case = edits.sample_case(index, number, split, seed, contexts)
-    if len(case.contexts) != 1 or rng.random() >= two:
+    pairs = sum(OPERATIONS[name][0] in PAIRED for name in level(number).operations) > 1
+    if not pairs or len(case.contexts) != 1 or rng.random() >= two:
         return grammar.loosened(case, rng)
     while True:
         pair = _pair(rng, level(number), sample_scene(rng, number))

@@ -130,7 +130,7 @@ def build_cache(
         if _holds(path, len(indices)):
             continue
         cases = [training_case(i, level, seed, mix) for i in indices]
-        path.with_suffix(".txt").write_text("\n".join("\t".join(wordings(c)) for c in cases))
+        write_wordings(path, cases)
         with files.replacing(path) as temporary:
             tensors = encode(cases, autoencoder, first, bf16, mix is not None)
             save_file(tensors, temporary, metadata=facts)
@@ -150,10 +150,9 @@ def _holds(path: Path, count: int) -> bool:
 
 def labelled(folder: Path, facts: dict[str, str], world: DistContext = ALONE) -> None:
     """Make a folder for pairs and note how they are made. Raises TrainingError if otherwise."""
-    folder.mkdir(parents=True, exist_ok=True)
     label = folder / "cache.txt"
     if world.rank == 0 and not label.exists():
-        label.write_text(str(facts))
+        files.write_text(label, str(facts))
     world.wait()
     if label.read_text() != str(facts):
         raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
@@ -189,6 +188,12 @@ def wordings(case: Case) -> list[str]:
     return [case.prompt, *(case.reworded(i) for i in range(1, WORDINGS))]
 
 
+def write_wordings(path: Path, cases: Sequence[Case]) -> None:
+    """Write the wordings of a file of pairs beside it, a line each case. Raises OutputError."""
+    lines = "\n".join("\t".join(wordings(case)) for case in cases)
+    files.write_text(path.with_suffix(".txt"), lines)
+
+
 def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = None) -> Pairs:
     """All encoded pairs of a folder with their prompts as token ids.
 
@@ -215,7 +220,8 @@ def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
     """One file of pairs, and their wordings from the text beside it."""
     try:
         tensors = load_file(path)
-        lines = [line.split("\t") for line in path.with_suffix(".txt").read_text().split("\n")]
+        told = path.with_suffix(".txt").read_text(encoding="utf-8")
+        lines = [line.split("\t") for line in told.split("\n")]
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made again") from error
     sizes = {name: tensor.dim() for name, tensor in tensors.items()}

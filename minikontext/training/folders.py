@@ -30,6 +30,7 @@ from minikontext import flow, images
 from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Scale
 from minikontext.runtime.config import read_json, require_entries
@@ -63,16 +64,15 @@ def encode_folder(
     Many processes share the shards out among them. Raises TrainingError if the folder was made
     with other weights or another size.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     facts = {"weights": pipe.weights_fingerprint[:12], "side": side, "shard": shard}
     label = cache / "cache.json"
     if world.rank == 0 and not label.exists():
-        label.write_text(json.dumps(facts))
+        files.write_text(label, json.dumps(facts))
     world.wait()
     if read_json(label, TrainingError, f"Remove {cache}.") != facts:
         raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
     if world.rank == 0:
-        save_file(_text(pipe, ""), cache / f"{NULL}.safetensors")
+        safetensors_io.save(_text(pipe, ""), cache / f"{NULL}.safetensors")
     bar = iter(tqdm(triplets(source, how), desc="encoding", disable=world.rank > 0))
     number = -1
     for number, chunk in enumerate(iter(lambda: list(itertools.islice(bar, shard)), [])):
@@ -139,8 +139,7 @@ def _encode_shard(
         save_file(tensors, temporary)
         told = {"asked": _asked(chunk, how), "bytes": temporary.stat().st_size}
         told |= {"sha256": file_sum(temporary), "samples": samples, "skipped": skipped}
-    with files.replacing(place.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(told, indent=0), encoding="utf-8")
+    files.write_text(place.with_suffix(".json"), json.dumps(told, indent=0))
 
 
 class _LeftOut(Exception):

@@ -166,13 +166,17 @@ class Loop:
             together = False  # these weights led to it: what was saved before is better
             raise
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             bar.close()
             self.model.zero_grad()
-            if together and not self._within:  # who failed alone would wait for the others for ever
-                self.save()
-                self.store.finish()
+            try:
+                if together and not self._within:  # who failed alone would wait for ever
+                    self.save()
+                    self.store.finish()
+            finally:  # only now: SIGTERM may reach one process while the others save already
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+        if self._stopped:  # while it saved what was done
+            raise KeyboardInterrupt
 
     def _check_and_log(self, metrics: dict[str, float], bar: tqdm, on_log: Callable | None) -> None:
         """Validate and log, if it is time."""

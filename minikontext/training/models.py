@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import layouts, safetensors_io
 from minikontext.pretrained.native import find_weights
 from minikontext.runtime import files
-from minikontext.runtime.config import build_config, read_json
+from minikontext.runtime.config import build_config, read_json, write_json
 from minikontext.safety import chosen
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.training.editor import Editor
@@ -61,9 +60,9 @@ def first_autoencoder(job: WorldAutoEncoderJob, device: torch.device) -> AutoEnc
 
 def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
     """Write the weights with their configuration: sizes, and scale and shift of the latents."""
-    safetensors_io.save(model.state_dict(), folder / "autoencoder.safetensors", torch.bfloat16)
-    with files.replacing(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps({"autoencoder": asdict(model.config)}, indent=1) + "\n")
+    with files.updating_folder(folder) as new:
+        safetensors_io.save(model.state_dict(), new / "autoencoder.safetensors", torch.bfloat16)
+        write_json(new / "config.json", {"autoencoder": asdict(model.config)})
     return folder
 
 

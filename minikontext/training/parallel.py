@@ -13,6 +13,9 @@ checkpointing, compilation of single blocks. Its HSDP layout and sizes are not p
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -144,8 +147,30 @@ def start(
         where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(where)
     if not dist.is_initialized():
+        end_with_parent()
         dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
     return DistContext(where, dist.get_rank(), size, _mesh(where, size, flags.replicate), flags)
+
+
+GRACE = 60.0  # seconds in which a training whose torchrun is gone ends its step and saves
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, which may have had no time to say so.
+
+    Otherwise the trainers of a killed torchrun would train on, unseen, and hold the run's folder.
+    It is as after SIGTERM: the loop ends its step and saves. What hangs is killed.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def stop() -> None:

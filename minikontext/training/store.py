@@ -51,7 +51,10 @@ class Store:
         self.file, self.stores = folder / "checkpoint.safetensors", folder / "checkpoints"
         self.last = folder / "checkpoint.last.safetensors"
         self._writing: tuple[Future | None, Path, Facts] | None = None
-        self._group: dist.ProcessGroup | None = None
+        # Beside the training's, for writing behind it. Made at once: later torchrun, through which
+        # processes find each other, may be gone.
+        behind = world.size > 1 and world.config.background
+        self._group = dist.new_group(backend="gloo") if behind else None
 
     # -------------------------------------------------------------------------------- writing
 
@@ -98,7 +101,6 @@ class Store:
             if not self.world.config.background:
                 dcp.save(tensors, storage_writer=writer)
                 return None
-            self._group = self._group or dist.new_group(backend="gloo")  # beside the training's
             return dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
         except (OSError, dcp.api.CheckpointException) as error:
             raise _full(place, error) from error
@@ -120,16 +122,19 @@ class Store:
                 future.result()
         except (Exception, dcp.api.CheckpointException) as error:  # the latter is no Exception
             raise _full(place, error) from error
-        self._note_sums(place)
-        self.world.wait()
-        if self.world.rank == 0:
-            self._publish(place, facts)
+        try:
+            self._note_sums(place)
+            self.world.wait()
+            if self.world.rank == 0:
+                self._publish(place, facts)
+        except OSError as error:
+            raise _full(place, error) from error
         self.world.wait()
 
     def _note_sums(self, place: Path) -> None:
         """Each process reads its share of the files once more, and notes their sums beside them."""
         for file in sorted(place.glob("*.safetensors"))[self.world.rank :: self.world.size]:
-            file.with_suffix(".sum").write_text(file_sum(file))
+            files.write_text(file.with_suffix(".sum"), file_sum(file))
 
     def _publish(self, place: Path, facts: Facts) -> None:
         sizes = {file.name: file.stat().st_size for file in place.glob("*.safetensors")}

@@ -230,10 +230,9 @@ def kept(folder: Path, number: int, make: Callable[[], list[Tensor]]) -> list[Te
 
 def label(folder: Path, facts: str) -> None:
     """Note in a folder what its batches are made of. Raises TrainingError if it is otherwise."""
-    folder.mkdir(parents=True, exist_ok=True)
     note = folder / "stream.txt"
     if not note.exists():
-        note.write_text(facts, encoding="utf-8")
+        files.write_text(note, facts)
     if (found := note.read_text(encoding="utf-8")) != facts:
         raise TrainingError(f"{folder} holds batches of {found}, not of {facts}; remove it first")
 

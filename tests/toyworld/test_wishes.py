@@ -17,6 +17,10 @@ def test_wishes_are_the_same_on_every_call():
     assert {len(sample_wishes(i).wishes) for i in range(30)} == {0, 2}
 
 
+def test_a_level_with_one_operation_has_no_two_wishes():
+    assert not any(sample_wishes(i, 1, two=1.0).wishes for i in range(20))
+
+
 def test_two_wishes_do_not_overlap_and_both_change_the_picture():
     for pair in PAIRS:
         one, two = pair.wishes

@@ -1,6 +1,7 @@
 """A killed training goes on: a few kills here, as many as you like with the command of `kills`."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,31 @@ def test_a_killed_training_goes_on(tmp_path):
     assert report.saving == 1 and report.lost <= 1, report
     assert not list(tmp_path.rglob("*.tmp"))  # what a kill leaves is tidied up
     assert report.equal and max(done for done, _ in report.steps) >= 5
+
+
+def test_trainers_end_with_their_torchrun_and_lose_nothing(tmp_path):
+    child = kills._start(tmp_path, 2, 10**6)
+    assert kills._resumed(child) == 0
+    kills._until(lambda: kills._last_step(tmp_path) >= 3, child, "no step was done")
+    trainers = [int(note.read_text()) for note in tmp_path.glob("pid-*")]
+    child.kill()
+    end = time.monotonic() + kills.PATIENCE
+    while any(map(alive, trainers)):
+        assert time.monotonic() < end, "the trainers live on"
+        time.sleep(0.05)
+    child.communicate()
+    done = kills._last_step(tmp_path)
+    again = kills._start(tmp_path, 2, done + 1)
+    assert kills._resumed(again) == done  # the last step was saved
+    assert again.communicate() and again.returncode == 0
+
+
+def alive(pid):
+    """Whether a process still works; one that has ended and is not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_flipped_bit_costs_one_checkpoint_and_nothing_else(tmp_path):

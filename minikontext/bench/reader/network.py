@@ -23,7 +23,7 @@ from minikontext.errors import WeightsError
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime.bounds import Share, Side
 from minikontext.runtime.config import build_config, read_json, write_json
-from minikontext.runtime.files import shipped
+from minikontext.runtime.files import shipped, updating_folder
 from minikontext.toyworld.scene import CHOICES, COLOURED, COLOURLESS, LETTERS, MAX_SIGN, Scene
 
 HOME = shipped("data", "reader")
@@ -287,9 +287,9 @@ def count_parameters(model: nn.Module) -> int:
 
 def save(model: ReaderNetwork, folder: Path) -> Path:
     """Write `reader.safetensors` in float16 and `config.json`; returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors_io.save(model.state_dict(), folder / "reader.safetensors", torch.float16)
-    write_json(folder / "config.json", {"format": FORMAT, "reader": asdict(model.config)})
+    with updating_folder(folder) as new:
+        safetensors_io.save(model.state_dict(), new / "reader.safetensors", torch.float16)
+        write_json(new / "config.json", {"format": FORMAT, "reader": asdict(model.config)})
     return folder
 
 

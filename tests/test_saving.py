@@ -1,0 +1,176 @@
+"""A folder of weights is the old one or the new one, whatever happens while it is written."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minikontext.course import tiny_flux
+from minikontext.errors import OutputError, WeightsError
+from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import safetensors_io
+from minikontext.runtime import files
+from minikontext.training.models import save_autoencoder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from children import NOBODY, full_disk, in_child, open_folder, snapshot
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    """A tiny FLUX pipeline."""
+    pytest.importorskip("transformers")
+    return KontextPipeline.from_pretrained(
+        tiny_flux.write(tmp_path_factory.mktemp("flux") / "flux"), "cpu", "float32"
+    )
+
+
+def other(pipe):
+    """The same with other weights everywhere."""
+    with torch.no_grad():
+        for part in pipe.modules.values():
+            for parameter in part.parameters():
+                parameter.add_(1)
+    return pipe
+
+
+def killed_everywhere(folder, save, step):
+    """Kill a save before each change of a file; yields what is left each time."""
+    old, number = snapshot(folder), 0
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy)
+    while True:
+        died, said = in_child(save, kill_at=number)
+        assert not said
+        yield old, snapshot(folder), bool(died)
+        if not died:
+            return
+        number += step
+        for path in folder.parent.iterdir():
+            if path != copy:
+                shutil.rmtree(path)
+        shutil.copytree(copy, folder)
+
+
+@pytest.mark.parametrize("layout", ["minikontext", "diffusers"])
+def test_a_save_that_is_killed_leaves_the_old_folder_or_the_new_one(tiny, flux, tmp_path, layout):
+    pipe, step = (tiny(), 1) if layout == "minikontext" else (flux, 5)
+    folder = tmp_path / "weights"
+    pipe.save_pretrained(folder)
+    (folder / "README.md").write_text("a card")
+    other(pipe)
+    seen, new = [], None
+    for old, left, died in killed_everywhere(folder, lambda: pipe.save_pretrained(folder), step):
+        seen.append(left)
+        if left is None:  # between two renames: nothing is lost, and the next save goes on
+            with pytest.raises(WeightsError, match="before-update is what was there"):
+                KontextPipeline.from_pretrained(folder)
+            assert snapshot(files.set_aside_name(folder)) == old
+            files.put_back(folder)
+            assert snapshot(folder) == old
+        elif not died:
+            new = left
+    assert new and new["README.md"] == b"a card" and new != old
+    assert all(left in (None, old, new) for left in seen)
+    assert seen.count(old) > 3 and len(seen) > 8
+
+
+@pytest.mark.parametrize("layout", ["minikontext", "diffusers"])
+@pytest.mark.parametrize("room", [0, 300, 3000, 12_000])
+def test_a_full_disk_is_told_and_costs_nothing(tiny, flux, tmp_path, layout, room):
+    pipe = tiny() if layout == "minikontext" else flux
+    folder = tmp_path / "weights"
+    pipe.save_pretrained(folder)
+    before = snapshot(folder)
+    with pytest.raises(OutputError, match=r"Cannot write .*weights.*Make room"), full_disk(room):
+        pipe.save_pretrained(folder)
+    assert snapshot(folder) == before and os.listdir(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize("layout", ["minikontext", "diffusers"])
+@pytest.mark.parametrize("place", ["sealed/new", "sealed", "sealed/file"])
+def test_a_place_without_rights_is_told(tiny, flux, layout, place):
+    pipe = tiny() if layout == "minikontext" else flux
+    with open_folder() as box:
+        (box / "sealed").mkdir()
+        (box / "sealed" / "file").write_text("precious")
+        (box / "sealed").chmod(0o555)
+        before = snapshot(box)
+        died, said = in_child(lambda: pipe.save_pretrained(box / place), user=NOBODY)
+        assert not died and said.startswith("OutputError: Cannot write")
+        assert snapshot(box) == before
+
+
+def test_a_folder_that_cannot_be_renamed_is_still_never_mixed(tiny):
+    pipe = tiny()
+    with open_folder() as box:
+        folder = box / "sealed" / "weights"
+        pipe.save_pretrained(folder)
+        old = snapshot(folder)
+        (folder / "note.txt").write_text("mine")
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, NOBODY, NOBODY) if os.geteuid() == 0 else None
+        folder.parent.chmod(0o555)
+        other(pipe)
+        for number in range(0, 60, 2):
+            died, said = in_child(lambda: pipe.save_pretrained(folder), NOBODY, kill_at=number)
+            left = {n: d for n, d in snapshot(folder).items() if n in old}
+            assert not said
+            if "config.json" in left and died:
+                assert left == old
+            if not died:
+                break
+        assert not died and left["transformer.safetensors"] != old["transformer.safetensors"]
+        assert (folder / "note.txt").read_text() == "mine"
+        assert KontextPipeline.from_pretrained(folder, "cpu").name == "tiny"
+
+
+def test_new_weights_leave_no_older_shards_behind(flux, tmp_path):
+    folder = tmp_path / "weights"
+    flux.save_pretrained(folder)
+    place = folder / "transformer"
+    (place / "diffusion_pytorch_model.safetensors").unlink()
+    state = {name: p.detach() + 1 for name, p in flux.transformer.state_dict().items()}
+    shards = safetensors_io.save_shards(state, place / "diffusion_pytorch_model", limit=100_000)
+    (place / "mine.safetensors").write_bytes(b"of the user")
+    assert len(shards) > 1
+    flux.save_pretrained(folder)
+    names = {path.name for path in place.iterdir()}
+    assert names == {"config.json", "diffusion_pytorch_model.safetensors", "mine.safetensors"}
+
+
+def test_our_layout_over_diffusers_is_what_is_opened(tiny, flux, tmp_path):
+    flux.save_pretrained(tmp_path / "x")
+    tiny().save_pretrained(tmp_path / "x")
+    assert KontextPipeline.from_pretrained(tmp_path / "x", "cpu").name == "tiny"
+
+
+def test_modes_and_links_are_kept(tiny, tmp_path):
+    folder, link = tmp_path / "weights", tmp_path / "link"
+    tiny().save_pretrained(folder)
+    (folder / "config.json").chmod(0o600)
+    folder.chmod(0o750)
+    link.symlink_to(folder)
+    (folder / "card").symlink_to("config.json")
+    pipe = other(tiny())
+    pipe.save_pretrained(link)
+    assert link.is_symlink() and (folder / "card").is_symlink()
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert (folder / "config.json").stat().st_mode & 0o777 == 0o600
+    got = KontextPipeline.from_pretrained(link, "cpu", "float32").transformer.img_in.weight
+    assert torch.allclose(got, pipe.transformer.img_in.weight, rtol=0.01)
+
+
+def test_an_autoencoder_and_its_config_come_together(tiny, tmp_path):
+    model = tiny().autoencoder
+    save_autoencoder(model, tmp_path / "x")
+    model.load_state_dict({n: p + 1 for n, p in model.state_dict().items()})
+    every = [*killed_everywhere(tmp_path / "x", lambda: save_autoencoder(model, tmp_path / "x"), 1)]
+    old, new, _ = every[-1]
+    assert new != old and new.keys() == old.keys()
+    assert all(left in (None, old, new) for _, left, _ in every) and len(every) > 8
