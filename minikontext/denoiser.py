@@ -52,8 +52,8 @@ class Denoiser:
     def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The image tokens that the transformer sees, the target's first, and their ids."""
         packed, grids = self.packed
-        rows, cols = (target_ids[-1, 1:] + 1).tolist()
-        ids = tokens.context_ids(grids, self.layout, (rows, cols))
+        target_ids = tokens.scaled_ids(target_ids) if self.layout == "scaled" else target_ids
+        ids = tokens.context_ids(grids, self.layout)
         return tokens.join_context(target, target_ids, packed, ids)
 
     def rotary(self, shape: torch.Size, img_ids: Tensor) -> Tensor:

@@ -52,34 +52,32 @@ def position_ids(rows: int, cols: int, index: int = 0, row: int = 0, col: int = 
     return torch.cartesian_prod(torch.tensor([index]), r, c)
 
 
-def context_ids(
-    grids: Sequence[tuple[int, int]], layout: str = "index", target: tuple[int, int] | None = None,
-) -> list[Tensor]:  # fmt: skip
+def context_ids(grids: Sequence[tuple[int, int]], layout: str = "index") -> list[Tensor]:
     """Number the tokens of several context images of (rows, cols) tokens each.
 
        "index" (the paper): image i gets virtual time step i, and each grid starts at (0, 0).
        "offset" (common in the wild): all get step 1, and each next image lies below or right of
        the earlier ones, whichever keeps the whole closer to a square.
-       "scaled": as "index", but each grid is stretched over the target's (rows, cols), so that the
-       middle lies on the middle and the edges on the edges: token i of a context with s times fewer
-       tokens a side lies at `s i + (s - 1) / 2`. The same as "index" where sizes are equal.
+       "scaled": as "index", but in shares of the picture, see `scaled_ids`; the target's are, too.
     (rows * cols, 3) tensor an image. Raises ConfigError for an unknown layout.
     """
-    if layout == "index":
-        return [position_ids(r, c, index=i) for i, (r, c) in enumerate(grids, start=1)]
-    if layout == "scaled":
-        return [_stretched(g, target or g, i) for i, g in enumerate(grids, start=1)]
     if layout == "offset":
         corners = _corners(grids)
         return [position_ids(*grid, 1, *at) for grid, at in zip(grids, corners)]
-    raise ConfigError(f"Unknown context layout {layout!r}. Use one of {LAYOUTS}.")
+    if layout not in LAYOUTS:
+        raise ConfigError(f"Unknown context layout {layout!r}. Use one of {LAYOUTS}.")
+    ids = [position_ids(r, c, index=i) for i, (r, c) in enumerate(grids, start=1)]
+    return [scaled_ids(one) for one in ids] if layout == "scaled" else ids
 
 
-def _stretched(grid: tuple[int, int], target: tuple[int, int], index: int) -> Tensor:
-    """Position ids of a grid whose tokens cover the target's grid evenly, (rows * cols, 3)."""
-    ids = position_ids(*grid, index).double()
-    scale = torch.tensor([1, target[0] / grid[0], target[1] / grid[1]], dtype=torch.double)
-    return scale * ids + (scale - 1) / 2
+def scaled_ids(ids: Tensor) -> Tensor:
+    """Scale one picture's ids so that its shorter side spans four, whatever its size: float64.
+
+    So a token's place says what part of the picture it is; with four tokens nothing changes.
+    """
+    scale = 4 / float(ids[:, 1:].amax(0).min() + 1)
+    factors = torch.tensor([1, scale, scale], dtype=torch.double)
+    return factors * ids + (factors - 1) / 2
 
 
 def _corners(grids: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -94,11 +92,9 @@ def _corners(grids: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def join_context(
-    target: Tensor,
-    target_ids: Tensor,
-    contexts: Sequence[Tensor] = (),
+    target: Tensor, target_ids: Tensor, contexts: Sequence[Tensor] = (),
     context_ids: Sequence[Tensor] = (),
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Append the context images' tokens to the target's: sequence concatenation.
 
     target (b, n, c), contexts (b or 1, n_i, c), ids (n, 3) and (n_i, 3)

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from minikontext import tokens
+from minikontext.denoiser import Denoiser, grid_ids
 from minikontext.errors import ConfigError, SizeError
+from minikontext.text import TextFeatures
 
 
 def test_pack_is_channel_major_inside_a_token():
@@ -75,15 +77,17 @@ def test_no_two_tokens_share_a_position(grids):
         assert len(ids.unique(dim=0)) == len(ids)
 
 
-def test_scaled_contexts_lie_over_the_target():
-    small, same, wide = tokens.context_ids([(2, 2), (4, 4), (4, 8)], "scaled", target=(4, 4))
+def test_scaled_ids_say_what_part_of_the_picture_a_token_is():
+    small, same, wide = tokens.context_ids([(2, 2), (4, 4), (8, 16)], "scaled")
     assert small[:, 1].unique().tolist() == [0.5, 2.5]  # s i + (s - 1) / 2 with s = 2
     assert torch.equal(same, tokens.position_ids(4, 4, 2).double())
-    assert wide[:8, 2].tolist() == [-0.25 + i / 2 for i in range(8)]
+    assert wide[:16, 2].tolist() == [-0.25 + i / 2 for i in range(16)]  # s = 1 / 2
     assert [ids[:, 0].unique().item() for ids in (small, same, wide)] == [1, 2, 3]
     middle = torch.tensor([1.5, 1.5], dtype=torch.double)
-    for ids in (small, same, wide):
+    for ids in (small, same):
         torch.testing.assert_close(ids[:, 1:].mean(0), middle)
+    tall = tokens.scaled_ids(tokens.position_ids(6, 4))
+    assert torch.equal(tall, tokens.position_ids(6, 4).double())  # the shorter side counts
 
 
 def test_unknown_layout_is_refused():
@@ -112,3 +116,16 @@ def test_tokens_without_ids_are_refused():
     target = torch.zeros(1, 4, 8)
     with pytest.raises(SizeError, match=r"\[4, 4\] tokens.*\[4\]"):
         tokens.join_context(target, tokens.position_ids(2, 2), [target])
+
+
+def test_with_scaled_ids_target_and_contexts_of_all_sizes_lie_over_each_other():
+    text = TextFeatures(torch.zeros(1, 2, 4), torch.zeros(1, 4))
+    contexts = [torch.zeros(1, 16, side, side) for side in (8, 16)]
+    denoiser = Denoiser(None, text, contexts, "scaled")
+    _, ids = denoiser.join(torch.zeros(1, 16, 64), grid_ids(torch.zeros(1, 16, 8, 8)))
+    target, small, large = ids.split((16, 16, 64))
+    assert torch.equal(target[:, 1:], small[:, 1:])
+    torch.testing.assert_close(large[:, 1:].mean(0), small[:, 1:].mean(0))
+    _, ids = denoiser.join(torch.zeros(1, 64, 64), grid_ids(torch.zeros(1, 16, 16, 16)))
+    target, small, large = ids.split((64, 16, 64))
+    assert torch.equal(target[:, 1:], large[:, 1:]) and target[1, 2] - target[0, 2] == 0.5

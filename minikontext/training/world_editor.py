@@ -25,8 +25,8 @@ class WorldEditorTraining:
     Times are logit-normal with `sigma` and the mu of the target's size: `mu_16 + ln(n / 16) / 2`,
     or the sampler's line without mu_16. `uniform` is the share of times drawn evenly instead, a
     guard for the ends, which sampling in few steps needs. `empty_prompts`: share of samples with
-    the empty prompt, for classifier-free guidance. layout: where contexts lie, see
-    `tokens.context_ids`; "scaled" lays a context of another size over the target. isolated:
+    the empty prompt, for classifier-free guidance. layout: where pictures lie, see
+    `tokens.context_ids`; "scaled" gives a part of a picture the same place at any size. isolated:
     contexts see only each other, see `runtime.isolated`; in one process only.
     """
 
