@@ -19,7 +19,7 @@ def test_each_set_holds_what_it_says_and_nothing_of_another_split(name):
     for _, case, size in rows:
         assert case.split == "dev" and suite.SETS[name].suits(case) and case.prompt
         assert size in (UNSEEN if name == "unseen sizes" else TRAINED)
-        assert bool(case.parts) == (name == "two wishes")
+        assert bool(case.wishes) == (name == "two wishes")
     shown = [scene for _, case, _ in rows for scene in (*case.contexts, case.target)]
     assert name != "pairs held out" or sum(bool(pairs_of(scene)) for scene in shown) >= 8
 
