@@ -21,8 +21,8 @@ from minikontext.denoiser import Denoiser, grid_ids
 from minikontext.editing.codec import Codec
 from minikontext.editing.contexts import Context, ContextReader
 from minikontext.editing.defaults import Defaults
-from minikontext.editing.output import KontextOutput, finish, forget, warn_resized
-from minikontext.editing.request import Request, check_request
+from minikontext.editing.output import KontextOutput, finish, forget
+from minikontext.editing.request import Request, advise, check_request
 from minikontext.editing.tables import parts
 from minikontext.pretrained import lora
 from minikontext.runtime import files, offload, quantization
@@ -108,7 +108,7 @@ class KontextPipeline:
         reader = ContextReader(self.codec, self.defaults, self.safety, self.name)
         contexts = reader.read(image, request.count, num_images_per_prompt, resize)
         plan = reader.target_plan(width, height, contexts)
-        warn_resized([context.plan for context in contexts], plan)
+        advise(request.settings, [one.plan for one in contexts], plan, context_layout)
         # 4. Encode the text.
         denoiser = self._denoiser(request, contexts, context_layout)
         # 5. Draw the noise.

@@ -25,6 +25,7 @@ from minikontext.errors import (
     ResizeWarning,
     SizeError,
     WeightsError,
+    WeightsWarning,
 )
 from minikontext.images import KONTEXT_SIZES, provenance
 from minikontext.pipeline import KontextPipeline
@@ -549,3 +550,24 @@ def test_a_notebook_shows_the_parts_of_a_pipeline_and_their_sizes(tiny):
         assert float(row[3]) == pytest.approx(4e-6 * sum(one.numel() for one in weights), abs=0.05)
         assert row[4:] == ["float32", "cpu"]
     assert "&lt;tiny&gt;" in page and "LoRA: " in page and "64 × 64" in page
+
+
+# ------------------------------------------------- beyond what the weights were trained for
+@pytest.mark.parametrize(
+    ("defaults", "call", "said"),
+    [
+        ({}, {"width": 128}, r"were trained at .*64×64.*, not at 128×64"),
+        ({"shifted": False}, {"true_cfg_scale": 5}, "few steps without it.*Use true_cfg_scale=1"),
+        ({}, {"true_cfg_scale": 20}, "beyond 10, pictures break"),
+        ({}, {"context_layout": "offset"}, "have learned 'index'"),
+    ],
+)
+def test_beyond_what_the_weights_were_trained_for_it_is_said(tiny, picture, defaults, call, said):
+    pipe = tiny()
+    pipe.defaults = replace(pipe.defaults, **defaults)
+    pictures = [picture, picture]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeightsWarning)
+        run(pipe, "a sign", pictures, num_inference_steps=1, true_cfg_scale=1.0)
+    with pytest.warns(WeightsWarning, match=said):
+        run(pipe, "a sign", pictures, num_inference_steps=1, **call)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minikontext.errors import ConfigError, ImageError, OutputError, SizeError
+from minikontext.errors import ConfigError, ImageError, OutputError, SizeError, warn
 from minikontext.runtime import log
 from minikontext.runtime.files import check_writable
 
@@ -248,8 +248,10 @@ def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace)
 
 
 def load(options: argparse.Namespace) -> KontextPipeline:
-    """The pipeline that the options ask for."""
+    """The pipeline that the options ask for; what its world lacks of the prompt is told."""
     from minikontext.pipeline import KontextPipeline
+    from minikontext.text import ToyTextEncoder
+    from minikontext.toyworld.reader import unusable
 
     pipe = KontextPipeline.from_pretrained(
         options.weights,
@@ -260,6 +262,9 @@ def load(options: argparse.Namespace) -> KontextPipeline:
     )
     for path, scale in map(_lora, options.lora):
         pipe.load_lora(path, scale)
+    known = isinstance(pipe.text_encoder, ToyTextEncoder)  # these weights know the toy world alone
+    for note in unusable(options.prompt) if known else ():
+        warn(note)
     return pipe.use_float8() if options.float8 else pipe
 
 

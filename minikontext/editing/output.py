@@ -154,9 +154,3 @@ def _edits(request: Request, weights: str, fingerprint: str) -> list[Provenance]
     }
     rows = zip(request.prompts, request.negatives, map(str, request.seeds))
     return [Provenance(*row, **shared) for row in rows]
-
-
-def warn_resized(contexts: Sequence[ResizePlan], target: ResizePlan) -> None:
-    """Say which pictures change their size inside the model, and whether it is undone."""
-    for plan in dict.fromkeys((*contexts, target)):
-        plan.warn(undone=plan == target)

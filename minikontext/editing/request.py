@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,22 @@ import numpy as np
 import torch
 
 from minikontext.editing.defaults import Defaults
-from minikontext.errors import ConfigError, ImageError, PromptError, PromptWarning, SizeError, warn
+from minikontext.errors import (
+    ConfigError,
+    ImageError,
+    PromptError,
+    PromptWarning,
+    SizeError,
+    WeightsWarning,
+    shorten_list,
+    warn,
+)
+from minikontext.images.resize import ResizePlan, show_size
 from minikontext.runtime.step_cache import StepCache
 from minikontext.text import check_prompts
 
 MOST_STEPS = 1_000_000  # beyond, it is a slip of the finger
+STRONG = 10  # beyond this guidance scale, every picture that was tried broke
 
 
 @dataclass(frozen=True)
@@ -163,3 +174,41 @@ def as_cache(threshold: StepCache | float | None) -> StepCache | None:
     if not is_number(threshold):
         raise ConfigError(f"Got step_cache={threshold!r}. Use a StepCache or a threshold like 0.1.")
     return StepCache(float(threshold))
+
+
+def advise(
+    settings: Defaults, contexts: Sequence[ResizePlan], target: ResizePlan, layout: str | None
+) -> None:
+    """Warn of pictures that change their size, and of settings that the weights have never seen.
+
+    settings: the weights' defaults with what the call says in their place.
+    """
+    for plan in dict.fromkeys((*contexts, target)):
+        plan.warn(undone=plan == target)
+    for text in _untrained(settings, len(contexts), target, layout):
+        warn(WeightsWarning(text))
+
+
+def _untrained(
+    settings: Defaults, contexts: int, target: ResizePlan, layout: str | None
+) -> Iterator[str]:
+    trained = {(settings.width, settings.height), *settings.sizes}
+    if target.working not in trained:
+        sizes = shorten_list(map(show_size, sorted(trained)))
+        yield (
+            f"These weights were trained at {sizes}, not at {show_size(target.working)}: things "
+            "may come twice or blurred."
+        )
+    scale = settings.true_cfg_scale
+    if scale > 1 and not settings.shifted:
+        yield (
+            f"Got true_cfg_scale={scale:g}, but these weights were made for few steps without it: "
+            "pictures get harsh or break. Use true_cfg_scale=1."
+        )
+    elif scale > STRONG:
+        yield f"Got true_cfg_scale={scale:g}: beyond {STRONG}, pictures break. Try 2 to 5."
+    if contexts > 1 and layout not in (None, settings.context_layout):
+        yield (
+            f"Got context_layout={layout!r}, but these weights have learned "
+            f"{settings.context_layout!r}: pictures may come out wrong."
+        )

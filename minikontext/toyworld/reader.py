@@ -16,7 +16,7 @@ from typing import NamedTuple
 from minikontext.errors import PromptWarning
 from minikontext.toyworld.grammar import template_words, vocabulary
 from minikontext.toyworld.lexicon import ABSENT, SPEECH, WORLD, split_words
-from minikontext.toyworld.scene import Scene
+from minikontext.toyworld.scene import MAX_SIGN, Scene
 
 # What the world has instead, by the kind of what it lacks.
 PLURAL = {
@@ -60,6 +60,14 @@ class ImpossibleWish(PromptWarning):
         super().__init__(f"The picture shows no {name} that could be changed. {seen}")
 
 
+class LongSign(PromptWarning):
+    """A sign with more letters than a sign can hold."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        super().__init__(f"A sign holds {MAX_SIGN} letters at most, and no space: not {word!r}.")
+
+
 class Mention(NamedTuple):
     """A form found in a prompt: words `start` to `stop`, and what it means."""
 
@@ -70,14 +78,15 @@ class Mention(NamedTuple):
     form: str
 
 
-def unusable(
-    prompt: str, contexts: Scene | Sequence[Scene] | None = None
-) -> list[AbsentWord | ImpossibleWish]:
+def unusable(prompt: str, contexts: Scene | Sequence[Scene] | None = None) -> list[PromptWarning]:
     """Warnings for what a prompt asks and the world cannot give, in the order of the words.
 
     With the scene (or scenes) that the pictures show, also for wishes about what is not there.
     """
-    found: list[AbsentWord | ImpossibleWish] = []
+    quoted = re.findall(r"[\"“„]([^\"“”„]+)[\"“”]", prompt)
+    found: list[PromptWarning] = [
+        LongSign(word) for word in quoted if not re.fullmatch(rf"[A-Za-z]{{1,{MAX_SIGN}}}", word)
+    ]
     for clause in clauses(prompt):
         found += [AbsentWord(m.form, m.kind, m.concept) for m in absent(clause)]
     if contexts is not None and not found:

@@ -8,7 +8,7 @@ from minikontext.errors import PromptWarning
 from minikontext.toyworld import Scene
 from minikontext.toyworld.grammar import CLEAN
 from minikontext.toyworld.lexicon import ABSENT
-from minikontext.toyworld.reader import AbsentWord, ImpossibleWish, unusable
+from minikontext.toyworld.reader import AbsentWord, ImpossibleWish, LongSign, unusable
 from minikontext.toyworld.wishes import ask, sample_wishes
 
 DRESSED = Scene(accessory="hat", right="flower", sign="HI")
@@ -108,3 +108,16 @@ def test_most_absent_words_are_found_in_a_sentence():
     ]
     missed = [form for kind, form in forms if not unusable(f"i would love a {form} there")]
     assert len(missed) < 0.1 * len(forms), missed
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ('add a sign "HELLO WORLD"', ["HELLO WORLD"]),
+        ("add a sign that says “HELLO”", ["HELLO"]),
+        ('make the sign say "NO"', []),
+        ('a "B 2"', ["B 2"]),
+    ],
+)
+def test_a_sign_that_is_too_long_is_said(prompt, words):
+    assert [w.word for w in unusable(prompt) if isinstance(w, LongSign)] == words
