@@ -1,5 +1,5 @@
 # Every target does its own set-up from a bare clone: only Python and make are needed.
-# On Windows without make: see the README.
+# On Windows without make: see docs/install.md.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,6 +15,9 @@ RESULT ?= outputs/demo.png
 PY   := $(VENV)/bin/python
 CORE := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
+# What `make lab` installs, and nothing that only tests bring: there the notebooks are tested.
+LAB    ?= $(VENV)-lab
+KERNEL := $(VENV)/share/jupyter/kernels/minikontext-lab/kernel.json
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .PHONY: help lab demo test page book lint lock clean
@@ -30,8 +33,9 @@ demo: $(CORE)  ## edit a picture without a browser, and say where the result lie
 	$(PY) -m minikontext edit "$(IMAGE)" "$(PROMPT)" --seed 0 --output "$(RESULT)"
 	@echo "The picture before is $(IMAGE), the result lies in $(RESULT)."
 
-test: lint  ## run every test: units, parity, bad input, notebooks, browser
-	$(PY) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-current-env --nbval-cell-timeout=300
+test: lint $(KERNEL)  ## run every test: units, parity, bad input, notebooks, browser
+	$(PY) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-kernel-name=minikontext-lab \
+	  --nbval-cell-timeout=300
 
 page: $(TEST)  ## the editor in a web page that needs no install: build/page (needs npm)
 	npm install --prefix tests/browser --no-audit --no-fund --no-package-lock --silent
@@ -56,7 +60,7 @@ lock: $(TEST)  ## resolve constraints.txt anew, for every supported Python and s
 	rm constraints.new
 
 clean:  ## remove the virtual environment and what runs left behind
-	rm -rf "$(VENV)" build outputs .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" "$(LAB)" build outputs .pytest_cache .ruff_cache
 
 # Installed once, and again when the list of packages has changed since.
 $(CORE): pyproject.toml constraints.txt | $(PY)
@@ -65,6 +69,14 @@ $(CORE): pyproject.toml constraints.txt | $(PY)
 
 $(TEST): $(CORE)
 	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+# The same rule as for $(CORE), with another folder.
+$(LAB)/.installed: pyproject.toml constraints.txt
+	$(MAKE) --no-print-directory VENV="$(LAB)" "$@"
+
+$(KERNEL): $(TEST) $(LAB)/.installed
+	$(LAB)/bin/python -m ipykernel install --prefix "$(VENV)" --name minikontext-lab
 	@touch $@
 
 $(PY):
