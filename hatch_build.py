@@ -6,7 +6,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOMES = ("data/**/*", "notebooks/*", "configs/**/*")
 KINDS = (".ipynb", ".md", ".json", ".jsonl", ".png", ".safetensors", ".toml")
-# What a wheel leaves out: logs and weights that no notebook loads, the README's picture.
+# What a wheel leaves out: logs and weights that no notebook loads, the README's pictures.
 LEFT_OUT = (
     "data/reader/training/*",
     "data/safety/*/training/*",

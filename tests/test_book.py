@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,31 @@ def test_every_notebook_and_wing_has_its_page(book, tmp_path):
     assert pages == {"index", "0-the-paper", *book.DOCUMENTED}
     for page in (tmp_path / "source" / "data").rglob("*.md"):
         assert page.read_text(encoding="utf-8").startswith("#"), page
+
+
+PAGES = (ROOT / "README.md", ROOT / "DEPENDENCIES.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def anchors(page):
+    """The headings of a page, as links name them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in found}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        file, _, anchor = link.partition("#")
+        place = page.parent / file if file else page
+        assert place.exists(), link
+        assert not anchor or anchor in anchors(place), link
+
+
+def test_a_newcomer_reads_the_readme_in_half_a_minute():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60 and len(text.split()) <= 450
+    assert "make lab" in text and all(f"docs/{one.name}" in text for one in PAGES[2:])
 
 
 def test_what_asks_the_network_and_dead_links_are_found(book, tmp_path):

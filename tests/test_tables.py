@@ -1,4 +1,4 @@
-"""The tables in README and cards are those of the stored measurements."""
+"""The tables in docs and cards are those of the stored measurements."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Write the measured tables into README and cards, so that no number is typed by hand.
+"""Write the measured tables into docs and cards, so that no number is typed by hand.
 
 python tools/tables.py            # from data/weights/*/bench.json and data/bench/results.json
 python tools/tables.py --check    # only say whether they are up to date
@@ -61,7 +61,7 @@ def main() -> int:
     options.add_argument("--check", action="store_true", help="write nothing, fail if out of date")
     check = options.parse_args().check
     stale = []
-    for path in (ROOT / "README.md", *sorted(ROOT.glob("data/weights/*/README.md"))):
+    for path in (ROOT / "docs" / "inside.md", *sorted(ROOT.glob("data/weights/*/README.md"))):
         text = path.read_text(encoding="utf-8")
         if filled(text) != text:
             stale.append(path.relative_to(ROOT))
