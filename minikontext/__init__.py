@@ -82,6 +82,7 @@ _HOMES = {
     "ToyTextEncoder": "text",
     "TransformerConfig": "transformer",
     "Verdict": "safety.filters",
+    "replay": "course.session",
 }
 
 __all__ = ["__version__", *IDEAS, *WINGS, *_HOMES]

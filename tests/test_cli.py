@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from minikontext.images import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 
-COMMANDS = ("edit", "draw", "inspect", "train", "distill", "weights", "doctor", "lab")
+COMMANDS = ("edit", "draw", "inspect", "train", "distill", "weights", "doctor", "lab", "demo")
 
 
 @pytest.fixture(scope="session")
@@ -415,3 +416,16 @@ def test_help_loads_nothing_heavy():
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert not {"torch", "numpy", "PIL", "packaging", "jupyterlab"} & set(loaded)
+
+
+def test_what_the_toy_world_lacks_is_said(here, weights, capsys):
+    run("edit", "fox.png", 'add a sign "HELLO WORLD"', "--steps", 1, "--weights", weights)
+    assert "A sign holds 4 letters at most" in capsys.readouterr().err
+
+
+def test_the_page_of_its_own_says_what_it_needs(capsys):
+    if find_spec("voila"):
+        pytest.skip("Voilà is installed: tests/browser opens the page")
+    assert run("demo", "--no-browser") == 2
+    told = capsys.readouterr().err
+    assert 'pip install "minikontext[demo]"' in told and "minikontext lab" in told

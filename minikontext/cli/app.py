@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import minikontext
-from minikontext.cli import edit, lab
+from minikontext.cli import demo, edit, lab
 from minikontext.distillation import KINDS
 from minikontext.errors import (
     ConfigError,
@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   minikontext weights verify FLUX.1-Kontext-dev
   minikontext doctor
   minikontext lab
+  minikontext demo
 """
 
 
@@ -113,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check packages, device, weights and notebooks")
     doctor.set_defaults(run=_doctor)
     lab.add(commands)
+    demo.add(commands)
     return top
 
 

@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ import torch
 from PIL import Image
 
 from minikontext import images as image_io
-from minikontext.course import samples
+from minikontext.course import easel, samples
+from minikontext.course.gallery import Gallery
 from minikontext.course.parts import (
-    NOTHING,
     SEEDS,
     TIGHT,
-    Desk,
     Picture,
     blank,
     button,
@@ -39,46 +38,36 @@ from minikontext.course.parts import (
     wide,
 )
 from minikontext.course.samples import Example
-from minikontext.course.verdict import AMPLIFIED, Verdict, difference, judge
-from minikontext.editing.output import KontextOutput
-from minikontext.errors import MinikontextError
+from minikontext.course.session import Mark, Session, Turn, Wish, drawn
+from minikontext.course.verdict import difference, judge
+from minikontext.errors import ConfigError
 from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.config import build_config
 from minikontext.sampler import StepInfo
 from minikontext.text import ToyTextEncoder
-from minikontext.toyworld import Scene, render
+from minikontext.toyworld import Scene
 from minikontext.toyworld.reader import unusable
 
 PREVIEW_SHARE = 0.25  # of the time may go into pictures of the unfinished result
 AS_IT_IS = "as the picture"
-SMALL = 2**20  # pixels: a larger result is encoded only when its download is asked for
+STRIP = 4  # seeds that are tried in a row
+SMALL = 2**20  # pixels: larger results are encoded only when their files are asked for
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One finished edit. `parent` is the number of the turn it started from, -1 for the start.
-
-    verdict: what became of the wish; None where there was no picture, or a second one.
-    """
-
-    prompt: str
-    before: Image.Image | None
-    output: KontextOutput
-    seconds: float
-    parent: int
-    verdict: Verdict | None = None
-
-
-class EditingWidget(Desk):
+class EditingWidget(Gallery):
     """Type an instruction, press Edit, watch the picture change; edit the result further.
 
     Every result stays in the history; press one to go on from there. Works with any pipeline; the
     dial for guidance turns what its weights have. `scene(seed)` draws random pictures, `sizes`
-    (width, height) are offered for the result, if given. `scenes` says what pictures show, by
-    name: there the oracle reads what became of the wish. Parts: picture, random, upload, second,
-    before, image, view, prompt, run, cancel, tasks, presets, suggestions, seed, size, steps,
-    guidance, progress, status, history, undo, again, download.
+    (width, height) are offered for the result, by default those of the weights. `scenes` says what
+    pictures show, by name: there the oracle reads what became of the wish. `session` is all that
+    was done; `save_session` writes it for `mk.replay`. Parts: picture, random, upload, second,
+    tray, before, image, view, clear, prompt, run, cancel, tasks, presets, suggestions, seed, lock,
+    size, steps, guidance, progress, status, history, undo, again, strip, download.
     """
+
+    look = easel.LOOK
 
     def __init__(
         self,
@@ -86,20 +75,17 @@ class EditingWidget(Desk):
         pictures: Mapping[str, Image.Image] | None = None,
         examples: Sequence[Example | str] | None = None,
         scene: Callable[[int], Image.Image] | None = None,
-        sizes: Sequence[image_io.Size] = (),
+        sizes: Sequence[image_io.Size] | None = None,
         scenes: Mapping[str, Scene] | None = None,
     ) -> None:
-        toy = pictures is None
-        self.known = dict(samples.SCENES | samples.MORE if toy else scenes or {})
-        self.sizes = {AS_IT_IS: (None, None)} | {f"{w} × {h}": (w, h) for w, h in sizes}
+        offered = pipe.defaults.sizes if sizes is None else sizes
+        self.sizes = {AS_IT_IS: (None, None)} | {f"{w} × {h}": (w, h) for w, h in offered}
         self.pipe = pipe
-        self.pictures = dict(samples.pictures() | samples.more_pictures() if toy else pictures)
-        self.scene, self.own_scenes = scene, toy and scene is None
+        self._collect(pictures, scene, scenes)
         given = samples.EXAMPLES if examples is None else examples
         self.examples = [Example(e) if isinstance(e, str) else e for e in given]
-        self.turns: list[Turn] = []
+        self.marks: list[Mark] = []  # drawn on it, for the next edit
         self.head = -1  # the turn that the next edit starts from; -1 is the start
-        self.drawn = 0
         super().__init__()
         self._connect()
         self._open(self.pictures[self.picture.value])
@@ -109,31 +95,31 @@ class EditingWidget(Desk):
     def _make_controls(self) -> None:
         self._make_desk("", ("Edit", "Apply the instruction (Enter)"), nothing=True)
         self.prompt.placeholder = "What should change?"
-        self.random = button("Random", "A new random picture", "mk-quiet", "80px")
-        self.random.layout.display = None if self.scene or self.own_scenes else "none"
-        self.upload = W.FileUpload(
-            accept="image/*", description="Your own", layout=wide("122px"),
-            tooltip="Open a picture of your own",
-        )  # fmt: skip
-        self.second = choice([NOTHING, *self.pictures], "Second", "190px")
-        self.before, self.image = Picture("the picture before"), Picture("the result")
+        self._make_gallery()
+        self.before, self.easel = Picture("the picture before"), easel.Easel(self._heard)
+        self.image = self.easel.image
         self.before_caption, self.after_caption = html_part("mk-caption"), html_part("mk-caption")
         self.view = W.ToggleButtons(
-            options=["Result", "Difference"], style={"button_width": "90px"}, tooltips=[
-                "The picture after the edit", f"What the edit changed, {AMPLIFIED} times as strong"]
+            options=list(easel.VIEWS), style={"button_width": "88px"},
+            tooltips=[tip for _, tip in easel.VIEWS.values()],
         )  # fmt: skip
         self.view.add_class("mk-view")
+        self.clear = button("Clear", "Take the marks away", "mk-quiet", "70px")
         self._make_tasks("Try", "185px")
         self.suggestions, self.history = row([]), row([])
         self._make_dials()
         self.undo = button("Undo", "Go back to the picture before", "mk-quiet", "80px")
         self.again = button("Another seed", "The same edit, drawn anew", "mk-quiet", "115px")
-        self.prepare = button("Make a PNG", "Encode the result in full size", "mk-quiet", "115px")
+        self.strip = button(f"{STRIP} seeds", "The same words with seeds that follow each other",
+                            "mk-quiet", "80px")  # fmt: skip
+        self.prepare = button("Make the files", "Encode all in full size", "mk-quiet", "115px")
         self.download = W.HTML()
 
     def _make_dials(self) -> None:
         defaults, same = self.pipe.defaults, {"style": TIGHT, "layout": wide("215px")}
         self.steps = W.IntSlider(defaults.num_inference_steps, 1, 50, description="Steps", **same)
+        self.lock = W.Checkbox(True, description="lock", indent=False, layout=wide("60px"),
+                               tooltip="Keep the seed; else each edit draws a new one")  # fmt: skip
         self.size = choice(list(self.sizes), "Size", "190px")
         self.size.layout.display = "flex" if len(self.sizes) > 1 else "none"
         self.guidance = W.FloatSlider(
@@ -147,83 +133,87 @@ class EditingWidget(Desk):
             [
                 W.VBox([self.before, self.before_caption]),
                 arrow,
-                W.VBox([self.image, self.after_caption]),
+                W.VBox([self.easel, self.after_caption]),
             ],
             layout=W.Layout(align_items="center", justify_content="space-around", grid_gap="4px"),
         )
+        bar = row([self.view, self.clear])
+        bar.layout.justify_content = "flex-end"
         return [
-            row([self.picture, self.random, self.upload, self.second]),
+            *self._gallery,
             shown,
-            W.HBox([self.view], layout=W.Layout(justify_content="flex-end")),
+            bar,
             self.asking,
             self.suggestions,
             self.working,
             self.status,
             row([self.tasks, self.presets]),
-            row([self.seed, self.size, self.steps, self.guidance]),
+            row([self.seed, self.lock, self.size, self.steps, self.guidance]),
             self.history,
-            row([self.undo, self.again, self.prepare, self.download]),
+            row([self.undo, self.again, self.strip, self.prepare, self.download]),
         ]
 
     def _connect(self) -> None:
         self._connect_desk()
+        self._connect_gallery()
         self.undo.on_click(lambda _: self._undo())
         self.again.on_click(lambda _: self._another_seed())
-        self.random.on_click(lambda _: self._random())
+        self.strip.on_click(lambda _: self._start(count=STRIP))
         self.prepare.on_click(lambda _: self._encode())
+        self.clear.on_click(lambda _: self._mark())
         follow(self._read_prompt, self.prompt)
-        self.picture.observe(lambda change: self._open(self.pictures.get(change["new"])), "value")
-        self.upload.observe(lambda change: self._open_upload(change["new"]), "value")
         follow(self._show_after, self.view)
 
     def _dials(self) -> Iterable[W.Widget]:
-        return (self.run, self.picture, self.random, self.upload, self.second)
+        return (*super()._dials(), self.strip)
 
     # ---- what the user does
 
+    @property
+    def turns(self) -> list[Turn]:
+        """All edits since the picture was opened."""
+        return self.session.turns
+
     def _open(self, picture: Image.Image | None) -> None:
         """Start over with a picture, or with none."""
-        self.start, self.turns, self.head = picture, [], -1
+        self.session, self.head, self.marks = Session(picture, self.pictures), -1, []
         put(self.suggestions, [])
         self._refresh()
         ask = "Say what should change" if picture else "Say what to paint"
         self._say("idle", f"{ask}, then press Edit.")
 
-    def _open_upload(self, uploads: Sequence[Mapping[str, Any]]) -> None:
-        if not uploads:
-            return
-        try:
-            picture = image_io.read(bytes(uploads[-1]["content"]))
-        except MinikontextError as error:
-            return self._say("error", str(error))
-        self._add(str(uploads[-1]["name"]), picture)
-        return None
-
-    def _random(self) -> None:
+    def _heard(self, message: Mapping[str, Any]) -> None:
+        """What was drawn or dropped in the browser."""
         if self.at_work:
             return
-        self.drawn += 1
-        name = f"random {self.drawn}"
-        if self.own_scenes:
-            self.known[name] = samples.random_scene(self.drawn)
-            self._add(name, Image.fromarray(render(self.known[name])))
-        else:
-            self._add(name, self.scene(self.drawn))
+        if "mark" in message and self.current:
+            try:
+                self._mark(build_config(Mark, message["mark"]))
+            except ConfigError as error:
+                self._say("error", str(error))
+        elif "clear" in message:
+            self._mark()
+        elif "drop" in message:
+            self.adding = bool(message.get("add"))
+            if message["drop"]:
+                self._drop(str(message["drop"]))
 
-    def _add(self, name: str, picture: Image.Image) -> None:
-        """Add a picture to both menus and open it."""
-        self.pictures[name] = picture
-        chosen = self.second.value
-        self.picture.options = [*self.pictures, NOTHING]
-        self.second.options = [NOTHING, *self.pictures]
-        self.second.value = chosen
-        self.picture.value = name  # opens it
+    def _titled(self, name: str) -> Image.Image | None:
+        titles = {self.session.title(i): i for i in range(-1, len(self.turns))}
+        titles |= {self.image.alt: self.head, self.before.alt: [-1, *self.path()][-2:][0]}
+        return self.session.result(titles[name]) if name in titles else None
+
+    def _mark(self, mark: Mark | None = None) -> None:
+        """Put a mark on the picture, or take all away."""
+        self.marks = [*self.marks, mark] if mark else []
+        self._show_after()
+        self._say("idle", "The next edit sees these marks." if mark else "No marks.")
 
     def _use(self, example: Example) -> None:
         """Take an example's words, and its pictures where it needs certain ones."""
         if example.picture and example.picture != self.picture.value:
             self.picture.value = example.picture
-        self.second.value = example.second or NOTHING
+        self._show_others([example.second] if example.second else [])
         self.prompt.value = example.prompt
 
     def _read_prompt(self) -> None:
@@ -244,8 +234,8 @@ class EditingWidget(Desk):
         """What a prompt asks that the toy world lacks, or that this picture does not show."""
         if not isinstance(self.pipe.text_encoder, ToyTextEncoder):
             return []
-        scene = self._scene(self.head)
-        return [*map(str, unusable(prompt, scene if self.second.value == NOTHING else None))]
+        scene = None if self.others or self.marks else self._scene(self.head)
+        return [*map(str, unusable(prompt, scene))]
 
     def _scene(self, number: int) -> Scene | None:
         """What a result, or the start, shows, if that is known."""
@@ -267,16 +257,21 @@ class EditingWidget(Desk):
         )
         return part
 
-    def _start(self, parent: int | None = None) -> None:
-        if not self.at_work:
-            self._parent = self.head if parent is None else parent
-            super()._start()
+    def _start(self, parent: int | None = None, count: int = 1) -> None:
+        """Begin an edit of the current picture, or of another turn's, with `count` seeds."""
+        if self.at_work:
+            return
+        if not self.lock.value:
+            self.seed.value = int(torch.randint(SEEDS, ()).item())
+        self._parent = self.head if parent is None else parent
+        self._count, self._before = count, len(self.turns)
+        super()._start()
 
     def _go(self, number: int) -> None:
         """Go on from another result of the history; -1 is the start."""
         if self.at_work:
             return
-        self.head = number
+        self.head, self.marks = number, []
         self._refresh()
         self._say("idle", f"Go on from {number + 1}." if number >= 0 else "Go on from the start.")
 
@@ -290,62 +285,51 @@ class EditingWidget(Desk):
     def _another_seed(self) -> None:
         if self.at_work or self.head < 0:
             return
-        self.prompt.value = self.turns[self.head].prompt
+        wish = self.turns[self.head].wish
+        self.prompt.value, self.marks = wish.prompt, list(wish.marks)
+        self._show_others(wish.others)
         self.seed.value = int(torch.randint(SEEDS, ()).item())
-        self._start(parent=self.turns[self.head].parent)
+        self._start(parent=wish.parent)
 
     # ---- the work
 
     def _work(self) -> None:
-        turn = self._edit()
+        for i in range(self._count):
+            self.turns.append(self._edit(i))
         notes = [str(note.message) for note in self._notes]
-        self._done(turn, [*notes, *self._cannot(turn.prompt)])
+        self._done([*notes, *self._cannot(self.turns[-1].prompt)])
 
     def _cancelled(self) -> str:
-        return f"{super()._cancelled()} Nothing was changed."
+        made = len(self.turns) - self._before
+        return f"{super()._cancelled()} {made or 'Nothing'} {'kept' if made else 'was changed'}."
 
     def _fail(self, kind: str, text: str) -> None:
+        if len(self.turns) > self._before:
+            self.head, self.marks = self._before, []
         self._refresh()
         self._say(kind, text)
 
-    def _edit(self) -> Turn:
+    def _edit(self, later: int = 0) -> Turn:
+        """What the dials say, with the seed or a later one."""
         self._began, self._previewed = time.perf_counter(), 0.0
-        prompt, parent = self.prompt.value, self._parent
-        output = self.pipe(
-            prompt,
-            image=self._contexts(parent),
-            seed=self.seed.value,
-            num_inference_steps=self.steps.value,
-            callback=self._step,
-            progress=False,
-            **dict(zip(("width", "height"), self.sizes[self.size.value])),
+        width, height = self.sizes[self.size.value]
+        wish = Wish(
+            self.prompt.value, self._parent, tuple(self.others), tuple(self.marks),
+            (self.seed.value + later) % SEEDS, self.steps.value, width=width, height=height,
             **{self._guides: self.guidance.value},
-        )
-        seconds = time.perf_counter() - self._began
-        before = self._result(parent)
-        return Turn(prompt, before, output, seconds, parent, self._judge(prompt, before, output))
-
-    def _judge(
-        self, prompt: str, before: Image.Image | None, output: KontextOutput
-    ) -> Verdict | None:
-        """What became of a wish for one picture."""
-        if before is None or self.second.value != NOTHING:
-            return None
-        return judge(prompt, before, output.images[0], self._scene(self._parent))
+        )  # fmt: skip
+        turn = self.session.edit(self.pipe, wish, self._step)
+        if turn.before is None or self.others:
+            return turn
+        scene = self._scene(self._parent)
+        verdict = judge(wish.prompt, turn.before, turn.output.images[0], scene)
+        return replace(turn, verdict=verdict)
 
     @property
     def _guides(self) -> str:
         """The scale that the guidance dial turns: an input of the weights, or classifier-free."""
         distilled = self.pipe.transformer.config.guidance_embed
         return "guidance_scale" if distilled else "true_cfg_scale"
-
-    def _contexts(self, parent: int) -> Any:
-        """What the model gets to see: the picture so far, and the second one if there is one."""
-        first = self.turns[parent].output if parent >= 0 else self.start
-        second = self.pictures.get(self.second.value)
-        if second is None:
-            return first
-        return second if first is None else [self._result(parent), second]
 
     def _step(self, info: StepInfo) -> bool:
         """After each step: progress, now and then a preview; False stops the sampler."""
@@ -358,11 +342,13 @@ class EditingWidget(Desk):
             self._previewed += time.perf_counter() - began
         return goes_on
 
-    def _done(self, turn: Turn, notes: Sequence[str]) -> None:
-        self.turns.append(turn)
-        self.head = len(self.turns) - 1
+    def _done(self, notes: Sequence[str]) -> None:
+        self.head, self.marks = self._before, []
         self._refresh()
-        text = f"{self.progress.max} steps in {turn.seconds:.1f} s, seed {turn.output.seeds[0]}."
+        turn = self.turns[self.head]
+        spent = sum(one.seconds for one in self.turns[self.head :])
+        several = f" for {self._count} seeds, from seed" if self._count > 1 else ", seed"
+        text = f"{self.progress.max} steps in {spent:.1f} s{several} {turn.output.seeds[0]}."
         kind = turn.verdict.kind if turn.verdict else "done"
         # A wish that cannot be fulfilled, or changed nothing, is not done, whatever was computed.
         told = [f"Done: {text}" if kind == "done" and not notes else f"Finished: {text}"]
@@ -376,7 +362,7 @@ class EditingWidget(Desk):
     @property
     def current(self) -> Image.Image | None:
         """The picture that the next edit starts from; None is no picture."""
-        return self._result(self.head)
+        return self.session.result(self.head)
 
     def path(self) -> list[int]:
         """The numbers of the turns that led to the current picture, first to last."""
@@ -391,51 +377,55 @@ class EditingWidget(Desk):
         made = self.turns[self.head].output.provenance[0] if self.head >= 0 else None
         return provenance.save(self.current or blank(), path, made)
 
-    def _result(self, number: int) -> Image.Image | None:
-        return self.turns[number].output.images[0] if number >= 0 else self.start
+    def save_session(self, path: str | Path) -> Path:
+        """Write all edits since the picture was opened as one file, for `mk.replay`."""
+        return self.session.save(path, self.pipe)
 
     def _refresh(self) -> None:
         turn = self.turns[self.head] if self.head >= 0 else None
-        show(self.before, (turn.before if turn else self.start) or blank())
+        before = turn.before if turn else self.session.start
+        show(self.before, before or blank())
+        show(self.easel.under, before or blank())
         self._show_after()
-        self.before_caption.value = (
-            "before" if (turn.before if turn else self.start) else "no picture"
-        )
+        self.before_caption.value = "before" if before else "no picture"
         self.after_caption.value = html.escape(f"“{turn.prompt}”") if turn else "no edit yet"
-        fade(self.image, not turn)
-        path = self.path()
-        put(self.history, [self._thumb(i, path) for i in range(-1, len(self.turns))]
+        near_by = {*self.path(), *self.session.alike(self.head)}
+        put(self.history, [self._thumb(i, i not in near_by) for i in range(-1, len(self.turns))]
             if self.turns else [])  # fmt: skip
         self.undo.disabled = self.again.disabled = turn is None
-        large = bool(turn) and math.prod(turn.output.images[0].size) > SMALL
-        self.prepare.layout.display = None if large else "none"
-        self.download.value = self._download_link(turn) if turn and not large else ""
+        large = any(math.prod(one.output.images[0].size) > SMALL for one in self.turns)
+        self.prepare.layout.display = None if large and turn else "none"
+        self.download.value = self._links(turn) if turn and not large else ""
 
     def _show_after(self) -> None:
-        """The result, or what it changed."""
-        picture = self.current or blank()
+        """The result, or what it changed, or the picture with the marks for the next edit."""
+        self.easel.turn(self.view.value)
+        picture = drawn(self.current or blank(), self.marks)
         if self.view.value == "Difference" and self.head >= 0:
             picture = difference(self.turns[self.head].before or blank(), picture)
         show(self.image, picture)
+        fade(self.image, self.head < 0 and not self.marks and self.view.value == "Result")
+        self.clear.layout.display = None if self.marks else "none"
 
-    def _thumb(self, number: int, path: Sequence[int]) -> W.VBox:
-        name = f"{number + 1}. {self.turns[number].prompt}" if number >= 0 else "start"
-        part = thumb(self._result(number) or blank(), name, lit=number == self.head)
-        fade(part.children[0], number >= 0 and number not in path)
+    def _thumb(self, number: int, faded: bool) -> W.VBox:
+        picture = self.session.result(number) or blank()
+        part = thumb(picture, self.session.title(number), lit=number == self.head)
+        fade(part.children[0], number >= 0 and faded)
         part.children[1].on_click(lambda _: self._go(number))
         return part
 
     def _encode(self) -> None:
-        """The one time that a large picture is encoded in full size."""
+        """The one time that large pictures are encoded in full size."""
         if self.head >= 0 and not self.at_work:
-            self.download.value = self._download_link(self.turns[self.head])
+            self.download.value = self._links(self.turns[self.head])
 
-    def _download_link(self, turn: Turn) -> str:
+    def _links(self, turn: Turn) -> str:
         png = provenance.encode(turn.output.images[0], turn.output.provenance[0])
-        data = base64.b64encode(png).decode()
         name = re.sub(r"\W+", "-", turn.prompt).strip("-")[:40] or "edit"
-        href = f"data:image/png;base64,{data}"
-        return f'<a class="mk-save" download="{name}.png" href="{href}">Download PNG</a>'
+        session = self.session.encode(self.pipe)
+        return _link(f"{name}.png", "image/png", png, "Download PNG") + _link(
+            "session.json", "application/json", session, "Export session"
+        )
 
     def _busy(self, busy: bool) -> None:
         if busy:
@@ -443,6 +433,11 @@ class EditingWidget(Desk):
             put(self.suggestions, [])
         super()._busy(busy)
         self.undo.disabled = self.again.disabled = busy or self.head < 0
+
+
+def _link(name: str, kind: str, content: bytes, words: str) -> str:
+    data = base64.b64encode(content).decode()
+    return f'<a class="mk-save" download="{name}" href="data:{kind};base64,{data}">{words}</a> '
 
 
 def _about(report: Warning, word: str) -> bool:

@@ -419,11 +419,13 @@ def fade(box: Picture, faded: bool) -> None:
     box.add_class("mk-faded") if faded else box.remove_class("mk-faded")
 
 
-def thumb(picture: Image.Image, caption: str, lit: bool = False) -> W.VBox:
+def thumb(
+    picture: Image.Image, caption: str, lit: bool = False, name_button: W.Button | None = None
+) -> W.VBox:
     """A small picture above a button with its name; the lit one is the current one."""
     box = Picture(caption, "mk-thumb")
     show(box, image_io.shrunk(picture, 144))
-    label = button(caption, f"Go on from: {caption}", "mk-label", "104px")
+    label = name_button or button(caption, f"Go on from: {caption}", "mk-label", "104px")
     if lit:
         box.add_class("mk-lit")
         label.add_class("mk-here")

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from minikontext import images as image_io
-from minikontext.course import parts, style
+from minikontext.course import browser, parts, style
 from minikontext.course.sequence import colour_of
 
 CSS = f"""<style>
@@ -32,6 +32,23 @@ CSS = f"""<style>
   font-size: 12px; border: 1px solid {style.GOLD}66; border-radius: 5px; }}
 </style>"""
 
+# One stop for Tab, and arrow keys from patch to patch.
+KEYS = """
+const stack = this.closest(".mk-stack"), cells = () => [...stack.querySelectorAll(".mk-patch")];
+stack.addEventListener("keydown", (event) => {
+  const grid = getComputedStyle(stack.querySelector(".mk-patches"));
+  const across = grid.gridTemplateColumns.split(" ").length;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across };
+  const next = cells()[cells().indexOf(event.target) + steps[event.key]];
+  if (!next) return;
+  event.preventDefault();
+  event.stopPropagation();
+  next.focus();
+});
+stack.addEventListener("focusin", (event) => {
+  for (const cell of cells()) cell.tabIndex = cell === event.target ? 0 : -1;
+});"""
+
 
 def heat(weights: Tensor, top: float, colour: str) -> Image.Image:
     """Weights (rows, cols) as a picture of one hue: paper is 0, the full colour `top`."""
@@ -43,7 +60,7 @@ def heat(weights: Tensor, top: float, colour: str) -> Image.Image:
 
 
 class PatchPicture(W.Box):
-    """A picture under a grid of buttons: click a patch, or reach it by Tab and press Enter.
+    """A picture under a grid of buttons: click a patch, or go there by arrow keys and press Enter.
 
     `chosen` is its (row, col); `cells[row, col]` is its button.
     """
@@ -55,7 +72,7 @@ class PatchPicture(W.Box):
     ) -> None:
         self.image, self.grid, self.what = parts.Picture(alt, css), W.GridBox(), what
         self.grid.add_class("mk-patches")
-        super().__init__([self.image, self.grid])
+        super().__init__([self.image, self.grid, W.HTML(browser.script(KEYS))])
         self.add_class("mk-stack")
         self.divide(rows, cols)
 
@@ -67,7 +84,8 @@ class PatchPicture(W.Box):
         self.grid.layout.grid_template_rows = f"repeat({rows}, 1fr)"
 
     def _cell(self, row: int, col: int) -> W.Button:
-        cell = W.Button(tooltip=self.what.format(row + 1, col + 1))
+        first = (row, col) == (0, 0)
+        cell = W.Button(tooltip=self.what.format(row + 1, col + 1), tabbable=first)
         cell.add_class("mk-patch")
         cell.on_click(lambda _: self.set_trait("chosen", (row, col)))
         return cell

@@ -1,5 +1,7 @@
 """Real JupyterLab in a real browser: notebook 00 runs, and its widget obeys mouse and keyboard."""
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -9,8 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
+import minikontext as mk
 from minikontext.errors import WeightsError
 from minikontext.images import provenance
 from minikontext.pretrained.native import find_weights
@@ -19,6 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 START, ATTENTION = "00_start_here.ipynb", "02_sequence_concat.ipynb"
 SAFETY = "10_safety.ipynb"
+HANDS = "hands.ipynb"  # made here: the editing widget alone, with few-step weights
+CELLS = (
+    'import minikontext as mk\npipe = mk.KontextPipeline.from_pretrained("toy-max")\npipe',
+    "mk.course.EditingWidget(pipe)",
+    'pipe("make the hat red", mk.course.pictures()["cat"], seed=1, progress=False)',
+)
 PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
@@ -64,6 +76,9 @@ def lab(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     for name in (START, ATTENTION, SAFETY):
         shutil.copy(NOTEBOOKS / name, home)
+    new, kernel = nbformat.v4, {"name": "python3", "display_name": "Python 3"}
+    cells, facts = list(map(new.new_code_cell, CELLS)), {"kernelspec": kernel}
+    nbformat.write(new.new_notebook(cells=cells, metadata=facts), home / HANDS)
     for name, value in SETTINGS.items():
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
@@ -89,12 +104,23 @@ def start_server(home, port):
     for _ in range(PATIENCE // 500):
         if server.poll() is not None:
             pytest.fail(f"JupyterLab ended: {(home / 'server.log').read_text()[-2000:]}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server
+        if answers(port):
+            return server
         time.sleep(0.5)
     server.terminate()
     pytest.fail("JupyterLab did not start")
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """The text of axe-core, which npm brings."""
+    folder = Path(__file__).parent
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    if not (file := folder / "node_modules" / "axe-core" / "axe.min.js").is_file():
+        run = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
+        subprocess.run(run, cwd=folder, check=True, timeout=600)
+    return file.read_text(encoding="utf-8")
 
 
 def free_port():
@@ -111,7 +137,9 @@ def page():
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=[f"--{option}" for option in OPTIONS]
         )
-        page = browser.new_page(viewport={"width": 1200, "height": 1000}, accept_downloads=True)
+        page = browser.new_page(
+            viewport={"width": 1200, "height": 1000}, accept_downloads=True, has_touch=True
+        )
         page.set_default_timeout(PATIENCE)
         yield page
         browser.close()
@@ -143,7 +171,7 @@ def settled(widget):
     return seen[-1]
 
 
-def until(condition, seconds=60, pause=0.1):
+def until(condition, seconds=PATIENCE / 1000, pause=0.1):
     """Wait for what takes a trip to the kernel and back."""
     end = time.monotonic() + seconds
     while not condition():
@@ -229,9 +257,13 @@ def test_the_attention_widget_answers_a_click(page, lab):
     before = widget.locator(".mk-status").inner_text()
     widget.locator(".mk-stack").nth(0).locator(".mk-patch").nth(6).click()  # row 2, column 3
     status(widget, "row 2, column 3 looks")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    status(widget, "row 2, column 4 looks")
+    for key, place in (("ArrowRight", "row 2, column 4"), ("ArrowDown", "row 3, column 4")):
+        page.keyboard.press(key)
+        page.keyboard.press("Enter")
+        status(widget, f"{place} looks")
+    # All patches of a picture together are one stop for Tab.
+    patches = "e => [...e.querySelectorAll('.mk-patch')].filter(x => x.tabIndex === 0).length"
+    assert widget.locator(".mk-stack").nth(0).evaluate(patches) == 1
     assert widget.locator(".mk-status").inner_text() != before
     widget.locator(".mk-stack").nth(-1).locator(".mk-patch").nth(20).click()
     status(widget, "block 6, head 1")
@@ -268,3 +300,211 @@ def test_the_desk_of_safety_obeys_its_switches(page, lab):
     assert widget.locator(".mk-log tr").count() == 4  # a head and three attempts
     widget.locator("button", has_text="Clear the log").click()
     widget.locator(".mk-log", has_text="The log is empty").wait_for()
+
+
+# ---------------------------------------------------------------- the editing widget by hand
+
+
+def red(widget):
+    """Where the result's picture is as red as a mark: rows and columns, from 0 to 1."""
+    code = """image => {
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [64, 64];
+      canvas.getContext("2d").drawImage(image, 0, 0, 64, 64);
+      return [...canvas.getContext("2d").getImageData(0, 0, 64, 64).data]; }"""
+    pixels = widget.locator(".mk-top img").evaluate(code)
+    rgb = np.array(pixels).reshape(64, 64, 4)[..., :3]
+    rows, columns = np.nonzero((rgb[..., 0] > 200) & (rgb[..., 1:].max(-1) < 90))
+    return (rows + 0.5) / 64, (columns + 0.5) / 64
+
+
+def view(widget, name):
+    widget.locator("button", has_text=name).click()
+    widget.locator("button.mod-active", has_text=name).wait_for()
+
+
+def at(board, x, y):
+    box = board.bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def draw(page, board, *places):
+    """Draw through places with the mouse."""
+    page.mouse.move(*at(board, *places[0]))
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*at(board, *place))
+    page.mouse.up()
+
+
+def marked(widget, test):
+    until(lambda: len(red(widget)[0]) and test(*red(widget)))
+    widget.locator("button", has_text="Clear").click()
+    until(lambda: not len(red(widget)[0]))
+
+
+def test_the_widget_has_a_page_of_its_own(page, tmp_path):
+    """`minikontext demo`: no notebook around it, and it edits."""
+    pytest.importorskip("voila", reason="voila is not installed")
+    if reason := missing():
+        pytest.skip(reason)
+    port = free_port()
+    command = [sys.executable, "-m", "minikontext", "demo", "--no-browser", f"--port={port}",
+               "--theme=dark", "--weights=toy-max"]  # fmt: skip
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: server.poll() is not None or answers(port))
+        assert server.poll() is None, (tmp_path / "log").read_text()
+        page.goto(f"http://127.0.0.1:{port}/")
+        widget = page.locator(".mk").first
+        widget.wait_for()
+        assert page.locator(".jp-InputArea:visible").count() == 0
+        view(widget, "Ellipse")
+        draw(page, widget.locator(".mk-board"), (0.3, 0.3), (0.7, 0.7))
+        status(widget, "sees these marks")
+        widget.locator(".mk-prompt input").fill("make it night")
+        widget.locator(".mk-prompt input").press("Enter")
+        status(widget, "Passes")
+        if shots := os.environ.get("MINIKONTEXT_SHOTS"):
+            page.screenshot(path=Path(shots, "demo.png"))
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def decoded(url):
+    picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    return picture.convert("RGB").tobytes()
+
+
+def test_a_cue_is_drawn_by_mouse_finger_and_keyboard(page, lab):
+    open_and_run(page, lab(HANDS))
+    widget = page.locator(".mk").first
+    widget.scroll_into_view_if_needed()
+    board = widget.locator(".mk-board")
+    assert not board.is_visible() and not len(red(widget)[0])
+
+    view(widget, "Ellipse")
+    draw(page, board, (0.25, 0.25), (0.5, 0.5), (0.75, 0.75))
+    status(widget, "sees these marks")
+
+    def ring(rows, columns):
+        far = np.hypot(rows - 0.5, columns - 0.5)
+        return far.min() > 0.2 and far.max() < 0.3
+
+    marked(widget, ring)
+
+    view(widget, "Brush")
+    finger = page.context.new_cdp_session(page)
+    for kind, place in (("touchStart", (0.2, 0.8)), ("touchMove", (0.5, 0.8)),
+                        ("touchMove", (0.8, 0.8)), ("touchEnd", None)):  # fmt: skip
+        points = [dict(zip("xy", at(board, *place), strict=True))] if place else []
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    marked(widget, lambda rows, columns: abs(rows - 0.8).max() < 0.06 and np.ptp(columns) > 0.5)
+
+    view(widget, "Ellipse")
+    board.focus()
+    for key in (*["ArrowLeft"] * 5, *["Shift+ArrowUp"] * 3, "Enter"):
+        page.keyboard.press(key)
+    marked(widget, lambda rows, columns: abs(columns.mean() - 0.3) < 0.05)
+    board.focus()
+    page.keyboard.press("Enter")
+    until(lambda: len(red(widget)[0]))
+    page.keyboard.press("Escape")
+    until(lambda: not len(red(widget)[0]))
+
+
+def test_compare_drop_seeds_and_a_session_that_replays(page, lab, tmp_path):
+    open_and_run(page, lab(HANDS))
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    # The pipeline is a table of its parts, an output its picture.
+    table = page.locator("table", has_text="KontextTransformer")
+    assert table.locator("tbody tr").count() == 3
+    assert page.locator("figure img[alt='make the hat red']").count() == 1
+
+    widget = page.locator(".mk").first
+    widget.scroll_into_view_if_needed()
+    board = widget.locator(".mk-board")
+    view(widget, "Ellipse")
+    draw(page, board, (0.2, 0.2), (0.8, 0.8))
+    status(widget, "sees these marks")
+    widget.locator(".mk-prompt input").fill("make it night")
+    widget.locator(".mk-prompt input").press("Enter")
+    widget.locator(".mk-thumb").nth(1).wait_for()
+
+    # The slider, by keyboard and by mouse: what is left of it is the picture before.
+    view(widget, "Compare")
+    cut = "e => getComputedStyle(e.querySelector('.mk-under')).clipPath"
+    stage, slider = widget.locator(".mk-stage"), widget.locator(".mk-range")
+    slider.focus()
+    page.keyboard.press("Home")
+    until(lambda: stage.evaluate(cut) == "inset(0px 100% 0px 0px)")
+    page.mouse.click(*at(board, 0.75, 0.5))
+    until(lambda: slider.input_value() not in ("0", "50"))
+    assert abs(int(slider.input_value()) - 75) <= 3
+
+    # A file on the tray is one more picture; a result of the history takes its place.
+    file = page.evaluate_handle("""async () => {
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [64, 64];
+        const blob = await new Promise((done) => canvas.toBlob(done));
+        const data = new DataTransfer();
+        data.items.add(new File([blob], "black.png", { type: "image/png" }));
+        return data; }""")
+    tray = widget.locator(".mk-tray")
+    tray.dispatch_event("dragover", {"dataTransfer": file})
+    tray.dispatch_event("drop", {"dataTransfer": file})
+    tray.locator("button", has_text="black.png").wait_for()
+    widget.locator(".mk-tile img[alt='1. make it night']").drag_to(tray.locator(".mk-hint"))
+    tray.locator("button", has_text="1. make it night").wait_for()
+    status(widget, "black.png was left out")
+    tray.locator("button", has_text="1. make it night").click()
+    until(lambda: tray.locator(".mk-tile").count() == 0)
+
+    widget.locator("button", has_text="start").click()
+    status(widget, "Go on from the start")
+    widget.locator("button", has_text="4 seeds").click()
+    widget.locator(".mk-thumb").nth(5).wait_for()
+    status(widget, "for 4 seeds")
+
+    with page.expect_download() as download:
+        widget.locator("a.mk-save", has_text="Export session").click()
+    download.value.save_as(tmp_path / "session.json")
+    results = [tile.evaluate(PIXELS) for tile in widget.locator(".mk-tile img").all()[1:]]
+    made = mk.replay(tmp_path / "session.json")
+    assert len(made) == 5
+    assert [decoded(url) for url in results] == [out.images[0].tobytes() for out in made]
+
+
+@pytest.mark.parametrize("width", [800, 1280])
+def test_axe_finds_nothing_serious_in_either_theme(page, lab, axe, width):
+    page.set_viewport_size({"width": width, "height": 1000})
+    open_and_run(page, lab(HANDS))
+    widget = page.locator(".mk").first
+    widget.locator(".mk-prompt input").fill("make it night")
+    widget.locator(".mk-prompt input").press("Enter")
+    status(widget, "Passes")
+    page.evaluate(axe)
+    for theme in ("Dark", "Light"):
+        page.locator(".lm-MenuBar-itemLabel", has_text="Settings").first.click()
+        page.locator(".lm-Menu-itemLabel", has_text="Theme").first.hover()
+        page.locator(".lm-Menu-itemLabel", has_text=f"JupyterLab {theme}").last.click()
+        light = str(theme == "Light").lower()
+        page.wait_for_selector(f"body[data-jp-theme-light='{light}']")
+        page.wait_for_timeout(500)  # the style sheets of a theme come after its name
+        for name in ("Compare", "Ellipse", "Result"):
+            view(widget, name)
+            found = page.evaluate("axe.run('.mk')")["violations"]
+            bad = [v for v in found if v["impact"] in ("serious", "critical")]
+            assert [(v["id"], v["nodes"][0]["html"]) for v in bad] == [], (theme, name)
+        assert widget.evaluate("e => e.scrollWidth <= e.clientWidth + 1")  # nothing sticks out

@@ -2,8 +2,11 @@
 
 import asyncio
 import io
+import json
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from ipywidgets import Button
 from PIL import Image
@@ -12,7 +15,7 @@ from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
 from minikontext.course.parts import PAUSE
 from minikontext.course.samples import EXAMPLES, Example
-from minikontext.images import provenance
+from minikontext.images import png_bytes, provenance
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import vocabulary
 
@@ -143,7 +146,7 @@ def test_every_shipped_example_opens_its_pictures_and_knows_its_words(tiny):
             chip.click()
             seen += 1
             assert demo.prompt.value == chip.description
-    assert seen == len(EXAMPLES) and (demo.picture.value, demo.second.value) == ("no picture",) * 2
+    assert seen == len(EXAMPLES) and (demo.picture.value, demo.others) == ("no picture", [])
 
 
 def test_another_seed_draws_the_last_edit_anew(demo):
@@ -235,7 +238,7 @@ def test_presets_fill_the_prompt_and_open_what_they_need(tiny):
     assert demo.prompt.value == "a sign" and not demo.turns and demo.picture.value == "grey"
     demo.tasks.value = "styles"
     demo.presets.children[0].click()
-    assert (demo.picture.value, demo.second.value) == ("blue", "grey")
+    assert (demo.picture.value, demo.others) == ("blue", ["grey"])
     assert demo.random.layout.display == "none"
 
 
@@ -255,6 +258,118 @@ def test_uploads_are_opened_and_bad_ones_reported(demo):
     assert demo.current.size == (80, 40) and "resized" in demo.status.value
     demo._open_upload([{**upload, "content": memoryview(b"no picture")}])
     assert "mk-error" in demo.status.value and demo.picture.value == "mine.png"
+
+
+def test_of_several_uploads_the_first_is_edited_and_the_rest_are_seen(tiny):
+    pipe = tiny()
+    pipe.defaults = replace(pipe.defaults, max_contexts=3)
+    demo = EditingWidget(pipe, PICTURES, ["a sign"])
+    colours = ["red", "green", "yellow"]
+    uploads = [{"name": f"{c}.png", "content": png_bytes(Image.new("RGB", (64, 64), c))}
+               for c in colours]  # fmt: skip
+    demo._open_upload(uploads)
+    assert demo.picture.value == "red.png" and demo.others == ["green.png", "yellow.png"]
+    edit(demo)
+    squares = [Image.new("RGB", (64, 64), c) for c in colours]
+    out = pipe("make the hat red", squares, seed=0, num_inference_steps=3, progress=False)
+    assert demo.current.tobytes() == out.images[0].tobytes()
+    # Dropped on the tray they join; the oldest goes where the weights see no more.
+    demo._heard({"drop": "", "add": True})
+    demo._open_upload([{"name": "blue.png", "content": png_bytes(PICTURES["blue"])}])
+    assert demo.picture.value == "red.png" and len(demo.turns) == 1
+    assert demo.others == ["yellow.png", "blue.png"] and "green.png was left" in demo.status.value
+    demo.chips.children[0].children[1].click()
+    assert demo.others == ["blue.png"]
+
+
+def test_a_result_dropped_on_the_tray_is_a_context(demo):
+    first = edit(demo).current
+    demo._heard({"drop": "1. make the hat red", "add": True})
+    assert demo.others == ["1. make the hat red"] and len(demo.turns) == 1
+    demo._go(-1)
+    edit(demo, "a sign")
+    both = [PICTURES["grey"], first]
+    out = demo.pipe("a sign", both, seed=0, num_inference_steps=3, progress=False)
+    assert demo.current.tobytes() == out.images[0].tobytes()
+    demo._heard({"drop": "blue", "add": False})
+    assert demo.picture.value == "blue" and not demo.turns
+    for nonsense in ({"drop": "nothing", "add": True}, {"drop": ["x"]}, {"mark": 3}, {}):
+        demo._heard(nonsense)
+    demo.easel.said.value = "[1, 2"
+    assert demo.others == ["1. make the hat red"] and not demo.marks
+
+
+ELLIPSE = {"kind": "ellipse", "points": [[0.25, 0.25], [0.75, 0.75]]}
+STROKE = {"kind": "brush", "points": [[0.1, 0.9], [0.9, 0.9]]}
+
+
+def test_marks_are_drawn_on_what_the_next_edit_sees(demo):
+    demo.easel.said.value = json.dumps({"mark": ELLIPSE})
+    demo.easel.said.value = json.dumps({"mark": STROKE})
+    seen = np.asarray(shown(demo.image)).astype(int)
+    red = (seen[..., 0] > 200) & (seen[..., 1] < 90)
+    assert red[32, 16] and red[16, 32] and red[57, 32] and not red[32, 32] and not red[5, 5]
+    edit(demo)
+    marked = Image.fromarray(seen.astype(np.uint8))
+    assert demo.turns[0].before.tobytes() == marked.tobytes() and not demo.marks
+    out = demo.pipe("make the hat red", marked, seed=0, num_inference_steps=3, progress=False)
+    assert demo.current.tobytes() == out.images[0].tobytes()
+    demo.easel.said.value = json.dumps({"mark": STROKE, "number": 3})
+    assert demo.clear.layout.display is None
+    demo.clear.click()
+    assert not demo.marks and demo.clear.layout.display == "none"
+
+
+NO_MARKS = [{"kind": "cross", "points": [[0, 0]]}, {"kind": "brush"},
+            {**STROKE, "points": [[0, 2]]}, {**STROKE, "points": []}]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", NO_MARKS)
+def test_what_is_no_mark_is_refused(demo, bad):
+    demo._heard({"mark": bad})
+    assert "mk-error" in demo.status.value and not demo.marks
+
+
+def test_a_view_says_what_the_pointer_does(demo):
+    edit(demo)
+    classes = {}
+    for view in demo.view.options:
+        demo.view.value = view
+        classes[view] = {"mk-compare", "mk-draw", "mk-ellipse"} & set(demo.easel._dom_classes)
+    assert classes == {"Result": set(), "Difference": set(), "Compare": {"mk-compare"},
+                       "Ellipse": {"mk-draw", "mk-ellipse"}, "Brush": {"mk-draw"}}  # fmt: skip
+    assert shown(demo.easel.under).tobytes() == PICTURES["grey"].tobytes()
+
+
+def test_an_unlocked_seed_is_drawn_anew_and_a_locked_one_stays(demo):
+    edit(demo)
+    edit(demo)
+    assert [turn.wish.seed for turn in demo.turns] == [0, 0]
+    demo.lock.value = False
+    edit(demo)
+    assert demo.turns[-1].wish.seed == demo.seed.value != 0
+
+
+def test_a_strip_of_seeds_gives_what_each_gives_alone(demo):
+    demo.prompt.value, demo.seed.value = "a sign", 5
+    demo.strip.click()
+    demo.wait()
+    assert [turn.output.seeds for turn in demo.turns] == [[5], [6], [7], [8]]
+    assert {turn.parent for turn in demo.turns} == {-1} and demo.head == 0
+    out = demo.pipe("a sign", PICTURES["grey"], seed=7, num_inference_steps=3, progress=False)
+    assert demo.turns[2].output.images[0].tobytes() == out.images[0].tobytes()
+    names = [tile.children[1].description for tile in demo.history.children]
+    assert names[3] == "3. seed 7: a sign"
+
+
+def test_a_size_is_offered_and_used(tiny):
+    pipe = tiny()
+    demo = EditingWidget(pipe, PICTURES, ["a sign"])
+    offered = {f"{width} × {height}" for width, height in pipe.defaults.sizes}
+    assert set(demo.size.options) == {"as the picture", *offered}
+    demo.size.value = sorted(offered)[0]
+    edit(demo)
+    assert demo.current.size == tuple(map(int, demo.size.value.split(" × ")))
 
 
 def test_download_and_save_keep_how_it_was_made(demo, tmp_path):

@@ -1,0 +1,20 @@
+"""What a widget does in the browser by itself, without an extension of the notebook."""
+
+import html
+
+# A picture that loads at once, whenever it comes into a page: its handler is the script.
+DOT = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
+
+
+def script(code: str) -> str:
+    """HTML that runs JavaScript as soon as it stands in a page; `this` is an element of it.
+
+    The front end sets HTML without running its scripts, but handlers of elements are kept. It may
+    fill an element before that has its place: then the script waits, ten seconds at most.
+    """
+    waits = (
+        "let tries = 0; const run = () => { if (this.isConnected) start.call(this); "
+        "else if ((tries += 1) < 200) setTimeout(run, 50); };"
+    )
+    whole = f"const start = function () {{\n{code}\n}}; {waits} run();"
+    return f'<img hidden alt="" src="{DOT}" onload="{html.escape(whole, quote=True)}">'

@@ -1,0 +1,248 @@
+"""A session of edits: what was asked of which picture, as one file from which it can be redone."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len, MaxLen
+from PIL import Image, ImageDraw
+
+from minikontext import images
+from minikontext.course.verdict import Verdict
+from minikontext.editing.output import KontextOutput
+from minikontext.errors import ConfigError, WeightsWarning, warn
+from minikontext.images import provenance
+from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
+from minikontext.runtime.bounds import Scale, Seed, Share, Side, Steps
+from minikontext.runtime.config import build_config, read_json
+
+FORMAT = "minikontext-session-1"
+RED = (255, 20, 20)  # the cue that the toy world draws
+RING, BRUSH = 1 / 32, 1 / 16  # widths of the lines, in shares of the picture's longer side
+FINE = 512  # pixels: on smaller pictures a line is drawn four times as large, then shrunk
+
+Point = tuple[Share, Share]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A visual cue on a picture, in shares of its sides.
+
+    An ellipse lies between two corners; a brush's stroke goes through all points.
+    """
+
+    kind: Literal["ellipse", "brush"]
+    points: Annotated[tuple[Point, ...], Len(1, 10_000)]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One edit, as it was asked for.
+
+    parent: the number of the edit whose result is edited; -1 is the picture of the start.
+    others: names of further pictures. pixels: the checksum of the result, once there is one.
+    """
+
+    prompt: str
+    parent: int = -1
+    others: Annotated[tuple[str, ...], MaxLen(64)] = ()
+    marks: Annotated[tuple[Mark, ...], MaxLen(100)] = ()
+    seed: Seed = 0
+    steps: Steps | None = None
+    guidance_scale: Scale | None = None
+    true_cfg_scale: Scale | None = None
+    width: Side | None = None
+    height: Side | None = None
+    pixels: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One finished edit. `before` is what it started from, with the marks.
+
+    verdict: what became of the wish; None where there was no picture, or more than one.
+    """
+
+    wish: Wish
+    before: Image.Image | None
+    output: KontextOutput
+    seconds: float = 0.0
+    verdict: Verdict | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The words of the wish."""
+        return self.wish.prompt
+
+    @property
+    def parent(self) -> int:
+        """The number of the turn that it started from, -1 for the start."""
+        return self.wish.parent
+
+
+@dataclass
+class Session:
+    """A picture to start from (or none), further pictures by name, and all edits so far."""
+
+    start: Image.Image | None
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    turns: list[Turn] = field(default_factory=list)
+
+    def result(self, number: int) -> Image.Image | None:
+        """The result of a turn; -1 is the start."""
+        return self.turns[number].output.images[0] if number >= 0 else self.start
+
+    def title(self, number: int) -> str:
+        """What a result is called: its number and words, and its seed among those of one wish."""
+        if number < 0:
+            return "start"
+        wish, several = self.turns[number].wish, len(self.alike(number)) > 1
+        return f"{number + 1}. {f'seed {wish.seed}: ' if several else ''}{wish.prompt}"
+
+    def alike(self, number: int) -> list[int]:
+        """The numbers of the turns that differ from one in the seed at most."""
+        wishes = [replace(turn.wish, seed=0, pixels="") for turn in self.turns]
+        return [i for i, wish in enumerate(wishes) if number >= 0 and wish == wishes[number]]
+
+    def edit(
+        self, pipe: KontextPipeline, wish: Wish, callback: Callable[..., object] | None = None
+    ) -> Turn:
+        """Do what a wish says. Raises as the pipeline does, and Cancelled."""
+        began, before = time.perf_counter(), self.result(wish.parent)
+        before = drawn(before, wish.marks) if before else None
+        output = pipe(
+            wish.prompt,
+            image=self._contexts(wish, before),
+            seed=wish.seed,
+            num_inference_steps=wish.steps,
+            guidance_scale=wish.guidance_scale,
+            true_cfg_scale=wish.true_cfg_scale,
+            width=wish.width,
+            height=wish.height,
+            callback=callback,
+            progress=False,
+        )
+        wish = replace(wish, pixels=provenance.checksum(output.images[0]))
+        return Turn(wish, before, output, time.perf_counter() - began)
+
+    def _contexts(self, wish: Wish, before: Image.Image | None) -> Any:
+        """A result alone goes on from its latents; with marks or others, from its pixels."""
+        if wish.parent >= 0 and not (wish.marks or wish.others):
+            return self.turns[wish.parent].output
+        first = [] if before is None else [before]
+        return [*first, *(self.pictures[name] for name in wish.others)] or None
+
+    def encode(self, pipe: KontextPipeline) -> bytes:
+        """The session as a JSON file; `replay` makes its pictures again."""
+        used = dict.fromkeys(name for turn in self.turns for name in turn.wish.others)
+        content = {
+            "format": FORMAT,
+            "weights": " + ".join([pipe.name, *map(str, pipe.loras)]),
+            "fingerprint": pipe.weights_fingerprint,
+            "start": _text(self.start),
+            "pictures": {name: _text(self.pictures[name]) for name in used},
+            "edits": [asdict(turn.wish) for turn in self.turns],
+        }
+        return json.dumps(content, indent=1).encode()
+
+    def save(self, path: str | Path, pipe: KontextPipeline) -> Path:
+        """Write the session. Raises OutputError."""
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(self.encode(pipe))
+        return Path(path)
+
+
+def replay(path: str | Path, pipe: KontextPipeline | None = None) -> list[KontextOutput]:
+    """Do all edits of a session's file again, and return their results in order.
+
+    pipe: by default the shipped weights that the file names. A result whose pixels are not those of
+    the session is told in a warning: other weights or another kind of machine made it.
+    Raises ConfigError for a file that is no session, or that asks for weights of your own.
+    """
+    found = _read(Path(path))
+    if pipe is None:
+        if not re.fullmatch(r"[\w-]+", found.weights):  # no path: that is the caller's to say
+            raise ConfigError(f"{path} was made with {found.weights!r}: say replay(path, pipe).")
+        pipe = KontextPipeline.from_pretrained(found.weights)
+    if pipe.weights_fingerprint != found.fingerprint:
+        warn(WeightsWarning(f"{path} was made with other weights, named {found.weights!r}."))
+    session = Session(_picture(found.start), {k: _picture(v) for k, v in found.pictures.items()})
+    for wish in found.edits:
+        session.turns.append(session.edit(pipe, wish))
+    made = [turn.wish.pixels for turn in session.turns]
+    apart = [i + 1 for i, wish in enumerate(found.edits) if wish.pixels not in ("", made[i])]
+    if apart:
+        numbers = ", ".join(map(str, apart))
+        warn(WeightsWarning(f"Not the pixels of the session: edit {numbers} of {len(made)}."))
+    return [turn.output for turn in session.turns]
+
+
+@dataclass(frozen=True)
+class _File:
+    format: str
+    weights: str
+    fingerprint: str
+    start: str | None
+    pictures: dict[str, str]
+    edits: Annotated[tuple[Wish, ...], MaxLen(10_000)]
+
+
+def _read(path: Path) -> _File:
+    values = read_json(path, ConfigError, "Export the session again.")
+    if values.get("format") != FORMAT:
+        raise ConfigError(f"{path} is no session: expected the format {FORMAT!r}.")
+    found: _File = build_config(_File, values)
+    for i, wish in enumerate(found.edits):
+        if not -1 <= wish.parent < i:
+            raise ConfigError(f"{path}: edit {i + 1} starts from edit {wish.parent + 1}.")
+        if lost := set(wish.others) - set(found.pictures):
+            raise ConfigError(f"{path}: edit {i + 1} needs a picture {min(lost)!r}: not there.")
+    return found
+
+
+def _text(picture: Image.Image | None) -> str | None:
+    return picture and base64.b64encode(images.png_bytes(picture)).decode()
+
+
+def _picture(text: str | None) -> Image.Image | None:
+    try:
+        return images.read(base64.b64decode(text, validate=True)) if text is not None else None
+    except (binascii.Error, ValueError) as error:
+        raise ConfigError(f"A picture of the session cannot be read: {error}") from error
+
+
+def drawn(picture: Image.Image, marks: Sequence[Mark]) -> Image.Image:
+    """A picture with red marks on it; itself if there are none."""
+    if not marks:
+        return picture
+    scale = 4 if max(picture.size) <= FINE else 1
+    width, height = (side * scale for side in picture.size)
+    mask = Image.new("L", (width, height))
+    for mark in marks:
+        points = [(x * width, y * height) for x, y in mark.points]
+        _draw(ImageDraw.Draw(mask), mark.kind, points, max(width, height))
+    made = images.as_rgb(picture).copy()
+    made.paste(RED, mask=mask.resize(picture.size, Image.Resampling.BOX))
+    return made
+
+
+def _draw(
+    pen: ImageDraw.ImageDraw, kind: str, points: list[tuple[float, float]], side: int
+) -> None:
+    if kind == "ellipse":
+        xs, ys = zip(*points)
+        pen.ellipse((min(xs), min(ys), max(xs), max(ys)), outline=255, width=round(side * RING))
+        return
+    half = max(0.5, side * BRUSH / 2)
+    pen.line(points, fill=255, width=round(2 * half))
+    for x, y in points:  # round ends and corners
+        pen.ellipse((x - half, y - half, x + half, y + half), fill=255)
