@@ -49,7 +49,7 @@ def _task(name: str) -> Choice:
 
 
 def _edits(case: Case) -> bool:
-    return bool(case.contexts) and not case.parts
+    return bool(case.contexts) and not case.wishes
 
 
 def _paired(case: Case) -> bool:
@@ -63,7 +63,7 @@ SETS: dict[str, Set] = {
     "text to image": Set(100, _task("text to image"), 0),
     "three images": Set(500, _task("three images"), 3),
     "four images": Set(500, _task("four images"), 4),
-    "two wishes": Set(1000, lambda case: bool(case.parts), 1, two=1.0),
+    "two wishes": Set(1000, lambda case: bool(case.wishes), 1, two=1.0),
     "contexts of other sizes": Set(1000, _edits, own=True),
     "unseen sizes": Set(1000, _edits, sizes=UNSEEN),
     "pairs held out": Set(1000, _paired),
