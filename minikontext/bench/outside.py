@@ -1,0 +1,155 @@
+"""Is anything outside of the world taken without a word? 200 tries, and as many inside of it.
+
+`python -m minikontext.bench.outside --weights toy-max --store` asks for what the world does not
+have or the picture does not show, and gives pictures that are none of its own: photographs, noise,
+gradients, spoiled and upturned drawings. A try is told if a warning names the word, the wish or the
+picture. Tries inside of the world count false alarms.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+from tqdm.auto import tqdm
+
+from minikontext.bench import report
+from minikontext.editing.contexts import PictureWarning
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import Scene, reader, wishes
+from minikontext.toyworld.edits import sample_case
+from minikontext.toyworld.lexicon import absent_words
+from minikontext.toyworld.scene import CHOICES, COLOURS
+
+ASKED = ("add a {}", "turn the character into a {}", "put a {} next to it", "I want a {} please")
+REMOVED = ("remove the {}", "take away the {}", "make the {} {colour}", "change the {} to {colour}")
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Try:
+    """A kind of try, what was tried, whether it lies outside, and whether a warning said so."""
+
+    kind: str
+    tried: str
+    outside: bool
+    told: bool
+
+
+def wish_tries(pipe: KontextPipeline, count: int) -> Iterator[Try]:
+    """Wishes for absent words, for what a picture does not show, and ones that can be granted."""
+    rng = random.Random("outside")
+    lacking = [word for word, _ in absent_words()]
+    for word in rng.sample(lacking, count):
+        yield _wish(pipe, "absent word", rng.choice(ASKED).format(word), None, True)
+    for i in range(count):
+        scene = sample_case(i, 4, "dev", contexts=1).contexts[0]
+        shown = {scene.accessory, scene.left, scene.right, "none"}
+        name = rng.choice([n for k in ("accessory", "left") for n in CHOICES[k] if n not in shown])
+        text = rng.choice(REMOVED).format(name, colour=rng.choice(COLOURS))
+        yield _wish(pipe, "not in the picture", text, scene, True)
+    for i in range(2 * count):
+        case = wishes.sample_wishes(i, 4, "dev", contexts=1)
+        said = wishes.ask(case, rng)
+        yield _wish(pipe, "wish that can be granted", said, case.before, False)
+
+
+def _wish(
+    pipe: KontextPipeline, kind: str, text: str, scene: Scene | None, outside: bool
+) -> Try:  # fmt: skip
+    told = reader.unusable(text, scene) or (outside and pipe.text_encoder.report(text))
+    return Try(kind, text, outside, bool(told))
+
+
+def pictures(count: int, photo: Image.Image) -> Iterator[tuple[str, Image.Image, bool]]:
+    """Pictures of each kind, of which the last are the world's own."""
+    draw = np.random.default_rng(0)
+    cases = [sample_case(i, 4, "dev", contexts=1) for i in range(4 * count)]
+    own = [case.context_images(SIDE, SIDE)[0] for case in cases]
+
+    def noise() -> Image.Image:
+        raw = draw.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        return ImageOps.autocontrast(Image.fromarray(raw).filter(ImageFilter.GaussianBlur(1)))
+
+    def crop() -> Image.Image:
+        side = int(draw.integers(120, min(photo.size)))
+        x, y = (int(draw.integers(0, full - side + 1)) for full in photo.size)
+        return photo.crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+    def mosaic(i: int) -> Image.Image:
+        whole = Image.new("RGB", (SIDE, SIDE))
+        for j in range(16):
+            part = own[(i + j) % len(own)].resize((SIDE // 4, SIDE // 4), Image.Resampling.BOX)
+            whole.paste(part, (j % 4 * SIDE // 4, j // 4 * SIDE // 4))
+        return whole
+
+    kinds: dict[str, Callable[[int], Image.Image]] = {
+        "part of a photograph": lambda i: crop(),
+        "noise": lambda i: noise(),
+        "sixteen drawings in one": mosaic,
+        "colours turned round": lambda i: ImageOps.invert(own[i]),
+    }
+    for name, make in kinds.items():
+        yield from ((name, make(i), True) for i in range(count))
+    yield from (("picture of the world", picture, False) for picture in own)
+
+
+def picture_tries(pipe: KontextPipeline, count: int, photo: Path) -> Iterator[Try]:
+    """Whether the pipeline tells that a context is unlike what its weights know."""
+    for i, (kind, picture, outside) in enumerate(pictures(count, Image.open(photo).convert("RGB"))):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            pipe("make the hat red", picture, num_inference_steps=1, seed=i, progress=False)
+        told = any(issubclass(one.category, PictureWarning) for one in found)
+        yield Try(kind, f"number {i}", outside, told)
+
+
+def page(tries: list[Try], name: str) -> str:
+    """Kinds as a table, then every try that ended otherwise than it should."""
+    rows = []
+    for kind in dict.fromkeys(one.kind for one in tries):
+        mine = [one for one in tries if one.kind == kind]
+        rows.append((kind, len(mine), sum(one.told for one in mine), mine[0].outside))
+    table = report.table(
+        ("kind", "tries", "told", "should be"),
+        [(kind, n, told, "all" if out else "none") for kind, n, told, out in rows],
+    )
+    odd = [f"- {one.kind}: {one.tried}" for one in tries if one.told != one.outside]
+    title = f"# Outside of the world, {name}"
+    return "\n\n".join([title, table, "Otherwise than it should be:", "\n".join(odd) or "none"])
+
+
+def main(arguments: list[str] | None = None) -> list[Try]:
+    """Command line: run all tries, write `outside.json` and `outside.md`, print the page."""
+    parser = report.parser(
+        "python -m minikontext.bench.outside", __doc__, weights="toy-max", steps=..., seed=...
+    )
+    parser.add_argument("--count", type=int, default=50, help="of wishes a kind (default: 50)")
+    parser.add_argument("--photo", type=Path, help="a photograph (default: matplotlib's sample)")
+    options = parser.parse_args(arguments)
+    report.positive(options, "count")
+    pipe = KontextPipeline.from_pretrained(options.weights)
+    tries = [*wish_tries(pipe, options.count)]
+    half = max(1, options.count // 2)
+    tries += tqdm(picture_tries(pipe, half, options.photo or sample_photo()), "pictures")
+    folder = report.folder(options, "" if options.count == 50 else f"outside {options.count}")
+    report.write_json([asdict(one) for one in tries], folder / "outside.json")
+    report.write_text(page(tries, pipe.name), folder / "outside.md")
+    print(page(tries, pipe.name))
+    return tries
+
+
+def sample_photo() -> Path:
+    """The photograph that matplotlib brings: Grace Hopper, 1984, in the public domain."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+if __name__ == "__main__":
+    main()
