@@ -99,9 +99,9 @@ class Case:
     def reworded(self, number: int) -> str:
         """Another prompt for the same edit, number 0, 1, 2 ...; some may be equal."""
         rng = random.Random(f"{self.prompt}/{number}")
-        return self.asked(rng, self.phrasing_held_out)
+        return self.phrased(rng, self.phrasing_held_out)
 
-    def asked(self, rng: random.Random, held_out: bool = False) -> str:
+    def phrased(self, rng: random.Random, held_out: bool = False) -> str:
         """The edit asked for in a phrasing drawn by `rng`: one of training's, or one held out."""
         return _ask(self.operation, self.words, rng, held_out)
 

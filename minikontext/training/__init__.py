@@ -3,8 +3,8 @@
 jobs          a config file, checked whole, as one typed job for each kind
 run           from a job to weights: `main`, `run_job`
 runs          a run's folder: lock, setting aside, what it was made from, what can be said before
-recipes       the trainings themselves: editor, folder, lora
-lineage       autoencoder and editor of all sizes; safety: the classifier
+recipes       the trainings themselves: autoencoder, editor, folder, lora
+safety        the classifier
 models        what is trained: made or opened, averaged, gathered, written
 loop          schedule, clipping, moving average, checkpoints, exact resume, log
 store         checkpoints on disk
@@ -21,7 +21,7 @@ from minikontext import lazy
 
 KINDS = ("editor", "folder", "lora", "safety", "world_autoencoder", "world_editor")
 MODULES = (
-    "data", "editor", "folders", "jobs", "lineage", "loop",
+    "data", "editor", "folders", "jobs", "loop",
     "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",
     "runs", "safety", "sources", "store", "stream", "tries", "watch", "workload", "world_editor",
 )  # fmt: skip

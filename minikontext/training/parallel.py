@@ -127,9 +127,7 @@ class DistContext:
 ALONE = DistContext(torch.device("cpu"))
 
 
-def start(
-    device: str | None = None, config: ParallelConfig | None = None
-) -> DistContext:
+def start(device: str | None = None, config: ParallelConfig | None = None) -> DistContext:
     """Join the processes that torchrun started, or be alone.
 
     device: "cpu", "cuda", "mps"; the best there is by default.

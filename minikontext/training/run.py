@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minikontext.training import lineage, parallel, recipes, runs, safety
+from minikontext.training import parallel, recipes, runs, safety
 from minikontext.training.jobs import Job, read_job
 from minikontext.training.sources import check_source
 
@@ -17,8 +17,8 @@ TRAIN: dict[str, Train] = {
     "folder": recipes.train_folder,
     "lora": recipes.train_lora,
     "safety": safety.train_safety,
-    "world_autoencoder": lineage.train_world_autoencoder,
-    "world_editor": lineage.train_world_editor,
+    "world_autoencoder": recipes.train_world_autoencoder,
+    "world_editor": recipes.train_world_editor,
 }
 
 

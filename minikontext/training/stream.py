@@ -92,7 +92,7 @@ WORDS = {
     ),
     "templates": Words(
         sample_case,
-        Case.asked,
+        Case.phrased,
         lambda: ToyTextConfig(tuple(sorted({*vocabulary(), *several.words()}))),
     ),
 }
