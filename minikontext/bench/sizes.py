@@ -32,7 +32,8 @@ from minikontext.toyworld.sizes import TRAINED, Size
 class Row:
     """What came out at one size: shares in percent, PSNR against the right answer in dB.
 
-    `interval` holds the success rate with 95 % confidence, by bootstrap over cases.
+    `interval` holds the success rate with 95 % confidence, by bootstrap over cases. `outcomes` has
+    a 1 or a 0 for each case, for comparisons in pairs.
     """
 
     width: int
@@ -45,6 +46,7 @@ class Row:
     preserved: float
     identity: float
     psnr: float
+    outcomes: str
 
 
 def cases_of(count: int, level: int, split: str, seed: int = 0) -> list[Case]:
@@ -98,6 +100,7 @@ def measure(
         preserved=_share([s.preserved for s in scores]),
         identity=_share([s.identity for s in scores]),
         psnr=_mean([s.psnr for s in scores]),
+        outcomes="".join("01"[s.success] for s in scores),
     )  # fmt: skip
 
 

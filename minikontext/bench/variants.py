@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from minikontext.bench import report
+from minikontext.bench.compare import NOT_DECIDED, paired
 from minikontext.bench.sizes import Row, cases_of, measure
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
@@ -42,6 +43,16 @@ class Result:
     def success(self) -> float:
         """The mean success rate over the sizes, in percent."""
         return float(np.mean([row.success for row in self.rows]))
+
+    @property
+    def outcomes(self) -> list[int]:
+        """A 1 or a 0 for every case at every size."""
+        return [int(one) for row in self.rows for one in row.outcomes]
+
+    @property
+    def cases(self) -> list[int]:
+        """The number of the case of each outcome: of all sizes and seeds one cluster."""
+        return [number for row in self.rows for number in range(len(row.outcomes))]
 
     @property
     def psnr(self) -> float:
@@ -91,17 +102,25 @@ def examine(
 
 
 def table(results: Sequence[Result]) -> str:
-    """Every variant with its mean over seeds, and the difference to the first one in pairs."""
+    """Every variant with its mean over seeds, and whether it differs from the first, in pairs."""
     lines = []
-    first = {r.seed: r.success for r in results if r.value == results[0].value}
+    first = {r.seed: r for r in results if r.value == results[0].value}
     for value in dict.fromkeys(r.value for r in results):
-        mine = [r for r in results if r.value == value]
-        gains = [r.success - first[r.seed] for r in mine if r.seed in first]
-        shown = " ".join(f"{gain:+.1f}" for gain in gains)
+        mine = [r for r in results if r.value == value and r.seed in first]
         success, psnr = (np.mean([getattr(r, n) for r in mine]) for n in ("success", "psnr"))
+        shown = against([first[r.seed] for r in mine], mine) if mine[0] is not results[0] else None
         name = f"{mine[0].setting} = {value}"
         lines.append((name, len(mine), f"{success:.1f}", f"{psnr:.2f}", shown))
     return report.table(("variant", "seeds", "success %", "PSNR dB", "against the first"), lines)
+
+
+def against(first: Sequence[Result], others: Sequence[Result]) -> str:
+    """The difference to the first variant in points: same cases, same seeds."""
+    pairs = [[one for r in some for one in r.outcomes] for some in (others, first)]
+    found = paired(*pairs, clusters=[number for r in first for number in r.cases])
+    low, high = (f"{100 * x:+.1f}" for x in (found.low, found.high))
+    decided = "decided" if found.decided else NOT_DECIDED
+    return f"{100 * found.difference:+.1f} ({low} to {high}), {decided}"
 
 
 def main(arguments: list[str] | None = None) -> list[Result]:

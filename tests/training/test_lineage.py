@@ -143,11 +143,27 @@ def test_variants_are_trained_alike_and_compared_in_pairs(tmp_path, autoencoder,
     ]
     assert layouts == [r.value for r in results]
     text = variants.table(results)
-    assert "| training.layout = scaled | 2 |" in text and "+0.0 +0.0" in text
+    assert "| training.layout = scaled | 2 |" in text and "+0.0 to +0.0), not decided" in text
     monkeypatch.setattr(variants, "run_job", None)  # a second call trains nothing
     assert variants.main(options) == results
     with pytest.raises(ConfigError, match="section.name"):
         variants.variants("training.mu_16=,")
+
+
+def test_a_difference_is_decided_by_cases_not_by_seeds():
+    def result(value, seed, outcomes):
+        row = bench.Row(64, 64, True, len(outcomes), 0, (0, 0), 0, 0, 0, 30.0, outcomes)
+        return variants.Result("x", value, seed, [row])
+
+    low, high = "0" * 12 + "1" * 12, "1" * 20 + "0" * 4
+    one, two = ([result(v, seed, o) for seed in (0, 1)] for v, o in (("1", low), ("2", high)))
+    assert variants.against(one, two) == "+33.3 (+4.2 to +62.5), not decided"
+    better = [result("2", seed, "1" * 24) for seed in (0, 1)]
+    assert variants.against(one, better).endswith("decided") and "not" not in variants.against(
+        one, better
+    )
+    lines = variants.table([*one, *better]).splitlines()
+    assert lines[2].startswith("| x = 1 | 2 |") and lines[2].endswith("|  |")
 
 
 def as_toml(config, prefix=""):
