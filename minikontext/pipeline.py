@@ -7,7 +7,6 @@ One edit is ten numbered steps: `KontextPipeline.__call__`. What they need lies 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +50,8 @@ class KontextPipeline:
         self.defaults = defaults or Defaults()
         self.name, self.folder, self.safety = name, folder, safety
         self.weight_files = list(weight_files)
+        # 64 hex digits, see `files.fingerprint`, of what is loaded now; empty if nothing is.
+        self.weights_fingerprint = files.fingerprint(weight_files) if weight_files else ""
         self.loras: list[lora.Lora] = []
 
     @classmethod
@@ -124,7 +125,9 @@ class KontextPipeline:
         images, verdicts = self.safety.filter_outputs(images) if self.safety else (images, [])
         z = forget(z, images, verdicts, self.codec)
         # 10. Undo the resize, attach the provenance.
-        weights = (" + ".join([self.name, *map(str, self.loras)]), self.weights_fingerprint)
+        names = " + ".join([self.name, *map(str, self.loras)])
+        config = pretrained.config_fingerprint(self)
+        weights = (names, self.weights_fingerprint, config)
         return finish(request, contexts, plan, z, images, verdicts, weights)
 
     def encode(self, images: Image.Image | list[Image.Image]) -> Tensor:
@@ -182,11 +185,6 @@ class KontextPipeline:
     def dtype(self) -> torch.dtype:
         """The transformer's number format. The sampler itself always works in float32."""
         return next(self.transformer.parameters()).dtype
-
-    @cached_property
-    def weights_fingerprint(self) -> str:
-        """Which weights these are (64 hex digits, see `files.fingerprint`); empty if not loaded."""
-        return files.fingerprint(self.weight_files) if self.weight_files else ""
 
     def to(self, device: str | torch.device) -> KontextPipeline:
         """Move all parts to a device, and return self. Raises ConfigError for streamed weights."""

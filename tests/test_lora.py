@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from minikontext.errors import ConfigError, WeightsError, WeightsWarning
 from minikontext.pretrained import lora
 from minikontext.runtime import quantization
+from minikontext.training.store import file_sum
 
 
 def random_lora(model, rank=3, seed=0):
@@ -200,7 +201,7 @@ def test_a_pipeline_takes_and_gives_back_loras(tiny, tmp_path):
     pipe.load_lora(path, 0.5)
     with_it = paint()
     assert not torch.equal(with_it.latents, before.latents)
-    assert with_it.provenance[0].weights == "tiny + style 0.5"
+    assert with_it.provenance[0].weights == f"tiny + style 0.5 [{file_sum(path)[:12]}]"
     pipe.loras[0].scale = 0.0
     assert torch.equal(paint().latents, before.latents)
     with pytest.raises(ConfigError, match="'other'"):

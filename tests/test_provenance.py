@@ -21,6 +21,8 @@ from minikontext.errors import ImageError, MetadataError, MetadataWarning, Outpu
 from minikontext.images import inspect, provenance
 from minikontext.images.inspect import CHANGED, UNCHANGED, UNKNOWN
 from minikontext.images.provenance import Note, Provenance, Source
+from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import lora, safetensors_io
 
 MADE = Provenance(
     prompt="make the hat réd, 帽子",
@@ -116,6 +118,47 @@ def test_other_programs_can_read_it(tmp_path):
         exif = image.getexif()
         assert exif[ExifTags.Base.Software].startswith("minikontext ")
         assert b'"seed": "7"' in exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+
+
+def test_it_names_what_decided_the_picture(tiny, tmp_path):
+    folder = tmp_path / "weights"
+    tiny().save_pretrained(folder)
+
+    def made(change=None):
+        if change:
+            config = json.loads((folder / "config.json").read_text())
+            change(config)
+            (folder / "config.json").write_text(json.dumps(config))
+        pipe = KontextPipeline.from_pretrained(folder, "cpu", "float32")
+        return pipe, pipe("a red hat", seed=0, progress=False).provenance[0]
+
+    pipe, first = made()
+    words = made(lambda config: config["text_encoder"]["vocabulary"].reverse())[1]
+    scale = made(lambda config: config["autoencoder"].update(scale_factor=0.9))[1]
+    prints = {first.config_fingerprint, words.config_fingerprint, scale.config_fingerprint}
+    assert len(prints) == 3 and all(len(one) == 64 for one in prints)
+    assert first.weights_fingerprint == words.weights_fingerprint == scale.weights_fingerprint
+    other = pipe.transformer.state_dict()
+    safetensors_io.save({n: p + 1 for n, p in other.items()}, folder / "transformer.safetensors")
+    again = pipe("a red hat", seed=0, progress=False).provenance[0]  # the weights as loaded
+    assert again.weights_fingerprint == first.weights_fingerprint
+    assert made()[1].weights_fingerprint != first.weights_fingerprint
+    path = provenance.save(Image.new("RGB", (64, 64)), tmp_path / "x.png", first)
+    assert provenance.read(path).config_fingerprint == first.config_fingerprint
+    assert f"config {first.config_fingerprint[:12]}" in str(inspect.inspect(path))
+
+
+def test_two_lora_files_of_one_name_are_told_apart(tiny, tmp_path):
+    told = []
+    for number in (1, 2):
+        pipe = tiny()
+        made = lora.new(pipe.transformer, 2, seed=number)
+        path = lora.save(made, pipe.transformer, tmp_path / f"{number}" / "style.safetensors")
+        for merge in (False, True):
+            pipe = tiny().load_lora(path, 0.5, merge)
+            told.append(pipe("a red hat", seed=0, progress=False).provenance[0].weights)
+    assert told[0] == told[1] and told[2] == told[3] and told[0] != told[2]
+    assert told[0].startswith("tiny + style 0.5 [")
 
 
 def test_a_foreign_picture_has_an_empty_provenance(tmp_path):

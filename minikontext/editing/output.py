@@ -115,11 +115,11 @@ def finish(
     latents: Tensor,
     images: list[Image.Image],
     verdicts: list[Verdict],
-    weights: tuple[str, str],
+    weights: tuple[str, str, str],
 ) -> KontextOutput:
     """The last step of a call: bring images to their size, each with how it was made.
 
-    weights: their name and their fingerprint.
+    weights: their names, their fingerprint, and that of their configuration.
     """
     images = [plan.undo(image) for image in images]
     flagged = [verdict.flagged for verdict in verdicts] or [False] * len(images)
@@ -142,7 +142,7 @@ def forget(
     return latents
 
 
-def _edits(request: Request, weights: str, fingerprint: str) -> list[Provenance]:
+def _edits(request: Request, weights: str, fingerprint: str, config: str) -> list[Provenance]:
     """What each image's edit was asked with."""
     settings, cache = request.settings, request.cache
     scales = {"guidance": settings.guidance_scale, "true_cfg": settings.true_cfg_scale}
@@ -151,6 +151,7 @@ def _edits(request: Request, weights: str, fingerprint: str) -> list[Provenance]
         "guidance": ", ".join(f"{k} {v:g}" for k, v in scales.items() if v is not None),
         "weights": weights,
         "weights_fingerprint": fingerprint,
+        "config_fingerprint": config,
     }
     rows = zip(request.prompts, request.negatives, map(str, request.seeds))
     return [Provenance(*row, **shared) for row in rows]

@@ -169,7 +169,8 @@ def _history(provenance: Provenance | None) -> list[str]:
 def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
     prompt = "(the prompt was withheld)" if edit.private else f"“{printable(edit.prompt)}”"
     settings = [f"seed {edit.seed}", f"{edit.steps} steps", edit.guidance]
-    weights = f"weights {edit.weights} ({edit.weights_fingerprint[:12] or 'no checksum'})"
+    config = f", config {edit.config_fingerprint[:12]}" if edit.config_fingerprint else ""
+    weights = f"weights {edit.weights} ({edit.weights_fingerprint[:12] or 'no checksum'}{config})"
     settings = (x for x in (*settings, weights, edit.software) if x)
     lines = [prompt, ", ".join(printable(x, 100) for x in settings)]
     if edit.negative_prompt:

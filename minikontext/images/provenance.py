@@ -35,7 +35,7 @@ DIGITS = 8  # hex digits of a tile's checksum: enough for accidents
 MAX_EXIF = 60_000  # characters; JPEG holds no more than 65 533 bytes in one place
 JPEG_QUALITY = 95
 TEXTS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "weights", "software")
-HASHES = ("weights_fingerprint", "pixels")
+HASHES = ("weights_fingerprint", "config_fingerprint", "pixels")
 FLAGS = ("private", "cut", "withheld")
 MAX_CONTEXTS = 64
 MAX_EDITS = 200  # that are carried on; of those before only the number
@@ -46,6 +46,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as in PIL
 class Provenance:
     """How a picture was made, last edit first: what is needed to make it again. Empty: not known.
 
+    weights:  their name, and each LoRA's with its scale and the beginning of its file's SHA-256.
+    config_fingerprint: of sizes, scale factors, vocabulary and defaults.
     private:  the prompts were withheld when the file was written.
     cut:      a text was too long for the file and was shortened.
     withheld: a safety filter put a grey card in the place of the result.
@@ -62,6 +64,7 @@ class Provenance:
     guidance: str = ""
     weights: str = ""
     weights_fingerprint: str = ""
+    config_fingerprint: str = ""
     software: str = f"minikontext {minikontext.__version__}"
     private: bool = False
     cut: bool = False

@@ -28,6 +28,7 @@ MODULES = (
     "text_encoders", "transformers_io",
 )  # fmt: skip
 HOMES = {
+    "config_fingerprint": "loader",
     "find_weights": "native",
     "from_diffusers": "key_mapping",
     "inspect": "safetensors_io",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import hashlib
+import json
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from minikontext.pretrained.native import (
     read_config,
     tell_if_hidden,
 )
+from minikontext.pretrained.text_encoders import FluxTextEncoder
 from minikontext.runtime import files
 from minikontext.runtime.config import write_json
 from minikontext.runtime.device import select_device
@@ -105,9 +108,27 @@ def _load_published(
         "defaults": Defaults(**layouts.defaults(found)),
         "name": found.name,
         "folder": found.encoders,
-        "weight_files": found.files,
+        "weight_files": [*found.files, *_encoder_files(found.encoders)],
         "safety": filters,
     }
+
+
+def _encoder_files(folder: Path) -> list[Path]:
+    places = (folder / name for name in ("text_encoder", "text_encoder_2"))
+    return [file for place in places for file in safetensors_io.files(place)]
+
+
+def config_fingerprint(pipe: Editor) -> str:
+    """64 hex digits that change with what decides a picture beside the weights' numbers.
+
+    That is sizes, scale factors, vocabulary and defaults, as they are in memory.
+    """
+    told: list[object] = [asdict(pipe.defaults)]
+    for part in pipe.modules.values():
+        config = getattr(part, "config", None)
+        sizes = asdict(config) if is_dataclass(config) else type(part).__name__
+        told.append(part.described() if isinstance(part, FluxTextEncoder) else sizes)
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def save(

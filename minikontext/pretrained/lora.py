@@ -39,7 +39,7 @@ class Lora(nn.Module):
     ) -> None:
         super().__init__()
         self.names, self.updates = tuple(layers), nn.ModuleList(layers.values())
-        self.name, self.scale = name, scale
+        self.name, self.scale, self.fingerprint = name, scale, ""  # the last is of its file
         self._handles: list[RemovableHandle] = []
         self._merged: list[float] = []  # the scales at which it is in a model's weights
 
@@ -49,7 +49,7 @@ class Lora(nn.Module):
         return dict(zip(self.names, self.updates, strict=True))
 
     def __str__(self) -> str:
-        return f"{self.name} {self.scale:g}"
+        return f"{self.name} {self.scale:g}{self.fingerprint and f' [{self.fingerprint[:12]}]'}"
 
     def attach(self, model: KontextTransformer) -> Lora:
         """Let the model's layers add these updates from now on; several LoRAs add up.
@@ -180,6 +180,7 @@ def load(
         parts[official].append((rows, update))
     layers = {n: lora_layers.join(parts[n], len(model.get_submodule(n).weight)) for n in parts}
     lora = Lora(layers, path.stem, scale)
+    lora.fingerprint = safetensors_io.fingerprint(path)
     _require_shapes(lora, model)
     return lora.requires_grad_(False)
 

@@ -76,6 +76,12 @@ class FluxTextEncoder(nn.Module):
             max_length,
         )
 
+    def described(self) -> list[str]:
+        """What decides its features beside the weights: sizes and vocabularies, as text."""
+        configs = [str(model.config.to_json_string()) for model in (self.clip, self.t5)]
+        words = (self.clip_tokenizer, self.t5_tokenizer)
+        return [*configs, *(str(sorted(one.get_vocab().items())) for one in words)]
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write what `from_folder` reads, through transformers. Raises OutputError."""
         try:
