@@ -87,25 +87,25 @@ def encode_folder(
 
 def _is_whole(place: Path, chunk: list[Triplet | Bad], how: Reading) -> bool:
     try:
-        told = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
-        return told["asked"] == _asked(chunk, how) and told["bytes"] == place.stat().st_size
+        facts = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+        return facts["asked"] == _asked(chunk, how) and facts["bytes"] == place.stat().st_size
     except (OSError, ValueError, KeyError):
         return False
 
 
 def _asked(chunk: list[Triplet | Bad], how: Reading) -> str:
     """What a shard is made of: it is made again when pictures, prompts or their order change."""
-    told: list[object] = [
-        (one.key, one.prompt, one.mirrored, *map(_told_by, (one.image, *one.contexts)))
+    facts: list[object] = [
+        (one.key, one.prompt, one.mirrored, *map(_identity_of, (one.image, *one.contexts)))
         if isinstance(one, Triplet)
         else (one.key, one.why)
         for one in chunk
     ]
-    told.append((how.max_aspect, how.upscale))
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    facts.append((how.max_aspect, how.upscale))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _told_by(picture: Picture) -> list[object]:
+def _identity_of(picture: Picture) -> list[object]:
     """What changes when a picture does: a file's name, size and time, or a shard's bytes."""
     if isinstance(picture, bytes):
         return [hashlib.sha256(picture).hexdigest()]
@@ -133,13 +133,13 @@ def _encode_shard(
             continue
         tensors |= {f"{one.key}//{name}": tensor for name, tensor in made.items()}
         shapes = [list(made[name].shape) for name in sorted(made) if name.isdigit()]
-        told = {"key": one.key, "prompt": one.prompt, "shapes": shapes, "resized": resized}
-        samples.append(told)
+        row = {"key": one.key, "prompt": one.prompt, "shapes": shapes, "resized": resized}
+        samples.append(row)
     with files.replacing(place) as temporary:
         save_file(tensors, temporary)
-        told = {"asked": _asked(chunk, how), "bytes": temporary.stat().st_size}
-        told |= {"sha256": file_sum(temporary), "samples": samples, "skipped": skipped}
-    files.write_text(place.with_suffix(".json"), json.dumps(told, indent=0))
+        facts = {"asked": _asked(chunk, how), "bytes": temporary.stat().st_size}
+        facts |= {"sha256": file_sum(temporary), "samples": samples, "skipped": skipped}
+    files.write_text(place.with_suffix(".json"), json.dumps(facts, indent=0))
 
 
 class _LeftOut(Exception):
@@ -217,9 +217,9 @@ class Encoded:
         self._sums: dict[Path, str] = {}
         self._open: dict[Path, safe_open] = {}
         for place in sorted(self.cache.glob("triplets-*.json")):
-            told = read_json(place, TrainingError, REMADE)
+            facts = read_json(place, TrainingError, REMADE)
             try:
-                self._add(place.with_suffix(".safetensors"), told)
+                self._add(place.with_suffix(".safetensors"), facts)
             except (ConfigError, TypeError, KeyError) as error:
                 raise TrainingError(f"{place} is damaged: {error}. {REMADE}") from error
         if not self.places:
@@ -236,11 +236,11 @@ class Encoded:
         found = (next((s for s in longest if key.startswith(s)), None) for key in keys)
         return [1 if start is None else wanted[start] for start in found]
 
-    def _add(self, place: Path, told: dict) -> None:
-        require_entries(told, {"sha256": str, "skipped": list, "samples": list})
-        self._sums[place] = told["sha256"]
-        self.skipped += [Bad(**one) for one in told["skipped"]]
-        for one in told["samples"]:
+    def _add(self, place: Path, facts: dict) -> None:
+        require_entries(facts, {"sha256": str, "skipped": list, "samples": list})
+        self._sums[place] = facts["sha256"]
+        self.skipped += [Bad(**one) for one in facts["skipped"]]
+        for one in facts["samples"]:
             known = {"key": str, "prompt": str, "shapes": tuple[Shape, ...]}
             require_entries(one, known | {"resized": tuple[float, float] | None})
             self.places.append((one["key"], place))
@@ -254,9 +254,9 @@ class Encoded:
     def report(self) -> str:
         """How many samples there are, what is left out and why, and what pictures went through."""
         contexts = Counter(len(shapes) - 1 for shapes in self.shapes)
-        told = ", ".join(f"{n} with {k or 'no'} context(s)" for k, n in sorted(contexts.items()))
-        told = told and f" ({told})"
-        lines = [f"{len(self)} samples{told}, {len(self.skipped)} left out"]
+        counts = ", ".join(f"{n} with {k or 'no'} context(s)" for k, n in sorted(contexts.items()))
+        counts = counts and f" ({counts})"
+        lines = [f"{len(self)} samples{counts}, {len(self.skipped)} left out"]
         kinds: dict[str, list[Bad]] = {}
         for bad in self.skipped:
             kinds.setdefault(bad.why.split(":")[0].split(" /")[0], []).append(bad)
@@ -274,8 +274,8 @@ class Encoded:
 
     def fingerprint(self) -> str:
         """12 hex digits that change with the samples, their order, or what is made of them."""
-        told = [(key, self._sums[place]) for key, place in self.places]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        facts = [(key, self._sums[place]) for key, place in self.places]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def sample(self, number: int) -> dict[str, Tensor]:
         """Its tensors: "0" the picture's latents, "1" … the contexts', "tokens", "pooled".
