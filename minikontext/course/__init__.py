@@ -40,6 +40,7 @@ _MODULES = (
     "tiny_flux",
     "trajectory",
     "verdict",
+    "who_sees",
 )
 
 _HOMES = {
@@ -71,6 +72,7 @@ _HOMES = {
     "FailuresWidget": "failures",
     "SafetyWidget": "safety_desk",
     "FitsWidget": "fits",
+    "WhoSeesWidget": "who_sees",
     "run_processes": "scale",
 }
 

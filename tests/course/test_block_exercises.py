@@ -1,0 +1,75 @@
+"""Exercises of notebook 04: each known mistake fails and is named, other right ways pass."""
+
+import io
+from contextlib import redirect_stdout
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+
+from minikontext import course
+from minikontext.course.exercises import transformer
+from minikontext.rope import rotate
+
+MISTAKES = [
+    (name, told)
+    for name in ("rms_norm", "who_sees_whom", "single_block")
+    for told in getattr(transformer, name.upper())
+]
+
+
+def checked(name, function):
+    function.__name__ = name
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        course.check(function)
+    return printed.getvalue()
+
+
+def by_length(x, scale):
+    return scale * F.normalize(x, dim=-1, eps=1e-6) * x.shape[-1] ** 0.5
+
+
+def by_membership(weights, sizes):
+    part = F.one_hot(torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))).float()
+    return (part / part.sum(0)).T @ weights.mean(0) @ part
+
+
+def shares_in_loops(weights, sizes):
+    result = torch.zeros(len(sizes), len(sizes))
+    for i, rows in enumerate(weights.split(sizes, dim=1)):
+        for j, block in enumerate(rows.split(sizes, dim=2)):
+            result[i, j] = block.sum() / (len(weights) * sizes[i])
+    return result
+
+
+def block_in_steps(block, x, vec, rotations):
+    mods = block.modulation.lin(F.silu(vec)).unflatten(-1, (3, -1))
+    shift, scale, gate = (m[:, None] for m in mods.unbind(1))
+    y = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    d = x.shape[-1]
+    qkv, mlp = block.linear1(y).tensor_split([3 * d], dim=-1)
+    q, k, v = rearrange(qkv, "b s (three h d) -> three b s h d", three=3, h=block.num_heads)
+    q, k = (rotate(z.transpose(1, 2), rotations) for z in block.norm(q, k))
+    weights = (einsum(q, k, "b h s d, b h r d -> b h s r") / q.shape[-1] ** 0.5).softmax(-1)
+    out = rearrange(weights @ v.transpose(1, 2), "b h s d -> b s (h d)")
+    return x + gate * block.linear2(torch.cat([out, F.gelu(mlp, approximate="tanh")], dim=-1))
+
+
+RIGHT = [("rms_norm", by_length), ("who_sees_whom", by_membership),
+         ("who_sees_whom", shares_in_loops), ("single_block", block_in_steps)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, told", MISTAKES)
+def test_a_known_mistake_fails_and_is_named(name, told):
+    wrong = getattr(transformer, name.upper())[told]
+    printed = checked(name, lambda *args: wrong(*args))
+    assert "[FAIL]" in printed and f"this is what you get if {told}" in printed, printed
+
+
+@pytest.mark.parametrize("name, right", RIGHT)
+def test_other_right_ways_pass_whatever_the_data(name, right):
+    for _ in range(5):
+        printed = checked(name, right)
+        assert "Well done!" in printed and "[FAIL]" not in printed, printed
