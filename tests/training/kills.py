@@ -2,13 +2,15 @@
 
 python tests/training/kills.py --count 50                  # one process
 python tests/training/kills.py --count 50 --processes 2    # sharded, two processes
-python tests/training/kills.py --count 50 --flip           # and a byte of what is left is flipped
+python tests/training/kills.py --count 50 --flip           # and a bit of what is left is flipped
+python tests/training/kills.py --count 20 --full           # no kill: the disk is full (Linux)
 
 A tiny training runs in processes of its own and writes a checkpoint every few steps. It is killed
 (SIGKILL: nothing can be tidied up) after a random number of steps, every second time while it is
 saving: it is then held with a checkpoint half written until it is killed. Started again, it goes
 on. At the end its weights are compared with those of a run that nobody disturbed. Nothing depends
-on how fast the machine is: each kill waits for what must have happened before it.
+on how fast the machine is: each kill waits for what must have happened before it. With --full, no
+file can grow beyond a random size from a random step on: the training must end with an OutputError.
 """
 
 from __future__ import annotations
@@ -83,7 +85,10 @@ class Report:
         )
 
 
-def run(count: int, folder: Path, processes: int = 1, seed: int = 0, flip: bool = False) -> Report:
+def run(
+    count: int, folder: Path, processes: int = 1, seed: int = 0, flip: bool = False,
+    full: bool = False,
+) -> Report:  # fmt: skip
     """Kill a training in `folder` so many times; then let it end, and a second one undisturbed.
 
     One process waits for its checkpoint, so a kill costs an interval at most. Many write it while
@@ -102,8 +107,11 @@ def run(count: int, folder: Path, processes: int = 1, seed: int = 0, flip: bool 
             report.steps.append((done, resumed))
         if number < count:
             wanted = resumed + (draw.randint(2 * EVERY, 4 * EVERY) if flip else draw.randint(1, 12))
-            report.saving += _wait(place, wanted, child, saving=bool(number % 2))
-        _kill(child, place)
+            report.saving += _wait(place, wanted, child, saving=bool(number % 2) and not full)
+        if full and number < count:
+            report.failures += _fill(child, place, draw)
+        else:
+            _kill(child, place)
         done = _last_step(place)
         if flip and number < count:
             _flip(place, draw)
@@ -113,6 +121,21 @@ def run(count: int, folder: Path, processes: int = 1, seed: int = 0, flip: bool 
     if not report.failures and not report.equal:
         report.failures.append(f"the weights differ by {_apart(folder):.1e} at most")
     return report
+
+
+def _fill(child: subprocess.Popen, folder: Path, draw: random.Random) -> list[str]:
+    """Let no file of a training grow any more, and wait for its end; what it should have said."""
+    import resource
+
+    newest = folder / "checkpoint.safetensors"
+    room = draw.randrange(newest.stat().st_size if newest.exists() else 1000)
+    limits = resource.prlimit(child.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (room, limits[1]))
+    said = child.communicate(timeout=PATIENCE)[1]
+    told = child.returncode == 1 and said.strip().rpartition("\n")[2].startswith(
+        "minikontext.errors.OutputError: Cannot write"
+    )
+    return [] if told else [f"a full disk ({room} bytes) was told as {said[-300:]}"]
 
 
 def _flip(folder: Path, draw: random.Random) -> None:
@@ -267,6 +290,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flip", action="store_true", help="flip a bit of each newest checkpoint")
+    parser.add_argument("--full", action="store_true", help="fill the disk instead of a kill")
     parser.add_argument("--json", type=Path, help="write the report here, beside other numbers of "
                         "processes")  # fmt: skip
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
@@ -276,7 +300,7 @@ def main() -> None:
         return train(options.train, options.until)
     with tempfile.TemporaryDirectory() as folder:
         report = run(
-            options.count, Path(folder), options.processes, options.seed, options.flip
+            options.count, Path(folder), options.processes, options.seed, options.flip, options.full
         )
     print(report)
     if options.json:
@@ -285,7 +309,8 @@ def main() -> None:
 
 
 def _keep(report: Report, options: argparse.Namespace) -> None:
-    place, name = options.json, f"processes_{options.processes}" + "_flipped" * options.flip
+    place, name = options.json, f"processes_{options.processes}"
+    name += "_flipped" * options.flip + "_full_disk" * options.full
     kept = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
     kept[name] = {"seed": options.seed, **report.facts()}
     with files.replacing(place) as temporary:

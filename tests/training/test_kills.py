@@ -40,6 +40,13 @@ def test_trainers_end_with_their_torchrun_and_lose_nothing(tmp_path):
     assert again.communicate() and again.returncode == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_a_full_disk_ends_a_training_with_a_typed_error_and_costs_nothing(tmp_path):
+    report = kills.run(2, tmp_path, full=True)
+    assert len(report.steps) == 2 and not report.failures, report
+    assert report.equal and report.lost <= 1 and not list(tmp_path.rglob("*.tmp")), report
+
+
 def alive(pid):
     """Whether a process still works; one that has ended and is not waited for does not."""
     try:
