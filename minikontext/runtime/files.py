@@ -155,9 +155,9 @@ def updating_folder(
     renamed, the index goes first and comes last.
     Raises OutputError when the place cannot be written.
     """
+    check_writable(Path(path) / index)
     path = Path(os.path.realpath(path))
     put_back(path)
-    check_writable(path / index)
     stuck = path.exists() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
     temporary = _temporary_name(path / path.name if stuck else path)
     try:

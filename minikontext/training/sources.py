@@ -84,18 +84,17 @@ class Reading:
 
     def decode(self, data: bytes) -> str:
         """Text in UTF-8, UTF-16 with its mark, or `encoding`. Raises PromptError for any other."""
-        coding = "utf-16" if data.startswith(MARKS) else "utf-8"
-        try:
-            return data.decode(coding).removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
+        first = "utf-16" if data.startswith(MARKS) else "utf-8"
+        for coding in filter(None, (first, self.encoding)):
             with suppress(UnicodeDecodeError):
-                if self.encoding:
-                    return data.decode(self.encoding)
-            what = self.encoding or "UTF-8"
-            raise PromptError(
-                f"it is not {what} (byte {error.object[error.start]:#04x} at {error.start}). Save "
-                'it as UTF-8, or name its encoding: [data] encoding = "cp1252" for Windows-1252'
-            ) from error
+                text = data.decode(coding).replace("\ufeff", "")
+                if "\0" not in text:  # UTF-16 without its mark, or UTF-32
+                    return text
+        odd = next(byte for byte in data if byte == 0 or byte > 127)
+        raise PromptError(
+            f"it is not {self.encoding or 'UTF-8'} (byte {odd:#04x} at {data.index(odd)}). Save it "
+            'as UTF-8, or name its encoding: [data] encoding = "cp1252" for Windows-1252'
+        )
 
     def caption(self, data: bytes) -> str:
         """A caption's text. Raises PromptError for one that is no text."""
@@ -318,6 +317,8 @@ def _from_tar(path: Path, how: Reading) -> Found:
                 yield _from_members(key, members, tar, ignored, how)
             if broken:
                 raise broken
+            if not groups:
+                yield Bad(path.name, "the shard holds no files")
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         yield Bad(path.name, f"the shard ends early: {error}")
     if ignored:

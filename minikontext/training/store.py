@@ -50,6 +50,7 @@ class Store:
         self.folder, self.world = folder, world
         self.file, self.stores = folder / "checkpoint.safetensors", folder / "checkpoints"
         self.last = folder / "checkpoint.last.safetensors"
+        self._good: Path | None = None  # the newest checkpoint that is known to be whole
         self._writing: tuple[Future | None, Path, Facts] | None = None
         # Beside the training's, for writing behind it. Made at once: later torchrun, through which
         # processes find each other, may be gone.
@@ -72,6 +73,7 @@ class Store:
             with files.replacing(self.file) as temporary:
                 save_file(tensors, temporary, metadata=facts)
                 self._keep_last()
+            self._good = self.file
             shutil.rmtree(self.stores, ignore_errors=True)  # of more processes, or another run
             return
         self.finish()
@@ -85,8 +87,14 @@ class Store:
             self.finish()
 
     def _keep_last(self) -> None:
-        """One process's last checkpoint gets a second name, under which it outlives the next."""
-        if _is_sound(_facts(self.file)):
+        """One process's last checkpoint gets a second name, under which it outlives the next.
+
+        A damaged one must not take the place of the whole one that the training went on from.
+        """
+        facts = _facts(self.file)
+        if self._good == self.file or (
+            self._good is None and _is_sound(facts) and _same_sum(self.file, facts)
+        ):
             self.last.unlink(missing_ok=True)
             try:
                 os.link(self.file, self.last)
@@ -153,9 +161,11 @@ class Store:
         for file in (self.file, self.last):  # of one process, or of another run
             file.unlink(missing_ok=True)
         stores = sorted(self.stores.glob("step-*"))
-        now = stores.index(final)
-        for old in (*stores[: max(0, now - 1)], *stores[now + 1 :]):  # a run that started over
-            shutil.rmtree(old, ignore_errors=True)
+        before = stores[max(0, stores.index(final) - 1)] if self._good is None else self._good
+        for old in stores:
+            if old not in (final, before):  # older, damaged, or of a run that started over
+                shutil.rmtree(old, ignore_errors=True)
+        self._good = final
 
     # -------------------------------------------------------------------------------- reading
 
@@ -176,6 +186,7 @@ class Store:
                         f"{', '.join(map(str, damaged))}: damaged, so the training goes on from "
                         f"step {facts['step']} in {place}"
                     ))  # fmt: skip
+                self._good = place
                 return place, facts
             damaged.append(place)
         if damaged:

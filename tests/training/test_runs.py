@@ -158,6 +158,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(tmp_path, damage):
         small(tmp_path)[0].resume()
 
 
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_last_whole_one(tmp_path):
+    loop, loss = small(tmp_path, steps=5)
+    loop.run(loss)
+    place, last = tmp_path / "checkpoint.safetensors", tmp_path / "checkpoint.last.safetensors"
+    whole = last.read_bytes()
+    place.write_bytes(place.read_bytes()[:-3] + b"xyz")
+    again, _ = small(tmp_path)
+    with pytest.warns(DamageWarning):
+        again.resume()
+    again.save()
+    assert last.read_bytes() == whole  # the one that it went on from
+    place.write_bytes(place.read_bytes()[:-3] + b"xyz")
+    assert small(tmp_path)[0].resume()
+    fresh, _ = small(tmp_path)
+    fresh.save()  # without a look at what is there
+    assert last.read_bytes() == whole
+    fresh.save()
+    assert last.read_bytes() != whole
+
+
 def test_a_log_that_was_cut_is_gone_on_with_at_a_new_line(tmp_path):
     loop, loss = small(tmp_path)
     loop.run(loss)

@@ -1,0 +1,848 @@
+"""Faults by kind: each case is one thing that people have or do, and its outcome is checked.
+
+python tests/fuzz/kinds.py --table data/bench/faults.md
+
+opens    what was asked for came out, compared with what is right
+refused  an error of `minikontext.errors` that says something
+told     left out or passed over, with a warning or a reason
+
+All else is a fault: silent (a wrong result, or a part missing without a word), a traceback, a hang
+(more than 5 seconds of the processor), a stranger's code run or a connection made. The harness of
+the fuzz tests watches for the last two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import io
+import itertools
+import json
+import math
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import traceback
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import harness
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
+
+from minikontext import images
+from minikontext.cli import app
+from minikontext.course import tiny_flux
+from minikontext.errors import MinikontextError
+from minikontext.images import provenance
+from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import convert, lora, safetensors_io
+from minikontext.runtime import files
+from minikontext.training.folders import Encoded, encode_folder
+from minikontext.training.jobs import JOBS, build_job, tomllib
+from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.sources import Bad, Reading, triplets
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import build_tiny_pipeline
+
+ROOT = Path(__file__).parents[2]
+GOOD = ("opens", "refused", "told")
+OUTCOMES = (*GOOD, "silent", "traceback", "hang", "code")
+
+
+class Case(NamedTuple):
+    """A case by kind and name; run(folder) returns "opens" or "told", or raises."""
+
+    kind: str
+    name: str
+    run: Callable[[Path], str]
+
+
+class Silent(Exception):
+    """What came out is wrong, and nobody said so."""
+
+
+def right(is_so: object, what: str) -> None:
+    """Raise Silent unless something is as it should be."""
+    if not is_so:
+        raise Silent(what)
+
+
+def outcome(case: Case) -> tuple[str, str]:
+    """Run a case in a folder of its own: its outcome, and what there is to say about it."""
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        raised = None
+        with harness.WATCH.over(Path(name)) as seen, harness._alarm():
+            try:
+                found = case.run(Path(name))
+            except (Exception, SystemExit, harness.Hang) as error:
+                found, raised = "traceback", error
+        said = str(raised or "")
+        if isinstance(raised, MinikontextError):
+            found = "refused" if said.strip() else "silent"
+        elif isinstance(raised, (Silent, harness.Hang)):
+            found = "silent" if isinstance(raised, Silent) else "hang"
+        elif raised:
+            said = "".join(traceback.format_exception(raised))
+        if ran := [one for one in seen if one.split()[0] in (*harness.NEVER, "compile")]:
+            found, said = "code", ran[0]
+    return found, said
+
+
+# ------------------------------------------------------------------------------ what is sound
+
+
+@functools.cache
+def sound() -> Path:
+    """A folder with sound weights of each kind, made once."""
+    folder = Path(tempfile.mkdtemp())
+    pipe = build_tiny_pipeline()
+    pipe.save_pretrained(folder / "own")
+    tiny_flux.write(folder / "flux")
+    lora.save(lora.new(pipe.transformer, 2), pipe.transformer, folder / "lora.safetensors")
+    return folder
+
+
+@functools.cache
+def tiny() -> KontextPipeline:
+    """A tiny pipeline."""
+    return build_tiny_pipeline()
+
+
+@functools.cache
+def picture() -> Image.Image:
+    """Smooth colours: all formats hold them nearly."""
+    y, x = np.mgrid[0:48, 0:64]
+    return Image.fromarray(np.stack([4 * x, 5 * y, 255 - 4 * x], -1).astype(np.uint8))
+
+
+def encoded(format_: str = "PNG", **options: object) -> bytes:
+    """The picture as a file."""
+    file = io.BytesIO()
+    picture().save(file, format_, **options)
+    return file.getvalue()
+
+
+def place(folder: Path, how: str, data: bytes) -> Path:
+    """Something that lies where a file should be: by name, what it is."""
+    path = folder / "file"
+    if how == "folder":
+        path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(path)
+    elif how in LINKS:
+        path.symlink_to(LINKS[how])
+    else:
+        path.write_bytes(DAMAGE[how](data))
+    return path
+
+
+LINKS = {"dangling link": "missing", "link in a circle": "file", "endless device": "/dev/zero"}
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "seven bytes": lambda data: data[:7],
+    "half": lambda data: data[: len(data) // 2],
+    "last byte gone": lambda data: data[:-1],
+    "first byte gone": lambda data: data[1:],
+    "only zeros": lambda data: bytes(len(data)),
+    "web page": lambda data: b"<!DOCTYPE html><html>404</html>",
+    "pointer of Git LFS": lambda data: b"version https://git-lfs.github.com/spec/v1\nsize 5\n",
+    "zip": lambda data: b"PK\x03\x04" + data,
+    "pickle": lambda data: b"\x80\x04\x95" + b"c__builtin__\neval\n" + data,
+    "GGUF": lambda data: b"GGUF\x03\0\0\0" + data,
+    "ONNX": lambda data: b"\x08\x07" + data,
+}
+PLACES = ("folder", "pipe", *LINKS)
+
+# ------------------------------------------------------------------------------------ captions
+
+WORDS = {
+    "utf-8": "don’t – été", "utf-8-sig": "don’t", "utf-16": "don’t", "utf-16-le": "make it red",
+    "utf-16-be": "make it red", "utf-32": "don’t", "cp1252": "don’t", "latin-1": "été",
+    "cp1251": "красная шляпа", "gbk": "红色的帽子", "shift_jis": "赤い帽子",
+    "big5": "紅色的帽子", "euc_kr": "빨간 모자", "mac_roman": "don’t", "cp437": "été",
+}  # fmt: skip
+
+
+def write_captions(folder: Path, layout: str, told: bytes) -> None:
+    """One sample whose prompt is some bytes, in a layout."""
+    (folder / "a.png").write_bytes(encoded())
+    (folder / "a.txt").write_bytes(told)
+    if layout == "csv":
+        (folder / "metadata.csv").write_bytes(b"file_name,prompt\na.png," + told)
+    if layout == "jsonl":
+        line = b'{"file_name": "a.png", "prompt": "' + told + b'"}'
+        (folder / "metadata.jsonl").write_bytes(line)
+    if layout == "tar":
+        with tarfile.open(folder / "0.tar", "w") as tar:
+            tar.add(folder / "a.png", "1.image.png")
+            tar.add(folder / "a.txt", "1.txt")
+
+
+def captions() -> Iterator[Case]:
+    """Texts in many encodings, in every layout, with the encoding named and not."""
+    for (coding, words), layout, named in itertools.product(
+        WORDS.items(), ("txt", "csv", "jsonl", "tar"), (False, True)
+    ):
+        if named and coding.startswith("utf"):
+            continue
+
+        def run(folder, coding=coding, words=words, layout=layout, named=named):
+            write_captions(folder, layout, words.encode(coding))
+            found = list(triplets(folder, Reading(encoding=coding if named else None)))
+            right(found, "nothing came, and nothing was said")
+            if any(isinstance(one, Bad) for one in found):
+                right(all(one.why for one in found if isinstance(one, Bad)), "no reason")
+                right(not named, "an encoding that was named is not read")
+                return "told"
+            right([one.prompt for one in found] == [words], f"read {found[0].prompt!r}")
+            return "opens"
+
+        yield Case("captions", f"{coding} in {layout}{', named' * named}", run)
+
+
+# ------------------------------------------------------------------------------- tables, samples
+
+COLUMNS = ("context", "conditioning_image", "target", "text", "caption", "Prompt", "FILE_NAME",
+           "contexts ", "image", "negative_prompt", "mask", "repeats")  # fmt: skip
+
+
+def tables() -> Iterator[Case]:
+    """Columns that are not ours."""
+    for name, kind in itertools.product(COLUMNS, ("csv", "jsonl")):
+
+        def run(folder, name=name, kind=kind):
+            (folder / "a.png").write_bytes(encoded())
+            row = {"file_name": "a.png", "prompt": "x", name: "a.png"}
+            with open(folder / f"metadata.{kind}", "w", newline="") as file:
+                if kind == "csv":
+                    csv.writer(file).writerows([row, row.values()])
+                else:
+                    json.dump(row, file)
+            list(triplets(folder))
+            raise Silent(f"the column {name!r} was taken without a word")
+
+        yield Case("columns", f"{name!r} in {kind}", run)
+
+
+NAMES = ("missing.png", "", ".", "..", "../outside.png", "/etc/passwd", "a\0.png", "x" * 5000,
+         "/dev/zero", "C:\\a.png", "a.png/b", "\ud800.png", "http://127.0.0.1:9/a.png")  # fmt: skip
+
+
+def samples() -> Iterator[Case]:
+    """Pictures of samples that are none, as target and as context."""
+    odd = {**dict.fromkeys(NAMES), **dict.fromkeys(PLACES), **dict.fromkeys(DAMAGE)}
+    del odd["last byte gone"]  # of a PNG: it has all its pixels
+    for name, as_context in itertools.product(odd, (False, True)):
+
+        def run(folder, name=name, as_context=as_context):
+            source = folder / "source"
+            source.mkdir()
+            (source / "a.png").write_bytes(encoded())
+            if name not in NAMES:
+                os.rename(place(source, name, encoded()), source / "odd.png")
+            odd_one = name if name in NAMES else "odd.png"
+            row = {"file_name": "a.png", "prompt": "make the hat red", "contexts": []}
+            bad = row | ({"contexts": [odd_one]} if as_context else {"file_name": odd_one})
+            (source / "metadata.jsonl").write_text("\n".join(map(json.dumps, (row, bad))))
+            encode_folder(source, folder / "cache", tiny(), side=64)
+            cache = Encoded(folder / "cache")
+            right(len(cache) == 1, f"{len(cache)} samples, {[one.why for one in cache.skipped]}")
+            right([one.why for one in cache.skipped if one.why], "left out without a word")
+            return "told"
+
+        yield Case("samples", f"{name[:24]!r} as {'context' if as_context else 'target'}", run)
+
+
+def shard(members: list[tuple[str, bytes]], **more: object) -> bytes:
+    """A tar of some members; more: of the last one's header."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for number, (name, data) in enumerate(members):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for key, value in more.items() if number == len(members) - 1 else ():
+                setattr(info, key, value)
+            tar.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def shards() -> Iterator[Case]:
+    """Shards with members that are no sample, or two, or something else; one sample is sound."""
+    fine = [("0.image.png", encoded()), ("0.txt", b"fine")]
+    odd = {
+        "two images": [
+            ("1.image.png", encoded()),
+            ("1.image.jpg", encoded("JPEG")),
+            ("1.txt", b"x"),
+        ],
+        "two texts": [("1.image.png", encoded()), ("1.txt", b"x"), ("1.prompt.txt", b"y")],
+        "no text": [("1.image.png", encoded())],
+        "no image": [("1.txt", b"x")],
+        "mask alone": [("1.image.png", encoded()), ("1.txt", b"x"), ("1.mask.png", encoded())],
+        "outside": [("../../1.image.png", encoded()), ("1.txt", b"x")],
+        "empty text in UTF-32": [("1.image.png", encoded()), ("1.txt", "x".encode("utf-32"))],
+    }
+    for name, members in odd.items():
+
+        def run(folder, members=members):
+            (folder / "0.tar").write_bytes(shard([*fine, *members]))
+            found = list(triplets(folder))
+            good = [one for one in found if not isinstance(one, Bad)]
+            right([one.prompt for one in good] == ["fine"], f"read {[one.key for one in good]}")
+            right(len(found) > 1, "left out without a word")
+            right(not list(folder.parent.glob("1.image.png")), "written outside")
+            return "told"
+
+        yield Case("shards", name, run)
+    for kind, name in ((tarfile.SYMTYPE, "link"), (tarfile.CHRTYPE, "device"),
+                       (tarfile.FIFOTYPE, "pipe"), (tarfile.LNKTYPE, "hard link")):  # fmt: skip
+
+        def run(folder, kind=kind):
+            odd = shard(
+                [*fine, ("1.txt", b"x"), ("1.image.png", b"")], type=kind, linkname="/etc/passwd"
+            )
+            (folder / "0.tar").write_bytes(odd)
+            bad = [one for one in triplets(folder) if isinstance(one, Bad)]
+            right(bad and bad[0].why, "a member that is no file was taken, or left out in silence")
+            return "told"
+
+        yield Case("shards", f"a {name} for an image", run)
+    for name, change in DAMAGE.items():
+
+        def run(folder, change=change):
+            (folder / "0.tar").write_bytes(change(shard(fine * 1)))
+            found = list(triplets(folder))
+            good = [one for one in found if not isinstance(one, Bad)]
+            right(all((one.prompt, one.image) == ("fine", encoded()) for one in good), "wrong")
+            right(good or found, "nothing came, and nothing was said")
+            return "opens" if len(found) == len(good) else "told"
+
+        yield Case("shards", name, run)
+
+
+# ------------------------------------------------------------------------------------ pictures
+
+FORMATS = {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {},
+           "GIF": {}}  # fmt: skip
+
+
+def pictures() -> Iterator[Case]:
+    """Every format with every damage, under another name, and with something behind its end."""
+    more = {"as it is": lambda data: data, "with more behind": lambda data: data + b"more" * 99,
+            "a tenth gone": lambda data: data[: len(data) * 9 // 10]}  # fmt: skip
+    for (format_, options), how in itertools.product(FORMATS.items(), (*more, *DAMAGE, *PLACES)):
+
+        def run(folder, format_=format_, options=options, how=how):
+            data = encoded(format_, **options)
+            if how in more:
+                path = folder / "picture.dat"
+                path.write_bytes(more[how](data))
+            else:
+                path = place(folder, how, data)
+            got = np.asarray(images.read(path).convert("RGB"), float)
+            wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float)
+            right(got.shape == wanted.shape and np.abs(got - wanted).mean() < 3, "another picture")
+            return "opens"
+
+        yield Case("pictures", f"{format_}, {how}", run)
+
+
+# ------------------------------------------------------------------------------------- weights
+
+
+def weights() -> Iterator[Case]:
+    """A file of weights that is damaged or something else, each kind by its own reader."""
+    readers = {
+        "transformer": ("own/transformer.safetensors", lambda path: safetensors_io.load_into(
+            build_tiny_pipeline().transformer, path)),
+        "LoRA": ("lora.safetensors", lambda path: lora.load(path, tiny().transformer)),
+        "any file, to convert": ("own/transformer.safetensors", lambda path: convert.convert(
+            path, path.with_name("made"))),
+    }  # fmt: skip
+    header = {
+        "a header of 2⁶⁰ bytes": lambda data: (1 << 60).to_bytes(8, "little") + data[8:],
+        "a header of no bytes": lambda data: bytes(8) + data[8:],
+        "a header that is no JSON": lambda data: data[:8] + b"{" * 20 + data[28:],
+        "bytes behind its end": lambda data: data + b"more",
+    }
+    for (what, (name, read)), how in itertools.product(
+        readers.items(), (*DAMAGE, *PLACES, *header)
+    ):
+
+        def run(folder, name=name, read=read, how=how):
+            data = (sound() / name).read_bytes()
+            if how in header:
+                path = folder / "file"
+                path.write_bytes(header[how](data))
+            else:
+                path = place(folder, how, data)
+            if not path.is_dir():
+                path = path.rename(folder / "x.safetensors") if how not in LINKS else path
+            read(path)
+            raise Silent("it was read")
+
+        yield Case("weights", f"{what}, {how}", run)
+
+
+def folders() -> Iterator[Case]:
+    """A folder of weights whose config.json says something else."""
+    text = (sound() / "own/config.json").read_text()
+
+    def put(*path, value):
+        def change(config):
+            for name in path[:-1]:
+                config = config[name]
+            config[path[-1]] = value
+
+        return change
+
+    changes = {
+        "no transformer": lambda c: c.pop("transformer"),
+        "a part is a list": put("autoencoder", value=[]),
+        "name is a number": put("name", value=7),
+        "version 2": put("format_version", value=2),
+        "another format": put("format", value="other"),
+        "an unknown key": put("transformer", "deepth", value=1),
+        "20 000 levels": put("autoencoder", "ch_mult", value=[1] * 20_000),
+        "no levels": put("autoencoder", "ch_mult", value=[]),
+        "a level of width 0": put("autoencoder", "ch_mult", value=[0, 1, 1, 1]),
+        "filters that do not exist": put("safety", value="nobody"),
+        "10⁹ default steps": put("defaults", "num_inference_steps", value=10**9),
+        "no steps": put("defaults", "num_inference_steps", value=0),
+        "sizes of nothing": put("defaults", "sizes", value=[[0, 0]]),
+        "an unknown default": put("defaults", "stpes", value=3),
+        "an unknown layout": put("defaults", "context_layout", value="sideways"),
+        "two equal words": put("text_encoder", "vocabulary", value=["a", "a"]),
+        "words of numbers": put("text_encoder", "vocabulary", value=[1, 2]),
+        "scale factor 0": put("autoencoder", "scale_factor", value=0.0),
+        "scale factor of text": put("autoencoder", "scale_factor", value="1"),
+        "groups that do not divide": put("autoencoder", "norm_groups", value=3),
+        "axes that do not fit": put("transformer", "axes_dim", value=[4, 4, 4]),
+        "heads that do not divide": put("transformer", "num_heads", value=7),
+    }
+    for part, name in (("transformer", "hidden_size"), ("transformer", "depth"),
+                       ("autoencoder", "ch"), ("text_encoder", "width")):  # fmt: skip
+        for value in (0, -1, 10**18, "8", None, 1.5, [1]):
+            changes[f"{part}.{name} = {value!r}"] = put(part, name, value=value)
+    for name, change in changes.items():
+
+        def run(folder, change=change):
+            shutil.copytree(sound() / "own", folder / "w")
+            config = json.loads(text)
+            change(config)
+            (folder / "w/config.json").write_text(json.dumps(config))
+            pipe = KontextPipeline.from_pretrained(folder / "w", "cpu", "float32")
+            pipe("the hat", seed=0, progress=False, num_inference_steps=1)
+            raise Silent("it painted")
+
+        yield Case("folders", name, run)
+    raw = {"empty": "", "a list": "[]", "nested": "[" * 50_000, "NaN": '{"format": NaN}',
+           "6000 digits": '{"format_version": ' + "9" * 6000 + "}", "half": text[: len(text) // 2],
+           "UTF-16": text.encode("utf-16").decode("latin-1")}  # fmt: skip
+    for name, content in raw.items():
+
+        def run(folder, content=content):
+            shutil.copytree(sound() / "own", folder / "w")
+            (folder / "w/config.json").write_text(content, encoding="latin-1")
+            KontextPipeline.from_pretrained(folder / "w", "cpu")
+            raise Silent("it opened")
+
+        yield Case("folders", f"config.json: {name}", run)
+
+
+# ---------------------------------------------------------------------------------------- LoRA
+
+
+def loras() -> Iterator[Case]:
+    """LoRA files that cannot be meant, or are of another kind."""
+    names = sorted(load_file(sound() / "lora.safetensors"))
+    first, partner = names[0], names[1]
+    stem = first.split(".lora_")[0]
+    odd: dict[str, Callable[[dict], object]] = {
+        "no partner": lambda s: s.pop(partner),
+        "another rank": lambda s: s.update({first: s[first][:1]}),
+        "another width": lambda s: s.update({first: torch.zeros(2, 5)}),
+        "whole numbers": lambda s: s.update({first: s[first].long()}),
+        "NaN": lambda s: s.update({first: s[first] * math.nan}),
+        "infinity": lambda s: s.update({first: s[first] + math.inf}),
+        "one dimension": lambda s: s.update({first: s[first].flatten()}),
+        "alpha of two numbers": lambda s: s.update({f"{stem}.alpha": torch.ones(2)}),
+        "another model's layer": lambda s: s.update(
+            {first.replace("0", "99", 1): s[first] + 0}
+        ),
+        "nothing": lambda s: s.clear(),
+        "only text encoders": lambda s: (
+            s.clear(), s.update({"lora_te1_x.lora_up.weight": torch.ones(2, 2)})
+        ),
+    }  # fmt: skip
+    for value in (math.nan, math.inf, -math.inf, 1e9):
+        odd[f"alpha {value}"] = lambda s, v=value: s.update({f"{stem}.alpha": torch.tensor(v)})
+    for leaf in ("dora_scale", "lora_magnitude_vector.weight", "oft_blocks", "ia3_l.weight",
+                 "lora_mid.weight", "lokr_t2", "hada_t1", "unknown", "weight"):  # fmt: skip
+        odd[leaf] = lambda s, n=leaf: s.update({f"{stem}.{n}": torch.ones(2, 2)})
+    for name, change in odd.items():
+
+        def run(folder, change=change):
+            state = load_file(sound() / "lora.safetensors")
+            change(state)
+            save_file({n: t.contiguous() for n, t in state.items()}, folder / "x.safetensors")
+            lora.load(folder / "x.safetensors", tiny().transformer)
+            raise Silent("it was taken")
+
+        yield Case("LoRA", name, run)
+    settings = {
+        "alpha of text": {"lora_alpha": "x"}, "alpha without end": {"lora_alpha": 10**40},
+        "DoRA": {"use_dora": True}, "rank of text": {"r": "x"},
+        "an endless expression": {"rank_pattern": {"(a+)+$": 4}},
+        "a repeat without end": {"alpha_pattern": {"a{99999999999}": 1}},
+        "no expression": {"alpha_pattern": {"[": 1}}, "5000 patterns": {
+            "alpha_pattern": {f"a{i}": 1 for i in range(5000)}},
+        "a list": [], "patterns in a list": {"rank_pattern": [[1, 2]]},
+    }  # fmt: skip
+    for name, facts in settings.items():
+
+        def run(folder, facts=facts):
+            shutil.copy(sound() / "lora.safetensors", folder / "adapter_model.safetensors")
+            (folder / "adapter_config.json").write_text(json.dumps(facts))
+            lora.load(folder, tiny().transformer)
+            raise Silent("it was taken")
+
+        yield Case("LoRA", f"settings: {name}", run)
+
+
+# ------------------------------------------------------------------------------------ encoders
+
+
+def encoders() -> Iterator[Case]:
+    """Folders of text encoders that name code, kernels, or sizes of no sense."""
+    odd = {
+        "a kernel of a hub": {"attn_implementation": "somebody/some-kernel"},
+        "a kernel, with an underscore": {"_attn_implementation": "somebody/some-kernel"},
+        "a kernel by part": {"attn_implementation": {"a": "somebody/k"}},
+        "experts of a hub": {"experts_implementation": "somebody/k"},
+        "a quantiser": {"quantization_config": {"quant_method": "gptq"}},
+        "kernels": {"kernel_config": {"a": "b"}},
+        "a million layers": {"num_hidden_layers": 10**6, "num_layers": 10**6},
+        "10¹² words": {"vocab_size": 10**12},
+        "a width of 0": {"hidden_size": 0, "d_model": 0},
+        "a width of text": {"hidden_size": "x", "d_model": "x"},
+    }
+    for (name, change), part in itertools.product(odd.items(), ("text_encoder", "text_encoder_2")):
+
+        def run(folder, change=change, part=part):
+            shutil.copytree(sound() / "flux", folder / "w")
+            path = folder / "w" / part / "config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+            KontextPipeline.from_pretrained(folder / "w", "cpu")
+            raise Silent("it opened")
+
+        yield Case("encoders", f"{name} in {part}", run)
+    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+
+        def run(folder, part=part):
+            shutil.copytree(sound() / "flux", folder / "w")
+            place_ = folder / "w" / part
+            (place_ / "evil.py").write_text("import os; os.mkdir('/tmp/ran'); class Evil: pass")
+            for path in place_.glob("*config.json"):
+                facts = json.loads(path.read_text())
+                auto = dict.fromkeys(("AutoModel", "AutoConfig", "AutoTokenizer"), "evil.Evil")
+                path.write_text(json.dumps(facts | {"auto_map": auto}))
+            pipe = KontextPipeline.from_pretrained(folder / "w", "cpu", "float32")
+            whole = KontextPipeline.from_pretrained(sound() / "flux", "cpu", "float32")
+            got, wanted = (p.encode_text(["a hat"]).tokens for p in (pipe, whole))
+            right(torch.equal(got, wanted), "other features")
+            return "opens"
+
+        yield Case("encoders", f"code beside {part}", run)
+
+
+# ------------------------------------------------------------------------------------- configs
+
+
+def configs() -> Iterator[Case]:
+    """Every kind of config that is shipped, with one mistake in it."""
+    mistakes = {
+        "an unknown key": ("", "ofload", "8-bit"), "an unknown section": ("trainng", "a", 1),
+        "no steps": ("loop", "steps", 0), "2⁶³ steps": ("loop", "steps", 2**63),
+        "steps of text": ("loop", "steps", "many"), "steps in a list": ("loop", "steps", [1]),
+        "a rate that is no number": ("loop", "lr", math.nan),
+        "a rate without end": ("loop", "lr", math.inf), "a negative rate": ("loop", "lr", -1.0),
+        "true for a number": ("loop", "steps", True), "a misspelt key": ("loop", "warmpu", 3),
+        "an unknown checkpointing": ("parallel", "checkpointing", "some"),
+    }  # fmt: skip
+    for path in sorted((ROOT / "configs").glob("*.toml")):
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if values.get("kind") not in JOBS or "'stage:" in repr(values):
+            continue
+        for name, (section, key, value) in mistakes.items():
+
+            def run(folder, path=path, section=section, key=key, value=value):
+                values = tomllib.loads(path.read_text(encoding="utf-8"))
+                place_ = values.setdefault(section, {}) if section else values
+                place_[key] = value
+                build_job(values)
+                raise Silent("it was taken")
+
+            yield Case("configs", f"{path.stem}: {name}", run)
+
+
+# ------------------------------------------------------------------------------ caches and runs
+
+
+def loop(folder: Path) -> Loop:
+    """A tiny loop."""
+    torch.manual_seed(0)
+    return Loop(torch.nn.Linear(3, 4), LoopConfig(5, save_every=3, log_every=1), folder)
+
+
+@functools.cache
+def trained() -> Path:
+    """A run with two checkpoints, of steps 3 and 5."""
+    folder = sound() / "run"
+    one = loop(folder)
+    one.run(lambda step: (one.model(torch.ones(2, 3)).square().mean(), {}))
+    return folder
+
+
+def runs() -> Iterator[Case]:
+    """A checkpoint with a byte flipped anywhere, or cut, or gone."""
+    data = (trained() / "checkpoint.safetensors").read_bytes()
+    cuts = {f"cut at {share:.0%}": data[: int(share * len(data))] for share in (0, 0.3, 0.7, 0.99)}
+    flips = {}
+    for number in range(24):
+        at = 8 + number * (len(data) - 9) // 23
+        flips[f"byte {at} flipped"] = data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+    for name, content in {**cuts, **flips}.items():
+
+        def run(folder, content=content):
+            shutil.copytree(trained(), folder / "run")
+            (folder / "run/checkpoint.safetensors").unlink()  # it may be the last one, too
+            (folder / "run/checkpoint.safetensors").write_bytes(content)
+            one = loop(folder / "run")
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                right(one.resume(), "it starts over without a word")
+            if one.step == 5:
+                right(content == data, "a damaged checkpoint was taken")
+                return "opens"
+            right(one.step == 3 and said, f"step {one.step} without a word")
+            return "told"
+
+        yield Case("checkpoints", name, run)
+
+
+def caches() -> Iterator[Case]:
+    """An encoded folder with a part that is damaged, gone, or of another sample."""
+
+    def made(folder):
+        source = folder / "source"
+        source.mkdir()
+        for number in (1, 2):
+            Image.new("RGB", (64, 64), (9 * number, 0, 0)).save(source / f"{number}.png")
+            (source / f"{number}.txt").write_text(f"prompt {number}")
+        encode_folder(source, folder / "cache", tiny(), side=64)
+        return folder / "cache"
+
+    def every(cache):
+        found = Encoded(cache)
+        read = {found.places[i][0]: found.sample(i) for i in range(len(found))}
+        read[""] = found.null()
+        # Copies: what is read lies in a mapped file, which the case is about to cut.
+        return {key: {n: t.clone() for n, t in one.items()} for key, one in read.items()}
+
+    odd: dict[str, Callable[[dict], object]] = {
+        "another shape": lambda told: told["samples"][0].update(shapes=[[4, 2, 2]]),
+        "shapes of text": lambda told: told["samples"][0].update(shapes="x"),
+        "keys exchanged": lambda told: told["samples"].reverse(),
+        "a key that is not there": lambda told: told["samples"][0].update(key="9.png"),
+        "another sum": lambda told: told.update(sha256="0" * 64),
+        "resized of text": lambda told: told["samples"][0].update(resized=["a", "b"]),
+    }
+    for key in ("samples", "skipped", "sha256"):
+        odd[f"no {key}"] = lambda told, key=key: told.pop(key)
+        odd[f"{key} is a number"] = lambda told, key=key: told.update({key: 1})
+    for name, change in odd.items():
+
+        def run(folder, change=change):
+            cache = made(folder)
+            wanted, path = every(cache), cache / "triplets-000000.json"
+            told = json.loads(path.read_text())
+            change(told)
+            path.write_text(json.dumps(told))
+            got = every(cache)
+            same = all(torch.equal(got[k][n], t) for k in wanted for n, t in wanted[k].items())
+            right(same and got.keys() == wanted.keys(), "samples were exchanged or lost")
+            return "opens"
+
+        yield Case("caches", name, run)
+    for file in (
+        "triplets-000000.safetensors",
+        "triplets-000000.json",
+        "null.safetensors",
+        "cache.json",
+    ):
+        for how in ("empty", "half", "only zeros", "last byte gone"):
+
+            def run(folder, file=file, how=how):
+                cache = made(folder)
+                wanted, data = every(cache), (cache / file).read_bytes()
+                (cache / file).write_bytes(DAMAGE[how](data))
+                encode_folder(folder / "source", cache, tiny(), side=64)
+                got = every(cache)
+                same = all(torch.equal(got[k][n], t) for k in wanted for n, t in wanted[k].items())
+                right(same, "other samples")
+                return "opens"
+
+            yield Case("caches", f"{file}, {how}", run)
+
+
+# ------------------------------------------------------------------------------------- results
+
+
+def outputs() -> Iterator[Case]:
+    """Places where no result can be written, by everything that writes one."""
+    writers = {
+        "a picture": lambda path: provenance.save(picture(), path.with_name(path.name + ".png")),
+        "weights": lambda path: tiny().save_pretrained(path),
+        "a LoRA": lambda path: lora.save(lora.new(tiny().transformer, 2), tiny().transformer, path),
+        "converted weights": lambda path: convert.rewrite(
+            sound() / "own/transformer.safetensors", path.with_name(path.name + ".safetensors")),
+        "a text": lambda path: files.write_text(path, "x"),
+    }  # fmt: skip
+    places = {
+        "a name too long": lambda folder: folder / ("x" * 300),
+        "a name with a NUL": lambda folder: folder / "a\0b",
+        "a file for a folder": lambda folder: folder / "file" / "x",
+        "a link in a circle for a folder": lambda folder: folder / "circle" / "x",
+        "a device for a folder": lambda folder: Path("/dev/null/x"),
+        "a system's folder": lambda folder: Path("/proc/x"),
+    }
+    for (what, write), (where, at) in itertools.product(writers.items(), places.items()):
+
+        def run(folder, write=write, at=at):
+            (folder / "file").write_text("precious")
+            (folder / "circle").symlink_to("circle")
+            try:
+                write(at(folder))
+            finally:
+                right((folder / "file").read_text() == "precious", "a file was overwritten")
+            raise Silent("it says that it was written")
+
+        yield Case("results", f"{what} to {where}", run)
+
+
+EVIL = {
+    "an escape": "a\x1b[31mred", "a bell": "a\x07b", "a new line": "a\nFAKE: all is well",
+    "right to left": "a\u202egnp.exe", "a line separator": "a\u2028b",
+    "a backspace": "ab\x08\x08", "a C1 control": "a\x9b31m",
+}  # fmt: skip
+
+
+def terminals() -> Iterator[Case]:
+    """What a stranger's file says is never printed as it is."""
+
+    def said(*arguments):
+        out = io.StringIO()
+        before, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), out, out
+        try:
+            app.main(list(map(str, arguments)))
+        finally:
+            sys.stdout, sys.stderr = before
+        return out.getvalue()
+
+    def from_prompt(folder, text):
+        made = provenance.Provenance(prompt=text, seed="0", weights=text)
+        return said("inspect", provenance.save(picture(), folder / "x.png", made))
+
+    def from_chunk(folder, text):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("minikontext", text)
+        picture().save(folder / "x.png", pnginfo=info)
+        return said("inspect", folder / "x.png")
+
+    def from_tensor(folder, text):
+        save_file({text: torch.ones(2)}, folder / "x.safetensors")
+        return said("weights", "inspect", folder / "x.safetensors")
+
+    def from_config(folder, text):
+        path = folder / "x.toml"
+        path.write_text(f"kind = {json.dumps(text)}\n", encoding="utf-8")
+        return said("train", path)
+
+    def from_name(folder, text):
+        return said("edit", folder / f"{text}.png", "the hat", "--weights", sound() / "own")
+
+    for (what, text), read in itertools.product(
+        EVIL.items(), (from_prompt, from_chunk, from_tensor, from_config, from_name)
+    ):
+
+        def run(folder, text=text, read=read):
+            printed = read(folder, text)
+            right(text not in printed, f"printed as it is: {printed!r:.200}")
+            right(not set("\x1b\x07\x08\x9b\u202e\u2028") & set(printed), "a control is printed")
+            right(printed.strip(), "nothing was said")
+            return "told"
+
+        yield Case("terminals", f"{what}, {read.__name__[5:]}", run)
+
+
+KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
+         runs, caches, outputs, terminals)  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    """All of them."""
+    return itertools.chain.from_iterable(kind() for kind in KINDS)
+
+
+def table(found: dict[str, Counter[str]]) -> str:
+    """Kinds, cases tried and outcomes as Markdown."""
+    total = sum(found.values(), Counter())
+    head = (
+        "Faults by kind, each with its outcome checked. The cases, and what is right for each, "
+        "stand in the command:\n`python tests/fuzz/kinds.py --table data/bench/faults.md`\n"
+    )
+    rows = [f"| {' | '.join(('kind', 'cases', *OUTCOMES))} |", "|---" * (len(OUTCOMES) + 2) + "|"]
+    for name, one in [*found.items(), ("**all**", total)]:
+        numbers = [one.total(), *(one[outcome] for outcome in OUTCOMES)]
+        rows.append(f"| {name} | {' | '.join(map(str, numbers))} |")
+    return head + "\n" + "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", type=Path, help="write the table here")
+    parser.add_argument("--kind", help="only this one")
+    options, found, bad = parser.parse_args(), defaultdict(Counter), 0
+    for case in cases():
+        if options.kind not in (None, case.kind):
+            continue
+        end, said = outcome(case)
+        found[case.kind][end] += 1
+        if end not in GOOD:
+            bad += 1
+            print(f"{end}: {case.kind}: {case.name}\n{said}", flush=True)
+    text = table(found)
+    print(text)
+    if options.table:
+        files.write_text(options.table, text)
+    shutil.rmtree(sound(), ignore_errors=True)
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
