@@ -45,8 +45,8 @@ class Classifier:
     @torch.no_grad()
     def score(self, items: Sequence[Any]) -> list[float]:
         """How likely each item has a forbidden label, 0 to 1."""
-        parts = [list(items[i : i + BATCH]) for i in range(0, len(items), BATCH)]
-        return [number for part in parts for number in self._shares(self._logits(part)).tolist()]
+        batches = [list(items[i : i + BATCH]) for i in range(0, len(items), BATCH)]
+        return [number for part in batches for number in self._shares(self._logits(part)).tolist()]
 
     def _shares(self, logits: Tensor) -> Tensor:
         logits = logits.float()

@@ -119,9 +119,9 @@ class TwoTowers(nn.Module):
             p.convert("RGB") if p.size == side else p.convert("RGB").resize(side, Image.BICUBIC)
             for p in pictures
         ]
-        parts = [small[i : i + batch] for i in range(0, len(small), batch)]
+        batches = [small[i : i + batch] for i in range(0, len(small), batch)]
         where = self.log_scale.device
-        return torch.cat([self.embed_pixels(images.to_tensor(part).to(where)) for part in parts])
+        return torch.cat([self.embed_pixels(images.to_tensor(some).to(where)) for some in batches])
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -118,9 +118,9 @@ def _conditions(case: Case) -> Facts:
         found |= caption_facts(case)
     if "colour" not in words:
         found["vague"] = yes
-    parts = [part for part in ("scene", "drawn") if part in words]
-    if parts:
-        found["both" if len(parts) == 2 else f"only_{parts[0]}"] = yes
+    roles = [role for role in ("scene", "drawn") if role in words]
+    if roles:
+        found["both" if len(roles) == 2 else f"only_{roles[0]}"] = yes
     if words.get("pattern") == "plain":
         found["cleared"] = yes
     if "side" in words:
@@ -154,19 +154,19 @@ def caption_facts(case: Case) -> Facts:
 def caption(claims: tuple[str, ...], article: str = "a ") -> str:
     """The template of a picture's description that mentions these attributes and no others."""
     said = set(claims)
-    parts = [article]
-    parts += ["{pattern} "] if "pattern" in said else []
-    parts += ["{colour} "] if "colour" in said else []
-    parts += ["{species}"] if "species" in said else ["{kind}"]
+    pieces = [article]
+    pieces += ["{pattern} "] if "pattern" in said else []
+    pieces += ["{colour} "] if "colour" in said else []
+    pieces += ["{species}"] if "species" in said else ["{kind}"]
     if "accessory" in said:
-        parts += [
+        pieces += [
             " {wearing} a ",
             "{accessory_colour} " * ("accessory_colour" in said),
             "{accessory}",
         ]
     place = ["{where}"] if "background" in said else []
     place += ["{when}"] if "time" in said else []
-    return "".join(parts) + "".join(f" {part}" for part in place)
+    return "".join(pieces) + "".join(f" {piece}" for piece in place)
 
 
 # ---------------------------------------------------------------- drawing a sentence

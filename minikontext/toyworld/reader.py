@@ -98,8 +98,8 @@ def unusable(prompt: str, contexts: Scene | Sequence[Scene] | None = None) -> li
 def clauses(prompt: str) -> list[list[str]]:
     """The words of a prompt, one list for each of its wishes; what is quoted is left out."""
     text = re.sub(r"[\"“”„][^\"“”„]*[\"“”„]|(?<!\w)'[^']*'(?!\w)", " QUOTED ", prompt)
-    parts = re.split(r"[,.;!?]|(?<!black )(?<!moon )\band\b|\bthen\b|\bplus\b|&", text)
-    return [split_words(part) for part in parts if part.strip()]
+    pieces = re.split(r"[,.;!?]|(?<!black )(?<!moon )\band\b|\bthen\b|\bplus\b|&", text)
+    return [split_words(part) for part in pieces if part.strip()]
 
 
 # ---------------------------------------------------------------- words that the world lacks

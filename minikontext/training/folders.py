@@ -127,12 +127,12 @@ def _encode_shard(
             if isinstance(one, Bad):
                 raise _LeftOut(one.why)
             pictures, resized = _sized(one, side, how)
-            made = _encode(one, pictures, pipe, bf16)
+            encoded = _encode(one, pictures, pipe, bf16)
         except _LeftOut as error:
             skipped.append({"key": one.key, "why": str(error)})
             continue
-        tensors |= {f"{one.key}//{name}": tensor for name, tensor in made.items()}
-        shapes = [list(made[name].shape) for name in sorted(made) if name.isdigit()]
+        tensors |= {f"{one.key}//{name}": tensor for name, tensor in encoded.items()}
+        shapes = [list(encoded[name].shape) for name in sorted(encoded) if name.isdigit()]
         row = {"key": one.key, "prompt": one.prompt, "shapes": shapes, "resized": resized}
         samples.append(row)
     with files.replacing(place) as temporary:
@@ -177,13 +177,13 @@ def _encode(
 ) -> dict[str, Tensor]:
     """Latents "0" (the picture), "1" … (its contexts), and the features of its prompt."""
     with mixed_precision(pipe.device, bf16):
-        made = {
+        tensors = {
             str(i): pipe.encode(picture)[0].bfloat16().cpu().contiguous()
             for i, picture in enumerate(pictures)
         }
-    if not all(latents.isfinite().all() for latents in made.values()):
+    if not all(latents.isfinite().all() for latents in tensors.values()):
         raise _LeftOut("its latents are not finite")
-    return made | _text(pipe, one.prompt)
+    return tensors | _text(pipe, one.prompt)
 
 
 def _text(pipe: KontextPipeline, prompt: str) -> dict[str, Tensor]:

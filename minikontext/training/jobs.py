@@ -273,8 +273,8 @@ class WorldEditorJob(NetJob, WorldJob):
 
 def fitting(values: Values, where: str, text: ToyTextConfig) -> ToyTextConfig:
     """A text encoder as wide as the transformer of a config expects."""
-    given = {"transformer": values["transformer"]} if "transformer" in values else {}
-    sizes = check_sections(given, {}, {"transformer": PRESETS}, where)["transformer"]
+    section = {"transformer": values["transformer"]} if "transformer" in values else {}
+    sizes = check_sections(section, {}, {"transformer": PRESETS}, where)["transformer"]
     return replace(text, width=sizes.context_in_dim, pooled=sizes.vec_in_dim)
 
 
