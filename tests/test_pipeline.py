@@ -14,6 +14,7 @@ from PIL import Image
 
 from minikontext.denoiser import Denoiser
 from minikontext.editing.contexts import ContextReader
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import (
     Cancelled,
     ConfigError,
@@ -31,6 +32,7 @@ from minikontext.images import KONTEXT_SIZES, provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import lora
 from minikontext.runtime import offload
+from minikontext.runtime.config import build_config
 
 
 @pytest.fixture
@@ -571,3 +573,18 @@ def test_beyond_what_the_weights_were_trained_for_it_is_said(tiny, picture, defa
         run(pipe, "a sign", pictures, num_inference_steps=1, true_cfg_scale=1.0)
     with pytest.warns(WeightsWarning, match=said):
         run(pipe, "a sign", pictures, num_inference_steps=1, **call)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"num_images_per_prompt": 10**9}, "at most 10,000 pictures"),
+        ({"prompt": ["a"] * 200, "num_images_per_prompt": 100}, "at most 10,000 pictures"),
+        ({"num_inference_steps": 1_000_000}, "Use 1 to 10,000"),
+    ],
+)
+def test_what_would_take_for_ever_is_refused_at_once(tiny_pipe, call, said):
+    with pytest.raises((SizeError, ConfigError), match=said):
+        tiny_pipe(**({"prompt": "the hat"} | call), progress=False)
+    with pytest.raises(ConfigError, match="num_inference_steps"):
+        build_config(Defaults, {"num_inference_steps": 1_000_000})

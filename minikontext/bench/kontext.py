@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm.auto import tqdm
 
-from minikontext import images
+from minikontext import images, pretrained
 from minikontext.bench import report
 from minikontext.bench.similarity import Clip, Faces
-from minikontext.errors import ImageError
+from minikontext.errors import ConfigError, ImageError, shorten_list
 from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
@@ -64,10 +64,15 @@ def load(folder: str | Path) -> list[Item]:
         if not line.strip():
             continue
         item = _item(line, folder, f"{path.name}, line {number}")
-        if item.key in keys:
+        if item.key.lower() in keys:  # on some disks, a and A are one file
             raise ImageError(f"{path.name}, line {number}: the key {item.key!r} comes twice")
-        keys.add(item.key)
+        keys.add(item.key.lower())
         items.append(item)
+    pages = [_slug(category) for category in categories(items)]
+    if twice := [one for one in categories(items) if pages.count(_slug(one)) > 1]:
+        raise ImageError(f"{path.name}: {twice[0]!r:.80} and {twice[1]!r:.80} would be one page")
+    if taken := keys & {f"{page}-sheet" for page in pages}:
+        raise ImageError(f"{path.name}: the key {min(taken)!r} is the name of a category's sheet")
     return items
 
 
@@ -109,11 +114,15 @@ def run(
     """Edit every `world`-th item from `rank` on; returns the results of this share.
 
     A result is named by its key. Its seed comes from the key, so neither the order nor the number
-    of processes matters. `call` goes to the pipeline.
+    of processes matters. `call` goes to the pipeline. Raises ConfigError if the folder holds
+    results of other weights, seeds or calls.
     """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    paths = []
+    output, paths = Path(output), []
+    _require_own(output, {
+        "weights": " + ".join([pipe.name, *map(str, pipe.loras)]), "seed": str(seed),
+        "fingerprint": pipe.weights_fingerprint, "config": pretrained.config_fingerprint(pipe),
+        **{name: repr(value) for name, value in sorted(call.items())},
+    })  # fmt: skip
     for item in tqdm(items[rank::world], desc="KontextBench", disable=rank > 0):
         path = output / f"{item.key}.png"
         if not path.exists():
@@ -124,6 +133,19 @@ def run(
                 temporary.write_bytes(provenance.encode(out.images[0], out.provenance[0]))
         paths.append(path)
     return paths
+
+
+def _require_own(output: Path, facts: dict[str, str]) -> None:
+    """Note what makes the results of a folder. Raises ConfigError if it was something else."""
+    note = output / "settings.json"
+    found = report.read_json(note, {} if not any(output.glob("*.png")) else {"weights": "unknown"})
+    if found and found != facts:
+        names = [name for name in {**found, **facts} if found.get(name) != facts.get(name)]
+        told = [f"{n} was {found.get(n)!s:.40}, is {facts.get(n)!s:.40}" for n in names]
+        raise ConfigError(f"{output} holds results of something else: {shorten_list(told)}. "
+                          "Name another folder, or remove it.")  # fmt: skip
+    if not found:
+        report.write_json(facts, note)
 
 
 def share() -> tuple[int, int]:

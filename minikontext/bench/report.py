@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from minikontext.errors import ConfigError
 from minikontext.runtime import files
+from minikontext.runtime.config import parse_json
 from minikontext.runtime.files import shipped
 
 STORED = shipped("data", "bench")
@@ -78,8 +79,13 @@ def positive(options: argparse.Namespace, *names: str) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The content of a JSON file, or the default where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    """The content of a JSON file, or the default where there is none. Raises ConfigError."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8")) if path.exists() else default
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} is damaged: {error!s:.200}. Restore it, or remove it to measure anew."
+        ) from error
 
 
 def write_json(content: object, path: Path) -> None:

@@ -26,7 +26,8 @@ from minikontext.images.resize import ResizePlan, show_size
 from minikontext.runtime.step_cache import StepCache
 from minikontext.text import check_prompts
 
-MOST_STEPS = 1_000_000  # beyond, it is a slip of the finger
+MOST_STEPS = 10_000  # beyond, it is a slip of the finger
+MOST_IMAGES = 10_000  # of one call
 STRONG = 10  # beyond this guidance scale, every picture that was tried broke
 
 
@@ -82,8 +83,11 @@ def repeat(prompts: list[str], times: int) -> list[str]:
     """Each prompt `times` times in a row. Raises PromptError for no prompt, SizeError for times."""
     if not prompts:
         raise PromptError("Got an empty list of prompts. Give at least one; '' is allowed.")
-    if not is_whole(times) or times < 1:
-        raise SizeError(f"Got num_images_per_prompt={times!r}. Use a whole number from 1.")
+    if not is_whole(times) or not 1 <= times <= MOST_IMAGES // len(prompts):
+        raise SizeError(
+            f"Got num_images_per_prompt={times!r} for {len(prompts):,} prompts. Use a whole number "
+            f"from 1; one call makes at most {MOST_IMAGES:,} pictures."
+        )
     return [prompt for prompt in prompts for _ in range(times)]
 
 

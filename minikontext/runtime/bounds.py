@@ -14,7 +14,7 @@ Minutes = Annotated[float, Interval(ge=0, le=1_000_000)]  # about two years
 Count = Annotated[int, Interval(ge=1, le=2**40)]
 Often = Annotated[int, Interval(ge=0, le=2**40)]  # every so many steps; 0: never
 Batch = Annotated[int, Interval(ge=1, le=2**24)]
-Steps = Annotated[int, Interval(ge=1, le=1_000_000)]  # of sampling
+Steps = Annotated[int, Interval(ge=1, le=10_000)]  # of sampling
 Seed = Annotated[int, Interval(ge=-(2**40), le=2**40)]
 Level = Annotated[int, Interval(ge=1, le=4)]  # of the toy world
 Side = Annotated[int, Interval(ge=1, le=2**14)]  # pixels

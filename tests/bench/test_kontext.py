@@ -8,8 +8,9 @@ from PIL import Image
 
 from minikontext.bench import kontext, mini
 from minikontext.bench.similarity import Clip, Faces
-from minikontext.errors import ImageError, WeightsError
+from minikontext.errors import ConfigError, ImageError, WeightsError
 from minikontext.images import provenance
+from minikontext.pretrained import lora
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,40 @@ def test_a_run_goes_on_and_any_share_gives_the_same(folder, tiny_pipe, tmp_path)
     whole[1].unlink()
     kontext.run(tiny_pipe, items, tmp_path / "a")
     assert whole[0].read_bytes() == b"kept" and whole[1].exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_results_belong_to_what_made_them(folder, tiny, tmp_path):
+    pipe, items = tiny(), kontext.load(folder)[:1]
+    kontext.run(pipe, items, tmp_path / "a", num_inference_steps=1)
+    for change in ({"seed": 1}, {"num_inference_steps": 2}, {"true_cfg_scale": 2.0}):
+        with pytest.raises(ConfigError, match="holds results of something else"):
+            kontext.run(pipe, items, tmp_path / "a", **({"num_inference_steps": 1} | change))
+    pipe.load_lora(lora.save(lora.new(pipe.transformer), pipe.transformer, tmp_path / "x"))
+    with pytest.raises(ConfigError, match="weights was tiny, is tiny"):
+        kontext.run(pipe, items, tmp_path / "a", num_inference_steps=1)
+    kontext.run(tiny(), items, tmp_path / "a", num_inference_steps=1)
+    (tmp_path / "a" / "settings.json").write_text("{")
+    with pytest.raises(ConfigError, match="is damaged"):
+        kontext.run(tiny(), items, tmp_path / "a", num_inference_steps=1)
+    (tmp_path / "a" / "settings.json").unlink()
+    with pytest.raises(ConfigError, match="weights was unknown"):
+        kontext.run(tiny(), items, tmp_path / "a", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("a", "Local"), ("b", "local!")], "would be one page"),
+        ([("a", "Local"), ("local-sheet", "Local")], "name of a category's sheet"),
+        ([("a", "Local"), ("A", "Local")], "comes twice"),
+    ],
+)
+def test_nothing_of_a_bench_overwrites_another_part(tmp_path, rows, said):
+    named = [{"file_name": "", "key": k, "category": c, "instruction": "x"} for k, c in rows]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, named)))
+    with pytest.raises(ImageError, match=said):
+        kontext.load(tmp_path)
 
 
 def test_a_contact_sheet_shows_pictures_and_escapes_words(folder, tmp_path):
