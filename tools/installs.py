@@ -3,9 +3,10 @@
 For each way and Python: a fresh environment, a picture edited, the student's copy of the course
 opened in JupyterLab. Prints a Markdown table, and puts it into docs/install.md if asked.
 
-    python tools/installs.py [--ways clone wheel …] [--pythons python3.11 …] [--store]
+    python tools/installs.py [clone:python3.11 wheel:python3.13 …] [--store]
 
-"newest" takes the wheel without constraints.txt. PIP_ARGS in the environment goes to every pip.
+Without rows: every way with this Python. Rows that are stored already stay. "newest" takes the
+wheel without constraints.txt. PIP_ARGS in the environment goes to every pip.
 """
 
 import argparse
@@ -121,7 +122,8 @@ def row(way: str, base: str) -> str:
                      "yes" if opens(python, home) else "no"]  # fmt: skip
         except RuntimeError as error:
             print(f"{way}, {base}: {error}", file=sys.stderr)
-            version, torch, marks = base, "", ["**no**", "**no**"]
+            version = run(base, "-c", "import platform; print(platform.python_version())").strip()
+            torch, marks = "", ["**no**", "**no**"]
         return f"| {way} | {version} | {torch} | {' | '.join(marks)} |"
 
 
@@ -136,24 +138,37 @@ def weight() -> str:
                f"{sum(sizes.values()) / 1e6:.0f} MB of the disk."  # fmt: skip
 
 
+def stored(text: str) -> dict[tuple[str, str], str]:
+    """The rows that docs/install.md has already, by way and Python's minor version."""
+    rows = re.findall(r"^(\| (\w+) \| (\d+\.\d+)[^|]* \|.*)$", PLACE.search(text)[0], re.MULTILINE)
+    return {(way, version): line for line, way, version in rows}
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    options.add_argument("--pythons", nargs="+", default=[sys.executable])
-    options.add_argument("--store", action="store_true", help="put it into docs/install.md")
-    chosen = options.parse_args()
-    lines = [weight(), "", "| way | Python | torch | edits a picture | opens the course |",
-             "|---|---|---|---|---|"]  # fmt: skip
-    print("\n".join(lines), flush=True)
-    for way in chosen.ways:
-        for base in chosen.pythons:
-            lines.append(row(way, shutil.which(base) or base))
-            print(lines[-1], flush=True)
-    if chosen.store:
-        text = PAGE.read_text(encoding="utf-8")
-        lines.append("")
-        PAGE.write_text(PLACE.sub(lambda m: m[1] + "\n".join(lines) + m[2], text), encoding="utf-8")
-    return int(any("**no**" in line for line in lines))
+    everything = [f"{way}:{sys.executable}" for way in WAYS]
+    options.add_argument("rows", nargs="*", metavar="WAY:PYTHON", default=everything)
+    options.add_argument("--store", action="store_true", help="put them into docs/install.md")
+    chosen, text = options.parse_args(), PAGE.read_text(encoding="utf-8")
+    lines = stored(text)
+    head = [weight(), "", "| way | Python | torch | edits a picture | opens the course |",
+            "|---|---|---|---|---|"]  # fmt: skip
+    for one in chosen.rows:
+        way, _, base = one.partition(":")
+        line = row(way, shutil.which(base) or base)
+        print(line, flush=True)
+        lines |= stored(f"<!-- installs -->\n{line}\n<!-- end -->")
+        rows = [lines[key] for key in sorted(lines, key=_order)]
+        table = "\n".join([*head, *rows, "", ""])
+        if chosen.store:  # at once: a row takes its time
+            PAGE.write_text(
+                PLACE.sub(rf"\g<1>{table}\g<2>", text), encoding="utf-8"
+            )
+    return int(any("**no**" in line for line in lines.values()))
+
+
+def _order(key: tuple[str, str]) -> tuple[int, int]:
+    return WAYS.index(key[0]), int(key[1].partition(".")[2])
 
 
 if __name__ == "__main__":

@@ -393,7 +393,7 @@ class EditingWidget(Gallery):
         put(self.history, [self._thumb(i, i not in near_by) for i in range(-1, len(self.turns))]
             if self.turns else [])  # fmt: skip
         self.undo.disabled = self.again.disabled = turn is None
-        large = any(math.prod(one.output.images[0].size) > SMALL for one in self.turns)
+        large = any(math.prod(one.size) > SMALL for one in self.session.used())
         self.prepare.layout.display = None if large and turn else "none"
         self.download.value = self._links(turn) if turn and not large else ""
 

@@ -101,6 +101,12 @@ class Session:
         """The result of a turn; -1 is the start."""
         return self.turns[number].output.images[0] if number >= 0 else self.start
 
+    def used(self) -> list[Image.Image]:
+        """Every picture that plays a part: the start, further ones, the results."""
+        names = dict.fromkeys(name for turn in self.turns for name in turn.wish.others)
+        results = [turn.output.images[0] for turn in self.turns]
+        return [*filter(None, [self.start]), *(self.pictures[name] for name in names), *results]
+
     def title(self, number: int) -> str:
         """What a result is called: its number and words, and its seed among those of one wish."""
         if number < 0:
