@@ -161,6 +161,15 @@ def home(towers, tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
+def test_a_folder_here_that_hides_shipped_filters_is_told(home, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    safety.load("small")
+    assert "hides" not in caplog.text
+    shutil.copytree(home / "small", tmp_path / "small")
+    safety.load("small")
+    assert f"{tmp_path / 'small'} hides the shipped 'small'" in caplog.text
+
+
 def test_weights_name_their_filters_and_the_caller_has_the_last_word(tiny, home, tmp_path):
     pipe = tiny()
     assert pipe.safety is None

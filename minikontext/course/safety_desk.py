@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -269,15 +270,13 @@ class SafetyWidget(Desk):
     def _edit(
         self, prompt: str, contexts: list[Image.Image], on: tuple[str, ...]
     ) -> KontextOutput:  # fmt: skip
-        pipe = self.trained if "model" in on else self.pipe
-        before, pipe.safety = pipe.safety, self.guard(on)
-        try:
-            return pipe(
-                prompt, image=contexts or None, seed=self.seed.value, progress=False,
-                num_inference_steps=self.steps.value, callback=self._step,
-            )  # fmt: skip
-        finally:
-            pipe.safety = before
+        # A copy of its own, of the same weights: two desks at once cannot mix up their filters.
+        pipe = copy.copy(self.trained if "model" in on else self.pipe)
+        pipe.safety = self.guard(on)
+        return pipe(
+            prompt, image=contexts or None, seed=self.seed.value, progress=False,
+            num_inference_steps=self.steps.value, callback=self._step,
+        )  # fmt: skip
 
     def guard(self, on: Sequence[str]) -> Safety:
         """The filters of the layers that are on; the others let everything through."""

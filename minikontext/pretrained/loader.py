@@ -20,9 +20,9 @@ from minikontext.pretrained.native import (
     build_parts,
     find_weights,
     from_dict,
+    home,
     own_config,
     read_config,
-    tell_if_hidden,
 )
 from minikontext.pretrained.text_encoders import FluxTextEncoder
 from minikontext.runtime import files
@@ -62,7 +62,7 @@ def load(
     """
     published = not own_config(Path(name)) and layouts.find(name)
     if published:
-        tell_if_hidden(name)
+        files.tell_if_hidden(name, home())
         return _load_published(published, device, dtype, offload, safety)
     return _load_native(find_weights(name), device, dtype, safety)
 

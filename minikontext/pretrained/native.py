@@ -5,7 +5,6 @@ A folder has config.json and one safetensors file a part; `layouts` knows the ot
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from minikontext.runtime.config import (
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
-LOG = logging.getLogger(__name__)
 FORMAT, FORMAT_VERSION = "minikontext", 1
 
 
@@ -45,7 +43,7 @@ def find_weights(name: str | Path) -> Path:
     own = [folder for folder in places if own_config(folder)]  # others have such a file, too
     if own:
         if own[0] == Path(name):
-            tell_if_hidden(name)
+            files.tell_if_hidden(name, home())
         return own[0]
     if places:  # of ours in another version, or of somebody else: say which
         read_config(places[0])
@@ -62,14 +60,6 @@ def _aside(path: Path) -> str:
     """What is to be said if a save was killed while it exchanged the folder."""
     aside = files.set_aside_name(path) if path.name else path
     return f" A save was killed: {aside} is what was there." if files.is_folder(aside) else ""
-
-
-def tell_if_hidden(name: str | Path) -> None:
-    """Log a warning if a folder here bears the name of shipped weights, and so hides them."""
-    here, there = Path(name), home() / name
-    if files.is_folder(here) and files.is_folder(there) and here.resolve() != there.resolve():
-        LOG.warning("The folder %s hides the shipped %r. For that give %s.", here.resolve(),
-                    str(name), there)  # fmt: skip
 
 
 def own_config(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ from minikontext.errors import OutputError
 
 FULL_IN_RUST = re.compile(rf"os error ({errno.ENOSPC}|{errno.EFBIG}|{errno.EDQUOT})\b")
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no more room, for one reason or another
+LOG = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -286,6 +288,14 @@ def lies_in(folder: Path, name: str) -> bool:
 def exists(path: str | Path) -> bool:
     """Whether there is such a file; a name that no file can have is none."""
     return _asked(Path(path).is_file)
+
+
+def tell_if_hidden(name: str | Path, home: Path) -> None:
+    """Log a warning if a folder here bears the name of what is shipped, and so hides it."""
+    here, there = Path(name), home / name
+    if is_folder(here) and is_folder(there) and here.resolve() != there.resolve():
+        LOG.warning("The folder %s hides the shipped %r. For that give %s.", here.resolve(),
+                    str(name), there)  # fmt: skip
 
 
 def is_folder(path: str | Path) -> bool:

@@ -65,6 +65,7 @@ def find(name: str | Path) -> Path:
     """A filter's folder: a path, or a name in `home()`. Raises WeightsError with those there."""
     for folder in (Path(name), home() / name):
         if files.exists(folder / "config.json"):
+            files.tell_if_hidden(name, home())
             return folder
     known = sorted(path.parent.name for path in home().glob("*/config.json"))
     raise WeightsError(

@@ -123,6 +123,15 @@ def test_the_output_filter_hands_out_a_card(desk):
     assert desk.pipe.safety is None
 
 
+def test_a_desk_at_work_leaves_the_pipelines_own_filters_alone(desk, monkeypatch):
+    own, seen = Safety(prompt=Words()), []
+    step = desk._step
+    monkeypatch.setattr(desk.pipe, "safety", own)
+    monkeypatch.setattr(desk, "_step", lambda info: (seen.append(desk.pipe.safety), step(info))[1])
+    assert attempt(desk, "make it night", "output").picture is not None
+    assert seen and all(one is own for one in seen)  # another desk or a cell may ask meanwhile
+
+
 def test_the_input_filter_looks_at_pictures_only_if_it_is_on(desk):
     assert attempt(desk, "make it night", "input", picture="purple star").stopped == "input"
     assert "not asked" in desk.bars["output"].value and "stops it" in desk.bars["input"].value
