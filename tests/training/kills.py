@@ -311,6 +311,7 @@ def main() -> None:
 def _keep(report: Report, options: argparse.Namespace) -> None:
     place, name = options.json, f"processes_{options.processes}"
     name += "_flipped" * options.flip + "_full_disk" * options.full
+    name += f"_seed_{options.seed}" if options.seed else ""
     kept = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
     kept[name] = {"seed": options.seed, **report.facts()}
     with files.replacing(place) as temporary:
