@@ -130,6 +130,18 @@ def test_a_folder_that_cannot_be_renamed_is_still_never_mixed(tiny):
         assert KontextPipeline.from_pretrained(folder, "cpu").name == "tiny"
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_the_folder_that_we_stand_in_stays_the_same_folder(tiny, tmp_path, monkeypatch, name):
+    folder = tmp_path / "weights"
+    tiny().save_pretrained(folder)
+    (folder / "inner").mkdir()
+    monkeypatch.chdir(folder / "inner" if name == ".." else folder)
+    before = os.stat(name).st_ino
+    other(tiny()).save_pretrained(name)
+    assert os.stat(name).st_ino == before == folder.stat().st_ino
+    assert KontextPipeline.from_pretrained(name, "cpu").name == "tiny"
+
+
 def test_new_weights_leave_no_older_shards_behind(flux, tmp_path):
     folder = tmp_path / "weights"
     flux.save_pretrained(folder)

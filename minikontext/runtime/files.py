@@ -160,7 +160,11 @@ def updating_folder(
     check_writable(Path(path) / index)
     path = Path(os.path.realpath(path))
     put_back(path)
-    stuck = path.exists() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
+    stuck = path.exists() and (
+        os.path.ismount(path)
+        or not os.access(path.parent, os.W_OK)
+        or Path(os.path.realpath(os.curdir)).is_relative_to(path)  # we stand in it
+    )
     temporary = _temporary_name(path / path.name if stuck else path)
     try:
         temporary.parent.mkdir(parents=True, exist_ok=True)
