@@ -106,10 +106,14 @@ class Comparison:
         """Whether the first is at most `margin` below the second: "as often as", decided."""
         return self.low > -margin
 
+    def word(self) -> str:
+        """The first beside the second in a word: "better", "worse" or "not decided"."""
+        return ("better" if self.difference > 0 else "worse") if self.decided else NOT_DECIDED
+
     def verdict(self, first: str, second: str) -> str:
         """Who is better, in a sentence with its numbers in points, or that it is not decided."""
         numbers = f"95 %: {100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        numbers += f"; p = {self.p:.2g}" * (self.p is not None)
+        numbers += "" if self.p is None else f"; p = {self.p:.2g}"
         numbers += f"; {self.observations} observations in {self.clusters} clusters"
         points = 100 * self.difference
         if not self.decided:
@@ -150,6 +154,20 @@ def unpaired(
     return Comparison(
         apart, *_middle(drawn), None, len(first) + len(second), len(one[0]) + len(two[0])
     )
+
+
+def of_rates(first: Rate, second: Rate) -> Comparison:
+    """Two shares of which only k and n are known, as if measured on different cases.
+
+    Newcombe's hybrid score interval (1998, method 10). Wider than `paired` would be; for stored
+    results without outcomes. n counts cases: seeds of a case are no cases.
+    """
+    one, two = ((r.percent, r.low, r.high) for r in (first, second))
+    apart = one[0] - two[0]
+    low = apart - math.hypot(one[0] - one[1], two[2] - two[0])
+    high = apart + math.hypot(one[2] - one[0], two[0] - two[1])
+    shares = (value / 100 for value in (apart, low, high))
+    return Comparison(*shares, None, first.of + second.of, first.of + second.of)
 
 
 @dataclass(frozen=True)

@@ -227,13 +227,25 @@ def compared(rows: Sequence[Row], clusters: Sequence[Hashable] | None = None) ->
     Rows of other cases or seeds, or without outcomes, are left out.
     """
     base, *others = rows
-    lines = []
-    for other in others:
-        if base.outcomes and [*map(len, base.outcomes)] == [*map(len, other.outcomes)]:
-            names = [*(clusters or range(len(base.outcomes[0])))] * len(base.outcomes)
-            found = compare.paired(other.values(), base.values(), names)
-            lines.append(found.verdict(other.name, base.name))
-    return lines
+    known = [
+        r for r in others if base.outcomes and [*map(len, base.outcomes)] == [*map(len, r.outcomes)]
+    ]
+    return [between(r, base, clusters).verdict(r.name, base.name) for r in known]
+
+
+def between(
+    first: Row, second: Row, clusters: Sequence[Hashable] | None = None
+) -> compare.Comparison:
+    """Two rows of the same cases: paired by case and seed, where outcomes are stored.
+
+    Where they are not, as if the cases were others, and each case counts once: see `of_rates`.
+    """
+    if first.outcomes and [*map(len, first.outcomes)] == [*map(len, second.outcomes)]:
+        names = [*(clusters or range(len(first.outcomes[0])))] * len(first.outcomes)
+        return compare.paired(first.values(), second.values(), names)
+    cases = (row.report.cases // len(row.seeds) for row in (first, second))
+    shares = zip((first.success, second.success), cases)
+    return compare.of_rates(*(compare.wilson(p / 100 * n, n) for p, n in shares))
 
 
 # ---------------------------------------------------------------- what came out

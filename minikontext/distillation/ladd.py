@@ -8,7 +8,7 @@ so the dials here are LADD's where they are known and ours elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -43,6 +43,9 @@ class LaddLossConfig:
     which latents are judged. adversarial, mse: weights of the two losses. features: False judges
     the latents themselves instead of the teacher's features. mu_16: times are shifted by the root
     law of the target's size (`flow.mu_for_tokens`), as the student will sample; None: as they are.
+    r1, r1_sigma: weight and noise of R1, approximated by noise. mismatched: real latents with
+    other words are fakes, too. own_states: the share of steps that start where the student's own
+    sampling leads.
     """
 
     seed: Seed = 0
@@ -56,6 +59,10 @@ class LaddLossConfig:
     adversarial: Weight = 1.0
     mse: Weight = 0.0
     features: bool = True
+    r1: Weight = 0.0
+    r1_sigma: Spread = 0.1
+    mismatched: bool = False
+    own_states: Share = 0.0
     mu_16: Mean | None = None
     bf16: bool = True
 
@@ -72,10 +79,14 @@ class LaddLossConfig:
         early = self.head_start <= step < self.switch
         shares = torch.tensor(self.first if early else self.then)
         chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
+        return self.shifted_times(patches)[chosen]
+
+    def shifted_times(self, patches: int) -> Tensor:
+        """All times for targets of `patches` tokens."""
         times = torch.tensor(self.times)
-        if self.mu_16 is not None:
-            times = flow.shift(times, flow.mu_for_tokens(patches, self.mu_16))
-        return times[chosen]
+        if self.mu_16 is None:
+            return times
+        return flow.shift(times, flow.mu_for_tokens(patches, self.mu_16))
 
 
 # ---------------------------------------------------------------- the discriminator
@@ -177,51 +188,78 @@ def ladd_loss(
 ) -> LossFunction:  # fmt: skip
     """The loss of a step; the source's clean latents are what the teacher made.
 
-    Student and heads learn in the same backward pass: the student's loss leaves the heads alone
-    (their weights are detached), the heads' loss leaves the student alone (its latents are).
-    Raises ConfigError for a batch of one, with which the hinge loss collapses.
+    Student and heads learn in the same backward pass, as `losses.ladd_turn` says.
+    Raises ConfigError for a batch of one: a turn compares its samples.
     """
     teacher.requires_grad_(False).eval()
 
-    def extract_features(
-        z: Tensor, t: Tensor, words: Tensor, contexts: list[Tensor]
-    ) -> list[Tensor]:
-        if config.features:
-            return teacher_features(teacher, z, t, words, contexts)
-        return [tokens.pack(z, PATCH)]
+    def judge(words: Tensor, contexts: list[Tensor], rows: int) -> losses.Judge:
+        with torch.no_grad():
+            pooled = teacher.text(words).pooled
+
+        def features(y: Tensor, t: Tensor) -> list[Tensor]:
+            if config.features:
+                return teacher_features(teacher, y, t, words, contexts)
+            return [tokens.pack(y, PATCH)]
+
+        def heads(seen: list[Tensor], t: Tensor, learns: bool) -> Tensor:
+            return model.heads(seen, rows, t, pooled, learns)
+
+        return losses.Judge(features, heads)
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
         x, words, contexts = source.inputs(step, draw)
         if len(x) < 2 and config.adversarial > 0:
-            raise ConfigError("a batch of 1: with the hinge loss LADD collapses; use 2 or more")
+            raise ConfigError("a batch of 1: a turn of LADD compares samples; use 2 or more")
         rows, cols = (side // PATCH for side in x.shape[-2:])
         noise, again = (torch.randn(x.shape, generator=draw) for _ in range(2))
         t = config.draw_times(len(x), step, draw, rows * cols)
         judged_at = flow.sample_timesteps(len(x), config.renoise_mu, config.renoise_sigma, draw)
-        drawn = (x, words, noise, again, t, judged_at, *contexts)
-        x, words, noise, again, t, judged_at, *contexts = microbatch.to(device, *drawn)
+        shake = config.r1_sigma * torch.randn(x.shape, generator=draw) if config.r1 else x
+        lone = bool(torch.rand((), generator=draw) < config.own_states)
+        drawn = (x, words, noise, again, t, judged_at, shake, words.roll(1, 0), *contexts)
+        drawn = microbatch.to(device, *drawn)
+        x, words, noise, again, t, judged_at, shake, others, *contexts = drawn
+
+        def student(z: Tensor, t: Tensor) -> Tensor:
+            return model.student(z, t, words, contexts)
+
+        draws, learns = losses.Draws(x, noise, again, t, judged_at), step >= config.head_start
+        times = config.shifted_times(rows * cols)
         with mixed_precision(device, config.bf16):
-            z = flow.interpolate(x, noise, t)
-            with torch.no_grad():
-                pooled = teacher.text(words).pooled
-                noised = flow.interpolate(x, again, judged_at)
-                real = extract_features(noised, judged_at, words, contexts)
-            with torch.set_grad_enabled(step >= config.head_start):
-                generated = flow.clean_estimate(z, model.student(z, t, words, contexts).float(), t)
-                noised = flow.interpolate(generated, again, judged_at)
-                fake = extract_features(noised, judged_at, words, contexts)
-            fooled = model.heads(fake, rows, judged_at, pooled, learns=False)
-            on_real = model.heads(real, rows, judged_at, pooled)
-            on_fake = model.heads([f.detach() for f in fake], rows, judged_at, pooled)
-        heads = losses.discriminator_loss(on_real, on_fake)
-        student = losses.student_loss(fooled, generated, x, config.adversarial, config.mse)
-        metrics = {
-            "heads": heads, "on_real": on_real.mean(), "on_fake": on_fake.mean(),
-            "mse": F.mse_loss(generated, x),
-            "spread": generated.std(dim=0).mean() / x.std(dim=0).mean(),
-        }  # fmt: skip
-        total = heads if step < config.head_start else heads + student
-        return total, {name: float(value.detach()) for name, value in metrics.items()}
+            start = own_states(student, noise, t, times.tolist()) if lone else None
+            wrong = judge(others, contexts, rows) if config.mismatched else None
+            turn = losses.ladd_turn(
+                student, judge(words, contexts, rows), draws, start, config.adversarial,
+                config.mse, config.r1, shake, wrong, learns,
+            )  # fmt: skip
+        return turn.heads + turn.student if learns else turn.heads, told(turn, x)
 
     return loss
+
+
+@torch.no_grad()
+def own_states(
+    student: Callable[[Tensor, Tensor], Tensor], noise: Tensor, t: Tensor, times: Sequence[float]
+) -> Tensor:
+    """Where each sample's own Euler steps through `times` lead from its noise to t, (b, ...).
+
+    Backward simulation (DMD2, arXiv 2405.14867): the states that sampling visits, errors included.
+    """
+    z, now = noise, 1.0
+    for later in sorted({*times} - {1.0}, reverse=True):
+        moved = z + (later - now) * student(z, torch.full_like(t, now)).float()
+        z, now = torch.where(t.reshape(-1, *[1] * (z.dim() - 1)) <= later, moved, z), later
+    return z
+
+
+def told(turn: losses.Turn, x: Tensor) -> dict[str, float]:
+    """A turn in numbers for the log; told_apart: logits with the right sign, 0.5 is a guess."""
+    right = ((turn.on_real > 0).float().mean() + (turn.on_fake < 0).float().mean()) / 2
+    metrics = {
+        "heads": turn.heads, "on_real": turn.on_real.mean(), "on_fake": turn.on_fake.mean(),
+        "told_apart": right, "mse": F.mse_loss(turn.generated, x),
+        "spread": turn.generated.std(dim=0).mean() / x.std(dim=0).mean(),
+    }  # fmt: skip
+    return {name: float(value.detach()) for name, value in metrics.items()}

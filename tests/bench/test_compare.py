@@ -113,3 +113,15 @@ def test_mistakes_are_refused():
     with pytest.raises(ConfigError, match="none of one"):
         compare.unpaired([1], [])
     assert compare.interval([]) == (0, 0) and compare.percent_interval([1, 1]) == (100, 100)
+
+
+def test_shares_without_outcomes_are_decided_only_where_they_lie_far_apart():
+    high, low = compare.wilson(91, 100), compare.wilson(70, 100)
+    assert compare.of_rates(high, low).word() == "better"
+    assert compare.of_rates(low, high).word() == "worse"
+    near = compare.of_rates(compare.wilson(91, 100), compare.wilson(88, 100))
+    assert near.word() == "not decided" and near.difference == pytest.approx(0.03)
+    assert "p =" not in near.verdict("a", "b")  # there is none without pairs
+    # Newcombe 1998, table II (a), method 10: 56/70 - 48/80 lies between 0.0524 and 0.3339
+    found = compare.of_rates(compare.wilson(56, 70), compare.wilson(48, 80))
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=2e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minikontext import distillation, sampler
-from minikontext.distillation import main
+from minikontext.distillation import ladd, main
 from minikontext.distillation.guidance import (
     GuidanceLossConfig,
     fixed_at,
@@ -139,6 +139,35 @@ def test_the_students_loss_leaves_the_heads_alone(teacher, pairs):
 def test_latents_themselves_can_be_judged_for_comparison(teacher, pairs):
     model, loss = game(teacher, pairs, head_start=0, features=False)
     assert len(model.heads.heads) == 1 and gradients(model, loss, 0) == (True, True)
+
+
+@pytest.mark.parametrize("mu_16", [None, 2.0])
+def test_own_states_are_where_the_samplers_steps_lead(teacher, pairs, mu_16):
+    x, _, words, contexts = some(pairs)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+    def predict(z, t):
+        return teacher(z, t, words, contexts)
+
+    times = LaddLossConfig(mu_16=mu_16).shifted_times(16)
+    state = ladd.own_states(predict, noise, times[[0, 2]], times.tolist())
+    torch.testing.assert_close(state[0], noise[0])  # nothing is before the first step
+    with torch.no_grad():
+        half = sampler.sample(predict, noise, times[:3])
+    torch.testing.assert_close(state[1], half[1])
+    assert not torch.allclose(state[1], noise[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("dials", [{"own_states": 1.0}, {"mismatched": True}, {"r1": 5.0}])
+def test_each_break_changes_the_loss_and_both_still_learn(teacher, pairs, dials):
+    torch.manual_seed(0)
+    plain = game(teacher, pairs, head_start=0)[1](1)  # at t = 0.5 and 0.25
+    torch.manual_seed(0)
+    model, loss = game(teacher, pairs, head_start=0, **dials)
+    changed = loss(1)[1]
+    assert max(abs(plain[1][name] - changed[name]) for name in ("heads", "on_fake")) > 1e-5
+    assert gradients(model, loss, 1) == (True, True)
+    assert 0 <= loss(1)[1]["told_apart"] <= 1
 
 
 def test_the_students_times_come_in_two_phases():

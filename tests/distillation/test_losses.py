@@ -90,6 +90,51 @@ def test_ladds_two_losses_learn_one_step(two, teacher):
     assert after.min() > before + 30
 
 
+def turn_parts(**dials):
+    """A turn on the plane: the student, the heads' weights, and the turn."""
+    torch.manual_seed(0)
+    teacher = plane_ladd.Net(16).requires_grad_(False)
+    student, judges = plane_ladd.students(teacher, 1), plane_ladd.Discriminator(teacher, 1)
+    judge = losses.Judge(judges.features, judges.heads)
+    draws = plane_ladd.draw(torch.randn(50, 2), 32, 0.0)
+    turn = losses.ladd_turn(lambda z, t: student(z[None], t[None])[0], judge, draws, **dials)
+    return student, judges, turn, draws, judge, teacher
+
+
+def test_in_a_turn_each_side_learns_from_its_own_loss_alone():
+    student, judges, turn, *_, teacher = turn_parts()
+    turn.heads.backward(retain_graph=True)
+    assert all(p.grad is None for p in student.parameters())
+    before = [p.grad.clone() for p in judges.ins.parameters()]
+    turn.student.backward()
+    assert all(p.grad.abs().sum() > 0 for p in student.parameters())
+    for p, gradient in zip(judges.ins.parameters(), before, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_turn_shows_real_and_fake_under_the_same_noise():
+    """A student that jumps right back to the answer cannot be told apart from it."""
+    *_, draws, judge, _ = turn_parts()
+    perfect = losses.ladd_turn(lambda z, t: (z - draws.x) / t[:, None], judge, draws)
+    torch.testing.assert_close(perfect.on_real, perfect.on_fake)
+    start = losses.ladd_turn(lambda z, t: 0 * z, judge, draws, start=draws.x)
+    torch.testing.assert_close(start.generated, draws.x)
+
+
+def test_r1_and_mismatched_pairs_are_added_to_the_heads_loss_alone():
+    *_, plain, _draws, judge, _ = turn_parts()
+    still = turn_parts(r1=3.0, shake=torch.zeros(32, 2))[2]
+    shaken = turn_parts(r1=3.0, shake=torch.ones(32, 2))[2]
+    torch.testing.assert_close(still.heads, plain.heads)  # nothing moves, nothing is punished
+    assert shaken.heads > plain.heads and shaken.student == plain.student
+    sure = judge._replace(heads=lambda seen, t, learns: torch.full((1, 32, 2), 5.0))
+    wrong = turn_parts(mismatched=sure)[2]
+    fakes = torch.relu(1 + plain.on_fake).mean()
+    torch.testing.assert_close(wrong.heads, plain.heads + (6.0 - fakes) / 2)
+    assert wrong.student == plain.student
+
+
 def test_the_rollout_loss_learns_from_the_students_own_states():
     """One right answer: a student that starts far away jumps to it from wherever it got to."""
     torch.manual_seed(0)
