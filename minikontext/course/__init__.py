@@ -40,6 +40,7 @@ _MODULES = (
     "tiny_flux",
     "trajectory",
     "verdict",
+    "voters",
     "who_sees",
 )
 

@@ -54,12 +54,9 @@ class Report:
         arguments unchanged.
         """
         given = [_copy(a) for a in arguments]
-        try:
-            got = function(*given)
-        except NotImplementedError as error:
-            raise NotAttempted from error
-        except Exception as error:
-            return self.fail(case, _where(error, function))
+        got = self.call(case, function, *given)
+        if got is FAILED:
+            return None
         if not same(got, expected, tolerance):
             lines = [f"expected {describe(expected)}", f"got      {describe(got)}"]
             lines += [*_advice(got, expected, tolerance), *self._named(got, arguments, tolerance)]
@@ -67,6 +64,23 @@ class Report:
         if not all(same(a, b, 0.0) for a, b in zip(given, arguments)):
             return self.fail(case, "your function changed its input; work on a copy")
         return self.ok(case)
+
+    def call(self, case: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What the student's function returns, or FAILED after saying why there is nothing."""
+        try:
+            return function(*arguments)
+        except NotImplementedError as error:
+            raise NotAttempted from error
+        except Exception as error:
+            self.fail(case, _where(error, function))
+            return FAILED
+
+    def reaches(self, case: str, loss: Any, point: Tensor, why: str, wanted: bool = True) -> None:
+        """Record whether a gradient of `loss` reaches `point`, as is `wanted`."""
+        found = isinstance(loss, Tensor) and loss.requires_grad
+        slope = torch.autograd.grad(loss.sum(), point, retain_graph=True, allow_unused=True)[0] \
+            if found else None  # fmt: skip
+        self.true(case, (slope is not None and bool(slope.abs().sum() > 0)) == wanted, why)
 
     def _named(self, got: Any, arguments: tuple, tolerance: float) -> Iterator[str]:
         """The known mistakes that give the same."""

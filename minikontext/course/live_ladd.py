@@ -30,14 +30,19 @@ DIALS = ladd.LaddLossConfig(
 
 @dataclass(frozen=True)
 class Lesson:
-    """What was seen at one moment of the game: its step, the logits, and one-step pictures."""
+    """One moment of the game: its step, the logits, one-step pictures, and which of them pass."""
 
     step: int
     on_real: float
     on_fake: float
     spread: float
     pictures: list[Image.Image]
-    passed: float
+    passed: list[bool]
+
+    @property
+    def share(self) -> float:
+        """Requests that pass, in percent."""
+        return 100 * sum(self.passed) / len(self.passed)
 
 
 def requests(count: int, split: str = "train") -> list[Case]:
@@ -90,7 +95,7 @@ def play(
 
     def look(step: int, logs: dict[str, float]) -> None:
         made = one_step(pipe, model.student, held)
-        passed = sum(score(p, c).success for p, c in zip(made, held, strict=True)) / len(held)
+        passed = [score(p, c).success for p, c in zip(made, held, strict=True)]
         numbers = (logs.get(name, float("nan")) for name in ("on_real", "on_fake", "spread"))
         lessons.append(Lesson(step, *numbers, made, passed))
         seen(lessons[-1])

@@ -31,8 +31,22 @@ def test_ladd_improves_one_step_answers_and_squared_error_does_not():
 
 
 def test_results_are_stored_with_every_seed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plane_ladd, "VARIANTS", {"batch of 2": {"batch": 2}})
+    monkeypatch.setattr(plane_ladd, "VARIANTS", {plane_ladd.PLAIN: {}, "batch of 2": {"batch": 2}})
     plane_ladd.main(["--seeds", "2", "--steps", "2", "--output", str(tmp_path)])
-    teacher, two = plane_ladd.load(tmp_path / "plane_ladd.json")
+    teacher, _, two = plane_ladd.load(tmp_path / "plane_ladd.json")
     assert list(teacher.good) == ["1", "2", "4", "28"] and len(two.good["1"]) == 2
-    assert "| batch of 2 | 2 |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| batch of 2 | 2 |" in out and out.count("not decided") == 1
+
+
+def test_what_a_variant_does_is_decided_student_by_student():
+    def result(name, one):
+        return plane_ladd.Result(name, {"1": one})
+
+    plain = [60.0, 62, 64, 66, 60, 62, 64, 66]
+    found = [result(plane_ladd.PLAIN, plain)]
+    found += [result("batch of 2", [v - 30 for v in plain])]
+    found += [result("momentum of 0.9 for both", [v + d for v, d in zip(plain, [5, -5] * 4)])]
+    assert plane_ladd.decided(found) == {
+        "batch of 2": "worse", "momentum of 0.9 for both": "not decided"
+    }  # fmt: skip

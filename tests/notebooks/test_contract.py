@@ -238,6 +238,21 @@ def test_planted_wrong_answers_fail(path, notebook):
             assert "[FAIL]" in checked(function), key
 
 
+@pytest.mark.parametrize("stem", ["07_ladd", "09_kontext_bench"])
+def test_planted_mistakes_are_named_and_right_variants_pass(stem):
+    answers = runpy.run_path(str(HERE / f"wrong_{stem}.py"))
+    right = {k: f for k, f in answers.items() if k.startswith("right_")}
+    wrong = {k: f for k, f in answers.items() if k.split("__")[0] in REGISTRY and "__" in k}
+    assert len(right) >= 3 and len(wrong) >= 6
+    for key, function in (right | wrong).items():
+        function.__name__ = key.removeprefix("right_").split("__")[0]
+        printed = checked(function)
+        if key in right:
+            assert "[FAIL]" not in printed, printed
+        else:
+            assert "this is what you get if" in printed, printed
+
+
 def test_exercises_have_difficulty_time_and_hints(notebook):
     text = markdown(notebook)
     part = text[text.find("\n## Exercises") : text.find("\n## In the real model")]

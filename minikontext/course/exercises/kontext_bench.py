@@ -4,61 +4,202 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from minikontext.course.checks import Report, exercise
+from minikontext.course.checks import FAILED, Report, exercise
 
 
 @exercise
 def untouched_share(report: Report, answer: Callable[..., Any]) -> None:
     """Of the pixels that should stay, the share that stayed."""
-    before = torch.zeros(2, 2, 3)
+
+    def share(stay: str = "all", same: str = "all", below: bool = False) -> Callable[..., float]:
+        def slip(before: Tensor, answer: Tensor, right: Tensor, limit: float) -> float:
+            apart = (answer - before).abs()
+            near = apart < limit if below else apart <= limit
+            kept = {"all": near.all(-1), "any": near.any(-1), "mean": apart.mean(-1) <= limit,
+                    "channels": near.float().mean(-1)}[same]  # fmt: skip
+            equal = before == right
+            where = {"all": equal.all(-1), "any": equal.any(-1), "everywhere": equal.any(-1) | True}
+            return kept[where[stay]].float().mean().item()
+
+        return slip
+
+    def without_abs(before: Tensor, answer: Tensor, right: Tensor, limit: float) -> float:
+        stay = (before == right).all(-1)
+        return ((answer - before) <= limit).all(-1)[stay].float().mean().item()
+
+    report.known = {
+        "you count all pixels": share(stay="everywhere"),
+        "you count channels, not pixels": share(same="channels"),
+        "a pixel counts as the same if one channel of it is": share(same="any"),
+        "you compare the mean of the channels with the limit": share(same="mean"),
+        "a pixel should stay if one channel of it should": share(stay="any"),
+        "a difference of exactly the limit counts as a change": share(below=True),
+        "you forget abs(): darker is a difference, too": without_abs,
+    }
+    before = 60.0 + 100 * torch.rand(6, 5, 3).round(decimals=1)
     right = before.clone()
-    right[0, 0] = 255  # the edit
+    right[:2] += 90  # the edit
+    right[2, :2, 1] += 90  # of one channel
     report.equal("the right answer", answer, (before, right, right, 8), 1.0)
     report.equal("a copy: nothing else was touched", answer, (before, before, right, 8), 1.0)
     spoiled = right.clone()
-    spoiled[1, 1, 2] = 30
-    report.equal("one of three, in one channel", answer, (before, spoiled, right, 8), 2 / 3)
+    spoiled[3, :, 2] += 12  # one channel, the mean of three is below the limit
+    spoiled[4, :2] -= 30
+    report.equal("spoiled in one channel, and darker", answer, (before, spoiled, right, 8), 11 / 18)
     shade = right.clone()
-    shade[1, 1] = 8
+    shade[3:] += 8
     report.equal("a difference that may be", answer, (before, shade, right, 8), 1.0)
-    report.equal("the edit itself does not count", answer, (before, right * 0.5, right, 8), 1.0)
+    report.equal("the edit itself does not count", answer, (before, right * (before == right) +
+                 200 * (before != right).any(-1, True), right, 8), 1.0)  # fmt: skip
 
 
 @exercise
 def paired_difference(report: Report, answer: Callable[..., Any]) -> None:
     """Two editors on the same cases: the difference in points, and its standard error."""
-    a = torch.tensor([1.0, 1, 1, 0, 1, 0, 1, 1])
-    b = torch.tensor([1.0, 0, 1, 0, 0, 0, 1, 1])
-    apart = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 0])
-    error = 100 * apart.std().item() / 8**0.5
-    report.equal("two cases apart", answer, (a, b), (25.0, error))
-    report.equal("the other way round", answer, (b, a), (-25.0, error))
+
+    def points(apart: Tensor, error: Tensor) -> tuple[float, float]:
+        return 100 * apart.mean().item(), 100 * error.item()
+
+    report.known = {
+        "you divide by n, not by n - 1: numpy's std() does that, torch's does not; ddof=1 helps":
+            lambda a, b: points(a - b, (a - b).std(correction=0) / len(a) ** 0.5),
+        "you treat the cases as if they were not the same":
+            lambda a, b: points(a - b, (a.var() / len(a) + b.var() / len(b)) ** 0.5),
+        "the root of n is missing": lambda a, b: points(a - b, (a - b).std() / len(a)),
+        "you return the standard deviation, not the error of the mean":
+            lambda a, b: points(a - b, (a - b).std()),
+        "you return a variance": lambda a, b: points(a - b, (a - b).var() / len(a)),
+        "you subtract the other way round":
+            lambda a, b: points(b - a, (a - b).std() / len(a) ** 0.5),
+        "these are shares, not points":
+            lambda a, b: ((a - b).mean().item(), ((a - b).std() / len(a) ** 0.5).item()),
+    }  # fmt: skip
+    a = (torch.rand(12) < 0.7).float()
+    b = torch.where(torch.rand(12) < 0.3, 1 - a, a)
+    a[:3], b[:3] = torch.tensor([1.0, 1, 0]), torch.tensor([0.0, 1, 0])
+    apart = a - b
+    right = points(apart, apart.std() / len(a) ** 0.5)
+    report.equal("twelve cases", answer, (a, b), right)
+    report.equal("the other way round", answer, (b, a), (-right[0], right[1]))
     report.equal("the same editor twice", answer, (a, a), (0.0, 0.0))
 
 
 @exercise
 def keep_untouched(report: Report, answer: Callable[..., Any]) -> None:
     """Paste the old pixels back wherever the new picture hardly differs."""
-    before = torch.zeros(3, 3, 3)
+
+    def paste(moved: Callable[[Tensor, float], Tensor]) -> Callable[..., Tensor]:
+        return lambda before, after, limit: torch.where(moved(after - before, limit), after, before)
+
+    report.known = {
+        "you forget abs(): darker is a change, too": paste(lambda d, m: d.amax(-1, True) > m),
+        "you decide for each channel alone": paste(lambda d, m: d.abs() > m),
+        "you compare the mean of the channels": paste(lambda d, m: d.abs().mean(-1, True) > m),
+        "you ask that all channels moved": paste(lambda d, m: d.abs().amin(-1, True) > m),
+        "exactly the limit counts as a change": paste(lambda d, m: d.abs().amax(-1, True) >= m),
+        "you keep what moved and take what did not":
+            lambda b, a, m: paste(lambda d, m: d.abs().amax(-1, True) > m)(a, b, m),
+    }  # fmt: skip
+    before = 100 + 50 * torch.rand(3, 4, 3).round(decimals=1)
     after = before + 4
-    after[1, 1] = 200
+    after[1, 1:3] = 240
     wanted = before.clone()
-    wanted[1, 1] = 200
+    wanted[1, 1:3] = 240
     report.equal("small changes go, the edit stays", answer, (before, after, 20), wanted)
+    dark = before.clone()
+    dark[1, 1:3] = 10
+    report.equal("an edit may be darker", answer, (before, dark, 20), dark)
     one = before.clone()
-    one[0, 2, 1] = 90
+    one[0, 2, 1] += 45
     report.equal("one channel is enough", answer, (before, one, 20), one)
     two = before.clone()
-    two[2, 0] = torch.tensor([40.0, 5.0, 5.0])
+    two[2, 0] += torch.tensor([40.0, 5.0, 5.0])
     report.equal("a changed pixel is new in all channels", answer, (before, two, 20), two)
     report.equal("exactly the limit is no change", answer, (before, before + 20, 20), before)
 
 
 @exercise
-def distinct_answers(report: Report, answer: Callable[..., Any]) -> None:
-    """How many different right answers came, and how evenly: (count, bits)."""
-    report.equal("always the same", answer, (["left"] * 5,), (1, 0.0))
-    report.equal("two, evenly", answer, (["left", "right"] * 3,), (2, 1.0))
-    report.equal("four, evenly", answer, (list("abcd"),), (4, 2.0))
-    report.equal("one rare", answer, (["a", "a", "a", "b"],), (2, 0.8112781))
+def clustered_interval(report: Report, answer: Callable[..., Any]) -> None:
+    """The 95 % interval of a paired difference where cases share a base picture."""
+    draw = torch.Generator().manual_seed(torch.seed() % 2**31)
+    chance = torch.rand(80, generator=draw)
+    alone = torch.arange(80) * 7 + 3
+    a, b = _verdicts(chance, draw)
+    _interval(report, "every case has a base picture of its own", answer, a, b, alone)
+    order = torch.randperm(320, generator=draw)  # four cases of each, that agree, in any order
+    a, b, base = (x.repeat(4)[order] for x in (a, b, alone))
+    _interval(report, "four cases of each picture, that agree", answer, a, b, base)
+    _interval(report, "the other editor first", answer, b, a, base)
+    count = torch.cat([torch.full((60,), 1), torch.full((20,), 9)])
+    base = torch.repeat_interleave(alone, count)[torch.randperm(240, generator=draw)]
+    lift = 0.15 * (base >= alone[60])  # where there are many cases, the first editor is better
+    a = (torch.rand(240, generator=draw) < 0.55 + lift).float()
+    b = (torch.rand(240, generator=draw) < 0.55 - lift).float()
+    _interval(report, "some pictures have nine cases, most have one", answer, a, b, base)
+
+
+def _verdicts(chance: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    a = (torch.rand(len(chance), generator=draw) < 0.3 + 0.6 * chance).float()
+    b = (torch.rand(len(chance), generator=draw) < 0.2 + 0.6 * chance).float()
+    return a, b
+
+
+def _interval(
+    report: Report, case: str, answer: Callable[..., Any], a: Tensor, b: Tensor, base: Tensor
+) -> None:
+    """Record whether both ends are near the right ones, and name what gives others."""
+    got = report.call(case, answer, a.clone(), b.clone(), base.clone())
+    if got is FAILED:
+        return
+    right = _ends(a - b, base)
+    try:
+        low, high = (float(end) for end in got)
+    except (TypeError, ValueError):
+        report.fail(case, f"expected (low, high) in points, got {got!r:.80}")
+        return
+    if _near((low, high), right):
+        report.ok(case)
+        return
+    lines = [
+        f"expected about {right[0]:.1f} to {right[1]:.1f}",
+        f"got      {low:.1f} to {high:.1f}",
+    ]
+    lines += [f"this is what you get if {why}" for why, wrong in _slips(a, b, base).items()
+              if _near((low, high), wrong)]  # fmt: skip
+    report.fail(case, "\n       ".join(lines))
+
+
+def _ends(apart: Tensor, base: Tensor, z: float = 1.96) -> tuple[float, float]:
+    """From the sums of each base picture's deviations, in points."""
+    _, row = base.unique(return_inverse=True)
+    k, middle = int(row.max()) + 1, apart.mean()
+    off = torch.zeros(k).index_add(0, row, apart - middle)
+    error = (k / (k - 1) * off.square().sum()).sqrt() / len(apart)
+    return 100 * (middle - z * error).item(), 100 * (middle + z * error).item()
+
+
+def _slips(a: Tensor, b: Tensor, base: Tensor) -> dict[str, tuple[float, float]]:
+    apart, single = a - b, torch.arange(len(a))
+    names, row = base.unique(return_inverse=True)
+    means = torch.zeros(len(names)).index_add(0, row, apart) / torch.bincount(row)
+    right, one, two = _ends(apart, base), _ends(a, single), _ends(b, single)
+    wide = (((one[1] - one[0]) ** 2 + (two[1] - two[0]) ** 2) ** 0.5) / 2
+    middle = sum(right) / 2
+    return {
+        "every case counts as a picture of its own": _ends(apart, single),
+        "you treat the editors as if they had other cases": (middle - wide, middle + wide),
+        "every picture counts once, however many cases it has":
+            _ends(means, torch.arange(len(names))),
+        "you return one standard error to each side, not 1.96": _ends(apart, base, 1.0),
+        "you subtract the other way round": (-right[1], -right[0]),
+        "these are shares, not points": (right[0] / 100, right[1] / 100),
+        "you return the middle and the half width": (middle, right[1] - middle),
+    }  # fmt: skip
+
+
+def _near(got: tuple[float, float], right: tuple[float, float]) -> bool:
+    """Both ends within an eighth of the width: a bootstrap's ends are drawn."""
+    far = max(abs(x - y) for x, y in zip(got, right, strict=True))
+    return far <= (right[1] - right[0]) / 8
