@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: each known mistake fails and is named, other right ways pass."""
+"""Exercises of 04 and 12: each known mistake fails and is named, other right ways pass."""
 
 import io
 from contextlib import redirect_stdout
@@ -9,14 +9,18 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 
 from minikontext import course
-from minikontext.course.exercises import transformer
+from minikontext.course.exercises import standalone_kontext, transformer
 from minikontext.rope import rotate
 
-MISTAKES = [
-    (name, told)
-    for name in ("rms_norm", "who_sees_whom", "single_block")
-    for told in getattr(transformer, name.upper())
-]
+KNOWN = {
+    name: getattr(home, name.upper())
+    for home, names in (
+        (transformer, ("rms_norm", "who_sees_whom", "single_block")),
+        (standalone_kontext, ("count_blocks", "apply_weights", "run_blocks")),
+    )
+    for name in names
+}
+MISTAKES = [(name, told) for name, known in KNOWN.items() for told in known]
 
 
 def checked(name, function):
@@ -57,13 +61,35 @@ def block_in_steps(block, x, vec, rotations):
     return x + gate * block.linear2(torch.cat([out, F.gelu(mlp, approximate="tanh")], dim=-1))
 
 
+def by_numbers(names, kind):
+    return 1 + max(int(name.split(".")[1]) for name in names if name.split(".")[0] == kind)
+
+
+def by_rank(weights, name, x):
+    weight, bias = weights[name + ".weight"], weights.get(name + ".bias", torch.zeros(1))
+    if weight.dim() == 4:
+        return F.conv2d(x, weight, padding="same") + bias.view(1, -1, 1, 1)
+    return x @ weight.mT + bias
+
+
+def with_the_parts_of_the_net(net, img, txt, vec, rotations):
+    for block in net.double_blocks:
+        img, txt = block(img, txt, vec, rotations)
+    x = torch.cat([txt, img], dim=1)
+    for block in net.single_blocks:
+        x = block(x, vec, rotations)
+    return net.final_layer(x, vec)[:, -img.shape[1] :]
+
+
 RIGHT = [("rms_norm", by_length), ("who_sees_whom", by_membership),
-         ("who_sees_whom", shares_in_loops), ("single_block", block_in_steps)]  # fmt: skip
+         ("who_sees_whom", shares_in_loops), ("single_block", block_in_steps),
+         ("count_blocks", by_numbers), ("apply_weights", by_rank),
+         ("run_blocks", with_the_parts_of_the_net)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, told", MISTAKES)
 def test_a_known_mistake_fails_and_is_named(name, told):
-    wrong = getattr(transformer, name.upper())[told]
+    wrong = KNOWN[name][told]
     printed = checked(name, lambda *args: wrong(*args))
     assert "[FAIL]" in printed and f"this is what you get if {told}" in printed, printed
 
