@@ -6,10 +6,13 @@ expected never comes from the student's code.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import random
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,17 +20,25 @@ import torch
 from torch import Tensor
 
 Checks = Callable[["Report", Callable[..., Any]], None]
+Mistakes = dict[str, Callable[..., Any]]  # what was done -> a function that does it
 REGISTRY: dict[str, Checks] = {}
+KNOWN: dict[str, Mistakes] = {}
 PASSED, FAILED = "[OK]  ", "[FAIL]"
 FEW = 18  # numbers that are shown in full
 
 
-def exercise(checks: Checks) -> Checks:
-    """Register checks under their own name: `psnr` checks the student's function `psnr`."""
+def exercise(checks: Checks | None = None, *, known: Mistakes | None = None) -> Any:
+    """Register checks under their own name: `psnr` checks the student's function `psnr`.
+
+    known: wrong answers by what was done, as in {"you forget the root": function}. Where a wrong
+    answer is one of these, it is named.
+    """
+    if checks is None:
+        return lambda checks: exercise(checks, known=known)
     name = checks.__name__
     if name in REGISTRY and REGISTRY[name].__module__ != checks.__module__:
         raise ValueError(f"Two exercises are called {name!r}: their names must differ.")
-    REGISTRY[name] = checks
+    REGISTRY[name], KNOWN[name] = checks, known or {}
     return checks
 
 
@@ -40,28 +51,48 @@ class Report:
     """Collects and prints the result of each case of one exercise.
 
     known: wrong answers by what was done, as in {"you forget the root": function}. Where the
-    student's wrong answer is one of theirs, it is named.
+    student's wrong answer is one of theirs, it is named. draw: for data that nobody foresees.
     """
 
     results: list[bool] = field(default_factory=list)
-    known: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    known: Mistakes = field(default_factory=dict)
+    draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def normal(self, *shape: int) -> Tensor:
+        """Random normal numbers."""
+        return torch.randn(*shape, generator=self.draw)
+
+    def whole(self, low: int, high: int) -> int:
+        """A random whole number, low to high."""
+        return int(torch.randint(low, high + 1, (), generator=self.draw))
+
+    def through(
+        self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], answer: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Look at an answer, and so at all known mistakes, through a function around it."""
+        self.known = {mistake: wrap(wrong) for mistake, wrong in self.known.items()}
+        return wrap(answer)
 
     def equal(self, case: str, function: Callable[..., Any], arguments: tuple, expected: Any,
-              tolerance: float = 1e-5) -> None:  # fmt: skip
+              tolerance: float = 1e-5, also: Any = None) -> None:  # fmt: skip
         """Call the function with copies of the arguments and compare with what is expected.
 
-        Shapes must be equal, numbers within `tolerance` (relative and absolute), and the
-        arguments unchanged.
+        Shapes must be equal, numbers within `tolerance` (relative and absolute), counts whole
+        numbers, and the arguments unchanged. also: a second right answer.
         """
-        given = [_copy(a) for a in arguments]
-        got = self.call(case, function, *given)
-        if got is FAILED:
-            return None
-        if not same(got, expected, tolerance):
+        inputs = [_copy(a) for a in arguments]
+        try:
+            got = function(*inputs)
+        except NotImplementedError as error:
+            raise NotAttempted from error
+        except Exception as error:
+            lines = [_where(error, function), *self._named(error, arguments, tolerance)]
+            return self.fail(case, "\n       ".join(lines))
+        if not same(got, expected, tolerance) and (also is None or not same(got, also, tolerance)):
             lines = [f"expected {describe(expected)}", f"got      {describe(got)}"]
             lines += [*_advice(got, expected, tolerance), *self._named(got, arguments, tolerance)]
             return self.fail(case, "\n       ".join(lines))
-        if not all(same(a, b, 0.0) for a, b in zip(given, arguments)):
+        if not all(same(a, b, 0.0) for a, b in zip(inputs, arguments)):
             return self.fail(case, "your function changed its input; work on a copy")
         return self.ok(case)
 
@@ -83,12 +114,16 @@ class Report:
         self.true(case, (slope is not None and bool(slope.abs().sum() > 0)) == wanted, why)
 
     def _named(self, got: Any, arguments: tuple, tolerance: float) -> Iterator[str]:
-        """The known mistakes that give the same."""
+        """The known mistakes that give the same, or fail in the same way."""
         for mistake, wrong in self.known.items():
             try:
-                fits = same(got, wrong(*map(_copy, arguments)), tolerance)
-            except Exception:  # not every mistake can be made with all arguments
-                continue
+                other = wrong(*map(_copy, arguments))
+            except Exception as error:
+                other = error
+            if isinstance(got, Exception) or isinstance(other, Exception):
+                fits = repr(got) == repr(other)
+            else:
+                fits = same(got, other, tolerance)
             if fits:
                 yield f"this is what you get if {mistake}"
 
@@ -123,7 +158,8 @@ def check(function: Callable[..., Any]) -> None:
     name = getattr(function, "__name__", str(function))
     if name not in REGISTRY:
         raise KeyError(f"No exercise is called {name!r}. Known: {', '.join(sorted(REGISTRY))}.")
-    report = Report()
+    draw = torch.Generator().manual_seed(random.SystemRandom().getrandbits(31))
+    report = Report(known=dict(KNOWN[name]), draw=draw)
     try:
         REGISTRY[name](report, function)
     except (NotAttempted, NotImplementedError):
@@ -161,6 +197,8 @@ def _advice(got: Any, expected: Any, tolerance: float) -> Iterator[str]:
     """What helps where both values look alike, or where there is none."""
     if got is None:
         yield "does your function end with `return`?"
+    if isinstance(expected, int) and isinstance(got, float):
+        yield "a count is a whole number"
     if not (isinstance(got, Tensor) and isinstance(expected, Tensor)):
         return
     if got.shape == expected.shape and got.numel() > FEW:
@@ -178,12 +216,24 @@ def same(got: Any, expected: Any, tolerance: float) -> bool:
     if isinstance(expected, (list, tuple)):
         fits = isinstance(got, (list, tuple)) and len(got) == len(expected)
         return fits and all(same(a, b, tolerance) for a, b in zip(got, expected))
+    if isinstance(expected, dict):
+        fits = isinstance(got, dict) and got.keys() == expected.keys()
+        return fits and all(same(got[key], expected[key], tolerance) for key in expected)
     if isinstance(expected, (Tensor, np.ndarray, float)):
         return _close(got, expected, tolerance)
+    if isinstance(expected, int) and not isinstance(expected, bool) and not _whole(got):
+        return False
     try:
         return bool(got == expected)
     except Exception:  # a tensor where a number or a word belongs
         return False
+
+
+def _whole(value: Any) -> bool:
+    """Whether something is a count: 16, not 16.0."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not (value.is_floating_point() or value.is_complex())
+    return isinstance(value, Integral)
 
 
 def _close(got: Any, expected: Any, tolerance: float) -> bool:
@@ -199,7 +249,10 @@ def _close(got: Any, expected: Any, tolerance: float) -> bool:
 
 
 def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    """What a function may change without harm; what cannot be copied is given as it is."""
+    if isinstance(value, (Tensor, np.ndarray, list, dict)):
+        return copy.deepcopy(value)
+    return value
 
 
 def _where(error: Exception, function: Callable[..., Any]) -> str:

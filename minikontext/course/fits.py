@@ -37,8 +37,8 @@ def plans(side: int = 1024, contexts: int = 1) -> list[memory_plan.Plan]:
     with torch.device("meta"):
         net = KontextTransformer(TransformerConfig.flux_dev())
         pixels = AutoEncoder(AutoEncoderConfig.flux())
-    given = (ENCODERS, torch.bfloat16, (side, side), 1 + contexts)
-    return memory_plan.predict(net, pixels, *given)
+    inputs = (ENCODERS, torch.bfloat16, (side, side), 1 + contexts)
+    return memory_plan.predict(net, pixels, *inputs)
 
 
 def show_plans(found: list[memory_plan.Plan], limit: float | None = None) -> Figure:
@@ -82,9 +82,9 @@ class FitsWidget(Widget):
         self.image.show(png(show_plans(found, self.card.value)))
         fitting = [plan for plan in found if plan.peak <= self.card.value * memory_plan.GB]
         self.plan = fitting[0] if fitting else None
-        self._say(*self._told(found))
+        self._say(*self._summary(found))
 
-    def _told(self, found: list[memory_plan.Plan]) -> tuple[str, str]:
+    def _summary(self, found: list[memory_plan.Plan]) -> tuple[str, str]:
         if self.plan is None:
             least = min(plan.peak for plan in found) / memory_plan.GB
             return "error", f"No plan fits into {self.card.value} GB: the least is {least:.1f} GB."

@@ -58,8 +58,8 @@ def encode_pairs(
     """`count` training cases of a level with one context each; every picture is encoded once."""
     cases = [sample_edit(i, level, seed=seed) for i in range(count)]
     scenes = list(dict.fromkeys(s for case in cases for s in (case.target, case.contexts[0])))
-    parts = [autoencoder.encode(pixels(scenes[i : i + 64])) for i in range(0, len(scenes), 64)]
-    latents = dict(zip(scenes, torch.cat(parts)))
+    chunks = [autoencoder.encode(pixels(scenes[i : i + 64])) for i in range(0, len(scenes), 64)]
+    latents = dict(zip(scenes, torch.cat(chunks)))
     return Pairs(
         target=torch.stack([latents[case.target] for case in cases]),
         contexts=torch.stack([latents[case.contexts[0]][None] for case in cases]),
@@ -85,8 +85,8 @@ def edit(
 
 def success(model: Editor, autoencoder: AutoEncoder, cases: Sequence[Case]) -> float:
     """The share of cases that the oracle finds right."""
-    made = edit(model, autoencoder, cases)
-    return sum(score(picture, case).success for picture, case in zip(made, cases)) / len(cases)
+    edited = edit(model, autoencoder, cases)
+    return sum(score(picture, case).success for picture, case in zip(edited, cases)) / len(cases)
 
 
 class LiveLoop(Loop):
@@ -179,15 +179,19 @@ class LiveTraining(Working):
     def _train(self, steps: int) -> None:
         self.model.load_state_dict(self._start_weights)
         self.losses, self.snapshots, self.seconds, self._drawn = [], [], 0.0, 0.0
-        how = EditorLossConfig(self.batch, timesteps=self.timesteps.value)
+        how, dials = self.settings(steps)
         null = self.model.text.tokenize([""])[0]
         loss = editor_loss(self.model.train(), self.pairs, null, how, torch.device("cpu"))
-        rate = self.rate.value
-        dials = LoopConfig(steps, lr=rate, muon_lr=2.5 * rate, warmup=steps // 40, decay=0.6)
         self._snap()
         with tempfile.TemporaryDirectory() as folder:
             loop = LiveLoop(self.model, dials, folder)
             loop.run_until(loss, lambda metrics: self._one(loop, metrics["loss"]))
+
+    def settings(self, steps: int) -> tuple[EditorLossConfig, LoopConfig]:
+        """What a training of so many steps sets, beside what the sliders say."""
+        how = EditorLossConfig(self.batch, timesteps=self.timesteps.value)
+        rate, warmup = self.rate.value, steps // 40
+        return how, LoopConfig(steps, lr=rate, muon_lr=2.5 * rate, warmup=warmup, decay=0.6)
 
     def _one(self, loop: Loop, loss: float) -> bool:
         """After each step: note the loss; now and then draw it, and try the examples."""
@@ -204,8 +208,8 @@ class LiveTraining(Working):
 
     def _snap(self) -> None:
         self.model.eval()
-        made = edit(self.model, self.autoencoder, self.examples)
-        self.snapshots.append((len(self.losses), made))
+        edited = edit(self.model, self.autoencoder, self.examples)
+        self.snapshots.append((len(self.losses), edited))
         self.model.train()
 
     # ---- what can be seen
@@ -231,7 +235,7 @@ class LiveTraining(Working):
         """The held-out examples: a row for each, from the picture given to the last attempt."""
         pictures, titles = [], []
         for i, case in enumerate(self.examples):
-            pictures += [case.context_images()[0], *(made[i] for _, made in self.snapshots)]
+            pictures += [case.context_images()[0], *(edited[i] for _, edited in self.snapshots)]
             titles += [case.prompt, *(f"after {steps} steps" for steps, _ in self.snapshots)]
         return plots.sheet(pictures, titles, columns=1 + len(self.snapshots))
 

@@ -146,6 +146,7 @@ class Own:
     calls: list[tuple[Function, tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=list)
     count: int = 0
     resting: bool = False
+    raised: Exception | None = None  # also where somebody above has caught it
 
     def put(self, place: str) -> tuple[Any, str, Function]:
         """(module or class, attribute, what stands there meanwhile) for one place."""
@@ -159,11 +160,15 @@ class Own:
             if self.resting:
                 return own(*args, **named)
             self.count += 1
-            asked = [a.clone() if isinstance(a, Tensor) else a for a in args]
-            said = adapted(*args, **named)
+            inputs = [a.clone() if isinstance(a, Tensor) else a for a in args]
+            try:
+                result = adapted(*args, **named)
+            except Exception as error:
+                self.raised = error
+                raise
             if len(self.calls) < KEPT_CALLS:
-                self.calls.append((own, tuple(asked), named, said))
-            return said
+                self.calls.append((own, tuple(inputs), named, result))
+            return result
 
         return holder, attribute, standing
 
@@ -173,10 +178,10 @@ class Own:
 
         What returns a function (guidance) is compared by its pictures only.
         """
-        for own, args, named, said in self.calls:
+        for own, args, named, result in self.calls:
             expected = own(*args, **named)
-            if not callable(expected) and not same(said, expected, TOLERANCE):
-                return f"expected {describe(expected)}\n       got      {describe(said)}"
+            if not callable(expected) and not same(result, expected, TOLERANCE):
+                return f"expected {describe(expected)}\n       got      {describe(result)}"
         return ""
 
 
@@ -210,7 +215,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> bool:
         self._patches.close()
-        if isinstance(error, NotImplementedError):
+        raised = [error, *(own.raised for own in self.functions.values())]
+        if any(isinstance(one, NotImplementedError) for one in raised):
             print(f"{', '.join(self.functions)}: not attempted yet")
             return True
         if kind is None:
@@ -234,13 +240,15 @@ class Run:
     @property
     def same(self) -> bool:
         """Whether every piece was called and the model did what it does with the package's."""
-        if not all(own.count for own in self.functions.values()):
+        if not all(own.count and not own.raised for own in self.functions.values()):
             return False
         return not self.wrong and not any(own.differs() for own in self.functions.values())
 
     def _report(self) -> None:
         for name, own in self.functions.items():
-            if not own.count:
+            if own.raised:
+                print(f"[FAIL] {name}: your code raised {own.raised!r}")
+            elif not own.count:
                 print(f"[FAIL] {name}: nothing has called it; run the model inside of `with`")
             elif difference := own.differs():
                 print(f"[FAIL] {name}: not what the package says\n       {difference}")
@@ -254,10 +262,10 @@ class Run:
         before = progress.green()
         codes = {name: _source(own.function) for name, own in self.functions.items()}
         progress.keep("pieces", codes)
-        told = [f"{name} ran {own.count} times" for name, own in self.functions.items()]
+        counts = [f"{name} ran {own.count} times" for name, own in self.functions.items()]
         picture = "the same but for rounding" if self.rounded else "the same, byte for byte"
         end = f"the picture is {picture}" if self.pictures else "all numbers agree"
-        print("[OK]  ", f"Your {', '.join(told)}; {end}.")
+        print("[OK]  ", f"Your {', '.join(counts)}; {end}.")
         kept = progress.load("pieces")
         for box in dict.fromkeys(b for b, names in progress.BOXES.items() if {*names} & {*codes}):
             left = [name for name in progress.BOXES[box] if name not in kept]

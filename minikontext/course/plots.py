@@ -60,7 +60,7 @@ def stacked_bars(
     """Draw named rows of named parts as stacked bars with a legend; a dashed line is the limit."""
     lefts = [0.0] * len(rows)
     for name, colour in colours.items():
-        sizes = [parts[name] for parts in rows.values()]
+        sizes = [row[name] for row in rows.values()]
         ax.barh(list(rows), sizes, left=lefts, color=colour, label=name, height=0.6)
         lefts = [left + size for left, size in zip(lefts, sizes)]
     if limit:

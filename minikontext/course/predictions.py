@@ -29,7 +29,7 @@ class Prediction(Widget):
         self.choices.observe(self._chosen, "value")
 
     def _make_controls(self) -> None:
-        self.asked = W.HTML(f"<b>Predict:</b> {html.escape(self.question)}")
+        self.label = W.HTML(f"<b>Predict:</b> {html.escape(self.question)}")
         self.choices = W.RadioButtons(
             options=self.options, value=self.guess, disabled=self.truth is not None,
             layout=W.Layout(width="auto"),
@@ -37,7 +37,7 @@ class Prediction(Widget):
         self._say("idle", self._verdict() if self.truth else "Choose, then run the next cell.")
 
     def _arrange(self) -> list[W.Widget]:
-        return [self.asked, self.choices, self.status]
+        return [self.label, self.choices, self.status]
 
     def _chosen(self, change: dict[str, object]) -> None:
         self.guess = str(change["new"])
@@ -63,8 +63,8 @@ class Prediction(Widget):
         self._say("done" if self.right else "note", self._verdict())
 
     def _verdict(self) -> str:
-        said = f"You predicted: {self.guess}." if self.guess else "You made no prediction."
-        return f"Measured: {self.truth}. {said}"
+        guess = f"You predicted: {self.guess}." if self.guess else "You made no prediction."
+        return f"Measured: {self.truth}. {guess}"
 
 
 def predict(question: str, choices: Sequence[str]) -> Prediction:
@@ -77,8 +77,8 @@ def predict(question: str, choices: Sequence[str]) -> Prediction:
 
 def score() -> None:
     """Print how many guesses were right, in this notebook and in the course so far."""
-    made = [one for one in ASKED if one.guess and one.truth]
+    guessed = [one for one in ASKED if one.guess and one.truth]
     kept = [one for one in progress.load("predictions").values() if "measured" in one]
     hits = sum(one["guess"] == one["measured"] for one in kept)
-    here = f"{sum(one.right for one in made)} of {len(made)} right, {len(ASKED)} asked"
+    here = f"{sum(one.right for one in guessed)} of {len(guessed)} right, {len(ASKED)} asked"
     print(f"Your predictions in this notebook: {here}; in the course: {hits} of {len(kept)} right.")

@@ -236,7 +236,7 @@ class SafetyWidget(Desk):
         self._show_result(attempt.picture)
         self._show_layers(attempt.said, attempt.stopped)
         self._show_log()
-        self._say_with_notes("error" if attempt.drawn else "done", told(attempt))
+        self._say_with_notes("error" if attempt.drawn else "done", describe(attempt))
 
     def _try(self, prompt: str, on: tuple[str, ...]) -> Attempt:
         """Send a request through the pipeline with the chosen layers; ask all filters."""
@@ -253,8 +253,8 @@ class SafetyWidget(Desk):
             withheld = "output" if output.withheld else ""
             stopped = withheld or ("model" if is_card(picture) else "")
         drawn = picture is not None and not stopped and self.concept.seen_in(picture, self._guess())
-        told = {name: verdict for name, verdict in said.items() if verdict}
-        return Attempt(prompt, on, told, stopped, drawn, picture)
+        verdicts = {name: verdict for name, verdict in said.items() if verdict}
+        return Attempt(prompt, on, verdicts, stopped, drawn, picture)
 
     def _contexts(self) -> list[Image.Image]:
         chosen = (self.pictures.get(menu.value) for menu in (self.picture, self.second))
@@ -316,7 +316,7 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
     return max(verdicts, key=lambda verdict: verdict.score, default=None)
 
 
-def told(attempt: Attempt) -> str:
+def describe(attempt: Attempt) -> str:
     """What became of an attempt, in a sentence or two."""
     late = [
         LAYERS[name] for name, verdict in attempt.said.items()

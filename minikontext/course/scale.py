@@ -114,29 +114,29 @@ class PlanWidget(Widget):
     def show(self) -> None:
         """Make the plan that the dials ask for, and show it."""
         gpus = self.gpus.value
-        asked = job(
+        request = job(
             self.net.value, self.batch.value * gpus, self.side.value, self.precision.value,
             self.level.value, 0.999 * self.average.value,
         )  # fmt: skip
         # Products in float32 run on the same units as TF32, at half the rate.
         peak = self.machine.peak / (1 if self.precision.value else 2)
-        self.plan = plan.make(asked, replace(self.machine, gpus=gpus, peak=peak))
+        self.plan = plan.make(request, replace(self.machine, gpus=gpus, peak=peak))
         figure = Figure(figsize=(6.64, 1.9), layout="constrained")
         _bars(figure.subplots(), {"": self.plan})
         self.image.show(png(figure))
-        self._say(*self._told())
+        self._say(*self._summary())
 
-    def _told(self) -> tuple[str, str]:
-        made = self.plan
-        need = (made.held["peak"] + plan.RESERVE) / plan.GIB
+    def _summary(self) -> tuple[str, str]:
+        chosen = self.plan
+        need = (chosen.held["peak"] + plan.RESERVE) / plan.GIB
         fits = f"{need:,.1f} of {self.machine.memory:g} GiB"
-        slow = "the network" if made.exchange > made.compute else "the products"
-        rate = made.job.batch / made.seconds
+        slow = "the network" if chosen.exchange > chosen.compute else "the products"
+        rate = chosen.job.batch / chosen.seconds
         text = (
-            f"{'Fits' if made.fits else 'Does not fit'}: {fits}. A step takes "
-            f"{made.seconds:,.3g} s (as long as {slow}), {rate:,.3g} samples a second."
+            f"{'Fits' if chosen.fits else 'Does not fit'}: {fits}. A step takes "
+            f"{chosen.seconds:,.3g} s (as long as {slow}), {rate:,.3g} samples a second."
         )
-        return ("done" if made.fits else "error"), text
+        return ("done" if chosen.fits else "error"), text
 
 
 def run_processes(program: str, count: int = 2, arguments: Sequence[str] = ()) -> str:
@@ -159,8 +159,8 @@ def run_processes(program: str, count: int = 2, arguments: Sequence[str] = ()) -
         logs = sorted(
             Path(folder).glob("*/attempt_0/*/stdout.log"), key=lambda p: int(p.parent.name)
         )
-        told = "".join(log.read_text(encoding="utf-8") for log in logs)
+        text = "".join(log.read_text(encoding="utf-8") for log in logs)
     if done.returncode:
         why = [line for line in done.stderr.splitlines() if "Error" in line]
         raise TrainingError(f"{count} processes failed: {why[0] if why else done.stderr[-1500:]}")
-    return told
+    return text

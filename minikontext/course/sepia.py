@@ -87,9 +87,9 @@ def _write_one(folder: Path, stem: str, triplet: Triplet) -> dict[str, object]:
 def measure(pipe: KontextPipeline, count: int = 64, cases: int = 200, steps: int = 8) -> Measured:
     """How near to sepia held-out pictures come, and how many other edits still succeed."""
     before = pictures(count, "test")
-    asked = {"image": [[one] for one in before], "seed": list(range(count)), "progress": False}
-    made = pipe([PROMPT] * count, num_inference_steps=steps, **asked).images
-    near = [psnr(np.asarray(one), np.asarray(sepia(b))) for one, b in zip(made, before)]
+    settings = {"image": [[one] for one in before], "seed": list(range(count)), "progress": False}
+    edited = pipe([PROMPT] * count, num_inference_steps=steps, **settings).images
+    near = [psnr(np.asarray(one), np.asarray(sepia(b))) for one, b in zip(edited, before)]
     report, _ = evaluate(pipe, held_out_cases(cases, 4), num_inference_steps=steps)
     return Measured(count, round(float(np.mean(near)), 2), cases, report.success)
 

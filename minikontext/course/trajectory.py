@@ -80,7 +80,7 @@ def predictor(
     pipe: KontextPipeline, prompt: str, context: Tensor, guidance: float = 1.0
 ) -> sampler.Predict:
     """The velocity of a prompt beside its context (1, c, h, w), guided away from no prompt."""
-    given, nothing = (
+    conditional, unconditional = (
         Denoiser(
             pipe.transformer,
             pipe.text_encoder.encode([text]).to(pipe.device, pipe.dtype),
@@ -89,7 +89,7 @@ def predictor(
         )
         for text in (prompt, "")
     )
-    return sampler.guided(given, nothing, guidance)
+    return sampler.guided(conditional, unconditional, guidance)
 
 
 def strip(times: Sequence[float] | Tensor, current: int = 0) -> Image.Image:

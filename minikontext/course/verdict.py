@@ -53,14 +53,14 @@ def judge(
     apart = [name for name in apart if not _hidden(name, found, scene)]
     if not apart:
         return Verdict("note", "Read by the oracle: everything is as it was before.", found)
-    asked = [name for name in apart if _named(name, scene, found, prompt)]
+    requested = [name for name in apart if _named(name, scene, found, prompt)]
     free = set() if not ELSEWHERE & set(split_words(prompt)) else set(ATTRIBUTES) - set(IDENTITY)
-    wrong = [name for name in apart if name not in asked and name not in free]
+    wrong = [name for name in apart if name not in requested and name not in free]
     if not wrong:
         changes = ", ".join(f"{_name(n)} is {_value(found, n)}" for n in apart)
         return Verdict("done", f"Passes, as far as the words tell. Read by the oracle: {changes}.",
                        found)  # fmt: skip
-    missed = ["instruction"] * (not asked) + ["identity"] * bool(set(wrong) & set(IDENTITY))
+    missed = ["instruction"] * (not requested) + ["identity"] * bool(set(wrong) & set(IDENTITY))
     missed += ["preservation"] * bool(set(wrong) - set(IDENTITY))
     reads = (f"{_name(n)} is {_value(found, n)}, not {_value(scene, n)}" for n in wrong)
     return Verdict(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -206,6 +207,24 @@ def test_a_stub_is_not_attempted_yet_and_an_error_stays_an_error(tiny_pipe, own,
         run(tiny_pipe, {"pack": broken})
     right = KontextPipeline.__call__
     assert tiny_pipe("hat", image=PICTURE, seed=0, progress=False) and right.__name__ == "__call__"
+
+
+def test_errors_that_somebody_caught_are_told(own, capsys):
+    """A training in a widget catches everything and shows it in its status line."""
+
+    def stub(v, x, noise):
+        raise NotImplementedError
+
+    def broken(v, x, noise):
+        return v.no_such_thing()
+
+    x = torch.zeros(2, 1)
+    for function in (stub, broken):
+        with course.mine(loss=function), suppress(Exception):
+            flow.loss(x, x, x)
+    told = capsys.readouterr().out
+    assert told.startswith("loss: not attempted yet\n[FAIL] loss: your code raised AttributeError")
+    assert not own.exists()
 
 
 def test_unknown_names_and_the_packages_own_functions_are_refused():

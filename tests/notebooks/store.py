@@ -25,7 +25,8 @@ UNSEEN = 8  # of 255: a difference that nobody sees, if hardly a pixel has a lar
 def store(path: Path) -> float:
     """Execute one notebook in its folder, write it back, and return the seconds it took."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False,
+    client = NotebookClient(notebook, timeout=1800, startup_timeout=900, kernel_name="python3",
+                            record_timing=False,
                             store_widget_state=False,
                             resources={"metadata": {"path": str(path.parent)}})  # fmt: skip
     began, before = time.perf_counter(), processor_seconds()

@@ -6,7 +6,7 @@ import inspect
 import io
 import re
 import runpy
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import nbformat
@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import minikontext as mk
-from minikontext.course.checks import REGISTRY
+from minikontext.course import live, progress
+from minikontext.course.checks import KNOWN, REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -33,7 +34,10 @@ SECTIONS = (
 )
 SETUP = "import minikontext as mk\nmk.course.setup(seed=0)"
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|usr|opt|var|mnt)/|[A-Z]:\\\\")
-DETAILS = re.compile(r"<details>.*?</details>", re.DOTALL)
+FENCED = re.compile(r"```python\n(.*?)```", re.DOTALL)
+WORDS = (3, 10)  # for each line of code
+# Still over it, with the limit that they keep; each is a debt.
+WORDY: dict[str, float] = {}
 SOLUTION = re.compile(r"<summary>[^<]*Solution.*?```python\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
@@ -55,16 +59,24 @@ def markdown(notebook):
     return "\n\n".join(cell.source for cell in cells(notebook, "markdown"))
 
 
-def code_lines(cell):
-    lines = (line.strip() for line in cell.source.splitlines())
+def lines_of(source):
+    lines = (line.strip() for line in source.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def lines_of_code(notebook):
+    """Every line of code that a student reads: cells and solutions."""
+    shown = [cell.source for cell in cells(notebook, "code")]
+    return [
+        line for source in shown + FENCED.findall(markdown(notebook)) for line in lines_of(source)
+    ]
+
+
 def prose(text):
-    """Words that a student reads in one go: no headings, tables, code or folded parts."""
-    text = DETAILS.sub("", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith(("#", "|"))]
-    return re.findall(r"\b[\w'’-]+\b", " ".join(lines))
+    """All words beside the code: headings, tables, folds and end sections count."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"<[^>]+>", " ", text))  # no tags, no addresses
+    return re.findall(r"\b[\w'’-]+\b", text)
 
 
 def pngs(cell):
@@ -90,7 +102,7 @@ def notebook(path):
 def test_name_kernel_and_size(path, notebook):
     assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert path.stat().st_size <= 500_000
+    assert path.stat().st_size <= 550_000
 
 
 def test_executed_top_to_bottom_without_errors(notebook):
@@ -117,14 +129,25 @@ def test_pictures_are_png_of_at_most_800_pixels(notebook):
     assert not kinds & {"image/jpeg", "image/svg+xml", "application/pdf"}
 
 
-def test_cells_are_short_and_prose_is_neither_thin_nor_thick(notebook):
-    code = cells(notebook, "code")
-    assert max(len(cell.source.splitlines()) for cell in code) <= 20
-    first, text = notebook.cells.index(code[0]), markdown(notebook)
-    head = "\n\n".join(cell.source for cell in notebook.cells[:first])
-    between = text[len(head) : text.find("\n## In the real model")]  # where the code is
-    words, lines = len(prose(between)), sum(len(code_lines(cell)) for cell in code)
-    assert 3 <= words / lines <= 8, f"{words} words for {lines} lines of code"
+def test_cells_are_short_and_prose_is_neither_thin_nor_thick(path, notebook):
+    assert max(len(cell.source.splitlines()) for cell in cells(notebook, "code")) <= 20
+    words, lines = len(prose(markdown(notebook))), len(lines_of_code(notebook))
+    low, high = WORDS
+    text = f"{words} words for {lines} lines of code"
+    assert low <= words / lines <= WORDY.get(path.stem, high), text
+
+
+# Figures without a title are a debt of these.
+UNTITLED = {"07_ladd", "09_kontext_bench"}
+
+
+def test_every_figure_has_a_title(path, notebook):
+    """A title states the finding; in figures of several panels it is the figure's."""
+    if path.stem in UNTITLED:
+        pytest.skip("not yet")
+    for cell in cells(notebook, "code"):
+        if "plt.show()" in cell.source:
+            assert re.search(r"plt\.title\(|suptitle\(|set_title\(", cell.source), cell.source
 
 
 # ---- rhythm
@@ -148,7 +171,7 @@ def test_all_sections_in_order(notebook):
 
 
 def test_a_prediction_comes_before_the_measurement(notebook):
-    text = markdown(notebook)
+    text = "\n\n".join(cell.source for cell in notebook.cells)  # `mk.course.predict` is code
     broken = text[text.find("\n## Break it") : text.find("\n## Play")]
     assert "predict" in broken.lower() and "<details>" in broken
 
@@ -160,10 +183,10 @@ def test_a_sheet_of_pictures_comes_before_the_widget(notebook):
     assert "Widget(" in rest[1].source
 
 
-def test_five_questions_have_folded_answers(notebook):
+def test_questions_have_folded_answers(notebook):
     text = markdown(notebook)
     questions = text[text.find("\n## Questions") : text.find("\n## References")]
-    assert questions.count("<details>") == 5
+    assert 3 <= questions.count("<details>") <= 5
 
 
 def test_some_outputs_are_compared(notebook):
@@ -179,13 +202,13 @@ def test_some_outputs_are_compared(notebook):
 
 
 def exercises(notebook):
-    """(name, source of the stub cell, source of the solution) of every exercise."""
+    """(name, source of the stub cell, source of the solution) of every function that is checked."""
     for i, cell in enumerate(notebook.cells):
         if "exercise" not in tags(cell):
             continue
-        name = re.search(r"mk\.course\.check\((\w+)\)", cell.source).group(1)
         following = "\n".join(c.source for c in notebook.cells[i + 1 : i + 3])
-        yield name, cell.source, SOLUTION.search(following).group(1)
+        for name in re.findall(r"mk\.course\.check\((\w+)\)", cell.source):
+            yield name, cell.source, SOLUTION.search(following).group(1)
 
 
 def imports(notebook):
@@ -208,7 +231,7 @@ def checked(function):
 
 def test_stubs_raise_and_are_not_attempted_yet(notebook):
     found = list(exercises(notebook))
-    assert 2 <= len(found) <= 4
+    assert 2 <= len([c for c in notebook.cells if "exercise" in tags(c)]) <= 5
     for name, stub, _ in found:
         assert "raise NotImplementedError" in stub
         space = imports(notebook)
@@ -217,9 +240,9 @@ def test_stubs_raise_and_are_not_attempted_yet(notebook):
 
 
 def test_solutions_pass(notebook):
+    space = imports(notebook)
     for name, stub, solution in exercises(notebook):
-        space = imports(notebook)
-        exec(solution, space)
+        exec(solution, space)  # a later one may call an earlier one
         printed = checked(space[name])
         assert "[OK]" in printed and "[FAIL]" not in printed, printed
         stub_space = imports(notebook)
@@ -229,10 +252,12 @@ def test_solutions_pass(notebook):
 
 
 def test_planted_wrong_answers_fail(path, notebook):
-    answers = runpy.run_path(str(HERE / f"wrong_{path.stem}.py"))
+    """Those of the checks themselves are named, too: tests/course/test_exercises.py."""
+    beside = HERE / f"wrong_{path.stem}.py"
+    answers = runpy.run_path(str(beside)) if beside.exists() else {}
     for name, _, _ in exercises(notebook):
         wrong = {k: f for k, f in answers.items() if k.startswith(f"{name}__")}
-        assert wrong, f"no wrong answer is planted for {name}"
+        assert wrong or len(KNOWN[name]) >= 3, f"no wrong answer is planted for {name}"
         for key, function in wrong.items():
             function.__name__ = name
             assert "[FAIL]" in checked(function), key
@@ -253,11 +278,65 @@ def test_planted_mistakes_are_named_and_right_variants_pass(stem):
             assert "this is what you get if" in printed, printed
 
 
+# ---- the student's code in the model
+
+
+@pytest.fixture(scope="module")
+def toy():
+    with redirect_stdout(io.StringIO()):
+        return mk.KontextPipeline.from_pretrained("toy", device="cpu")
+
+
+def solved(notebook, space):
+    """Run a notebook's functions by hand and its solutions; return the stub of the last one."""
+    for cell in cells(notebook, "code"):
+        kept = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef)]
+        if "exercise" not in tags(cell):
+            with suppress(NameError):  # a default that only the whole notebook knows
+                exec(compile(ast.Module(kept, []), "<by hand>", "exec"), space)
+    found = list(exercises(notebook))
+    for _, _, solution in found:
+        exec(solution, space)
+    return found[-1][1]
+
+
+def short_training(toy):
+    editor = live.new_editor(seed=0)
+    pairs = live.encode_pairs(toy.autoencoder, editor.text, level=1, count=64)
+    tests = [mk.toyworld.sample_edit(0, 1, "test")]
+    return {"editor": editor, "pairs": pairs, "live": live, "tests": tests}
+
+
+def test_solutions_run_the_model_and_turn_boxes_green(toy, tmp_path, monkeypatch, capsys):
+    """What a student does from notebook to notebook, with one file of progress."""
+    monkeypatch.setenv("MINIKONTEXT_PROGRESS", str(tmp_path / "progress.json"))
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    mk.course.style.apply()
+    given = {"mk": mk, "pipe": toy, "picture": mk.course.pictures()["cat"], "prompt": "a hat"}
+    green = set()
+    for number, boxes in GREEN.items():
+        (path,) = [one for one in NOTEBOOKS if one.stem.startswith(number)]
+        space = imports(load(path)) | given | (short_training(toy) if number == "05" else {})
+        stub = solved(load(path), space)
+        exec(stub[stub.index("with mk.course.mine(") :], space)
+        told = capsys.readouterr().out
+        assert "[OK]   Your " in told and "[FAIL]" not in told, told
+        # In 05 a training runs: there is no picture.
+        assert ("all numbers agree" if number == "05" else "byte for byte") in told, told
+        green |= boxes
+        assert progress.green() == green
+
+
+# The boxes that a notebook's exercises complete.
+GREEN = {"00": set(), "01": {"autoencoder"}, "02": {"tokens"}, "03": {"rope"},
+         "05": {"flow", "noise"}, "06": {"sampler"}}  # fmt: skip
+
+
 def test_exercises_have_difficulty_time_and_hints(notebook):
     text = markdown(notebook)
     part = text[text.find("\n## Exercises") : text.find("\n## In the real model")]
     headings = re.findall(r"^### .*", part, flags=re.MULTILINE)
-    assert len(headings) == len(list(exercises(notebook)))
+    assert len(headings) == len([c for c in notebook.cells if "exercise" in tags(c)])
     assert all("★" in heading and "minutes" in heading for heading in headings)
     assert part.count("Hint 1") == part.count("Hint 2") == len(headings)
 
@@ -265,3 +344,19 @@ def test_exercises_have_difficulty_time_and_hints(notebook):
 def test_every_registered_exercise_is_in_a_notebook():
     used = {name for path in NOTEBOOKS for name, _, _ in exercises(load(path))}
     assert used == set(REGISTRY)
+
+
+# ---- glossary
+
+
+def test_the_glossary_is_sorted_and_leads_to_notebooks():
+    text = (ROOT / "notebooks" / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^\*\*(.+?)\.?\*\*", text[text.index("## Words") :], flags=re.MULTILINE)
+    assert [word.lower() for word in words] == sorted({word.lower() for word in words})
+    links = set(re.findall(r"\]\(([^)#]+)\)", text))
+    assert links and all((ROOT / "notebooks" / link).is_file() for link in links)
+
+
+def test_links_between_notebooks_are_not_dead(path, notebook):
+    links = re.findall(r"\]\(([^)#:]+\.(?:ipynb|md))\)", markdown(notebook))
+    assert all((path.parent / link).is_file() for link in links), links

@@ -1,0 +1,231 @@
+"""Exercises of notebooks 00 to 06: a known mistake fails and is named, another right way passes."""
+
+import io
+import math
+from contextlib import redirect_stdout
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minikontext import course, sampler, tokens
+from minikontext.course import exercises  # noqa: F401  fills the tables
+from minikontext.course.checks import KNOWN, REGISTRY, Report
+
+MINE = ("start_here", "autoencoder_latents", "sequence_concat", "rope_offsets",
+        "rectified_flow_loss", "sampler")  # fmt: skip
+NAMES = [name for name, checks in REGISTRY.items() if checks.__module__.split(".")[-1] in MINE]
+MISTAKES = [(name, told) for name in NAMES for told in KNOWN[name]]
+
+
+def fill(pipe, picture, prompts):
+    outputs = []
+    for prompt in prompts:
+        outputs.append(pipe(prompt, image=[outputs[-1].latents] if outputs else picture))
+    return tuple(outputs)
+
+
+def difference(before, after, inside):
+    up = np.maximum(before, after) - np.minimum(before, after)
+    return up[np.logical_not(inside)].mean()
+
+
+def masked(before, after, inside):
+    up = np.abs(before.astype(np.int16) - after)
+    return np.ma.array(up, mask=np.repeat(inside[..., None], 3, axis=2)).mean()
+
+
+def clamped(a, b):
+    a, b = a.clamp(-1, 1), b.clamp(-1, 1)
+    return torch.stack([10 * torch.log10(4 / F.mse_loss(x, y)) for x, y in zip(a, b)])
+
+
+def block_in_steps(block, x):
+    h = block.conv1(F.silu(block.norm1(x)))
+    h = block.conv2(F.silu(block.norm2(h)))
+    if x.shape[1] != h.shape[1]:
+        x = block.nin_shortcut(x)
+    return x + h
+
+
+def cut(latents):
+    b, c, h, w = latents.shape
+    patches = latents.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(b, h // 2 * (w // 2), 4 * c)
+
+
+def cartesian(target, contexts):
+    grids = enumerate([target, *contexts])
+    return torch.cat(
+        [torch.cartesian_prod(torch.tensor([i]), *map(torch.arange, g)) for i, g in grids]
+    )
+
+
+def columns(grids):
+    starts = [sum(cols for _, cols in grids[:i]) for i in range(len(grids))]
+    return [
+        torch.tensor([(1, r, start + c) for r in range(rows) for c in range(cols)])
+        for (rows, cols), start in zip(grids, starts)
+    ]
+
+
+def by_polar(x, angles):
+    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
+    return torch.view_as_real(pairs * torch.exp(1j * angles)).flatten(-2)
+
+
+def angles_in_a_loop(ids, axes_dim, theta):
+    rows = []
+    for token in ids.double():
+        speeds = [(p, d) for p, d in zip(token, axes_dim)]
+        rows.append(torch.cat([p * theta ** (-torch.arange(0, d, 2) / d) for p, d in speeds]))
+    return torch.stack(rows).float()
+
+
+def step_by_hand(net, optimizer, x, noise, t):
+    optimizer.zero_grad(set_to_none=True)
+    z = torch.lerp(x, noise, t.view(-1, *[1] * (x.dim() - 1)))
+    loss = F.mse_loss(net(z, t), noise - x)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def heun_of_karras(predict, z, times):
+    for i, (t, t_next) in enumerate(pairwise(times)):
+        first = predict(z, t.expand(len(z)))
+        there = z + (t_next - t) * first
+        if i < len(times) - 2:
+            second = predict(there, t_next.expand(len(z)))
+            there = z + (t_next - t) * (first + second) / 2
+        z = there
+    return z
+
+
+def heun_to_the_end(predict, z, times):
+    for t, s in pairwise(times.tolist()):
+        v = predict(z, torch.full((len(z),), t))
+        w = predict(z + (s - t) * v, torch.full((len(z),), s))
+        z = torch.lerp(z + (s - t) * v, z + (s - t) * w, 0.5)
+    return z
+
+
+RIGHT = {
+    "count_tokens": [
+        lambda target, contexts: sum(-(-w // 16) * -(-h // 16) for w, h in [target, *contexts]),
+        lambda target, contexts: sum((w + 15) // 16 * ((h + 15) // 16)
+                                     for w, h in (target, *contexts)),
+        lambda t, c: int(sum(np.prod(np.ceil(np.array(size) / 16)) for size in [t, *c])),
+    ],
+    "edit_chain": [fill],
+    "change_outside": [difference, masked],
+    "join_context": [tokens.join_context],
+    "compression": [lambda channels, factor: 3 * factor * factor / channels],
+    "psnr": [clamped, lambda a, b: 20 * torch.log10(2 / (a - b).square().mean((1, 2, 3)).sqrt())],
+    "measure_normalisation": [
+        lambda raw: (1 / raw.std(correction=0), raw.mean()),
+        lambda raw: (raw.flatten().var().rsqrt().item(), raw.median() * 0 + raw.mean()),
+    ],
+    "kl": [lambda mean, logvar: 0.5 * (mean.square() + torch.exp(logvar) - logvar).mean() - 0.5],
+    "res_block": [block_in_steps],
+    "pack": [cut, lambda z: F.unfold(z, 2, stride=2).transpose(1, 2)],
+    "unpack": [lambda tokens, rows, cols: F.fold(tokens.mT, (2 * rows, 2 * cols), 2, stride=2)],
+    "number_tokens": [cartesian],
+    "attention_share": [lambda s, d: 1 / (1 + 6 * d / s)],
+    "divide_attention": [
+        lambda w, m, n: torch.stack([w[:, m : m + n, :m].sum(), w[:, m : m + n, m : m + n].sum(),
+                                     w[:, m : m + n, m + n :].sum()]) / (len(w) * n),
+    ],
+    "tokens_per_turn": [lambda j, d, theta: 2 * math.pi / theta ** (-2 * j / d)],
+    "rotate_complex": [by_polar],
+    "halves_to_neighbours": [lambda x: x.unflatten(-1, (2, -1)).mT.flatten(-2)],
+    "side_by_side": [columns],
+    "angles": [angles_in_a_loop],
+    "noisy_and_target": [lambda x, noise, t: (
+        torch.stack([torch.lerp(a, b, s) for a, b, s in zip(x, noise, t)]), noise - x)],
+    "both_ends": [lambda z, v, t: (z - t * v, z - t * v + v)],
+    "sample_times": [lambda n, mu, sigma: 1 / (1 + torch.exp(-(mu + sigma * n)))],
+    "loss_by_time": [lambda losses, t, n: torch.tensor([
+        float(losses[(t >= i / n) & ((t < (i + 1) / n) | (i == n - 1))].mean())
+        for i in range(n)])],
+    "training_step": [step_by_hand],
+    "mu_for_picture": [lambda target, contexts: 0.5 + 0.65 * (
+        target[0] * target[1] / 256 - 256) / 3840],
+    "guide": [lambda c, u, w: torch.lerp(u, c, w), lambda c, u, w: w * c + (1 - w) * u],
+    "heun": [heun_of_karras, heun_to_the_end],
+    "start_half_way": [lambda x, noise, times, strength: (
+        torch.lerp(x, noise, times[-1 - round(strength * (len(times) - 1))]),
+        times[-1 - round(strength * (len(times) - 1)) :])],
+    "schedule": [lambda steps, mu: torch.tensor(
+        [1 / (1 + math.exp(-mu) * (steps / i - 1)) if i else 0.0 for i in range(steps, -1, -1)])],
+    "euler": [lambda predict, z, times: sampler.sample(predict, z, times)],
+}  # fmt: skip
+
+
+def checked(name, function):
+    function.__name__ = name
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        course.check(function)
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("name, told", MISTAKES)
+def test_a_known_mistake_fails_and_is_named(name, told):
+    printed = checked(name, lambda *args: KNOWN[name][told](*args))
+    assert "[FAIL]" in printed and "Well done" not in printed
+    assert f"this is what you get if {told}" in printed, printed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_right_ways_pass_whatever_the_data(name):
+    for function in RIGHT[name]:
+        for _ in range(3):
+            printed = checked(name, function)
+            assert "[FAIL]" not in printed and "Well done!" in printed, printed
+
+
+def test_each_notebook_has_six_known_mistakes_and_three_right_ways():
+    for module in MINE:
+        names = [n for n in NAMES if REGISTRY[n].__module__.endswith(module)]
+        assert sum(len(KNOWN[n]) for n in names) >= 6 and min(len(KNOWN[n]) for n in names) >= 3
+        assert sum(len(RIGHT[n]) for n in names) >= 3
+
+
+def test_data_differ_from_check_to_check(capsys):
+    seen = []
+
+    def pack(latents):
+        seen.append(latents.sum().item())
+        return cut(latents)
+
+    course.check(pack)
+    course.check(pack)
+    assert seen[2] != seen[5] and seen[0] == seen[3]
+
+
+def test_a_count_is_a_whole_number_and_arrays_may_not_change(capsys):
+    report = Report()
+    report.equal("float", lambda: 16.0, (), 16)
+    report.equal("truth", lambda: True, (), True)
+    report.equal("numpy", lambda: np.int64(16), (), 16)
+    report.equal("array", lambda x: x.fill(0) or 0.0, (np.ones(2),), 0.0)
+    report.equal("dictionary", lambda x: x["a"], ({"a": torch.ones(2)},), torch.ones(2))
+    assert report.results == [False, True, True, False, True]
+    told = capsys.readouterr().out
+    assert "a count is a whole number" in told and "changed its input" in told
+
+
+def test_a_mistake_that_raises_is_named_too(capsys):
+    report = Report(known={"you index too far": lambda x: x[9]})
+    report.equal("last", lambda x: x[9], ([1, 2],), 2)
+    assert "this is what you get if you index too far" in capsys.readouterr().out
+
+
+def test_a_second_right_answer(capsys):
+    report = Report()
+    report.equal("either", lambda: 2.0, (), 1.0, also=2.0)
+    report.equal("neither", lambda: 3.0, (), 1.0, also=2.0)
+    assert report.results == [True, False]
