@@ -18,3 +18,18 @@ def script(code: str) -> str:
     )
     whole = f"const start = function () {{\n{code}\n}}; {waits} run();"
     return f'<img hidden alt="" src="{DOT}" onload="{html.escape(whole, quote=True)}">'
+
+
+# The front end names a slider's number, not its handle, and no field without a label.
+NAMES = """
+const root = this.closest(".mk");
+const name = () => {
+  for (const handle of root.querySelectorAll(".noUi-handle")) {
+    const label = handle.closest(".widget-slider")?.querySelector(".widget-label");
+    if (label) handle.setAttribute("aria-label", label.textContent);
+  }
+  for (const field of root.querySelectorAll(".mk-prompt input"))
+    field.setAttribute("aria-label", "Prompt");
+};
+name();
+new MutationObserver(name).observe(root, { childList: true, subtree: true });"""

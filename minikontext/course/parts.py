@@ -15,7 +15,7 @@ from IPython.display import display
 from PIL import Image
 
 from minikontext import images as image_io
-from minikontext.course import style
+from minikontext.course import browser, style
 from minikontext.course.samples import Example
 from minikontext.errors import Cancelled, MinikontextError
 from minikontext.sampler import StepInfo
@@ -86,6 +86,7 @@ CSS = f"""<style>
   background-image: url("{ARROW}"); }}
 .jp-OutputArea-child:has(.mk-fallback):has(+ .jp-OutputArea-child .mk) {{ display: none; }}
 </style>"""
+NAMES = browser.script(browser.NAMES)
 PAUSE = 0.3  # seconds
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
 SHOWN = 512  # pixels: the longest side of what is sent to the page, twice as large as it is shown
@@ -112,7 +113,7 @@ class Widget(W.VBox):
     def __init__(self) -> None:
         self.status = W.HTML()
         self._make_controls()
-        hidden = W.HTML(CSS + self.look, layout=W.Layout(display="none"))
+        hidden = W.HTML(CSS + self.look + NAMES, layout=W.Layout(display="none"))
         super().__init__([hidden, *self._arrange()])
         self.add_class("mk")
 
