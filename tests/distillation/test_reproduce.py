@@ -53,7 +53,7 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     text = base.read_text()
     base.write_text(text.replace('run = "runs/toy_base"', 'run = "elsewhere"') + "# a remark\n")
     assert keys("toy", configs, tmp_path) == before
-    base.write_text(text.replace("steps = 3000", "steps = 3001"))
+    base.write_text(text.replace("steps = 8000", "steps = 8001"))
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"toy_base", "toy"}  # what builds on it, too; not what it builds on
