@@ -76,12 +76,12 @@ def paired_difference(report: Report, answer: Callable[..., Any]) -> None:
         "these are shares, not points":
             lambda a, b: ((a - b).mean().item(), ((a - b).std() / len(a) ** 0.5).item()),
     }  # fmt: skip
-    a = (torch.rand(12) < 0.7).float()
-    b = torch.where(torch.rand(12) < 0.3, 1 - a, a)
-    a[:3], b[:3] = torch.tensor([1.0, 1, 0]), torch.tensor([0.0, 1, 0])
+    a = (torch.rand(30) < 0.7).float()
+    b = a * (torch.rand(30) < 0.7)
+    a[:4], b[:4] = torch.tensor([1.0, 1, 1, 0]), torch.tensor([0.0, 0, 1, 1])  # never as many
     apart = a - b
     right = points(apart, apart.std() / len(a) ** 0.5)
-    report.equal("twelve cases", answer, (a, b), right)
+    report.equal("thirty cases", answer, (a, b), right)
     report.equal("the other way round", answer, (b, a), (-right[0], right[1]))
     report.equal("the same editor twice", answer, (a, a), (0.0, 0.0))
 
