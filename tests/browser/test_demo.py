@@ -1,0 +1,85 @@
+"""`minikontext demo`: the editing widget in a page of its own, in a real browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+import minikontext as mk
+
+ROOT = Path(__file__).resolve().parents[2]
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or shutil.which("chromium")
+PATIENCE = 600_000  # milliseconds
+
+pytestmark = [pytest.mark.browser, pytest.mark.weights]
+
+
+@pytest.fixture
+def address(tmp_path):
+    pytest.importorskip("voila", reason="voila is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "minikontext", "demo", "--no-browser", f"--port={port}",
+               "--weights=toy-max"]  # fmt: skip
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": paths}, stdout=log, stderr=log
+        )
+    for _ in range(PATIENCE // 500):
+        assert server.poll() is None, (tmp_path / "log").read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.5)
+    yield f"http://127.0.0.1:{port}/"
+    server.terminate()
+    server.wait(60)
+
+
+def test_the_widget_alone_edits_tries_seeds_takes_drops_and_exports(address, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM:
+        pytest.skip("no browser is installed")
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 800, "height": 1300})
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        widget = page.locator(".mk").first
+        widget.locator(".mk-prompt input").fill("make it night")
+        widget.locator(".mk-prompt input").press("Enter")
+        widget.locator(".mk-status", has_text="Passes").wait_for()
+        widget.locator("button", has_text="4 seeds").click()
+        widget.locator(".mk-status", has_text="for 4 seeds").wait_for()
+        widget.locator(".mk-thumb").nth(5).wait_for()
+        with page.expect_download() as download:
+            widget.locator("a.mk-save", has_text="Export").click()
+        download.value.save_as(tmp_path / "session.json")
+
+        # A result of the history becomes one more picture.
+        source = widget.locator(".mk-tile img[alt^='1. ']").bounding_box()
+        target = widget.locator(".mk-hint").bounding_box()
+        page.mouse.move(source["x"] + 30, source["y"] + 30)
+        page.mouse.down()
+        page.mouse.move(source["x"] + 40, source["y"] + 20, steps=3)
+        page.mouse.move(target["x"] + 20, target["y"] + 5, steps=5)
+        page.mouse.up()
+        widget.locator(".mk-tray button", has_text="1. make it night").wait_for()
+
+        if AXE.is_file():  # what npm brings for the page's tests
+            page.evaluate(AXE.read_text(encoding="utf-8"))
+            found = page.evaluate("axe.run('.mk')")["violations"]
+            assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+        browser.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # other pixels are told by one
+        assert len(mk.replay(tmp_path / "session.json")) == 5
