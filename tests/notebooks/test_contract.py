@@ -139,7 +139,7 @@ def test_cells_are_short_and_prose_is_neither_thin_nor_thick(path, notebook):
 
 
 # Figures without a title are a debt of these.
-UNTITLED = {"07_ladd"}
+UNTITLED: set[str] = set()
 
 
 def test_every_figure_has_a_title(path, notebook):
