@@ -161,7 +161,9 @@ class Store:
         for file in (self.file, self.last):  # of one process, or of another run
             file.unlink(missing_ok=True)
         stores = sorted(self.stores.glob("step-*"))
-        before = stores[max(0, stores.index(final) - 1)] if self._good is None else self._good
+        before = self._good
+        if before in (None, final):  # a first save, or the same step once more
+            before = stores[max(0, stores.index(final) - 1)]
         for old in stores:
             if old not in (final, before):  # older, damaged, or of a run that started over
                 shutil.rmtree(old, ignore_errors=True)
