@@ -214,7 +214,7 @@ def listen_to_ctrl_c():
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise on Windows")
 def test_ctrl_c_in_the_middle_of_an_edit(here, weights):
     command = [sys.executable, "-m", "minikontext", "edit", "fox.png", "make the hat red"]
-    command += ["--weights", str(weights), "--steps", "100000"]
+    command += ["--weights", str(weights), "--steps", "10000"]
     log, deadline = here / "log", time.time() + 240
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, preexec_fn=listen_to_ctrl_c)

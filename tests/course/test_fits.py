@@ -85,5 +85,7 @@ def test_the_editing_widget_works_with_a_flux_folder(flux):
 
 
 def test_weights_without_a_guidance_input_keep_the_other_dial(tiny):
-    demo = EditingWidget(tiny(), {"red": Image.new("RGB", (64, 64), "red")})
-    assert demo.guidance.value == 1 and demo.size.layout.display == "none"
+    pipe = tiny()
+    demo = EditingWidget(pipe, {"red": Image.new("RGB", (64, 64), "red")})
+    assert demo.guidance.value == 1
+    assert demo.size.options[1:] == tuple(f"{w} × {h}" for w, h in pipe.defaults.sizes)
