@@ -116,6 +116,7 @@ class RandomSamples:
     def __init__(self, job: Workload, count: int) -> None:
         side, channels = PATCH * round(job.target**0.5), job.sizes.in_channels // PATCH**2
         self.shapes = [((channels, side, side),) * (1 + job.contexts // job.target)] * count
+        self.repeats = [1] * count
         self.text = {
             "tokens": (job.text, job.sizes.context_in_dim),
             "pooled": (job.sizes.vec_in_dim,),
