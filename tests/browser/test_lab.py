@@ -151,6 +151,11 @@ def open_and_run(page, address):
     )
 
 
+def with_a(page, part):
+    """The first widget of a notebook that has such a part: predictions are widgets, too."""
+    return page.locator(".mk", has=page.locator(part)).first
+
+
 def picture(widget):
     """The pixels that the browser shows as the result."""
     return widget.locator(".mk-picture img").nth(1).evaluate(PIXELS)
@@ -178,7 +183,7 @@ def status(widget, text):
 def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
     open_and_run(page, lab(START))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-    widget = page.locator(".mk").first
+    widget = with_a(page, ".mk-picture")
     widget.scroll_into_view_if_needed()
     start = picture(widget)
 
@@ -214,7 +219,7 @@ def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
 
     # Download: the file knows how it was made.
     with page.expect_download() as download:
-        widget.locator("a.mk-save").click()
+        widget.locator("a.mk-save", has_text="PNG").click()
     file = tmp_path / download.value.suggested_filename
     download.value.save_as(file)
     assert file.name == "make-it-night.png" and provenance.read(file).prompt == "make it night"
@@ -245,7 +250,7 @@ def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
 def test_the_attention_widget_answers_a_click(page, lab):
     open_and_run(page, lab(ATTENTION))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-    widget = page.locator(".mk").first
+    widget = with_a(page, ".mk-patch")
     before = widget.locator(".mk-status").inner_text()
     widget.locator(".mk-stack").nth(0).locator(".mk-patch").nth(6).click()  # row 2, column 3
     status(widget, "row 2, column 3 looks")
@@ -272,7 +277,7 @@ def test_the_attention_widget_answers_a_click(page, lab):
 def test_the_desk_of_safety_obeys_its_switches(page, lab):
     open_and_run(page, lab(SAFETY))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-    widget = page.locator(".mk").last
+    widget = with_a(page, ".mk-layer")
     widget.scroll_into_view_if_needed()
     switch = {name: widget.locator("button.mk-layer", has_text=name) for name in
               ("prompt filter", "input filter", "trained model", "output filter")}  # fmt: skip
