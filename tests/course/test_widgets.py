@@ -72,7 +72,7 @@ def test_edits_go_on_from_the_result_and_can_be_taken_back(demo):
 
 def test_any_result_of_the_history_can_be_gone_on_from(demo):
     first = edit(demo).current
-    second = edit(demo, "a sign").current
+    second = edit(demo, "the hat").current
     demo.history.children[1].children[1].click()  # start, first, second
     assert demo.current.tobytes() == first.tobytes() and shown(demo.before).size == (64, 64)
     demo.seed.value = 7
@@ -81,6 +81,11 @@ def test_any_result_of_the_history_can_be_gone_on_from(demo):
     assert [turn.parent for turn in demo.turns] == [-1, 0, 0]
     faded = ["mk-faded" in thumb.children[0]._dom_classes for thumb in demo.history.children]
     assert faded == [False, False, True, False]
+    demo.history.children[1].children[1].click()
+    demo.seed.value = 8
+    edit(demo, "a sign")  # the same wish with another seed: beside it, not behind it
+    faded = ["mk-faded" in thumb.children[0]._dom_classes for thumb in demo.history.children]
+    assert faded == [False, False, True, False, False]
     demo.history.children[0].children[1].click()
     assert demo.current is PICTURES["grey"] and demo.undo.disabled
 
