@@ -2,8 +2,8 @@
 
 `python -m minikontext.bench.outside --weights toy-max --store` asks for what the world does not
 have or the picture does not show, and gives pictures that are none of its own: photographs, noise,
-drawings in pieces or in other colours. Wishes are told by `toyworld.reader`, which the editing widget
-asks; pictures by every pipeline. Tries inside of the world count false alarms.
+drawings in pieces or in other colours. Wishes are told by `toyworld.reader`, which the editing
+widget asks; pictures by every pipeline. Tries inside of the world count false alarms.
 """
 
 from __future__ import annotations
