@@ -147,7 +147,7 @@ class DoubleStreamBlock(nn.Module):
 
         img = torch.addcmul(img, gate_i, self.img_attn.proj(img_out))
         txt = torch.addcmul(txt, gate_t, self.txt_attn.proj(txt_out))
-        return _add_mlp(img, self.img_mlp, *img_mlp_mod), _add_mlp(txt, self.txt_mlp, *txt_mlp_mod)
+        return add_mlp(img, self.img_mlp, *img_mlp_mod), add_mlp(txt, self.txt_mlp, *txt_mlp_mod)
 
 
 def _mlp(width: int, hidden: int) -> nn.Sequential:
@@ -156,7 +156,8 @@ def _mlp(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(up, nn.GELU(approximate="tanh"), down)
 
 
-def _add_mlp(x: Tensor, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+def add_mlp(x: Tensor, mlp: nn.Module, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+    """Add what the MLP makes of modulated tokens, gated; x (b, n, d), the others (b, 1, d)."""
     return torch.addcmul(x, gate, mlp(modulate(x, shift, scale)))
 
 

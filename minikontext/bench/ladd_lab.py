@@ -38,12 +38,12 @@ from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case
 from minikontext.toyworld.edits import sample_case
-from minikontext.training.editor import Editor
+from minikontext.training.editor import Editor, editor_loss
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.training.models import averaged
 from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.training.stream import Batch, Inputs, Source, Stream, StreamConfig
-from minikontext.training.world_editor import WorldEditorTraining, world_editor_loss
+from minikontext.training.world_editor import WorldEditorTraining
 
 CPU = torch.device("cpu")
 CONTEXTS = (0, 1, 2)
@@ -185,7 +185,8 @@ def build_loss(
     if arm.kind == "flow":
         flow_dials = WorldEditorTraining(seed=seed, mu_16=mu_16, layout=student.layout, bf16=False)
         source = Inputs(given.data, student.text)
-        return student, world_editor_loss(student, source, flow_dials, CPU)
+        null = student.text.tokenize([""])[0]
+        return student, editor_loss(student, source, null, flow_dials, CPU)
     dials = LaddLossConfig(
         seed=seed, head_start=plan.head_start, bf16=False, mu_16=mu_16,
         switch=plan.head_start + plan.steps // 5, **{"renoise_mu": 0.0} | arm.dials,

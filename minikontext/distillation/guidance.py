@@ -17,24 +17,23 @@ from minikontext.denoiser import PATCH
 from minikontext.distillation import losses
 from minikontext.errors import ConfigError
 from minikontext.layers import timestep_embedding
-from minikontext.runtime.bounds import Scale, Share
+from minikontext.runtime.bounds import Scale
 from minikontext.runtime.device import mixed_precision
 from minikontext.training.editor import Batches, Editor
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.training.stream import Inputs
-from minikontext.training.world_editor import WorldEditorTraining
+from minikontext.training.world_editor import TimesBySize
 from minikontext.transformer import KontextTransformer
 
 
 @dataclass(frozen=True)
-class GuidanceLossConfig(WorldEditorTraining):
+class GuidanceLossConfig(TimesBySize):
     """The dials of the distillation: w is drawn uniformly from `low` to `high`.
 
     Contexts lie where the teacher has learned to see them.
     """
 
-    empty_prompts: Share = 0.0
     low: Scale = 1.0
     high: Scale = 4.0
 

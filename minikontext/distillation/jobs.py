@@ -10,10 +10,11 @@ from minikontext.distillation.ladd import LaddLossConfig
 from minikontext.distillation.latents import TeacherSamplesConfig
 from minikontext.distillation.rollout import RolloutLossConfig
 from minikontext.editing.defaults import Defaults
+from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Scale
 from minikontext.runtime.config import build_config
 from minikontext.training.jobs import Job, Values, WorldJob, stream_defaults
-from minikontext.training.stream import StreamConfig
+from minikontext.training.stream import Stream, StreamConfig
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,15 @@ class DistillJob(WorldJob):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceJob(DistillJob):
-    """`kind = "guidance"`. start: a student of this kind to go on with."""
+    """`kind = "guidance"`, of edits alone. start: a student of this kind to go on with."""
 
     training: GuidanceLossConfig = field(default_factory=GuidanceLossConfig)
     start: Start | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 in Stream.context_counts(self.stream.level, self.stream.contexts):
+            raise ConfigError("[stream] contexts: say [1, 2], without 0: this is of edits alone")
 
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:

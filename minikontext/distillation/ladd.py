@@ -211,7 +211,9 @@ def ladd_loss(
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
         x, words, contexts = source.inputs(step, draw)
         if len(x) < 2 and config.adversarial > 0:
-            raise ConfigError("a batch of 1: a turn of LADD compares samples; use 2 or more")
+            raise ConfigError(
+                "a batch of 1: a turn of LADD compares samples; raise [stream] tokens"
+            )
         rows, cols = (side // PATCH for side in x.shape[-2:])
         noise, again = (torch.randn(x.shape, generator=draw) for _ in range(2))
         t = config.draw_times(len(x), step, draw, rows * cols)

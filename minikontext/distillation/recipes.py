@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -130,7 +129,9 @@ def _stored(place: str, teacher: Editor) -> Editor:
     return _editor(KontextPipeline.from_pretrained(place, device=device, dtype="float32"))
 
 
-def _editor(pipe: KontextPipeline) -> Any:
+def _editor(pipe: KontextPipeline) -> Editor:
+    if pipe.defaults.isolated:  # what it has learned to see is not what a distillation shows it
+        raise ConfigError(f"{pipe.name} has isolated contexts: distillation is for joint ones.")
     return Editor(pipe.transformer, pipe.text_encoder, pipe.defaults.context_layout)
 
 

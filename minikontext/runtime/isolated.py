@@ -20,6 +20,7 @@ from minikontext.errors import ConfigError
 from minikontext.layers import (
     DoubleStreamBlock,
     SingleStreamBlock,
+    add_mlp,
     attend,
     attention,
     modulate,
@@ -91,7 +92,7 @@ class IsolatedContext:
             q, k, v = block.img_attn.heads(modulate(x, shift, scale))
             offers.append((_turned(k, rotary), v.transpose(1, 2)))
             x = torch.addcmul(x, gate, block.img_attn.proj(attention(q, k, v, rotary)))
-            x = _mlp(x, block.img_mlp, *of_mlp)
+            x = add_mlp(x, block.img_mlp, *of_mlp)
         for block in self.transformer.single_blocks:
             x, offer = _single(block, x, vec, rotary)
             offers.append(offer)
@@ -111,7 +112,7 @@ def _double(
         for (x, mod, attn), o in zip(streams, out, strict=True)
     )
     of_txt, of_img = (mod[3:] for _, mod, _ in streams)
-    return _mlp(img, block.img_mlp, *of_img), _mlp(txt, block.txt_mlp, *of_txt)
+    return add_mlp(img, block.img_mlp, *of_img), add_mlp(txt, block.txt_mlp, *of_txt)
 
 
 def _single(
@@ -138,7 +139,3 @@ def _look(q: Tensor, k: Tensor, v: Tensor, rotary: Tensor, offer: Offer | None) 
 
 def _turned(x: Tensor, rotary: Tensor) -> Tensor:
     return rotate(x.transpose(1, 2), rotary)
-
-
-def _mlp(x: Tensor, mlp: torch.nn.Module, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-    return torch.addcmul(x, gate, mlp(modulate(x, shift, scale)))

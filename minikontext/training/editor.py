@@ -18,7 +18,9 @@ from minikontext.text import ToyTextEncoder
 from minikontext.training.data import Pairs
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
+from minikontext.training.stream import Inputs
 from minikontext.training.watch import Metrics, losses_at_fixed_times, validation_metrics
+from minikontext.training.world_editor import WorldEditorTraining
 from minikontext.transformer import KontextTransformer
 
 TIMESTEPS = ("shifted", "logit-normal", "uniform")
@@ -98,7 +100,6 @@ class Batches:
         self.pairs, self.size, self.seed = pairs, size, seed
         self.groups = [(pairs.count == k).nonzero().flatten() for k in range(3)]
         self.shares = torch.tensor([float(len(group)) for group in self.groups])
-        self.patches = pairs.target.shape[-2] * pairs.target.shape[-1] // PATCH**2
 
     def rows(self, step: int) -> tuple[Tensor, int]:
         """Which pairs make up a step, and how many contexts each has."""
@@ -121,19 +122,20 @@ class Batches:
 
 
 def editor_loss(
-    model: nn.Module, pairs: Pairs, null: Tensor, config: EditorLossConfig, device: torch.device
-) -> LossFunction:
+    model: nn.Module, source: Pairs | Inputs, null: Tensor,
+    config: EditorLossConfig | WorldEditorTraining, device: torch.device,
+) -> LossFunction:  # fmt: skip
     """The loss of a step; `null` (m,) are the token ids of the empty prompt.
 
     Every process draws the whole batch from the step and computes its own rows of it.
     """
-    batches = Batches(pairs, config.batch, config.seed)
+    batches = Batches(source, config.batch, config.seed) if isinstance(source, Pairs) else source
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 7_000_003 + step)
         x, words, contexts = batches.inputs(step, draw)
         noise = torch.randn(x.shape, generator=draw)
-        t = config.times(len(x), batches.patches, draw)
+        t = config.times(len(x), x.shape[-2] * x.shape[-1] // PATCH**2, draw)
         empty = torch.rand(len(x), 1, generator=draw) < config.empty_prompts
         words = torch.where(empty, null.to(words), words)
         x, words, noise, t, *contexts = microbatch.to(device, x, words, noise, t, *contexts)

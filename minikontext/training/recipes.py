@@ -49,7 +49,6 @@ from minikontext.training.stream import Inputs, Stream
 from minikontext.training.tries import Sheets, held_out_check, sample_sheets
 from minikontext.training.watch import Metrics
 from minikontext.training.workload import watched
-from minikontext.training.world_editor import world_editor_loss
 from minikontext.transformer import KontextTransformer
 
 OnLog = Callable[[dict], None] | None
@@ -93,7 +92,8 @@ def train_world_editor(job: WorldEditorJob, world: DistContext, on_log: OnLog = 
     origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12])
     loop = Loop(model, job.loop, job.run, world, made_from=origin)
     loop.resume()
-    loop.run(world_editor_loss(model, Inputs(stream, model.text), dials, world.device), on_log)
+    source, null = Inputs(stream, model.text), model.text.tokenize([""])[0]
+    loop.run(editor_loss(model, source, null, dials, world.device), on_log)
     return export(averaged(loop, model), autoencoder, job, world)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -263,6 +264,30 @@ def test_guidance_is_distilled_into_weights_that_take_the_scale(shipped, tmp_pat
     assert not torch.equal(one, two)
     with pytest.raises(ImageError, match="only edits"):
         pipe("make the hat red", seed=0)
+
+
+@pytest.mark.parametrize("dial", ["layout", "empty_prompts", "isolated"])
+def test_dials_that_a_distillation_does_not_have_are_refused(shipped, tmp_path, dial):
+    given = config(shipped, tmp_path, "guidance", training={dial: 0})
+    with pytest.raises(ConfigError, match=dial):
+        distillation.build_job(given)
+
+
+def test_text_to_image_is_no_part_of_guidance_distillation(shipped, tmp_path):
+    for contexts in ((), [0, 1]):
+        given = config(shipped, tmp_path, "guidance")
+        given["stream"]["contexts"] = contexts
+        with pytest.raises(ConfigError, match="edits alone"):
+            distillation.build_job(given)
+
+
+def test_a_teacher_with_isolated_contexts_is_refused(tiny, tmp_path):
+    pipe = tiny()
+    pipe.defaults = replace(pipe.defaults, isolated=True)
+    place = pipe.save_pretrained(tmp_path / "isolated")
+    for kind in ("guidance", "ladd", "rollout"):
+        with pytest.raises(ConfigError, match="isolated contexts"):
+            distill(config(place, tmp_path / kind, kind))
 
 
 def test_a_student_of_guidance_can_be_trained_on(shipped, tmp_path):

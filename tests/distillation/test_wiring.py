@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from minikontext import flow
-from minikontext.denoiser import PATCH
 from minikontext.distillation import ladd as ladd_module
 from minikontext.distillation.guidance import GuidanceLossConfig, guidance_loss, student_of
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddLossConfig, ladd_loss
@@ -77,8 +76,6 @@ def test_the_empty_prompt_is_trained_as_often_as_asked(teacher, pairs):
 
 
 def test_times_follow_the_tokens_of_the_target_not_its_pixels(teacher, pairs):
-    batches = Batches(pairs, 4, 0)
-    assert batches.patches == 8 * 8 // PATCH**2
     seen, dials = calls(teacher), EditorLossConfig(512, bf16=False)
     loss = editor_loss(teacher, pairs, torch.zeros(8).long(), dials, CPU)
     with torch.no_grad():
