@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-UNSEEN = 8  # of 255: a difference that nobody sees, if hardly a pixel has a larger one
+UNSEEN = 8  # of 255: a difference that nobody sees, if few pixels have a larger one
 
 
 def store(path: Path) -> float:
@@ -71,7 +71,7 @@ def squeeze(png: str) -> str:
     few = image.quantize(256, kmeans=1, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(image, int))
     buffer = io.BytesIO()
-    (few if np.quantile(error, 0.999) <= UNSEEN else image).save(buffer, "PNG", optimize=True)
+    (few if np.quantile(error, 0.97) <= UNSEEN else image).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -103,7 +103,7 @@ def notebook(path):
 def test_name_kernel_and_size(path, notebook):
     assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert path.stat().st_size <= 550_000
+    assert path.stat().st_size <= 500_000
 
 
 def test_executed_top_to_bottom_without_errors(notebook):
