@@ -1,14 +1,11 @@
 """Exercises of 04 and 12: each known mistake fails and is named, other right ways pass."""
 
-import io
-from contextlib import redirect_stdout
 
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
 
-from minikontext import course
 from minikontext.course.exercises import standalone_kontext, transformer
 from minikontext.rope import rotate
 
@@ -21,14 +18,6 @@ KNOWN = {
     for name in names
 }
 MISTAKES = [(name, told) for name, known in KNOWN.items() for told in known]
-
-
-def checked(name, function):
-    function.__name__ = name
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        course.check(function)
-    return printed.getvalue()
 
 
 def by_length(x, scale):
@@ -88,14 +77,14 @@ RIGHT = [("rms_norm", by_length), ("who_sees_whom", by_membership),
 
 
 @pytest.mark.parametrize("name, told", MISTAKES)
-def test_a_known_mistake_fails_and_is_named(name, told):
+def test_a_known_mistake_fails_and_is_named(checked, name, told):
     wrong = KNOWN[name][told]
     printed = checked(name, lambda *args: wrong(*args))
     assert "[FAIL]" in printed and f"this is what you get if {told}" in printed, printed
 
 
 @pytest.mark.parametrize("name, right", RIGHT)
-def test_other_right_ways_pass_whatever_the_data(name, right):
+def test_other_right_ways_pass_whatever_the_data(checked, name, right):
     for _ in range(5):
         printed = checked(name, right)
         assert "Well done!" in printed and "[FAIL]" not in printed, printed

@@ -1,8 +1,6 @@
 """Exercises of notebooks 00 to 06: a known mistake fails and is named, another right way passes."""
 
-import io
 import math
-from contextlib import redirect_stdout
 from itertools import pairwise
 
 import numpy as np
@@ -164,23 +162,15 @@ RIGHT = {
 }  # fmt: skip
 
 
-def checked(name, function):
-    function.__name__ = name
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        course.check(function)
-    return printed.getvalue()
-
-
 @pytest.mark.parametrize("name, told", MISTAKES)
-def test_a_known_mistake_fails_and_is_named(name, told):
+def test_a_known_mistake_fails_and_is_named(checked, name, told):
     printed = checked(name, lambda *args: KNOWN[name][told](*args))
     assert "[FAIL]" in printed and "Well done" not in printed
     assert f"this is what you get if {told}" in printed, printed
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_other_right_ways_pass_whatever_the_data(name):
+def test_other_right_ways_pass_whatever_the_data(checked, name):
     for function in RIGHT[name]:
         for _ in range(3):
             printed = checked(name, function)
