@@ -54,7 +54,7 @@ MUTANTS = (
     Mutant("the empty prompt is never trained", "training/editor.py", "< config.empty_prompts", "< 0 * config.empty_prompts", f"{WIRING}::test_the_empty_prompt_is_trained_as_often_as_asked"),
     Mutant("the two contexts are swapped", "training/editor.py", "contexts[rows, i].float()", "contexts[rows, count - 1 - i].float()", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
     Mutant("one wording only", "training/editor.py", "tokens[rows, wording]", "tokens[rows, 0 * wording]", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
-    Mutant("pixels are counted for tokens", "training/editor.py", "pairs.target.shape[-1] // PATCH**2", "pairs.target.shape[-1]", f"{WIRING}::test_times_follow_the_tokens_of_the_target_not_its_pixels"),
+    Mutant("pixels are counted for tokens", "training/editor.py", "x.shape[-1] // PATCH**2, draw)", "x.shape[-1], draw)", f"{WIRING}::test_times_follow_the_tokens_of_the_target_not_its_pixels"),
     Mutant("the width of times is ignored", "training/editor.py", "(count, mu, self.sigma, generator)", "(count, mu, 1.0, generator)", f"{WIRING}::test_times_follow_the_tokens_of_the_target_not_its_pixels"),
     Mutant("early times are ignored", "training/editor.py", "chosen < self.early", "chosen < 0", "tests/training/test_times.py"),
     Mutant("latents are noised at another time than told", "training/editor.py", "z = flow.interpolate(x, noise, t)", "z = flow.interpolate(x, noise, t.flip(0))", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
