@@ -9,7 +9,10 @@ import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
+
 NOBODY = 65534
+PATIENCE = 300  # seconds, as long as any of this work may wait on a busy machine
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.truncate")
 
 
@@ -18,10 +21,14 @@ def in_child(work, user=None, room=None, kill_at=None):
 
     user: its number, if we may change it. room: bytes that a file may have at most: a disk that is
     full for every file that wants more. kill_at: SIGKILL just before so many changes of files.
+    A fork has none of its parent's threads: it computes with one, for it would wait for the others
+    for ever. Should it wait all the same, SIGALRM ends it, and the test fails instead of hanging.
     """
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
         if not child:
+            signal.alarm(PATIENCE)
+            torch.set_num_threads(1)
             try:
                 sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - pytest's may be full
                 if user is not None and os.geteuid() == 0:
@@ -38,8 +45,10 @@ def in_child(work, user=None, room=None, kill_at=None):
             finally:
                 os._exit(0)
         _, status = os.waitpid(child, 0)
+        died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        assert died != signal.SIGALRM, f"The work was not done after {PATIENCE} seconds."
         said.seek(0)
-        return (os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0), said.read()
+        return died, said.read()
 
 
 @contextmanager
