@@ -1,6 +1,7 @@
 """Run the model with the student's own functions: `with mk.course.mine(pack=pack): pipe(…)`.
 
-A piece counts when the pictures that it helped to make are those of the package, byte for byte.
+A piece counts when the pictures that it helped to make are those of the package, byte for byte, or
+but for rounding: sums in another order, by which a value of 8 bits moves by one at most.
 It is then kept (`course.progress`), and a box of the map whose pieces are all kept turns green.
 """
 
