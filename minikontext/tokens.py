@@ -9,6 +9,8 @@ from torch import Tensor
 from minikontext.errors import ConfigError, SizeError
 
 LAYOUTS = ("index", "offset", "scaled")
+# Wide enough for neighbours among 4 or 8 tokens a side to differ by radians in RoPE's fast pairs.
+SPAN = 16
 
 
 def pack(latents: Tensor, patch: int = 2) -> Tensor:
@@ -71,11 +73,11 @@ def context_ids(grids: Sequence[tuple[int, int]], layout: str = "index") -> list
 
 
 def scaled_ids(ids: Tensor) -> Tensor:
-    """Scale one picture's ids so that its shorter side spans four, whatever its size: float64.
+    """Scale one picture's ids so that its shorter side spans SPAN, whatever its size: float64.
 
-    So a token's place says what part of the picture it is; with four tokens nothing changes.
+    So a token's place says what part of the picture it is; with SPAN tokens nothing changes.
     """
-    scale = 4 / float(ids[:, 1:].amax(0).min() + 1)
+    scale = SPAN / float(ids[:, 1:].amax(0).min() + 1)
     factors = torch.tensor([1, scale, scale], dtype=torch.double)
     return factors * ids + (factors - 1) / 2
 

@@ -78,16 +78,16 @@ def test_no_two_tokens_share_a_position(grids):
 
 
 def test_scaled_ids_say_what_part_of_the_picture_a_token_is():
-    small, same, wide = tokens.context_ids([(2, 2), (4, 4), (8, 16)], "scaled")
-    assert small[:, 1].unique().tolist() == [0.5, 2.5]  # s i + (s - 1) / 2 with s = 2
-    assert torch.equal(same, tokens.position_ids(4, 4, 2).double())
-    assert wide[:16, 2].tolist() == [-0.25 + i / 2 for i in range(16)]  # s = 1 / 2
+    small, same, wide = tokens.context_ids([(4, 4), (16, 16), (32, 64)], "scaled")
+    assert small[:, 1].unique().tolist() == [1.5, 5.5, 9.5, 13.5]  # s i + (s - 1) / 2 with s = 4
+    assert torch.equal(same, tokens.position_ids(16, 16, 2).double())
+    assert wide[:64, 2].tolist() == [-0.25 + i / 2 for i in range(64)]  # s = 1 / 2
     assert [ids[:, 0].unique().item() for ids in (small, same, wide)] == [1, 2, 3]
-    middle = torch.tensor([1.5, 1.5], dtype=torch.double)
+    middle = torch.tensor([7.5, 7.5], dtype=torch.double)
     for ids in (small, same):
         torch.testing.assert_close(ids[:, 1:].mean(0), middle)
-    tall = tokens.scaled_ids(tokens.position_ids(6, 4))
-    assert torch.equal(tall, tokens.position_ids(6, 4).double())  # the shorter side counts
+    tall = tokens.scaled_ids(tokens.position_ids(24, 16))
+    assert torch.equal(tall, tokens.position_ids(24, 16).double())  # the shorter side counts
 
 
 def test_unknown_layout_is_refused():
@@ -128,4 +128,4 @@ def test_with_scaled_ids_target_and_contexts_of_all_sizes_lie_over_each_other():
     torch.testing.assert_close(large[:, 1:].mean(0), small[:, 1:].mean(0))
     _, ids = denoiser.join(torch.zeros(1, 64, 64), grid_ids(torch.zeros(1, 16, 16, 16)))
     target, small, large = ids.split((64, 16, 64))
-    assert torch.equal(target[:, 1:], large[:, 1:]) and target[1, 2] - target[0, 2] == 0.5
+    assert torch.equal(target[:, 1:], large[:, 1:]) and target[1, 2] - target[0, 2] == 2
