@@ -57,6 +57,8 @@ class LoopConfig:
     tensorboard: bool = False  # write what is logged for TensorBoard as well
     minutes: Minutes = 0.0  # > 0: the schedule follows the clock as well; the run ends on time
     rates: dict[str, Weight] = field(default_factory=dict)  # of the learning rates, by part
+    # Adam's first beta, None: 0.9
+    adam_beta: Annotated[float, Interval(ge=0, lt=1)] | None = None
 
 
 class Loop:
@@ -80,7 +82,7 @@ class Loop:
         self._open_folder()
         self.optimizer = MuonAdamW(
             model, config.lr, config.muon_lr, config.weight_decay, config.rates,
-            config.half_momentum,
+            config.half_momentum, adam_beta=config.adam_beta,
         )  # fmt: skip
         averaged = model.named_parameters() if config.ema else ()
         self.ema = {n: p.detach().clone() for n, p in averaged}

@@ -94,7 +94,8 @@ class MuonAdamW:
     modules that it names: {"heads": 10} for parameters named "heads.…".
     `half` keeps Muon's momentum in bfloat16: it is averaged and made orthogonal, so digits matter
     little. AdamW's memory stays in float32: its squares span too many powers of ten.
-    `matrix` tells which parameters, by name, are Muon's.
+    `matrix` tells which parameters, by name, are Muon's. `adam_beta` is Adam's first beta, None
+    for 0.9: with less it forgets old gradients sooner, which a game of two nets wants.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class MuonAdamW:
         rates: Mapping[str, float] | None = None,
         half: bool = False,
         matrix: Callable[[str, Tensor], bool] = is_matrix,
+        adam_beta: float | None = None,
     ) -> None:
         self.names: dict[str, nn.Parameter] = dict(model.named_parameters())
         found = [n for n, p in self.names.items() if muon_lr > 0 and matrix(n, p)]
@@ -114,7 +116,8 @@ class MuonAdamW:
             if to_local(view).data_ptr() != to_local(self.names[name]).data_ptr():
                 raise ConfigError(f"{name} is not contiguous: keep weights in the default layout")
         rest = {n: p for n, p in self.names.items() if n not in self.views}
-        adam = {"betas": (0.9, 0.99), "weight_decay": weight_decay}
+        beta = 0.9 if adam_beta is None else adam_beta
+        adam = {"betas": (beta, 0.99), "weight_decay": weight_decay}
         self.adamw = torch.optim.AdamW(_groups(rest, lr, rates or {}), **adam)
         self.optimizers: list[torch.optim.Optimizer] = [self.adamw]
         if self.views:

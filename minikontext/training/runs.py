@@ -55,8 +55,11 @@ def _flat(values: Mapping[str, Any], section: str = "") -> dict[str, str]:
 
 
 def require_same(place: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise TrainingError if a checkpoint was made from something else, with what differs."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    """Raise TrainingError if a checkpoint was made from something else, with what differs.
+
+    A dial that is None is as good as one that was not there yet.
+    """
+    names = [n for n in {**before, **now} if before.get(n, "None") != now.get(n, "None")]
     if names:
         differences = [
             f"{n} was {before.get(n, 'not there')!s:.60}, is {now.get(n, 'not there')!s:.60}"

@@ -49,6 +49,21 @@ def test_a_run_is_tied_to_what_it_was_made_from(tmp_path):
         assert "--restart" in str(caught.value)
 
 
+def test_a_run_from_before_a_dial_goes_on_without_it(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 1)
+
+    def loop(beta):
+        facts = {} if beta is missing else {"[loop] adam_beta": str(beta)}
+        return Loop(model, LoopConfig(1, warmup=1), tmp_path / "run", made_from=facts)
+
+    missing = object()
+    loop(missing).run(lambda step: (model(torch.ones(1, 2)).sum(), {}))
+    assert loop(None).resume() and loop(missing).resume()
+    with pytest.raises(TrainingError, match="adam_beta was not there, is 0.5"):
+        loop(0.5).resume()
+
+
 def test_a_restart_sets_the_old_run_aside_whole(tmp_path):
     train(config(tmp_path))
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}

@@ -1,5 +1,6 @@
 """Training: it learns, it is the same when resumed, and it never pairs the wrong pictures."""
 
+import copy
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ from torch import nn
 
 from minikontext import distillation, training
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.distillation.reproduce import read_stages
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.files import shipped
 from minikontext.toyworld import language, render, sample_edit
 from minikontext.training import models
 from minikontext.training.data import build_cache, load_cache, wordings
@@ -107,6 +110,25 @@ def test_a_part_of_the_model_can_learn_faster():
     moved = {n: float((p.detach() - before[n]).abs().max()) for n, p in model.named_parameters()}
     assert moved["heads.weight"] == pytest.approx(5 * moved["body.weight"], rel=1e-3)
     assert moved["heads.bias"] == pytest.approx(5e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("config", ["toy_pro", "toy_max", None])
+def test_both_players_of_ladd_forget_fast_and_other_trainings_as_ever(config, tmp_path):
+    torch.manual_seed(0)
+    stages = read_stages(shipped("configs", "lineage"))
+    how = LoopConfig(**stages[config].config["loop"]) if config else LoopConfig(2, muon_lr=0.0)
+    model = nn.ModuleDict({"student": nn.Linear(3, 2), "heads": nn.Linear(3, 2)})
+    beside, rates = copy.deepcopy(model), {"heads": 1.0} | how.rates
+    loop = Loop(model, how, tmp_path)
+    parts = [{"params": beside[n].parameters(), "lr": how.lr * rates.get(n, 1)} for n in beside]
+    right = torch.optim.AdamW(parts, betas=(0.5 if config else 0.9, 0.99), weight_decay=0.0)
+    for sign in (1.0, -2.0):
+        for p, q in zip(model.parameters(), beside.parameters(), strict=True):
+            p.grad, q.grad = torch.full_like(p, sign), torch.full_like(p, sign)
+        loop.optimizer.step(1.0)
+        right.step()
+    for p, q in zip(model.parameters(), beside.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch before 2.9")
