@@ -277,7 +277,7 @@ class AttentionWidget(parts.Desk):
         config = self.pipe.transformer.config
         blocks = config.depth + config.depth_single_blocks
         self._make_desk(self.first, ("Edit", "Edit the picture and watch (Enter)"))
-        self.second = parts.choice([ALONE, *self.pictures], "Second", "190px")
+        self.second = parts.choice([ALONE, *self.pictures], "Second", "215px")
         self.target = PatchPicture("the target: click a patch", 1, 1)
         self.target.set_trait("chosen", (1, 1))
         self.contexts = parts.row([])

@@ -20,16 +20,24 @@ def script(code: str) -> str:
     return f'<img hidden alt="" src="{DOT}" onload="{html.escape(whole, quote=True)}">'
 
 
-# The front end names a slider's number, not its handle, and no field without a label.
+# The front end names a slider's number, not its handle, and no field without a label. JupyterLab
+# takes arrows and letters from what is no text field, to go to other cells: not from these.
 NAMES = """
 const root = this.closest(".mk");
+const ARROWS = "select, [type=radio], .noUi-handle, .mk-board, .mk-range, .mk-patch";
 const name = () => {
   for (const handle of root.querySelectorAll(".noUi-handle")) {
     const label = handle.closest(".widget-slider")?.querySelector(".widget-label");
     if (label) handle.setAttribute("aria-label", label.textContent);
+    const number = handle.closest(".widget-slider")?.querySelector(".widget-readout");
+    if (label && number) {
+      number.setAttribute("role", "textbox");
+      number.setAttribute("aria-label", `${label.textContent}, as a number`);
+    }
   }
   for (const field of root.querySelectorAll(".mk-prompt input"))
     field.setAttribute("aria-label", "Prompt");
+  for (const part of root.querySelectorAll(ARROWS)) part.dataset.lmSuppressShortcuts = "true";
 };
 name();
 new MutationObserver(name).observe(root, { childList: true, subtree: true });"""

@@ -50,8 +50,8 @@ LOOK = f"""<style>
   width: 26px; height: 26px; border-radius: 13px; background: #fff; color: {style.INK};
   box-shadow: 0 0 0 1px #0009; text-align: center; font-size: 15px; line-height: 26px; }}
 .mk .mk-compare .mk-line {{ visibility: visible; }}
-.mk .mk-stage:has(:focus-visible) {{ outline: 2px solid {style.BLUE}; outline-offset: 2px; }}
-[data-jp-theme-light="false"] .mk .mk-stage:has(:focus-visible) {{ outline-color: {style.GOLD}; }}
+.mk .mk-stage:has(:focus-visible) {{ outline: 2px solid var(--mk-focus, {style.BLUE});
+  outline-offset: 2px; }}
 .mk .mk-tray {{ border: 1px dashed var(--jp-border-color1, #98a3b0); border-radius: 6px;
   padding: 4px 8px; }}
 .mk[data-easel] .mk-tile .mk-thumb {{ position: relative; z-index: 1; cursor: pointer; }}

@@ -43,7 +43,7 @@ def plans(side: int = 1024, contexts: int = 1) -> list[memory_plan.Plan]:
 
 def show_plans(found: list[memory_plan.Plan], limit: float | None = None) -> Figure:
     """Stacked bars of what each plan holds on the device, in GB; the line is the card."""
-    figure = Figure(figsize=(6.64, 2.4), layout="constrained")
+    figure = Figure(figsize=(style.PLOT, 2.4), layout="constrained")
     axes = figure.subplots()
     rows = {
         one.name: {part: getattr(one, part) / memory_plan.GB for part in PARTS} for one in found
@@ -71,7 +71,7 @@ class FitsWidget(Widget):
             options=(512, 768, 1024, 1536, 2048), value=1024, description="Pixels", **same
         )
         self.contexts = W.IntSlider(1, 0, 2, description="Contexts", **same)
-        self.image = plot_box("what each plan holds", "664px")
+        self.image = plot_box("what each plan holds")
 
     def _arrange(self) -> list[W.Widget]:
         return [row([self.card, self.side, self.contexts]), self.image, self.status]

@@ -58,6 +58,7 @@ class LatentWidget(Widget):
         boxes = (self.before, self.latents, self.image)
         for box in boxes:
             box.layout.width = "200px"
+        self.latents.add_class("mk-plot")  # white is 0
         return [
             row([self.picture, self.reset]),
             captioned(boxes, names),

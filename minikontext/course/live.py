@@ -20,7 +20,17 @@ from minikontext import sampler
 from minikontext.autoencoder import AutoEncoder
 from minikontext.course import plots, style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import THIRD, TIGHT, Working, button, choice, plot_box, row, wide
+from minikontext.course.parts import (
+    THIRD,
+    TIGHT,
+    Working,
+    button,
+    choice,
+    plot_box,
+    row,
+    tries,
+    wide,
+)
 from minikontext.denoiser import Denoiser
 from minikontext.errors import Cancelled
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -31,7 +41,6 @@ from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 TICKS = (0.1, 0.2, 0.5, 1, 2)  # of the loss
-COLUMN = 132  # pixels of a picture in the sheet of attempts
 
 
 def small() -> TransformerConfig:
@@ -141,11 +150,8 @@ class LiveTraining(Working):
             **same,
         )  # fmt: skip
         self.run = button("Train", "Train from nothing", "mk-run", "90px", "primary")
-        self.curve = plot_box("the loss so far", "664px")
-        self.edits = plot_box("held-out edits so far", "664px")
-        self.edits.remove_class("mk-plot")  # these are pictures: no theme inverts them
+        self.curve, self.edits = plot_box("the loss so far"), W.HTML()
         self.seen = W.VBox([self.curve, self.edits], layout=W.Layout(display="none"))
-        self.seen.add_class("mk-wide")
 
     def _arrange(self) -> list[W.Widget]:
         dials = row([self.steps, self.timesteps, self.rate, self.run])
@@ -233,11 +239,15 @@ class LiveTraining(Working):
 
     def sheet(self) -> Image.Image:
         """The held-out examples: a row for each, from the picture given to the last attempt."""
-        pictures, titles = [], []
-        for i, case in enumerate(self.examples):
-            pictures += [case.context_images()[0], *(edited[i] for _, edited in self.snapshots)]
-            titles += [case.prompt, *(f"after {steps} steps" for steps, _ in self.snapshots)]
+        pictures, titles = zip(*(one for row in self._tries() for one in row))
         return plots.sheet(pictures, titles, columns=1 + len(self.snapshots))
+
+    def _tries(self) -> list[list[tuple[Image.Image, str]]]:
+        return [
+            [(case.context_images()[0], case.prompt)]
+            + [(edited[i], f"after {steps} steps") for steps, edited in self.snapshots]
+            for i, case in enumerate(self.examples)
+        ]
 
     def _curve(self, ax: Axes) -> None:
         ax.plot(self.losses, color=style.PALE, linewidth=0.8)
@@ -247,11 +257,10 @@ class LiveTraining(Working):
         ax.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
 
     def _draw(self) -> None:
-        figure = Figure(figsize=(6.64, 2.4), layout="constrained")
+        figure = Figure(figsize=(style.PLOT, 2.2), layout="constrained")
         self._curve(figure.subplots())
         self.curve.show(png(figure))
-        self.edits.show(image_io.png_bytes(self.sheet()))
-        self.edits.layout.width = f"{COLUMN * (1 + len(self.snapshots))}px"
+        self.edits.value = tries(self._tries())
         self.seen.layout.display = "flex"
 
     def _busy(self, busy: bool) -> None:

@@ -40,8 +40,6 @@ CSS = f"""<style>
 .mk .mk-faded {{ opacity: .35; }}
 .mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
   max-width: 256px; white-space: normal; line-height: 1.3; overflow-wrap: anywhere; }}
-.mk .mk-wide {{ overflow-x: auto; }}
-.mk .mk-wide img {{ flex: none; max-width: none; }}
 .mk .mk-ends {{ display: flex; justify-content: space-between; font-size: 12px; line-height: 1.2;
   color: var(--jp-ui-font-color2, #5b6674); }}
 .mk .mk-label {{ height: 24px; line-height: 22px; padding: 0 4px; font-size: 12px; border: none;
@@ -77,11 +75,14 @@ CSS = f"""<style>
 .mk a.mk-save:hover {{ background: {style.BLUE}1c; }}
 .mk .mk-status {{ color: var(--jp-ui-font-color1, {style.INK}); }}
 .mk .mk-plot {{ margin: 0; background: #fff; border-radius: 6px; }}
-.mk :is(input, select, button, a, .noUi-handle):focus-visible {{ outline: 2px solid {style.BLUE};
-  outline-offset: 2px; }}
-[data-jp-theme-light="false"] .mk :is(input, select, button, a, .noUi-handle):focus-visible {{
-  outline-color: {style.GOLD}; }}
-[data-jp-theme-light="false"] .mk .mk-plot {{ filter: invert(1) hue-rotate(180deg); }}
+.mk .noUi-handle {{ background: {style.BLUE}; border-color: {style.BLUE}; }}
+.mk .mk-tries {{ display: grid; gap: 10px; }}
+.mk .mk-tries figure {{ margin: 0; min-width: 0; }}
+.mk .mk-tries img {{ width: 100%; image-rendering: pixelated; }}
+.mk :is(input, select, button, a, .noUi-handle, .widget-readout):focus-visible {{
+  outline: 2px solid var(--mk-focus, {style.BLUE}) !important; outline-offset: 2px; }}
+[data-jp-theme-light="false"] .mk {{ --mk-focus: {style.GOLD}; }}
+[data-jp-theme-light="false"] .mk .mk-plot {{ filter: {style.DARK}; }}
 [data-jp-theme-light="false"] .mk .widget-dropdown > select {{ color-scheme: dark;
   background-image: url("{ARROW}"); }}
 .jp-OutputArea-child:has(.mk-fallback):has(+ .jp-OutputArea-child .mk) {{ display: none; }}
@@ -404,9 +405,21 @@ class Picture(W.HTML):
         self.value = f'<img src="{source}" alt="{html.escape(self.alt, quote=True)}">'
 
 
-def plot_box(alt: str, width: str) -> Picture:
+def plot_box(alt: str, width: str = f"{100 * style.PLOT:.0f}px") -> Picture:
     """A place for a plot, which the dark theme turns dark; never wider than the widget."""
     return Picture(alt, "mk-plot", layout=W.Layout(width=width, max_width="100%"))
+
+
+def tries(rows: Sequence[Sequence[tuple[Image.Image, str]]]) -> str:
+    """Rows of small pictures, each below its name, as HTML in the colours of the theme."""
+    figures = [
+        f'<figure><figcaption class="mk-caption">{html.escape(name)}</figcaption><img '
+        f'src="{image_io.data_url(picture)}" alt="{html.escape(name, quote=True)}"></figure>'
+        for row in rows
+        for picture, name in row
+    ]
+    columns = f"grid-template-columns: repeat({len(rows[0])}, minmax(0, 122px))"
+    return f'<div class="mk-tries" style="{columns}">{"".join(figures)}</div>'
 
 
 def show(box: Picture, picture: Image.Image) -> None:

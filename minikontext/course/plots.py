@@ -68,7 +68,7 @@ def stacked_bars(
         ax.set_xlim(0, max(1.25 * limit, 1.05 * max(lefts)))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.figure.legend(ncols=4, fontsize=7, loc="outside lower center")
+    ax.figure.legend(ncols=3, fontsize=8, loc="outside lower center")
 
 
 def sheet(

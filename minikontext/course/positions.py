@@ -141,7 +141,7 @@ class RopeWidget(parts.Widget):
             parts.choice(list(table), name, "310px", list(table)[1])
             for table, name in ((HEADS, "Head"), (CONTENTS, "Content"), (WISHES, "Looks for"))
         )
-        self.target = PatchPicture("the target: click a token", ROWS, ROWS)
+        self.target = PatchPicture("the target: click a token", ROWS, ROWS, css="mk-plot")
         self.target.set_trait("chosen", (3, 2))
         self.context = parts.plot_box("the context", f"{SIDE}px")
         self.curve = parts.plot_box("logit against virtual time", f"{SIDE}px")

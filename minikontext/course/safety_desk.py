@@ -176,11 +176,12 @@ class SafetyWidget(Desk):
             grid_template_columns="140px minmax(0, 1fr)", grid_gap="6px 14px", align_items="center"
         )
         names = ("picture", "second picture", "what is handed out")
+        self.columns = captioned(list(self.boxes.values()), names)
         return [
             row([self.picture, self.second, self.tasks]),
             self.presets,
             self.asking,
-            captioned(list(self.boxes.values()), names, wrap=True),
+            self.columns,
             self.working,
             self.status,
             W.GridBox(cells, layout=grid),
@@ -216,6 +217,8 @@ class SafetyWidget(Desk):
             chosen = self.pictures.get(menu.value)
             show(self.boxes[name], chosen or blank())
             fade(self.boxes[name], chosen is None)
+        second = self.columns.children[1]
+        second.layout.display = "none" if self.second.value == NOTHING else None
         self._show_result(None)
         self._show_layers({}, "")
         self._show_log()
@@ -374,7 +377,7 @@ def log_table(attempts: Sequence[Attempt]) -> str:
     share = f"{through} of {len(attempts)} got through ({100 * through / len(attempts):.0f} %)"
     rows = list(enumerate(attempts, start=1))[::-1][:SHOWN]
     body = "".join(_log_row(number, attempt) for number, attempt in rows)
-    head = "<tr><th></th><th>request</th><th>layers on</th><th>outcome</th></tr>"
+    head = "<tr><th>no.</th><th>request</th><th>layers on</th><th>outcome</th></tr>"
     return f'<div class="mk-said"><b>{share}</b></div><table>{head}{body}</table>'
 
 

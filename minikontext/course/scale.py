@@ -102,10 +102,10 @@ class PlanWidget(Widget):
         self.batch = slider(options=(1, 2, 4, 8, 16, 32, 64), description="Batch a GPU", **same)
         self.side = slider(options=(64, 256, 512, 1024), value=512, description="Pixels", **same)
         self.level = choice(LEVELS, "Checkpointing", THIRD, "full")
-        numbers = {"bfloat16 products": True, "float32 only": False}
+        numbers = {"bfloat16": True, "float32 only": False}
         self.precision = choice(numbers, "Numbers", THIRD)
         self.average = W.Checkbox(True, description="Keep an average of the weights", indent=False)
-        self.image = plot_box("what each GPU holds", "664px")
+        self.image = plot_box("what each GPU holds")
         self.dials = (self.net, self.gpus, self.batch, self.side, self.level, self.precision)
 
     def _arrange(self) -> list[W.Widget]:
@@ -121,7 +121,7 @@ class PlanWidget(Widget):
         # Products in float32 run on the same units as TF32, at half the rate.
         peak = self.machine.peak / (1 if self.precision.value else 2)
         self.plan = plan.make(request, replace(self.machine, gpus=gpus, peak=peak))
-        figure = Figure(figsize=(6.64, 1.9), layout="constrained")
+        figure = Figure(figsize=(style.PLOT, 2.0), layout="constrained")
         _bars(figure.subplots(), {"": self.plan})
         self.image.show(png(figure))
         self._say(*self._summary())

@@ -5,8 +5,13 @@ INK, GREY, PALE, PAPER = "#1f2a37", "#687483", "#e9eef4", "#ffffff"
 ACCENT, BLUE, GREEN, GOLD, VIOLET = "#c94521", "#2a7b9e", "#2f8257", "#e0a526", "#7b5ea7"
 CYCLE = (BLUE, ACCENT, GREEN, VIOLET, GOLD, GREY)
 
+# A plot in the dark theme: white becomes JupyterLab's #212121, hues stay.
+DARK = "invert(.87) hue-rotate(180deg)"
+
 # 5 x 3 inches at 110 dpi are 550 pixels; the widest figure stays below 800 with its margin.
 FIGURE, DPI, WIDEST = (5.0, 3.0), 110, 6.8
+# Inches of a widget's plot, 100 pixels each: a window of 800 pixels shrinks it by a quarter.
+PLOT = 4.4
 
 
 def luminance(colour: str) -> float:
@@ -28,10 +33,12 @@ def text_on(colour: str) -> str:
 
 
 def apply() -> None:
-    """Set matplotlib's defaults for the course."""
+    """Set matplotlib's defaults for the course; a notebook's plots are sharp on dense screens."""
     import matplotlib as mpl
     from cycler import cycler
+    from matplotlib_inline.config import InlineBackend
 
+    InlineBackend.instance().figure_formats = {"retina"}
     mpl.rcParams.update(
         {
             "figure.figsize": FIGURE,

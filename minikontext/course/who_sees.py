@@ -94,7 +94,7 @@ class WhoSeesWidget(Desk):
         self._make_desk(self.first, ("Edit", "Edit with all arrows and with those left (Enter)"))
         self.arrows = {
             (who, whom): W.ToggleButton(True, description="sees", tooltip=f"{who} sees {whom}",
-                                        layout=W.Layout(width="84px"))
+                                        layout=W.Layout(width="auto", min_width="0"))
             for who, whom in product(PARTS, PARTS)
         }  # fmt: skip
         self.before, self.whole, self.cut = (
@@ -105,7 +105,9 @@ class WhoSeesWidget(Desk):
         cells: list[W.Widget] = [caption("who ↓ whom →"), *map(caption, PARTS)]
         for who in PARTS:
             cells += [caption(who), *(self.arrows[who, whom] for whom in PARTS)]
-        layout = W.Layout(grid_template_columns="84px repeat(3, 88px)", align_items="center")
+        layout = W.Layout(
+            grid_template_columns="minmax(0, 84px) repeat(3, minmax(0, 88px))", align_items="center"
+        )
         pictures = (self.before, self.whole, self.cut)
         return [
             row([self.picture, self.seed]),

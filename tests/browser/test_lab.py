@@ -1,183 +1,28 @@
 """Real JupyterLab in a real browser: notebook 00 runs, and its widget obeys mouse and keyboard."""
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
-
-import nbformat
 import numpy as np
 import pytest
+from lab_page import (
+    ATTENTION,
+    HANDS,
+    SAFETY,
+    START,
+    at,
+    draw,
+    marked,
+    open_and_run,
+    picture,
+    red,
+    settled,
+    status,
+    until,
+    view,
+    with_a,
+)
 
-from minikontext.errors import WeightsError
 from minikontext.images import provenance
-from minikontext.pretrained.native import find_weights
-
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = ROOT / "notebooks"
-START, ATTENTION = "00_start_here.ipynb", "02_sequence_concat.ipynb"
-SAFETY = "10_safety.ipynb"
-HANDS = "hands.ipynb"  # made here: the editing widget alone, with few-step weights
-CELLS = (
-    'import minikontext as mk\npipe = mk.KontextPipeline.from_pretrained("toy-max")\npipe',
-    "mk.course.EditingWidget(pipe)",
-    'pipe("make the hat red", mk.course.pictures()["cat"], seed=1, progress=False)',
-)
-PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
-    filter(None, map(shutil.which, NAMES)), ""
-)
-OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-           "disable-background-networking", "disable-component-update")  # fmt: skip
-PIXELS = """image => {
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-  canvas.getContext("2d").drawImage(image, 0, 0);
-  return canvas.toDataURL();
-}"""
-SETTINGS = {
-    # Without these, cells out of sight do not exist and a question covers the page.
-    "notebook-extension/tracker": {"windowingMode": "none"},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-}
 
 pytestmark = pytest.mark.browser
-
-
-def missing():
-    """Why this test cannot run here, or nothing."""
-    if not CHROMIUM:
-        return f"no browser: none of {', '.join(NAMES)} is installed (or set MINIKONTEXT_CHROMIUM)"
-    for name in (START, ATTENTION, SAFETY):
-        if not (NOTEBOOKS / name).is_file():
-            return f"there is no {name}"
-    try:
-        find_weights("toy")
-    except WeightsError:
-        return "the toy weights are not there"
-    return ""
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A JupyterLab of its own, on copies of the notebooks; gives the address of one by name."""
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if reason := missing():
-        pytest.skip(reason)
-    home = tmp_path_factory.mktemp("lab")
-    for name in (START, ATTENTION, SAFETY):
-        shutil.copy(NOTEBOOKS / name, home)
-    new, kernel = nbformat.v4, {"name": "python3", "display_name": "Python 3"}
-    cells, facts = list(map(new.new_code_cell, CELLS)), {"kernelspec": kernel}
-    nbformat.write(new.new_notebook(cells=cells, metadata=facts), home / HANDS)
-    for name, value in SETTINGS.items():
-        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(value))
-    server = start_server(home, port := free_port())
-    # Reset: JupyterLab would open the notebooks of the last visit again, and run one of those.
-    yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token=secret&reset".format
-    server.terminate()
-    server.wait(30)
-
-
-def start_server(home, port):
-    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-               "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime"}  # fmt: skip
-    env = {**os.environ, **{name: str(home / folder) for name, folder in folders.items()}}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env.setdefault("MINIKONTEXT_WEIGHTS", str(find_weights("toy").parent))
-    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=secret",
-               f"--ServerApp.root_dir={home}"]  # fmt: skip
-    log = (home / "server.log").open("w")
-    command = [sys.executable, "-m", "jupyterlab", *options]
-    server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-    for _ in range(PATIENCE // 500):
-        if server.poll() is not None:
-            pytest.fail(f"JupyterLab ended: {(home / 'server.log').read_text()[-2000:]}")
-        if answers(port):
-            return server
-        time.sleep(0.5)
-    server.terminate()
-    pytest.fail("JupyterLab did not start")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def page():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[f"--{option}" for option in OPTIONS]
-        )
-        page = browser.new_page(
-            viewport={"width": 1200, "height": 1000}, accept_downloads=True, has_touch=True
-        )
-        page.set_default_timeout(PATIENCE)
-        yield page
-        browser.close()
-
-
-def open_and_run(page, address):
-    """Open a notebook and run all of its cells."""
-    from playwright.sync_api import TimeoutError as PlaywrightTimeout
-
-    page.goto(address)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.get_by_text("| Idle").wait_for()
-    begun = """() => document.querySelector('.mk') || [...document.querySelectorAll(
-        '.jp-InputPrompt')].some(e => e.innerText == '[*]:')"""
-    for _ in range(10):  # cells started before the kernel is ready are dropped without a word
-        page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
-        page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
-        with suppress(PlaywrightTimeout):
-            page.wait_for_function(begun, timeout=30_000)
-            break
-    page.wait_for_selector(".mk")
-    page.wait_for_function(  # no cell waits for its turn any more
-        "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText == '[*]:')"
-    )
-
-
-def with_a(page, part):
-    """The first widget of a notebook that has such a part: predictions are widgets, too."""
-    return page.locator(".mk", has=page.locator(part)).first
-
-
-def picture(widget):
-    """The pixels that the browser shows as the result."""
-    return widget.locator(".mk-picture img").nth(1).evaluate(PIXELS)
-
-
-def settled(widget):
-    """The picture once it no longer changes: the last preview may still be on its way."""
-    seen = [""]
-    until(lambda: seen.append(picture(widget)) or seen[-1] == seen[-2], pause=0.4)
-    return seen[-1]
-
-
-def until(condition, seconds=PATIENCE / 1000, pause=0.1):
-    """Wait for what takes a trip to the kernel and back."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(pause)
-
-
-def status(widget, text):
-    widget.locator(".mk-status", has_text=text).wait_for()
 
 
 def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
@@ -297,52 +142,6 @@ def test_the_desk_of_safety_obeys_its_switches(page, lab):
     assert widget.locator(".mk-log tr").count() == 4  # a head and three attempts
     widget.locator("button", has_text="Clear the log").click()
     widget.locator(".mk-log", has_text="The log is empty").wait_for()
-
-
-# ---------------------------------------------------------------- the editing widget by hand
-
-
-def red(widget):
-    """Where the result's picture is as red as a mark: rows and columns, from 0 to 1."""
-    code = """image => {
-      const canvas = document.createElement("canvas");
-      [canvas.width, canvas.height] = [64, 64];
-      canvas.getContext("2d").drawImage(image, 0, 0, 64, 64);
-      return [...canvas.getContext("2d").getImageData(0, 0, 64, 64).data]; }"""
-    pixels = widget.locator(".mk-top img").evaluate(code)
-    rgb = np.array(pixels).reshape(64, 64, 4)[..., :3]
-    rows, columns = np.nonzero((rgb[..., 0] > 200) & (rgb[..., 1:].max(-1) < 90))
-    return (rows + 0.5) / 64, (columns + 0.5) / 64
-
-
-def view(widget, name):
-    widget.locator("button", has_text=name).click()
-    widget.locator("button.mod-active", has_text=name).wait_for()
-
-
-def at(board, x, y):
-    box = board.bounding_box()
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-
-def draw(page, board, *places):
-    """Draw through places with the mouse."""
-    page.mouse.move(*at(board, *places[0]))
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*at(board, *place))
-    page.mouse.up()
-
-
-def marked(widget, test):
-    until(lambda: len(red(widget)[0]) and test(*red(widget)))
-    widget.locator("button", has_text="Clear").click()
-    until(lambda: not len(red(widget)[0]))
-
-
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_cue_is_drawn_by_mouse_finger_and_keyboard(page, lab):

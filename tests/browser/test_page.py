@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 import threading
 import warnings
 from pathlib import Path
@@ -32,18 +31,6 @@ OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable
 DONE = "document.getElementById('status').textContent.startsWith('Done')"
 
 pytestmark = [pytest.mark.browser, pytest.mark.weights]
-
-
-@pytest.fixture(scope="module")
-def npm():
-    """The packages of package.json; fetched once, by npm."""
-    if not shutil.which("npm"):
-        pytest.skip("npm is not installed")
-    modules = HERE / "node_modules"
-    if not (modules / "onnxruntime-web").is_dir() or not (modules / "axe-core").is_dir():
-        run = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-        subprocess.run(run, cwd=HERE, check=True, timeout=600)
-    return modules
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
 """Execute notebooks and store their outputs: `python tests/notebooks/store.py notebooks/00*.ipynb`.
 
 Runs top to bottom in a fresh kernel, notes how long it took, and drops what a reader without a
-kernel cannot see: widget state, live widget views, timings. On a busy machine the clock says
-little: then the kernel's processor time counts, what one core of its own would need.
+kernel cannot see: widget state, live widget views, timings. Plots for dense screens are stored at
+half of their pixels: a notebook has 500 KB. On a busy machine the clock says little: then the
+kernel's processor time counts, what one core of its own would need.
 """
 
 import base64
@@ -62,12 +63,18 @@ def clean(notebook: nbformat.NotebookNode) -> None:
             data = output.get("data", {})
             data.pop(WIDGET, None)
             if "image/png" in data:
-                data["image/png"] = squeeze(data["image/png"])
+                facts = output["metadata"].pop("image/png", {})
+                data["image/png"] = squeeze(data["image/png"], facts.get("width"))
 
 
-def squeeze(png: str) -> str:
-    """Store a plot with 256 colours, a third of the size, if that changes nothing one can see."""
+def squeeze(png: str, width: int | None = None) -> str:
+    """Store a plot with 256 colours, a third of the size, if that changes nothing one can see.
+
+    width: pixels on the page, where the plot has twice as many.
+    """
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    if width and image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
     few = image.quantize(256, kmeans=1, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(image, int))
     buffer = io.BytesIO()

@@ -1,0 +1,143 @@
+"""All widgets of the course for eyes and hands: axe, contrast, narrow windows, the keyboard."""
+
+from pathlib import Path
+
+import pytest
+from lab_page import HANDS, WIDGETS, open_and_run, status, until
+
+from minikontext.images import provenance
+
+CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
+IDLE = """() => ![...document.querySelectorAll(".mk .mk-bar")].some(
+    (e) => getComputedStyle(e).visibility === "visible")"""
+CUT = """() => [...document.querySelectorAll(".mk")].filter(
+    (e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText.slice(0, 60))"""
+
+pytestmark = [pytest.mark.browser, pytest.mark.weights]
+
+
+def turn(page, theme):
+    page.evaluate(
+        f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
+    )
+    light = str(theme == "Light").lower()
+    page.wait_for_function(f"document.body.dataset.jpThemeLight === '{light}'")
+    # The theme's colours come with its style sheet, a moment later.
+    page.wait_for_function(f"""getComputedStyle(document.body).getPropertyValue(
+        "--jp-layout-color1").trim().match(/white|#fff/i) !== null === {light}""")
+
+
+def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm):
+    open_and_run(page, lab(WIDGETS))
+    assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    page.wait_for_function(IDLE)
+    assert page.locator(".mk").count() == 14
+    page.evaluate((npm / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+    for theme in ("Dark", "Light"):
+        turn(page, theme)
+        for width in (800, 1280):
+            page.set_viewport_size({"width": width, "height": 1000})
+            found = page.evaluate("axe.run('.mk')")
+            assert [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]] == []
+            assert page.evaluate(CONTRAST) == []
+            assert page.evaluate(CUT) == []
+
+
+STOP = """() => {
+  const e = document.activeElement, stage = e.closest(".mk-stage");
+  const ring = (x) => x && getComputedStyle(x).outlineStyle !== "none"
+    && parseFloat(getComputedStyle(x).outlineWidth) >= 2;
+  const name = e.ariaLabel || e.labels?.[0]?.textContent || e.innerText;
+  return { name: name.trim(), seen: ring(e) || ring(stage), inside: !!e.closest(".mk") };
+}"""
+
+
+def tab_to(page, name, back=False):
+    """Go there by Tab alone; wherever it stops on the way, one must see where it is."""
+    for _ in range(60):
+        stop = page.evaluate(STOP)
+        assert not stop["inside"] or stop["seen"], f"no focus is seen on {stop['name']!r}"
+        if stop["inside"] and stop["name"].startswith(name):
+            return
+        page.keyboard.press("Shift+Tab" if back else "Tab")
+    pytest.fail(f"Tab does not reach {name!r}")
+
+
+def press(page, name, *keys, back=False):
+    tab_to(page, name, back)
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp_path):
+    """No mouse at all: every part of the widget, in the order in which Tab meets it."""
+    open_and_run(page, lab(HANDS))
+    widget = page.locator(".mk").first
+    widget.scroll_into_view_if_needed()
+    menu, prompt = widget.locator("select").first, widget.locator(".mk-prompt input")
+    page.locator(".jp-InputArea-editor").first.click()  # a cell: where a reader comes from
+    page.keyboard.press("Escape")
+
+    # Pictures: the menu, a random one, one's own, one more beside it, and that away again.
+    press(page, "Picture", "ArrowDown")
+    until(lambda: menu.input_value() != "cat")
+    press(page, "Random", "Enter")
+    until(lambda: menu.input_value() == "random 1")
+    with page.expect_file_chooser():
+        press(page, "Your own", "Enter")
+    press(page, "More pictures", "ArrowDown")
+    status_of = widget.locator(".mk-tray .mk-chip")
+    status_of.first.wait_for()
+    press(page, "×", "Enter")
+    until(lambda: status_of.count() == 0)
+
+    # The board: an ellipse drawn and taken away; then the words, and Enter.
+    press(page, "Ellipse", "Enter", back=True)
+    press(page, "Draw on the picture", "ArrowLeft", "Shift+ArrowUp", "Enter", back=True)
+    status(widget, "sees these marks")
+    page.keyboard.press("Escape")
+    status(widget, "No marks")
+    press(page, "Prompt")
+    page.keyboard.type("make it night")
+    page.keyboard.press("Enter")
+    widget.locator(".mk-thumb").nth(1).wait_for()
+    status(widget, "seed 0")
+
+    # The slider between before and after.
+    press(page, "Compare", "Enter", back=True)
+    press(page, "Before and after", "Home", back=True)
+    assert widget.locator(".mk-range").input_value() == "0"
+
+    # Suggestions fill the words in; dials; the button.
+    press(page, "Try", "ArrowDown")
+    press(page, "Try", "ArrowUp")
+    press(page, "make the hat red", "Enter")
+    until(lambda: prompt.input_value() == "make the hat red")
+    press(page, "Seed", "Control+a", "7")
+    press(page, "lock", "Space", "Space")
+    press(page, "Steps", "ArrowLeft")
+    press(page, "Guidance")
+    press(page, "Edit", "Enter", back=True)
+    status(widget, "3 steps")
+    status(widget, "seed 7")
+
+    # The history and what goes on from it.
+    press(page, "1. make it night", "Enter")
+    status(widget, "Go on from 1")
+    press(page, "Undo", "Enter")
+    status(widget, "Took back")
+    press(page, "2. make the hat red", "Enter", back=True)
+    press(page, "Another seed", "Enter")
+    widget.locator(".mk-thumb").nth(3).wait_for()
+    press(page, "4 seeds", "Enter")
+    status(widget, "for 4 seeds")
+    with page.expect_download() as download:
+        press(page, "Download PNG", "Enter")
+    download.value.save_as(tmp_path / "made.png")
+    assert provenance.read(tmp_path / "made.png").prompt == "make the hat red"
+    with page.expect_download():
+        press(page, "Export session", "Enter")
+
+    # Past the last part Tab leaves the widget: nobody is caught in it.
+    page.keyboard.press("Tab")
+    assert not page.evaluate(STOP)["inside"]
