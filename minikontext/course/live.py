@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,6 @@ from minikontext.course.parts import (
     choice,
     plot_box,
     row,
-    tries,
     wide,
 )
 from minikontext.denoiser import Denoiser
@@ -41,6 +41,11 @@ from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 TICKS = (0.1, 0.2, 0.5, 1, 2)  # of the loss
+LOOK = """<style>
+.mk .mk-tries { display: grid; gap: 10px; }
+.mk .mk-tries figure { margin: 0; min-width: 0; }
+.mk .mk-tries img { width: 100%; image-rendering: pixelated; }
+</style>"""
 
 
 def small() -> TransformerConfig:
@@ -138,6 +143,8 @@ class LiveTraining(Working):
         self.cancel.description, self.cancel.tooltip = "Stop", "Stop and keep what was learned"
         self.run.on_click(lambda _: self._start())
         self._say("idle", "Press Train, or call train().")
+
+    look = LOOK
 
     # ---- parts
 
@@ -266,6 +273,18 @@ class LiveTraining(Working):
     def _busy(self, busy: bool) -> None:
         super()._busy(busy)
         self.progress.max = self.steps.value
+
+
+def tries(rows: Sequence[Sequence[tuple[Image.Image, str]]]) -> str:
+    """Rows of small pictures, each below its name, as HTML in the colours of the theme."""
+    figures = [
+        f'<figure><figcaption class="mk-caption">{html.escape(name)}</figcaption><img '
+        f'src="{image_io.data_url(picture)}" alt="{html.escape(name, quote=True)}"></figure>'
+        for row in rows
+        for picture, name in row
+    ]
+    columns = f"grid-template-columns: repeat({len(rows[0])}, minmax(0, 122px))"
+    return f'<div class="mk-tries" style="{columns}">{"".join(figures)}</div>'
 
 
 def averaged(values: Tensor, width: int = 25) -> Tensor:

@@ -76,9 +76,6 @@ CSS = f"""<style>
 .mk .mk-status {{ color: var(--jp-ui-font-color1, {style.INK}); }}
 .mk .mk-plot {{ margin: 0; background: #fff; border-radius: 6px; }}
 .mk .noUi-handle {{ background: {style.BLUE}; border-color: {style.BLUE}; }}
-.mk .mk-tries {{ display: grid; gap: 10px; }}
-.mk .mk-tries figure {{ margin: 0; min-width: 0; }}
-.mk .mk-tries img {{ width: 100%; image-rendering: pixelated; }}
 .mk :is(input, select, button, a, .noUi-handle, .widget-readout):focus-visible {{
   outline: 2px solid var(--mk-focus, {style.BLUE}) !important; outline-offset: 2px; }}
 [data-jp-theme-light="false"] .mk {{ --mk-focus: {style.GOLD}; }}
@@ -408,18 +405,6 @@ class Picture(W.HTML):
 def plot_box(alt: str, width: str = f"{100 * style.PLOT:.0f}px") -> Picture:
     """A place for a plot, which the dark theme turns dark; never wider than the widget."""
     return Picture(alt, "mk-plot", layout=W.Layout(width=width, max_width="100%"))
-
-
-def tries(rows: Sequence[Sequence[tuple[Image.Image, str]]]) -> str:
-    """Rows of small pictures, each below its name, as HTML in the colours of the theme."""
-    figures = [
-        f'<figure><figcaption class="mk-caption">{html.escape(name)}</figcaption><img '
-        f'src="{image_io.data_url(picture)}" alt="{html.escape(name, quote=True)}"></figure>'
-        for row in rows
-        for picture, name in row
-    ]
-    columns = f"grid-template-columns: repeat({len(rows[0])}, minmax(0, 122px))"
-    return f'<div class="mk-tries" style="{columns}">{"".join(figures)}</div>'
 
 
 def show(box: Picture, picture: Image.Image) -> None:

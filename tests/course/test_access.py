@@ -146,9 +146,15 @@ def test_bars_and_words_take_the_readable_ink():
 
 
 def test_the_dark_theme_turns_plots_dark_and_they_can_still_be_read():
-    assert re.search(r'theme-light="false"\] \.mk \.mk-plot \{ filter: invert\(1\)', parts.CSS)
-    inverted = "#" + "".join(f"{255 - int(style.INK[i : i + 2], 16):02x}" for i in (1, 3, 5))
-    assert style.contrast(inverted, "#000000") >= 4.5
+    found = re.search(r'theme-light="false"\] \.mk \.mk-plot \{ filter: invert\((\S+)\)', parts.CSS)
+    share = float(found[1])
+
+    def inverted(colour):
+        numbers = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        return "#" + "".join(f"{round(share * (255 - x) + (1 - share) * x):02x}" for x in numbers)
+
+    assert inverted(style.PAPER) == THEMES["dark"][0]
+    assert style.contrast(inverted(style.INK), inverted(style.PAPER)) >= 4.5
     assert "mk-plot" in fits.FitsWidget().image._dom_classes
 
 
