@@ -23,22 +23,26 @@ Checks = Callable[["Report", Callable[..., Any]], None]
 Mistakes = dict[str, Callable[..., Any]]  # what was done -> a function that does it
 REGISTRY: dict[str, Checks] = {}
 KNOWN: dict[str, Mistakes] = {}
+SOLVED: dict[str, str] = {}  # what `tools/exercises.py` writes into the notebooks
 PASSED, FAILED = "[OK]  ", "[FAIL]"
 FEW = 18  # numbers that are shown in full
 
 
-def exercise(checks: Checks | None = None, *, known: Mistakes | None = None) -> Any:
+def exercise(
+    checks: Checks | None = None, *, solution: str = "", known: Mistakes | None = None
+) -> Any:
     """Register checks under their own name: `psnr` checks the student's function `psnr`.
 
+    solution: source of a right answer; its signatures and docstrings are the notebook's stub.
     known: wrong answers by what was done, as in {"you forget the root": function}. Where a wrong
     answer is one of these, it is named.
     """
     if checks is None:
-        return lambda checks: exercise(checks, known=known)
+        return lambda checks: exercise(checks, solution=solution, known=known)
     name = checks.__name__
     if name in REGISTRY and REGISTRY[name].__module__ != checks.__module__:
         raise ValueError(f"Two exercises are called {name!r}: their names must differ.")
-    REGISTRY[name], KNOWN[name] = checks, known or {}
+    REGISTRY[name], KNOWN[name], SOLVED[name] = checks, known or {}, solution.strip("\n")
     return checks
 
 
@@ -86,11 +90,11 @@ class Report:
         except NotImplementedError as error:
             raise NotAttempted from error
         except Exception as error:
-            lines = [_where(error, function), *self._named(error, arguments, tolerance)]
+            lines = [_where(error, function), *self.named(error, arguments, tolerance)]
             return self.fail(case, "\n       ".join(lines))
         if not same(got, expected, tolerance) and (also is None or not same(got, also, tolerance)):
             lines = [f"expected {describe(expected)}", f"got      {describe(got)}"]
-            lines += [*_advice(got, expected, tolerance), *self._named(got, arguments, tolerance)]
+            lines += [*_advice(got, expected, tolerance), *self.named(got, arguments, tolerance)]
             return self.fail(case, "\n       ".join(lines))
         if not all(same(a, b, 0.0) for a, b in zip(inputs, arguments)):
             return self.fail(case, "your function changed its input; work on a copy")
@@ -113,7 +117,7 @@ class Report:
             if found else None  # fmt: skip
         self.true(case, (slope is not None and bool(slope.abs().sum() > 0)) == wanted, why)
 
-    def _named(self, got: Any, arguments: tuple, tolerance: float) -> Iterator[str]:
+    def named(self, got: Any, arguments: tuple, tolerance: float) -> Iterator[str]:
         """The known mistakes that give the same, or fail in the same way."""
         for mistake, wrong in self.known.items():
             try:

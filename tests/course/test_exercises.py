@@ -1,5 +1,9 @@
-"""Exercises of notebooks 00 to 06: a known mistake fails and is named, another right way passes."""
+"""Exercises: a known mistake fails and is named, another right way passes.
 
+Those of 07 and 09 name theirs inside of the checks: tests/notebooks/wrong_*.py.
+"""
+
+import hashlib
 import math
 from itertools import pairwise
 
@@ -7,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import einsum, rearrange
 
 from minikontext import course, sampler, tokens
 from minikontext.course import exercises  # noqa: F401  fills the tables
 from minikontext.course.checks import KNOWN, REGISTRY, Report
+from minikontext.rope import rotate
 
-MINE = ("start_here", "autoencoder_latents", "sequence_concat", "rope_offsets",
-        "rectified_flow_loss", "sampler")  # fmt: skip
+MINE = ("start_here", "autoencoder_latents", "sequence_concat", "rope_offsets", "transformer",
+        "rectified_flow_loss", "sampler", "training_at_scale", "safety", "full_flux_weights",
+        "standalone_kontext")  # fmt: skip
 NAMES = [name for name, checks in REGISTRY.items() if checks.__module__.split(".")[-1] in MINE]
 MISTAKES = [(name, told) for name in NAMES for told in KNOWN[name]]
 
@@ -110,6 +117,80 @@ def heun_to_the_end(predict, z, times):
     return z
 
 
+def by_length(x, scale):
+    return scale * F.normalize(x, dim=-1, eps=1e-6) * x.shape[-1] ** 0.5
+
+
+def by_membership(weights, sizes):
+    part = F.one_hot(torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))).float()
+    return (part / part.sum(0)).T @ weights.mean(0) @ part
+
+
+def shares_in_loops(weights, sizes):
+    result = torch.zeros(len(sizes), len(sizes))
+    for i, rows in enumerate(weights.split(sizes, dim=1)):
+        for j, block in enumerate(rows.split(sizes, dim=2)):
+            result[i, j] = block.sum() / (len(weights) * sizes[i])
+    return result
+
+
+def single_in_steps(block, x, vec, rotations):
+    mods = block.modulation.lin(F.silu(vec)).unflatten(-1, (3, -1))
+    shift, scale, gate = (m[:, None] for m in mods.unbind(1))
+    y = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+    d = x.shape[-1]
+    qkv, mlp = block.linear1(y).tensor_split([3 * d], dim=-1)
+    q, k, v = rearrange(qkv, "b s (three h d) -> three b s h d", three=3, h=block.num_heads)
+    q, k = (rotate(z.transpose(1, 2), rotations) for z in block.norm(q, k))
+    weights = (einsum(q, k, "b h s d, b h r d -> b h s r") / q.shape[-1] ** 0.5).softmax(-1)
+    out = rearrange(weights @ v.transpose(1, 2), "b h s d -> b s (h d)")
+    return x + gate * block.linear2(torch.cat([out, F.gelu(mlp, approximate="tanh")], dim=-1))
+
+
+def by_numbers(names, kind):
+    return 1 + max(int(name.split(".")[1]) for name in names if name.split(".")[0] == kind)
+
+
+def by_rank(weights, name, x):
+    weight, bias = weights[name + ".weight"], weights.get(name + ".bias", torch.zeros(1))
+    if weight.dim() == 4:
+        return F.conv2d(x, weight, padding="same") + bias.view(1, -1, 1, 1)
+    return x @ weight.mT + bias
+
+
+def with_the_parts_of_the_net(net, img, txt, vec, rotations):
+    for block in net.double_blocks:
+        img, txt = block(img, txt, vec, rotations)
+    x = torch.cat([txt, img], dim=1)
+    for block in net.single_blocks:
+        x = block(x, vec, rotations)
+    return net.final_layer(x, vec)[:, -img.shape[1] :]
+
+
+def piece_of(w, rank, size):
+    rows = -(-len(w) // size)
+    return w[rank * rows : (rank + 1) * rows]
+
+
+def strict_enough(scores, forbidden, allowed):
+    ranked = sorted(set(scores.tolist()))
+    fits = [t for t in ranked if (scores[~forbidden] >= t).float().mean() <= allowed + 1e-9]
+    return min(fits, default=ranked[-1] + 1)
+
+
+def digits(pixels, count):
+    h, w = len(pixels) // count, pixels.shape[1] // count
+    return [
+        hashlib.sha256(np.ascontiguousarray(pixels[r : r + h, c : c + w])).hexdigest()[:8]
+        for r in range(0, count * h, h)
+        for c in range(0, count * w, w)
+    ]
+
+
+def merged(weight, down, up, alpha, scale):
+    return torch.addmm(weight, up, down, alpha=scale * alpha / up.shape[1])
+
+
 RIGHT = {
     "count_tokens": [
         lambda target, contexts: sum(-(-w // 16) * -(-h // 16) for w, h in [target, *contexts]),
@@ -158,6 +239,23 @@ RIGHT = {
         times[-1 - round(strength * (len(times) - 1)) :])],
     "schedule": [lambda steps, mu: torch.tensor(
         [1 / (1 + math.exp(-mu) * (steps / i - 1)) if i else 0.0 for i in range(steps, -1, -1)])],
+    "rms_norm": [by_length],
+    "who_sees_whom": [by_membership, shares_in_loops],
+    "single_block": [single_in_steps],
+    "my_slice": [piece_of],
+    "gib_each": [lambda p, gpus, average: (20 if average else 16) * p / (gpus * 1024**3)],
+    "step_seconds": [lambda flops, sent, speed, band: max(sent / band, flops / speed)],
+    "rates": [lambda s, f, t: (1 - (s[f] < t).double().mean(), 1 - (s[~f] < t).double().mean())],
+    "choose_threshold": [strict_enough],
+    "slip_through": [],
+    "tile_checksums": [digits],
+    "stored_gb": [lambda matrices, rest, bits: (matrices * bits + 16 * rest) / 8e9],
+    "joined": [lambda parts: torch.vstack([parts["to_q"], parts["to_k"], parts["to_v"],
+                                           parts["proj_mlp"]])],
+    "merged": [merged],
+    "count_blocks": [by_numbers],
+    "apply_weights": [by_rank],
+    "run_blocks": [with_the_parts_of_the_net],
     "euler": [lambda predict, z, times: sampler.sample(predict, z, times)],
 }  # fmt: skip
 

@@ -12,12 +12,17 @@ from minikontext.course.checks import Report, exercise
 
 
 @exercise(
+    solution='''
+def compression(channels, factor):
+    """channels: of the latents; factor: pixels per latent pixel, along one side."""
+    return 3 * factor**2 / channels
+''',
     known={
         "you count one side of the patch only": lambda channels, factor: 3 * factor / channels,
         "you forget that pixels have three colours": lambda channels, factor: factor**2 / channels,
         "you turn the fraction upside down": lambda channels, factor: channels / (3 * factor**2),
         "you divide with //": lambda channels, factor: 3 * factor**2 // channels,
-    }
+    },
 )
 def compression(report: Report, answer: Callable[..., Any]) -> None:
     """How many times fewer numbers the latents have than the pixels."""
@@ -33,6 +38,11 @@ def _error(a: Tensor, b: Tensor) -> Tensor:
 
 
 @exercise(
+    solution='''
+def psnr(a, b):
+    """a, b: pixels (b, 3, h, w) in [-1, 1]; returns decibels (b,), one for each picture."""
+    return 10 * torch.log10(4 / (a - b).square().flatten(1).mean(1))
+''',
     known={
         "you average absolute errors, not squares": lambda a, b: (
             20 * torch.log10(2 / (a - b).abs().flatten(1).mean(1))
@@ -51,7 +61,7 @@ def _error(a: Tensor, b: Tensor) -> Tensor:
         "you take the root before the logarithm": lambda a, b: (
             10 * torch.log10(4 / _error(a, b).sqrt())
         ),
-    }
+    },
 )
 def psnr(report: Report, answer: Callable[..., Any]) -> None:
     """Peak signal-to-noise ratio of each picture of a batch, pixels in [-1, 1], in dB."""
@@ -72,6 +82,11 @@ def _centred(raw: Tensor) -> Tensor:
 
 
 @exercise(
+    solution='''
+def measure_normalisation(raw):
+    """raw: means of the encoder, (b, c, h, w); returns (scale, shift)."""
+    return 1 / raw.std(), raw.mean()
+''',
     known={
         "you do not invert the deviation": lambda raw: (raw.std(), raw.mean()),
         "you divide by the variance": lambda raw: (1 / raw.var(), raw.mean()),
@@ -97,6 +112,11 @@ def measure_normalisation(report: Report, answer: Callable[..., Any]) -> None:
 
 
 @exercise(
+    solution='''
+def kl(mean, logvar):
+    """mean, logvar: both (b, c, h, w); returns one number."""
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+''',
     known={
         "you take the log-variance for the deviation": lambda mean, logvar: (
             0.5 * (mean**2 + logvar**2 - 1 - 2 * logvar.abs().clamp_min(1e-9).log()).mean()
@@ -112,7 +132,7 @@ def measure_normalisation(report: Report, answer: Callable[..., Any]) -> None:
         "you do not square the mean": lambda mean, logvar: (
             0.5 * (mean + logvar.exp() - 1 - logvar).mean()
         ),
-    }
+    },
 )
 def kl(report: Report, answer: Callable[..., Any]) -> None:
     """KL(N(mean, exp(logvar)) || N(0, 1)), averaged over all elements."""
@@ -134,6 +154,20 @@ def _found(block: Any, x: Tensor, bend: Callable[[Tensor], Tensor] = F.silu) -> 
 
 
 @exercise(
+    solution='''
+def res_block(block, x):
+    """block: norm1, conv1, norm2, conv2; nin_shortcut where the width changes; x (b, c, h, w)."""
+    h = block.conv1(F.silu(block.norm1(x)))
+    h = block.conv2(F.silu(block.norm2(h)))
+    return h + (block.nin_shortcut(x) if hasattr(block, "nin_shortcut") else x)
+
+def encode(encoder, pixels, scale, shift):
+    mean, logvar = encoder(pixels).chunk(2, dim=1)
+    return scale * (mean - shift)
+
+def decode(decoder, latents, scale, shift):
+    return decoder(latents / scale + shift)
+''',
     known={
         "you forget the shortcut": lambda block, x: _found(block, x),
         "the shortcut keeps the old width": lambda block, x: x + _found(block, x),
@@ -146,7 +180,7 @@ def _found(block: Any, x: Tensor, bend: Callable[[Tensor], Tensor] = F.silu) -> 
             _shortcut(block, x) + block.conv2(F.silu(block.conv1(F.silu(block.norm1(x)))))
         ),
         "nothing bends": lambda block, x: _shortcut(block, x) + _found(block, x, nn.Identity()),
-    }
+    },
 )
 def res_block(report: Report, answer: Callable[..., Any]) -> None:
     """The residual block of the autoencoder, with the weights of `block`."""

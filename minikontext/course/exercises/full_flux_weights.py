@@ -8,7 +8,25 @@ import torch
 from minikontext.course.checks import Report, exercise
 
 
-@exercise
+@exercise(
+    solution='''
+def stored_gb(matrices, rest, bits):
+    """Numbers of parameters in the blocks' matrices and elsewhere, and bits; returns GB."""
+    return (matrices * bits / 8 + rest * 2) / 1e9
+''',
+    known={
+        "everything is stored in few bits": lambda matrices, rest, bits: (
+            (matrices + rest) * bits / 8 / 1e9
+        ),
+        "you count bits for bytes": lambda matrices, rest, bits: (
+            (matrices * bits + rest * 16) / 1e9
+        ),
+        "you count GiB, not GB": lambda matrices, rest, bits: (
+            (matrices * bits / 8 + rest * 2) / 2**30
+        ),
+        "you forget the rest": lambda matrices, rest, bits: matrices * bits / 8 / 1e9,
+    },
+)
 def stored_gb(report: Report, answer: Callable[..., Any]) -> None:
     """Bytes of a model whose large matrices are quantised."""
     report.equal("all in 16 bits", answer, (3_000_000_000, 1_000_000_000, 16), 8.0)
@@ -17,7 +35,25 @@ def stored_gb(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("nothing else", answer, (8_000_000_000, 0, 4), 4.0)
 
 
-@exercise
+@exercise(
+    solution='''
+import torch
+
+def joined(parts):
+    """parts: to_q, to_k, to_v, proj_mlp -> (rows, in) tensors; returns linear1's weight."""
+    return torch.cat([parts[name] for name in ("to_q", "to_k", "to_v", "proj_mlp")])
+''',
+    known={
+        "you join them as they come": lambda parts: torch.cat(list(parts.values())),
+        "you put them side by side": lambda parts: torch.cat(
+            [parts[name].T for name in ("to_q", "to_k", "to_v", "proj_mlp")], dim=1
+        ),
+        "the MLP comes first": lambda parts: torch.cat(
+            [parts[name] for name in ("proj_mlp", "to_q", "to_k", "to_v")]
+        ),
+        "you sort by name": lambda parts: torch.cat([parts[name] for name in sorted(parts)]),
+    },
+)
 def joined(report: Report, answer: Callable[..., Any]) -> None:
     """One official matrix from diffusers' four."""
     q, k, v, mlp = (torch.full((rows, 2), float(i)) for i, rows in enumerate((3, 3, 3, 5)))
@@ -28,11 +64,26 @@ def joined(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("the dictionary in another order", answer, (mixed,), right)
 
 
-@exercise
+@exercise(
+    solution='''
+def merged(weight, down, up, alpha, scale):
+    """weight (out, in), down (r, in), up (out, r); returns the new weight, (out, in)."""
+    return weight + scale * alpha / down.shape[0] * (up @ down)
+''',
+    known={
+        "you forget alpha": lambda w, down, up, alpha, scale: w + scale * (up @ down),
+        "you divide by the width, not by the rank": lambda w, down, up, alpha, scale: (
+            w + scale * alpha / down.shape[1] * (up @ down)
+        ),
+        "you exchange up and down": lambda w, down, up, alpha, scale: (
+            w + scale * alpha / len(down) * (down @ up)
+        ),
+        "you forget the rank": lambda w, down, up, alpha, scale: w + scale * alpha * (up @ down),
+    },
+)
 def merged(report: Report, answer: Callable[..., Any]) -> None:
     """A LoRA inside of a weight."""
-    draw = torch.Generator().manual_seed(0)
-    weight, down, up = (torch.randn(s, generator=draw) for s in ((5, 3), (2, 3), (5, 2)))
+    weight, down, up = (report.normal(*s) for s in ((5, 3), (2, 3), (5, 2)))
     report.equal("alpha = rank", answer, (weight, down, up, 2.0, 1.0), weight + up @ down)
     report.equal("alpha = 1", answer, (weight, down, up, 1.0, 1.0), weight + 0.5 * up @ down)
     report.equal("half the scale", answer, (weight, down, up, 2.0, 0.5), weight + 0.5 * up @ down)

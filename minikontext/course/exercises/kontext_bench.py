@@ -9,7 +9,15 @@ from torch import Tensor
 from minikontext.course.checks import FAILED, Report, exercise
 
 
-@exercise
+@exercise(
+    solution='''
+def untouched_share(before, answer, right, limit):
+    """Pictures (h, w, 3) as tensors; returns a number from 0 to 1."""
+    stay = (before == right).all(dim=-1)
+    same = ((answer - before).abs() <= limit).all(dim=-1)
+    return same[stay].float().mean().item()
+'''
+)
 def untouched_share(report: Report, answer: Callable[..., Any]) -> None:
     """Of the pixels that should stay, the share that stayed."""
 
@@ -55,7 +63,14 @@ def untouched_share(report: Report, answer: Callable[..., Any]) -> None:
                  200 * (before != right).any(-1, True), right, 8), 1.0)  # fmt: skip
 
 
-@exercise
+@exercise(
+    solution='''
+def paired_difference(a, b):
+    """Verdicts (n,) of 0 and 1, in the same order; returns (points, standard error in points)."""
+    apart = a - b
+    return 100 * apart.mean().item(), 100 * apart.std().item() / len(apart) ** 0.5
+'''
+)
 def paired_difference(report: Report, answer: Callable[..., Any]) -> None:
     """Two editors on the same cases: the difference in points, and its standard error."""
 
@@ -86,7 +101,16 @@ def paired_difference(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("the same editor twice", answer, (a, a), (0.0, 0.0))
 
 
-@exercise
+@exercise(
+    solution='''
+import torch
+
+def keep_untouched(before, after, limit):
+    """Pictures (h, w, 3) as tensors; returns a new one, and leaves both as they are."""
+    moved = (after - before).abs().amax(dim=-1, keepdim=True) > limit
+    return torch.where(moved, after, before)
+'''
+)
 def keep_untouched(report: Report, answer: Callable[..., Any]) -> None:
     """Paste the old pixels back wherever the new picture hardly differs."""
 
@@ -120,7 +144,20 @@ def keep_untouched(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("exactly the limit is no change", answer, (before, before + 20, 20), before)
 
 
-@exercise
+@exercise(
+    solution='''
+import torch
+
+def clustered_interval(a, b, base):
+    """Verdicts (n,) of 0 and 1, each case's base picture (n,); returns (low, high) in points."""
+    apart = a - b
+    names, row = base.unique(return_inverse=True)
+    off = torch.zeros(len(names)).index_add(0, row, apart - apart.mean())
+    k = len(names)
+    error = (k / (k - 1) * off.square().sum()).sqrt() / len(apart)
+    return tuple(100 * (apart.mean() + side * 1.96 * error).item() for side in (-1, 1))
+'''
+)
 def clustered_interval(report: Report, answer: Callable[..., Any]) -> None:
     """The 95 % interval of a paired difference where cases share a base picture."""
     draw = torch.Generator().manual_seed(torch.seed() % 2**31)

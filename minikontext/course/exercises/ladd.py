@@ -14,7 +14,14 @@ from minikontext.course.checks import FAILED, Report, exercise
 TURNS = 250
 
 
-@exercise
+@exercise(
+    solution='''
+def hinge_losses(on_real, on_fake):
+    """Logits of any shape; returns (the discriminator's loss, the student's loss)."""
+    heads = torch.relu(1 - on_real).mean() + torch.relu(1 + on_fake).mean()
+    return heads, -on_fake.mean()
+'''
+)
 def hinge_losses(report: Report, answer: Callable[..., Any]) -> None:
     """The discriminator's loss and the student's, from logits."""
 
@@ -52,7 +59,15 @@ def hinge_losses(report: Report, answer: Callable[..., Any]) -> None:
         report.reaches("the student learns", got[1], points[1], cut)
 
 
-@exercise
+@exercise(
+    solution='''
+def judged_points(z, v, t, again, judged_at):
+    """z, v, again: (b, n); t, judged_at: (b,); returns (clean, seen), both (b, n)."""
+    clean = z - t[:, None] * v
+    at = judged_at[:, None]
+    return clean, (1 - at) * clean + at * again
+'''
+)
 def judged_points(report: Report, answer: Callable[..., Any]) -> None:
     """From noised latents and a velocity to what the discriminator sees."""
 
@@ -87,7 +102,14 @@ def judged_points(report: Report, answer: Callable[..., Any]) -> None:
         report.reaches("a gradient goes back from what is seen to v", got[1], v, cut)
 
 
-@exercise
+@exercise(
+    solution='''
+def modes_kept(points, answers, within):
+    """points (n, 2), answers (m, 2), a distance; returns a number from 0 to 1."""
+    nearest = torch.cdist(answers, points).min(dim=1).values
+    return (nearest < within).float().mean().item()
+'''
+)
 def modes_kept(report: Report, answer: Callable[..., Any]) -> None:
     """How many of the answers a student still gives: collapse in one number."""
 
@@ -122,7 +144,22 @@ def modes_kept(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("a wider circle", answer, (answers + 1.5 * way, answers, 2.0), 1.0)
 
 
-@exercise
+@exercise(
+    solution='''
+def one_turn(student, features, heads, x, noise, again, t, at):
+    """x, noise, again: (b, n); t, at: (b,).
+
+    student(z, t) -> v; features(y, t) -> a list; heads(list, t) -> logits.
+
+    Returns (the discriminator's loss, the student's loss)."""
+    z = torch.lerp(x, noise, t[:, None])
+    made = z - t[:, None] * student(z, t)
+    real, fake = (features(torch.lerp(y, again, at[:, None]), at) for y in (x, made))
+    on_real, on_fake = heads(real, at), heads([f.detach() for f in fake], at)
+    loss = torch.relu(1 - on_real).mean() + torch.relu(1 + on_fake).mean()
+    return loss, -heads(fake, at).mean()
+'''
+)
 def one_turn(report: Report, answer: Callable[..., Any]) -> None:
     """A turn of LADD: both losses, their gradients, and a collapsed student that recovers."""
     report.known = {f"{name}": _turn(**slip) for name, slip in SLIPS.items()}

@@ -20,6 +20,12 @@ def _path(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 @exercise(
+    solution='''
+def noisy_and_target(x, noise, t):
+    """x, noise: (b, ...); t: (b,); returns z and the velocity to predict, both (b, ...)."""
+    t = t.reshape(-1, *[1] * (x.dim() - 1))
+    return (1 - t) * x + t * noise, noise - x
+''',
     known={
         "time runs the other way": lambda x, noise, t: (_path(noise, x, t), noise - x),
         "the velocity points to the picture": lambda x, noise, t: (_path(x, noise, t), x - noise),
@@ -42,12 +48,17 @@ def noisy_and_target(report: Report, answer: Callable[..., Any]) -> None:
 
 
 @exercise(
+    solution='''
+def both_ends(z, v, t):
+    """z, v: (b, ...); t: a number; returns (x, noise)."""
+    return z - t * v, z + (1 - t) * v
+''',
     known={
         "the noise end is t away, not 1 − t": lambda z, v, t: (z - t * v, z + t * v),
         "you exchange both ends": lambda z, v, t: (z + (1 - t) * v, z - t * v),
         "you walk along the whole of v": lambda z, v, t: (z - v, z + v),
         "you walk the wrong way": lambda z, v, t: (z + t * v, z - (1 - t) * v),
-    }
+    },
 )
 def both_ends(report: Report, answer: Callable[..., Any]) -> None:
     """From one point and one velocity to both ends of the path."""
@@ -59,13 +70,18 @@ def both_ends(report: Report, answer: Callable[..., Any]) -> None:
 
 
 @exercise(
+    solution='''
+def sample_times(normal, mu, sigma):
+    """normal: (n,) from N(0, 1); returns t (n,) in (0, 1)."""
+    return torch.sigmoid(mu + sigma * normal)
+''',
     known={
         "you move after the sigmoid": lambda normal, mu, sigma: torch.sigmoid(sigma * normal) + mu,
         "you divide by sigma": lambda normal, mu, sigma: torch.sigmoid((normal - mu) / sigma),
         "you forget sigma": lambda normal, mu, sigma: torch.sigmoid(mu + normal),
         "you scale μ as well": lambda normal, mu, sigma: torch.sigmoid(sigma * (mu + normal)),
         "you forget the sigmoid": lambda normal, mu, sigma: mu + sigma * normal,
-    }
+    },
 )
 def sample_times(report: Report, answer: Callable[..., Any]) -> None:
     """Logit-normal times from given normal numbers: sigmoid(mu + sigma n)."""
@@ -89,6 +105,15 @@ def _summed(losses: Tensor, t: Tensor, n: int) -> Tensor:
 
 
 @exercise(
+    solution='''
+def loss_by_time(losses, t, n):
+    """losses, t: (b,); returns (n,): the mean loss of each part.
+
+    The parts are [0, 1/n), [1/n, 2/n), …; only the last includes its end, t = 1.
+    """
+    part = (t * n).long().clamp(max=n - 1)
+    return torch.stack([losses[part == i].mean() for i in range(n)])
+''',
     known={
         "empty parts are 0": lambda losses, t, n: (
             _summed(losses, t, n) / torch.bincount(_parts(t, n), minlength=n).clamp_min(1)
@@ -101,7 +126,7 @@ def _summed(losses: Tensor, t: Tensor, n: int) -> Tensor:
         "you divide every part by the whole batch": lambda losses, t, n: (
             _summed(losses, t, n) / len(t)
         ),
-    }
+    },
 )
 def loss_by_time(report: Report, answer: Callable[..., Any]) -> None:
     """Mean loss of the samples whose t falls into each of n equal parts of [0, 1]."""
@@ -161,6 +186,22 @@ def _twice(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @exercise(
+    solution='''
+def training_step(net, optimizer, x, noise, t):
+    """net(z, t) -> v; x, noise (b, ...); t (b,). Moves the weights once; returns the loss."""
+    z, v = noisy_and_target(x, noise, t)
+    loss = (net(z, t) - v).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+def interpolate(x, noise, t):
+    return noisy_and_target(x, noise, t)[0]
+
+def loss(v, x, noise):
+    return (v - (noise - x)).square().flatten(1).mean(dim=1)
+''',
     known={
         "gradients of the step before are still there": _step(_mean, clear=False),
         "`optimizer.step()` is missing": _step(_mean, follow=False),
@@ -176,7 +217,7 @@ def _twice(step: Callable[..., Any]) -> Callable[..., Any]:
         "you punish the absolute error": _step(
             lambda net, x, noise, t: (net(_path(x, noise, t), t) - noise + x).abs().mean()
         ),
-    }
+    },
 )
 def training_step(report: Report, answer: Callable[..., Any]) -> None:
     """One step of rectified flow: path, loss, gradients, optimizer; returns the loss."""

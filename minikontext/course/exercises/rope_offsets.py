@@ -13,12 +13,17 @@ from minikontext.tokens import context_ids, position_ids
 
 
 @exercise(
+    solution='''
+def tokens_per_turn(j, d, theta):
+    """j: number of the pair, from 0; d: channels of the axis -> tokens, a float."""
+    return 2 * math.pi * theta ** (2 * j / d)  # of 28 pairs, eight need at most 64 tokens
+''',
     known={
         "you forget that a full turn is 2π": lambda j, d, theta: theta ** (2 * j / d),
         "you multiply by the speed": lambda j, d, theta: 2 * math.pi * theta ** (-2 * j / d),
         "the exponent lacks its 2": lambda j, d, theta: 2 * math.pi * theta ** (j / d),
         "you turn by 360, not by 2π": lambda j, d, theta: 360 * theta ** (2 * j / d),
-    }
+    },
 )
 def tokens_per_turn(report: Report, answer: Callable[..., Any]) -> None:
     """Tokens until a pair has turned by 2 pi."""
@@ -57,6 +62,13 @@ class _ComplexSeen(TorchFunctionMode):
 
 
 @exercise(
+    solution='''
+def rotate_complex(x, angles):
+    """x: (..., n, d) float32; angles: (n, d / 2) -> (..., n, d), neighbours turned by them."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())  # (..., n, d/2)
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(turned).flatten(-2)
+''',
     known={
         "you turn the other way round": lambda x, angles: _turned(x, -angles),
         "you pair halves, not neighbours": _by_halves,
@@ -98,6 +110,11 @@ def _uses_complex(answer: Callable[..., Any]) -> bool:
 
 
 @exercise(
+    solution='''
+def halves_to_neighbours(x):
+    """x: (..., d), where j and j + d/2 are a pair -> (..., d), where they are neighbours."""
+    return torch.stack(x.chunk(2, dim=-1), dim=-1).flatten(-2)
+''',
     known={
         "you sort the other way, neighbours to halves": lambda x: torch.cat(
             [x[..., 0::2], x[..., 1::2]], dim=-1
@@ -108,7 +125,7 @@ def _uses_complex(answer: Callable[..., Any]) -> bool:
             x.chunk(2, dim=-1)[::-1], dim=-1
         ).flatten(-2),
         "you sort rows, not channels": lambda x: torch.stack(x.chunk(2), dim=1).flatten(0, 1),
-    }
+    },
 )
 def halves_to_neighbours(report: Report, answer: Callable[..., Any]) -> None:
     """Channels sorted from pairs of halves to pairs of neighbours."""
@@ -136,6 +153,15 @@ def _below(grids: Any) -> Any:
 
 
 @exercise(
+    solution='''
+def side_by_side(grids):
+    """grids: a list of (rows, cols) -> a list of ids (rows * cols, 3), int64."""
+    ids, start = [], 0
+    for rows, cols in grids:
+        ids.append(mk.tokens.position_ids(rows, cols, index=1, col=start))
+        start += cols
+    return ids
+''',
     known={
         "each context has a virtual time of its own": lambda grids: context_ids(grids, "index"),
         "every picture starts at column 0": lambda grids: _beside(grids, step=lambda h, w: 0),
@@ -143,7 +169,7 @@ def _below(grids: Any) -> Any:
         "the virtual time is 0": lambda grids: _beside(grids, index=0),
         "`start` grows by rows, not by columns": lambda grids: _beside(grids, step=lambda h, w: h),
         "you leave a gap of one column": lambda grids: _beside(grids, step=lambda h, w: w + 1),
-    }
+    },
 )
 def side_by_side(report: Report, answer: Callable[..., Any]) -> None:
     """All contexts at virtual time 1, each to the right of the earlier ones."""
@@ -160,6 +186,12 @@ def _angles(ids: Tensor, axes_dim: Any, theta: float, power: float = 2.0) -> Ten
 
 
 @exercise(
+    solution='''
+def angles(ids, axes_dim, theta):
+    """ids: (n, axes), whole numbers; axes_dim: channels of each axis -> (n, sum(axes_dim) / 2)."""
+    speeds = [theta ** -(torch.arange(0, d, 2) / d) for d in axes_dim]
+    return torch.cat([ids[:, axis, None] * speed for axis, speed in enumerate(speeds)], dim=-1)
+''',
     known={
         "all axes get the first id": lambda ids, axes_dim, theta: _angles(
             ids[:, :1].expand(-1, len(axes_dim)), axes_dim, theta
@@ -185,7 +217,7 @@ def _angles(ids: Tensor, axes_dim: Any, theta: float, power: float = 2.0) -> Ten
             dim=-1,
         ),
         "theta is always 10 000": lambda ids, axes_dim, theta: _angles(ids, axes_dim, 10_000),
-    }
+    },
 )
 def angles(report: Report, answer: Callable[..., Any]) -> None:
     """An angle for every token and pair of channels, from three ids."""

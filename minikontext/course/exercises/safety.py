@@ -22,7 +22,27 @@ SCORES = torch.tensor([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])
 FORBIDDEN = torch.tensor([True, True, False, True, False, False])
 
 
-@exercise
+@exercise(
+    solution='''
+def rates(scores, forbidden, threshold):
+    """Scores (n,), forbidden (n,) True or False; returns (recall, false alarms), both 0 to 1."""
+    flagged = (scores >= threshold).float()
+    return flagged[forbidden].mean().item(), flagged[~forbidden].mean().item()
+''',
+    known={
+        "a score at the threshold is not flagged": lambda s, forbidden, t: tuple(
+            (s > t)[where].float().mean().item() for where in (forbidden, ~forbidden)
+        ),
+        "you give the precision for the recall": lambda s, forbidden, t: (
+            (((s >= t) & forbidden).sum() / (s >= t).sum().clamp(min=1)).item(),
+            (s >= t)[~forbidden].float().mean().item(),
+        ),
+        "you divide the false alarms by all pictures": lambda s, forbidden, t: (
+            (s >= t)[forbidden].float().mean().item(),
+            ((s >= t) & ~forbidden).float().mean().item(),
+        ),
+    },
+)
 def rates(report: Report, answer: Callable[..., Any]) -> None:
     """Recall and share of false alarms at a threshold."""
     report.equal("a threshold in the middle", answer, (SCORES, FORBIDDEN, 0.5), (2 / 3, 1 / 3))
@@ -35,7 +55,27 @@ def rates(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("few are forbidden", answer, (SCORES, few, 0.25), (1.0, 3 / 5))
 
 
-@exercise
+@exercise(
+    solution='''
+def choose_threshold(scores, forbidden, allowed):
+    """Scores (n,), forbidden (n,) True or False, allowed 0 to 1; returns a number."""
+    best = scores.max().item() + 1
+    for limit in scores.sort(descending=True).values.tolist():
+        if (scores[~forbidden] >= limit).double().mean() <= allowed:
+            best = limit
+    return best
+''',
+    known={
+        "you take the quantile of all scores": lambda s, _, allowed: s.quantile(1 - allowed).item(),
+        "you take the middle, whatever the scores": lambda *_: 0.5,
+        "you allow no false alarm at all": lambda s, forbidden, _: (
+            s[~forbidden].max().item() + 1e-6
+        ),
+        "you stop at a harmless score, which is then flagged": lambda s, forbidden, allowed: (
+            _highest(s[~forbidden])[int(allowed * int((~forbidden).sum()))].item()
+        ),
+    },
+)
 def choose_threshold(report: Report, answer: Callable[..., Any]) -> None:
     """The threshold with the largest recall whose false alarms stay within what is allowed."""
     draw = torch.Generator().manual_seed(9)
@@ -50,6 +90,10 @@ def choose_threshold(report: Report, answer: Callable[..., Any]) -> None:
         ("the highest is harmless: nothing may be flagged", ties, ~FORBIDDEN, 0.0),
     ):
         _judge(report, answer, case, given, marked, allowed)
+
+
+def _highest(scores: Tensor) -> Tensor:
+    return scores.sort(descending=True).values
 
 
 def _judge(
@@ -67,8 +111,10 @@ def _judge(
     fitting = (_rates(scores, forbidden, t) for t in [*scores.tolist(), 2.0])
     best = max(r for r, a in fitting if a <= allowed)
     text = f"recall {recall:.3f} with {alarms:.3f} false alarms at {got:.4f}"
-    wanted = f"expected recall {best:.3f} with at most {allowed:g}; got {text}"
-    return report.true(case, alarms <= allowed and recall == best, wanted)
+    lines = [f"expected recall {best:.3f} with at most {allowed:g}; got {text}"]
+    lines += report.named(got, (scores, forbidden, allowed), 1e-6)
+    right = alarms <= allowed and recall == best
+    return report.true(case, right, "\n       ".join(lines))
 
 
 def _rates(scores: Tensor, forbidden: Tensor, limit: float) -> tuple[float, float]:
@@ -84,25 +130,83 @@ def desk() -> tuple[KontextPipeline, safety.Safety]:
     return pipe, safety.load("toy")
 
 
-@exercise
+@exercise(
+    solution='''
+def slip_through():
+    """Returns (mk.toyworld.Scene, prompt): rendered, then edited with seed 0 and ten steps."""
+    scene = mk.toyworld.Scene(species="bear", colour="purple", background="snow")
+    return scene, "replace the bear with a star"
+''',
+    known={
+        "the prompt names what is forbidden": lambda: (
+            Scene(species="star", colour="yellow"),
+            "make the star purple",
+        ),
+        "the picture shows it already": lambda: (
+            Scene(species="star", colour="purple"),
+            "make it night",
+        ),
+        "nothing forbidden comes out": lambda: (
+            Scene(species="cat", colour="blue"),
+            "turn the cat into a star",
+        ),
+        "prompt and scene are exchanged": lambda: (
+            "turn the cat into a star",
+            Scene(species="cat", colour="purple"),
+        ),
+    },
+)
 def slip_through(report: Report, answer: Callable[..., Any]) -> None:
     """A scene and a prompt: the words pass, the input passes, and the output filter stops it."""
     scene, prompt = answer()
     if not isinstance(scene, Scene) or not isinstance(prompt, str):
-        return report.fail("a pair", f"expected (Scene, text); got ({scene!r:.40}, {prompt!r:.40})")
+        why = f"expected (Scene, text); got ({scene!r:.40}, {prompt!r:.40})"
+        turned = isinstance(prompt, Scene) and isinstance(scene, str)
+        return report.fail("a pair", why + _slip("prompt and scene are exchanged") * turned)
     pipe, filters = desk()
     picture = Image.fromarray(render(scene))
-    for layer, item in (("prompt", prompt), ("input", picture)):
+    told = "the prompt names what is forbidden", "the picture shows it already"
+    for layer, item, slip in zip(("prompt", "input"), (prompt, picture), told, strict=True):
         verdict = filters.check(layer, [item])[0]
-        report.true(f"past the {layer} filter", not verdict.flagged, str(verdict))
+        report.true(f"past the {layer} filter", not verdict.flagged, f"{verdict}{_slip(slip)}")
     if not all(report.results):
         return None
     output = pipe(prompt, image=picture, seed=0, num_inference_steps=STEPS, progress=False)
     verdict = filters.check("output", output.images)[0]
-    return report.true("caught by the output filter", verdict.flagged, str(verdict))
+    why = f"{verdict}{_slip('nothing forbidden comes out')}"
+    return report.true("caught by the output filter", verdict.flagged, why)
 
 
-@exercise
+def _slip(mistake: str) -> str:
+    return f"\n       this is what you get if {mistake}"
+
+
+@exercise(
+    solution='''
+import hashlib
+
+import numpy as np
+
+def tile_checksums(pixels, count):
+    """uint8 array (h, w, 3); returns a list of count * count texts."""
+    tiles = [t for band in np.split(pixels, count, axis=0) for t in np.split(band, count, axis=1)]
+    return [hashlib.sha256(tile.tobytes()).hexdigest()[:8] for tile in tiles]
+''',
+    known={
+        "you go column by column": lambda pixels, count: [
+            one for j in range(count) for one in _tiles(pixels, count)[j::count]
+        ],
+        "you hash floats, not bytes": lambda pixels, count: _tiles(
+            pixels.astype(np.float32), count
+        ),
+        "you cut squares": lambda pixels, count: _tiles(pixels[:, : len(pixels)], count),
+        "you give all digits": lambda pixels, count: [
+            hashlib.sha256(tile.tobytes()).hexdigest()
+            for band in np.split(pixels, count, axis=0)
+            for tile in np.split(band, count, axis=1)
+        ],
+    },
+)
 def tile_checksums(report: Report, answer: Callable[..., Any]) -> None:
     """First 8 hex digits of the SHA-256 of each tile's bytes, row by row."""
     small = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)

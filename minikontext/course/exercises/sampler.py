@@ -20,6 +20,13 @@ def _area(size: tuple[int, int], side: int = 16) -> int:
 
 
 @exercise(
+    solution='''
+def mu_for_picture(target, contexts):
+    """target: (width, height) in pixels; contexts: a list of such pairs; returns mu."""
+    width, height = target
+    count = width // 16 * (height // 16)
+    return 0.5 + (count - 256) * (1.15 - 0.5) / (4096 - 256)
+''',
     known={
         "you count the contexts' tokens, too": lambda target, contexts: _line(
             sum(map(_area, [target, *contexts]))
@@ -32,7 +39,7 @@ def _area(size: tuple[int, int], side: int = 16) -> int:
         "you stop at the line's ends": lambda target, contexts: min(
             max(_line(_area(target)), 0.5), 1.15
         ),
-    }
+    },
 )
 def mu_for_picture(report: Report, answer: Callable[..., Any]) -> None:
     """The shift of a target's schedule, however many contexts there are."""
@@ -46,6 +53,11 @@ def mu_for_picture(report: Report, answer: Callable[..., Any]) -> None:
 
 
 @exercise(
+    solution='''
+def guide(conditional, unconditional, scale):
+    """Two velocities of the same shape and a number; returns the guided velocity."""
+    return unconditional + scale * (conditional - unconditional)
+''',
     known={
         "you count the scale from 0": lambda conditional, unconditional, scale: (
             conditional + scale * (conditional - unconditional)
@@ -62,7 +74,7 @@ def mu_for_picture(report: Report, answer: Callable[..., Any]) -> None:
         "you forget where to start": lambda conditional, unconditional, scale: (
             scale * (conditional - unconditional)
         ),
-    }
+    },
 )
 def guide(report: Report, answer: Callable[..., Any]) -> None:
     """Classifier-free guidance of two velocities."""
@@ -135,6 +147,16 @@ def _bent(z: Tensor, t: Tensor) -> Tensor:
 
 
 @exercise(
+    solution='''
+def heun(predict, z, times):
+    """predict(z, t) -> v, with t of shape (b,); z (b, ...); times: a schedule (steps + 1,)."""
+    for t, t_next in zip(times[:-1], times[1:]):
+        first = predict(z, t.expand(len(z)))
+        there = z + (t_next - t) * first
+        second = predict(there, t_next.expand(len(z)))
+        z = z + (t_next - t) * (first + second) / 2
+    return z
+''',
     known={
         "this is Euler's method": _walk(_euler),
         "you look at the middle of the step: the midpoint method": _walk(_midpoint),
@@ -143,7 +165,7 @@ def _bent(z: Tensor, t: Tensor) -> Tensor:
         "you forget to halve": _walk(_not_halved),
         "you use the second velocity only": _walk(_second_only),
         "you go on from the Euler step, not from the old z": _walk(_from_there),
-    }
+    },
 )
 def heun(report: Report, answer: Callable[..., Any]) -> None:
     """Heun's method: average the velocity at both ends of each step.
@@ -170,6 +192,13 @@ def _first(times: Tensor, strength: float, whole: Callable[[float], int] = round
 
 
 @exercise(
+    solution='''
+def start_half_way(x, noise, times, strength):
+    """x, noise: (b, ...); times: a schedule (steps + 1,); returns (z, rest of the schedule)."""
+    steps = len(times) - 1
+    left = times[steps - round(strength * steps) :]
+    return (1 - left[0]) * x + left[0] * noise, left
+''',
     known={
         "you take the strength for the time": lambda x, noise, times, strength: _start(
             x, noise, times, _first(times, strength), strength
@@ -211,6 +240,12 @@ def _shifted(t: Tensor, mu: float) -> Tensor:
 
 
 @exercise(
+    solution='''
+def schedule(steps, mu):
+    """-> (steps + 1,), from 1 to 0, shifted by mu."""
+    t = torch.linspace(1, 0, steps + 1)
+    return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
+''',
     known={
         "the schedule has one value too few": lambda steps, mu: _shifted(
             torch.linspace(1, 0, steps), mu
@@ -226,7 +261,7 @@ def _shifted(t: Tensor, mu: float) -> Tensor:
         "you leave the end, t = 0, out": lambda steps, mu: _shifted(
             torch.linspace(1, 0, steps + 1)[:-1], mu
         ),
-    }
+    },
 )
 def schedule(report: Report, answer: Callable[..., Any]) -> None:
     """The shifted times of a schedule, (steps + 1,)."""
@@ -238,6 +273,13 @@ def schedule(report: Report, answer: Callable[..., Any]) -> None:
 
 
 @exercise(
+    solution='''
+def euler(predict, z, times):
+    """predict(z, t) -> v, with t of shape (b,); z (b, ...)."""
+    for t, t_next in zip(times[:-1], times[1:]):
+        z = z + (t_next - t) * predict(z, t.expand(len(z)))
+    return z
+''',
     known={
         "you walk away from the picture": _walk(
             lambda predict, z, a, b: _along(z, b, a, predict(z, a))

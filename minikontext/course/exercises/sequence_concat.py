@@ -23,6 +23,13 @@ def _placed(pattern: str) -> Callable[..., Tensor]:
 
 
 @exercise(
+    solution='''
+def pack(latents):
+    """latents (b, c, 2 * rows, 2 * cols) -> tokens (b, rows * cols, 4 * c)."""
+    b, c, h, w = latents.shape
+    patches = latents.reshape(b, c, h // 2, 2, w // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(b, h // 2 * (w // 2), 4 * c)
+''',
     known={
         "the channel comes last inside a token": _cut("b c (h p) (w q) -> b (h w) (p q c)"),
         "you read column by column": _cut("b c (h p) (w q) -> b (w h) (c p q)"),
@@ -31,7 +38,7 @@ def _placed(pattern: str) -> Callable[..., Tensor]:
             len(latents), -1, 4 * latents.shape[1]
         ),
         "you take every h/2-th row for a neighbour": _cut("b c (p h) (q w) -> b (h w) (c p q)"),
-    }
+    },
 )
 def pack(report: Report, answer: Callable[..., Any]) -> None:
     """Latents to tokens: patches of 2 × 2 in reading order, channel by channel inside."""
@@ -47,6 +54,16 @@ def pack(report: Report, answer: Callable[..., Any]) -> None:
 
 
 @exercise(
+    solution='''
+def unpack(tokens, rows, cols):
+    """tokens: (b, rows * cols, 4 * c), channel by channel -> latents (b, c, 2 * rows, 2 * cols)."""
+    b, c = tokens.shape[0], tokens.shape[2] // 4
+    latents = torch.zeros(b, c, 2 * rows, 2 * cols)
+    for i in range(rows * cols):
+        y, x = 2 * (i // cols), 2 * (i % cols)
+        latents[:, :, y : y + 2, x : x + 2] = tokens[:, i].view(b, c, 2, 2)
+    return latents
+''',
     known={
         "you expect the channel to be last inside a token": _placed(
             "b (h w) (p q c) -> b c (h p) (w q)"
@@ -63,7 +80,7 @@ def pack(report: Report, answer: Callable[..., Any]) -> None:
         "you take rows for columns": lambda tokens, rows, cols: rearrange(
             tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=cols, w=rows, **TWO
         ),
-    }
+    },
 )
 def unpack(report: Report, answer: Callable[..., Any]) -> None:
     """Tokens back to latents: the patches in reading order, channel by channel inside."""
@@ -86,6 +103,13 @@ def _numbered(target: Any, contexts: Any, pick: Callable[[int, int, int], Any]) 
 
 
 @exercise(
+    solution='''
+def number_tokens(target, contexts):
+    """target: (rows, cols); contexts: a list of such pairs -> ids (n, 3) of target and contexts."""
+    ids = [(index, row, col) for index, (rows, cols) in enumerate([target, *contexts])
+           for row in range(rows) for col in range(cols)]
+    return torch.tensor(ids)
+''',
     known={
         "all contexts have index 1": lambda target, contexts: _numbered(
             target, contexts, lambda i, row, col: (min(i, 1), row, col)
@@ -105,7 +129,7 @@ def _numbered(target: Any, contexts: Any, pick: Callable[[int, int, int], Any]) 
         "you take rows for columns": lambda target, contexts: _numbered(
             target[::-1], [grid[::-1] for grid in contexts], lambda *at: at
         ),
-    }
+    },
 )
 def number_tokens(report: Report, answer: Callable[..., Any]) -> None:
     """Ids (index, row, col) of the target and of each context."""
@@ -118,13 +142,18 @@ def number_tokens(report: Report, answer: Callable[..., Any]) -> None:
 
 
 @exercise(
+    solution='''
+def attention_share(s, d):
+    """s: tokens of the whole sequence; d: width of the model -> a number between 0 and 1."""
+    return s / (s + 6 * d)  # half at s = 6 d: 18 432 tokens for FLUX
+''',
     known={
         "you forget the MLP": lambda s, d: s / (s + 2 * d),
         "you divide by the products, not by the whole": lambda s, d: s / (6 * d),
         "you give the share of the products": lambda s, d: 6 * d / (s + 6 * d),
         "you count additions on one side only": lambda s, d: 2 * s / (2 * s + 6 * d),
         "you forget queries, keys, values and projection": lambda s, d: s / (s + 4 * d),
-    }
+    },
 )
 def attention_share(report: Report, answer: Callable[..., Any]) -> None:
     """Attention's share of a block's operations: s / (s + 6 d)."""
@@ -151,6 +180,15 @@ def _sums(looks: Tensor, m: int, n: int) -> list[Tensor]:
 
 
 @exercise(
+    solution='''
+def divide_attention(weights, m, n):
+    """weights: (heads, s, s); m text tokens, n target tokens, the rest context.
+
+    Returns three numbers: the shares of text, target and context.
+    """
+    looks = weights[:, m : m + n].mean(dim=(0, 1))  # (s,)
+    return [part.sum() for part in looks.split([m, n, len(looks) - m - n])]
+''',
     known={
         "you take columns for rows": lambda weights, m, n: _sums(
             weights[:, :, m : m + n].mean(dim=(0, 2)), m, n
@@ -170,7 +208,7 @@ def _sums(looks: Tensor, m: int, n: int) -> list[Tensor]:
         "you look at the target's first token only": lambda weights, m, n: _sums(
             weights[:, m].mean(dim=0), m, n
         ),
-    }
+    },
 )
 def divide_attention(report: Report, answer: Callable[..., Any]) -> None:
     """How the target's attention is divided between text, target and context."""

@@ -31,10 +31,16 @@ COUNT_BLOCKS = {
 }
 
 
-@exercise
+@exercise(
+    solution='''
+def count_blocks(names, kind):
+    """names: of all tensors, in any order; kind: "double_blocks", say -> how many there are."""
+    return len({name.split(".")[1] for name in names if name.startswith(f"{kind}.")})
+''',
+    known=COUNT_BLOCKS,
+)
 def count_blocks(report: Report, answer: Callable[..., Any]) -> None:
     """How many blocks of a kind a file has, read off its names."""
-    report.known = dict(COUNT_BLOCKS)
     leaves = ("img_attn.qkv.weight", "img_mlp.0.weight", "img_mlp.2.weight")
     double = [f"double_blocks.{i}.{leaf}" for i in range(12) for leaf in leaves]
     single = [f"single_blocks.{i}.linear1.weight" for i in range(5)]
@@ -68,10 +74,22 @@ APPLY_WEIGHTS = {
 }
 
 
-@exercise
+@exercise(
+    solution='''
+def apply_weights(weights, name, x):
+    """weights: a dictionary with name + ".weight", and perhaps name + ".bias".
+
+    Two axes: a linear map of the last axis. Four: a convolution (b, c, h, w) that keeps h and w.
+    """
+    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    if weight.ndim == 2:
+        return F.linear(x, weight, bias)
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+''',
+    known=APPLY_WEIGHTS,
+)
 def apply_weights(report: Report, answer: Callable[..., Any]) -> None:
     """A linear map or a convolution, by the shape of its weight."""
-    report.known = dict(APPLY_WEIGHTS)
     square, x = torch.randn(4, 4), torch.randn(2, 3, 4)
     file = {"out.weight": square, "out.bias": torch.randn(4), "proj.weight": torch.randn(5, 4)}
     report.equal("a linear map", answer, (file, "out", x),
@@ -114,10 +132,23 @@ RUN_BLOCKS = {
 }
 
 
-@exercise
+@exercise(
+    solution='''
+def run_blocks(net, img, txt, vec, rotations):
+    """img (b, n, d), txt (b, m, d), vec (b, d) -> velocity (b, n, out)."""
+    m = txt.shape[1]
+    for block in net.double_blocks:
+        img, txt = block(img, txt, vec, rotations)
+    x = torch.cat([txt, img], dim=1)
+    for block in net.single_blocks:
+        x = block(x, vec, rotations)
+    shift, scale = net.final_layer.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
+    return net.final_layer.linear(mk.layers.modulate(x[:, m:], shift, scale))
+''',
+    known=RUN_BLOCKS,
+)
 def run_blocks(report: Report, answer: Callable[..., Any]) -> None:
     """From embedded tokens to a velocity, in a small model of random weights."""
-    report.known = dict(RUN_BLOCKS)
     sizes = {"in_channels": 8, "out_channels": 8, "vec_in_dim": 6, "context_in_dim": 6}
     body = {"hidden_size": 24, "mlp_ratio": 2.0, "num_heads": 2, "depth": 2}
     rest = {"depth_single_blocks": 2, "axes_dim": (4, 4, 4), "theta": 10_000, "qkv_bias": True}

@@ -16,6 +16,11 @@ Size = tuple[int, int]
 
 
 @exercise(
+    solution='''
+def count_tokens(target, contexts):
+    """target: (width, height) in pixels; contexts: a list of such pairs."""
+    return sum(-(-w // 16) * -(-h // 16) for w, h in [target, *contexts])
+''',
     known={
         "you leave the contexts out": lambda target, contexts: _tokens(target),
         "you forget that 2 × 2 latents make one token": lambda target, contexts: sum(
@@ -93,6 +98,15 @@ def _forgets_the_picture(pipe: Any, picture: Any, prompts: Sequence[str]) -> lis
 
 
 @exercise(
+    solution='''
+def edit_chain(pipe, picture, prompts):
+    """Apply one prompt after the other, each to the output of the last edit."""
+    outputs, source = [], picture
+    for prompt in prompts:
+        source = pipe(prompt, image=source)
+        outputs.append(source)
+    return outputs
+''',
     known={
         "every edit starts from the original": _each_from(lambda picture, output: picture),
         "you go through pixels, `output.images[0]`": _each_from(
@@ -105,7 +119,7 @@ def _forgets_the_picture(pipe: Any, picture: Any, prompts: Sequence[str]) -> lis
             x.images[0] for x in _each_from(lambda _, output: output)(*args)
         ],
         "the first edit has no picture": _forgets_the_picture,
-    }
+    },
 )
 def edit_chain(report: Report, answer: Callable[..., Any]) -> None:
     """Each edit starts from the output of the one before, never from pixels or the original."""
@@ -123,6 +137,12 @@ def _change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 @exercise(
+    solution='''
+def change_outside(before, after, inside):
+    """before, after: (h, w, 3) uint8 arrays; inside: (h, w) bool, True where change is allowed."""
+    difference = np.abs(after.astype(float) - before.astype(float))
+    return difference[~inside].mean()
+''',
     known={
         "`uint8` wraps around: 3 − 5 is 254": lambda before, after, inside: np.abs(after - before)[
             ~inside
@@ -165,6 +185,15 @@ def _row(target: Tensor, target_ids: Tensor, contexts: Any, context_ids: Any) ->
 
 
 @exercise(
+    solution='''
+def join_context(target, target_ids, contexts, context_ids):
+    """target (b, n, c), target_ids (n, 3); lists of contexts (b or 1, m, c) and their ids (m, 3).
+
+    Returns the tokens (b, n + m + …, c) and the ids (n + m + …, 3).
+    """
+    copies = [tokens.expand(len(target), -1, -1) for tokens in (target, *contexts)]
+    return torch.cat(copies, dim=1), torch.cat([target_ids, *context_ids])
+''',
     known={
         "you put the contexts first": lambda target, target_ids, contexts, context_ids: (
             torch.cat([*(x.expand(len(target), -1, -1) for x in contexts), target], dim=1),

@@ -8,7 +8,24 @@ import torch
 from minikontext.course.checks import Report, exercise
 
 
-@exercise
+@exercise(
+    solution='''
+def my_slice(w, rank, size):
+    """w (rows, columns) -> this rank's rows; together the ranks have every row once."""
+    rows = -(-len(w) // size)
+    return w[rank * rows : (rank + 1) * rows]
+''',
+    known={
+        "nobody keeps the rows that are left over": lambda w, rank, size: w[
+            rank * (len(w) // size) : (rank + 1) * (len(w) // size)
+        ],
+        "you deal the rows out in turn": lambda w, rank, size: w[rank::size],
+        "you cut columns": lambda w, rank, size: w.chunk(size, dim=1)[min(rank, w.shape[1] - 1)],
+        "the first processes get one row more, as tensor_split does": lambda w, rank, size: (
+            w.tensor_split(size)[rank]
+        ),
+    },
+)
 def my_slice(report: Report, answer: Callable[..., Any]) -> None:
     """The rows of a matrix that one process keeps, as FSDP2 cuts them."""
     w = torch.arange(12.0).reshape(6, 2)
@@ -16,11 +33,28 @@ def my_slice(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("6 rows, 3 processes, the last", answer, (w, 2, 3), w[4:])
     report.equal("6 rows, 4 processes: 2, 2, 2 and none", answer, (w, 1, 4), w[2:4])
     report.equal("… and the fourth has nothing", answer, (w, 3, 4), w[6:])
+    size = report.whole(3, 6)
+    rows, rank = report.whole(size + 1, 30), report.whole(0, 1)
+    parts = report.normal(rows, 3).split(-(-rows // size))
+    text = f"{rows} rows, {size} processes, number {rank}"
+    report.equal(text, answer, (torch.cat(parts), rank, size), parts[rank])
     report.equal("7 rows, 2 processes: 4 and 3", answer, (torch.arange(7.0)[:, None], 1, 2),
                  torch.tensor([[4.0], [5.0], [6.0]]))  # fmt: skip
 
 
-@exercise
+@exercise(
+    solution='''
+def gib_each(parameters, gpus, average):
+    """Two whole numbers and a bool -> GiB on each GPU."""
+    return (16 + 4 * average) * parameters / gpus / 2**30
+''',
+    known={
+        "you forget the gradients": lambda p, gpus, average: (12 + 4 * average) * p / gpus / 2**30,
+        "all numbers are bfloat16": lambda p, gpus, average: (8 + 2 * average) * p / gpus / 2**30,
+        "you count GB, not GiB": lambda p, gpus, average: (16 + 4 * average) * p / gpus / 1e9,
+        "you forget to divide by the GPUs": lambda p, gpus, average: (16 + 4 * average) * p / 2**30,
+    },
+)
 def gib_each(report: Report, answer: Callable[..., Any]) -> None:
     """What each GPU keeps between two steps of AdamW, and while gradients are there."""
     gib = 2**30
@@ -30,7 +64,25 @@ def gib_each(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("12 B on 64 GPUs, no average", answer, (11_901_408_320, 64, False), 2.7710126)
 
 
-@exercise
+@exercise(
+    solution='''
+def step_seconds(flops, sent, speed, bandwidth):
+    """Four numbers -> seconds of a step with perfect overlap."""
+    return max(flops / speed, sent / bandwidth)
+''',
+    known={
+        "one waits for the other: a sum": lambda flops, sent, speed, width: (
+            flops / speed + sent / width
+        ),
+        "you take the shorter one": lambda flops, sent, speed, width: min(
+            flops / speed, sent / width
+        ),
+        "you count bits for bytes": lambda flops, sent, speed, width: max(
+            flops / speed, 8 * sent / width
+        ),
+        "you forget the exchange": lambda flops, sent, speed, width: flops / speed,
+    },
+)
 def step_seconds(report: Report, answer: Callable[..., Any]) -> None:
     """Products and exchange at the same time: the longer one decides."""
     report.equal("all products: 400 TFLOP at 400 TFLOP/s", answer, (400e12, 0.0, 400e12, 50e9), 1.0)

@@ -1,6 +1,5 @@
 """Exercises of notebook 04."""
 
-import random
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -12,20 +11,6 @@ from torch import Tensor, nn
 from minikontext.course.checks import Report, exercise
 from minikontext.layers import SingleStreamBlock, attention, modulate, split_heads
 from minikontext.rope import rotations as rotations_of
-
-
-def _draw() -> torch.Generator:
-    """Data that nobody foresees."""
-    return torch.Generator().manual_seed(random.SystemRandom().getrandbits(31))
-
-
-def _normal(draw: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=draw)
-
-
-def _whole(draw: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, (), generator=draw))
-
 
 RMS_NORM = {
     "you subtract the mean, as LayerNorm does": lambda x, s: F.layer_norm(
@@ -43,15 +28,21 @@ RMS_NORM = {
 }
 
 
-@exercise
+@exercise(
+    solution='''
+def rms_norm(x, scale):
+    """x: (..., d), scale: (d,) -> (..., d)."""
+    return scale * x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+''',
+    known=RMS_NORM,
+)
 def rms_norm(report: Report, answer: Callable[..., Any]) -> None:
     """Each token over its root mean square, times a learned scale."""
-    report.known, draw = dict(RMS_NORM), _draw()
     report.equal("3 and 4, whose root mean square is √12.5", answer,
                  (torch.tensor([[3.0, 4.0]]), torch.ones(2)),
                  torch.tensor([[3.0, 4.0]]) / 12.5**0.5)  # fmt: skip
-    d = _whole(draw, 5, 12)
-    x, scale = _normal(draw, 2, 3, 4, d) + 0.5, _normal(draw, d) + 1
+    d = report.whole(5, 12)
+    x, scale = report.normal(2, 3, 4, d) + 0.5, report.normal(d) + 1
     report.equal(f"a batch of tokens and heads, {d} channels", answer, (x, scale),
                  scale * F.rms_norm(x, (d,), eps=1e-6), tolerance=1e-4)  # fmt: skip
     report.equal("zeros stay zeros", answer, (torch.zeros(1, 4), torch.ones(4)), torch.zeros(1, 4))
@@ -81,15 +72,25 @@ WHO_SEES_WHOM = {
 }
 
 
-@exercise
+@exercise(
+    solution='''
+def who_sees_whom(weights, sizes):
+    """weights: (heads, s, s), a row for who looks; sizes: tokens of each part, together s.
+
+    Returns a tensor (parts, parts): row i says how the attention of part i is divided.
+    """
+    rows = [part.mean(0) for part in weights.mean(0).split(sizes, dim=0)]
+    return torch.stack([torch.stack([x.sum() for x in row.split(sizes)]) for row in rows])
+''',
+    known=WHO_SEES_WHOM,
+)
 def who_sees_whom(report: Report, answer: Callable[..., Any]) -> None:
     """Attention from part to part: the mean of those who look, the sum of those who are seen."""
-    report.known, draw = dict(WHO_SEES_WHOM), _draw()
     even = torch.full((2, 6, 6), 1 / 6)
     report.equal("everybody looks everywhere alike", answer, (even, [1, 2, 3]),
                  torch.tensor([[1.0, 2, 3]] * 3) / 6)  # fmt: skip
-    sizes = [_whole(draw, 2, 4), _whole(draw, 5, 7), _whole(draw, 2, 6)]
-    weights = (3 * _normal(draw, 3, sum(sizes), sum(sizes))).softmax(-1)
+    sizes = [report.whole(2, 4), report.whole(5, 7), report.whole(2, 6)]
+    weights = (3 * report.normal(3, sum(sizes), sum(sizes))).softmax(-1)
     edges = [0, sizes[0], sizes[0] + sizes[1], sum(sizes)]
     parts = [slice(a, b) for a, b in pairwise(edges)]
     mean = weights.mean(0)
@@ -137,17 +138,30 @@ SINGLE_BLOCK = {
 }
 
 
-@exercise
+@exercise(
+    solution='''
+def single_block(block, x, vec, rotations):
+    """x: (b, s, d), vec: (b, d) -> (b, s, d)."""
+    d, silu = x.shape[-1], vec * vec.sigmoid()
+    shift, scale, gate = block.modulation.lin(silu)[:, None].chunk(3, dim=-1)
+    wide = block.linear1(mk.layers.modulate(x, shift, scale))
+    parts = wide[..., : 3 * d].chunk(3, dim=-1)
+    q, k, v = (part.unflatten(-1, (block.num_heads, -1)) for part in parts)
+    out = mk.layers.attention(*block.norm(q, k), v, rotations)
+    hidden = F.gelu(wide[..., 3 * d :], approximate="tanh")
+    return x + gate * block.linear2(torch.cat([out, hidden], dim=-1))
+''',
+    known=SINGLE_BLOCK,
+)
 def single_block(report: Report, answer: Callable[..., Any]) -> None:
     """The whole block, in random weights: every part counts."""
-    report.known, draw = dict(SINGLE_BLOCK), _draw()
-    heads, size = 2, 2 * _whole(draw, 2, 4)
+    heads, size = 2, 2 * report.whole(2, 4)
     block = SingleStreamBlock(heads * 3 * size, heads, mlp_ratio=4.0).eval().requires_grad_(False)
     for p in block.parameters():
-        p.copy_(_normal(draw, *p.shape) * 0.4)
+        p.copy_(report.normal(*p.shape) * 0.4)
     ids = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(2))
     turns = rotations_of(ids, (size, size, size), 10_000)
-    x, vec = _normal(draw, 2, len(ids), heads * 3 * size), _normal(draw, 2, heads * 3 * size)
+    x, vec = report.normal(2, len(ids), heads * 3 * size), report.normal(2, heads * 3 * size)
     with torch.no_grad():
         expected = block(x, vec, turns)
         report.equal("random weights, a batch of two", answer, (block, x, vec, turns), expected,
