@@ -162,6 +162,34 @@ def test_loha_by_hand_and_in_parts_of_a_layer(model, tmp_path, rank):
     forward_is_delta(model, found)
 
 
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+@pytest.mark.parametrize("kind", ["thin", "LoKr"])
+def test_a_dora_by_hand(model, tmp_path, axis, kind):
+    base, stem = model.get_submodule("img_in").weight, "lora_unet_img_in."
+    (out, wide), dim = base.shape, int(axis == "rows")
+    torch.manual_seed(0)
+    left, right = torch.randn(4, 2), torch.randn(out // 4, wide // 2)
+    down, up = torch.randn(3, wide), torch.randn(out, 3)
+    state = {"lokr_w1": left, "lokr_w2": right}
+    state = {"lora_down.weight": down, "lora_up.weight": up} if kind == "thin" else state
+    lengths = torch.rand((out, 1) if axis == "rows" else (1, wide)) + 0.5
+    state["dora_scale"] = lengths
+    whole = base + (up @ down if kind == "thin" else torch.kron(left, right))
+    expected = whole / whole.norm(dim=dim, keepdim=True) * lengths
+    found = read({stem + n: x for n, x in state.items()}, model, tmp_path)
+    torch.testing.assert_close(base + found.updates[0].delta, expected, atol=1e-5, rtol=1e-5)
+    forward_is_delta(model, found)
+
+
+@pytest.mark.parametrize("lengths", [torch.ones(3), torch.ones(1, 3), torch.ones(32) * torch.inf])
+def test_a_dora_with_lengths_of_no_sense_is_refused(model, good, tmp_path, lengths):
+    with pytest.raises(WeightsError, match="img_in (is a DoRA with|holds NaN or inf)"):
+        read(pairs(good, str) | {"img_in.dora_scale": lengths}, model, tmp_path)
+    base = {"img_in.diff": -model.img_in.weight.detach()}  # nothing is left to have a length
+    with pytest.raises(WeightsError, match="rows of length 0"):
+        read(base | {"img_in.dora_scale": torch.ones(len(model.img_in.weight))}, model, tmp_path)
+
+
 @torch.no_grad()
 def test_whole_differences_and_biases_are_added(model, tmp_path):
     torch.manual_seed(0)
@@ -228,8 +256,6 @@ def test_the_same_lora_twice_is_told_and_names_are_unique(tiny, good, tmp_path):
 # ---- refused
 
 KINDS = {
-    "img_in.dora_scale": "DoRA",
-    "base_model.model.img_in.lora_magnitude_vector": "DoRA",
     "img_in.oft_blocks": "OFT",
     "lora_unet_img_in.lora_mid.weight": "LoRA of convolutions",
     "img_in.lokr_t2": "LoKr of convolutions",

@@ -6,24 +6,18 @@ from pathlib import Path
 
 from minikontext.runtime.config import parse_json
 
-SUFFIXES = (".safetensors", ".sft")  # two names of one format
+SUFFIXES = (".safetensors", ".sft", ".gguf")  # the first two are names of one format
 GET = "Expected safetensors: download or copy it again, in that format."
 PICKLE = "can run any code when it is loaded"
-GGUF = (
-    "GGUF, whose blocks of 2 to 8 bits this package does not unpack. Take the same model as "
-    "safetensors in bfloat16 or float8, and offload='4-bit' or '8-bit' to fit a small GPU; or "
-    "unpack it with `gguf.quants.dequantize` (pip install gguf) and save it as safetensors"
-)
 _KINDS = {  # by the first bytes
     b"PK": f"a pickle (PyTorch's .pt, .bin, .ckpt), which {PICKLE}",
     b"\x80": f"a pickle, which {PICKLE}",
-    b"GGUF": GGUF,
     b"version": "a Git LFS pointer: the weights themselves were not downloaded",
     b"<": "a web page: the download needs a login, or the address is wrong",
     b"\x08": "ONNX or another protocol buffer",
 }
 # Weights in formats that are not read, by the end of their name.
-FOREIGN = (".gguf", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".pkl")
+FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".onnx", ".pkl")
 
 
 def diagnose(path: Path, reason: str) -> str:
@@ -37,7 +31,7 @@ def diagnose(path: Path, reason: str) -> str:
     if promised:
         kind, reason = None, f"its header promises {promised:,} bytes"
     what = kind or f"no complete safetensors file: {reason}"
-    return f"{path} ({size:,} bytes) is {what}. {'' if kind is GGUF else GET}".rstrip()
+    return f"{path} ({size:,} bytes) is {what}. {GET}"
 
 
 def promised_bytes(path: str | Path) -> int | None:

@@ -177,7 +177,8 @@ def load(
         _require_part(path, layer, update, rows, model, official)
         if any(torch.equal(rows, other) for other, _ in parts[official]):
             raise WeightsError(f"{path} holds {layer} under two names. Get the file again.")
-        parts[official].append((rows, update))
+        base = model.get_submodule(official).weight
+        parts[official].append((rows, _turned(f"{path}: {layer}", update, base, rows)))
     layers = {n: lora_layers.join(parts[n], len(model.get_submodule(n).weight)) for n in parts}
     lora = Lora(layers, path.stem, scale)
     lora.fingerprint = safetensors_io.fingerprint(path)
@@ -220,6 +221,17 @@ def _require_part(
             f"channels, the picture of edges or depths among them. {purpose.INSTEAD}"
         )
     raise WeightsError(f"{path}: {layer} is {got}, expected {expected}: it is of another model")
+
+
+def _turned(where: str, update: Update, base: Tensor, rows: Tensor) -> Update:
+    """A DoRA's update of these rows of a layer; any other as it is."""
+    if update.magnitude is None:
+        return update
+    base = base.dequantize() if quantization.is_packed(base) else base.detach()
+    try:
+        return lora_layers.turned(update, base[rows.to(base.device)], update.magnitude)
+    except ValueError as error:
+        raise WeightsError(f"{where} is a DoRA with {error}. Get the file again.") from error
 
 
 def _require_shapes(lora: Lora, model: KontextTransformer) -> None:

@@ -4,7 +4,7 @@
     official names      double_blocks.0.….lora_A.weight
     kohya, OneTrainer   lora_unet_… or lora_transformer_….lora_down.weight, .alpha
     xlabs               double_blocks.0.processor.qkv_lora1.down.weight
-    LyCORIS, peft       ….lokr_w1 (LoKr), ….hada_w1_a (LoHa)
+    LyCORIS, peft       ….lokr_w1 (LoKr), ….hada_w1_a (LoHa), ….dora_scale (DoRA, with any of them)
     differences         ….diff, ….diff_b
 
 A file may hold anything: every number is checked, and whatever is not understood is refused by
@@ -41,6 +41,7 @@ KOHYA = "lora_unet_"
 FLAT = (KOHYA, "lora_transformer_", "lycoris_")  # before names whose dots became underscores
 LEAVES = (
     "lora_A", "lora_B", "lora_down", "lora_up", "alpha", "diff", "diff_b",
+    "dora_scale", "lora_magnitude_vector",
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
 )  # fmt: skip
@@ -49,15 +50,14 @@ _LEAF = re.compile(
     r"(\.(?!(weight|bias)$)[^.]+)?(?P<kind>\.weight|\.bias)?$"  # in between: peft's adapter name
 )
 _XLABS = re.compile(r"(?P<layer>.+\.processor\.(qkv|proj)_lora[12]?)\.(?P<leaf>down|up)\.weight$")
-_SAME = {"lora_down": "lora_A", "lora_up": "lora_B", "down": "lora_A", "up": "lora_B"}
+_SAME = {"lora_down": "lora_A", "lora_up": "lora_B", "down": "lora_A", "up": "lora_B",
+         "dora_scale": "magnitude", "lora_magnitude_vector": "magnitude"}  # fmt: skip
 _TEXT = re.compile(
     r"(base_model\.model\.)?(lora_te|lora_t5|lora_clip|text_encoder|text_model|clip_l|t5xxl|"
     r"te\d?\.|bundle_emb)"
 )
 # What a file may be instead, by parts of its tensors' names.
 _KINDS = {
-    "dora_scale": "DoRA, which also turns the base's own rows: merge it into its base model",
-    "lora_magnitude_vector": "DoRA, which also turns the base's own rows: merge it into its base",
     "oft_": "OFT or BOFT, rotations of the base's weights: merge it into its base model",
     "lora_mid": "a LoRA of convolutions, which FLUX's transformer has not",
     "lokr_t2": "a LoKr of convolutions, which FLUX's transformer has not",
@@ -166,7 +166,7 @@ def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
         raise WeightsError(f"{where}: {odd[0]} is stored as integers. Get the file again.")
     if not all(bool(x.float().isfinite().all()) for x in tensors.values()):
         raise WeightsError(f"{where} holds NaN or infinity. Get the file again.")
-    rest = {k: x for k, x in tensors.items() if k not in ("alpha", "bias")}
+    rest = {k: x for k, x in tensors.items() if k not in ("alpha", "bias", "magnitude")}
     odd = [k for k, x in rest.items() if x.dim() < 2 or not x.numel() or x[0, 0].numel() != 1]
     if odd:
         raise WeightsError(f"{where}: {odd[0]} is no matrix. Get the file again.")
@@ -179,6 +179,9 @@ def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
     update = build(where, rest, tensors.get("alpha"), scaling, bias)
     if bias is not None and bias.shape != update.shape[:1]:
         raise WeightsError(f"{where} has a bias of the shape {tuple(bias.shape)}. Get it again.")
+    update.magnitude = tensors.get("magnitude")
+    if scaling.dora and update.magnitude is None:
+        raise WeightsError(f"{where} has no magnitude, but its settings say DoRA. Get it again.")
     return update
 
 
@@ -241,7 +244,8 @@ def _full(
 class LoraScaling:
     """peft's settings of how strong an update is: alpha / rank; rslora: alpha / sqrt(rank).
 
-    patterns: another alpha, ranks: another rank, for the layers whose name ends in a match.
+    patterns: another alpha, ranks: another rank, for the layers whose name ends in a match. dora:
+    every layer has a magnitude.
     """
 
     alpha: float | None = None
@@ -249,6 +253,7 @@ class LoraScaling:
     patterns: Mapping[str, float] = field(default_factory=dict)
     ranks: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
+    dora: bool = False
 
     def factor(self, layer: str, rank: int, own: Tensor | None = None) -> float:
         """What an update is multiplied by. own: the alpha that the file has for this layer."""
@@ -304,8 +309,6 @@ def read_scaling(path: Path, names: Mapping[str, Any]) -> LoraScaling:
 
 
 def _scaling(facts: Mapping[str, Any]) -> LoraScaling:
-    if facts.get("use_dora"):
-        raise WeightsError(f"This is {_KINDS['dora_scale']}.")
     alpha, rank = facts.get("lora_alpha", facts.get("alpha")), facts.get("r")
     return LoraScaling(
         None if alpha is None else _bounded(float(alpha), "alpha"),
@@ -313,6 +316,7 @@ def _scaling(facts: Mapping[str, Any]) -> LoraScaling:
         dict(_patterns(facts.get("alpha_pattern") or {})),
         dict(_patterns(facts.get("rank_pattern") or {})),
         bool(facts.get("use_rslora")),
+        bool(facts.get("use_dora")),
     )
 
 

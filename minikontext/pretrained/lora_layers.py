@@ -17,6 +17,7 @@ class Update(nn.Module):
     """What all forms share: a shape (out, in), a delta, and perhaps a bias."""
 
     bias: nn.Parameter | None
+    magnitude: Tensor | None = None  # of DoRA, until the layer that it is for is known
 
     def __init__(self, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -165,6 +166,24 @@ def hadamard(a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor, bias: Tensor | None
         return FullLayer((a1 @ b1) * (a2 @ b2), bias)
     up = (a1[:, :, None] * a2[:, None, :]).flatten(1)
     return LoraLayer((b1[:, None, :] * b2[None, :, :]).flatten(0, 1), up, bias)
+
+
+def turned(update: Update, base: Tensor, magnitude: Tensor) -> FullLayer:
+    """DoRA (Liu and others, arXiv 2402.09353): base + update, its rows made as long as is said.
+
+    base (out, in); magnitude (out,), (out, 1), or (1, in) for columns, as older LyCORIS has it.
+    What is added stays the same whatever is merged later, so it is kept whole, as wide as base.
+    Raises ValueError for other shapes, and for rows of length 0.
+    """
+    of_columns = magnitude.dim() == 2 and magnitude.shape == (1, base.shape[1])
+    if not of_columns and magnitude.numel() != len(base):
+        raise ValueError(f"{tuple(magnitude.shape)} lengths for a matrix {tuple(base.shape)}")
+    whole = base.float() + update.delta.to(base.device)
+    wanted = magnitude.float().reshape((1, -1) if of_columns else (-1, 1)).to(base.device)
+    whole *= wanted / whole.norm(dim=int(not of_columns), keepdim=True)
+    if not whole.isfinite().all():
+        raise ValueError("rows of length 0, or lengths that are no numbers")
+    return FullLayer((whole - base.float()).to(base.dtype), update.bias)
 
 
 def join(parts: Sequence[tuple[Tensor, Update]], out: int) -> Update:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minikontext.errors import OutputError, WeightsError, shorten_list
-from minikontext.pretrained import stored
+from minikontext.pretrained import packed, stored
 from minikontext.pretrained.file_kinds import SUFFIXES, diagnose
 from minikontext.pretrained.key_mapping import (
     Rule,
@@ -47,6 +47,7 @@ class TensorInfo:
 
     dtype: str  # "F32", "BF16", ... as the format writes it
     shape: tuple[int, ...]
+    packed: bool = False  # blocks of GGUF
 
 
 # ---- files ----------------------------------------------------------------------------------
@@ -294,14 +295,18 @@ class Reader:
         self.path, self._stored = path, inspect(path)
         self._files = {name: file for file in files(path) for name in _header(file)}
         self._names = stored.sort_names(self._stored, part, path)
+        self._open: tuple[Path | None, safe_open | packed.GgufFile | None] = (None, None)
         self.header = {name: self._effective(name) for name in self._names.stored}
-        self._open: tuple[Path | None, safe_open | None] = (None, None)
 
     def _effective(self, name: str) -> TensorInfo:
         """What a tensor is once it is read: scaled float8 needs more digits than it has."""
         info = self._stored[self._names.stored[name]]
+        if beside := self._names.beside.get(name):
+            with packed.sound(self.path, name):
+                near = {end: self._raw(stored_as) for end, stored_as in beside.items()}
+                return TensorInfo("BF16", packed.shape(info.shape, near))
         scaled = name in self._names.scales and info.dtype in SCALED
-        return TensorInfo("BF16", info.shape) if scaled else info
+        return TensorInfo("BF16", info.shape) if scaled or info.packed else info
 
     def __getitem__(self, name: str) -> Tensor:
         """One tensor in its stored dtype, on the CPU."""
@@ -317,27 +322,28 @@ class Reader:
         """
         mapped = self._raw(self._names.stored[name])
         tensor = mapped.to(device)
-        if name in self._names.scales and self.header[name].dtype != self._dtype(name):
-            tensor = self._scaled(name, tensor)
+        if self.header[name].dtype != self.dtype(name):
+            tensor = self._unpacked(name, tensor)
             dtype = dtype or torch.bfloat16
         tensor = tensor.to(dtype or tensor.dtype)
         small = self._files[self._names.stored[name]].stat().st_size <= MAPPED_FROM
         return tensor.clone() if small and tensor.data_ptr() == mapped.data_ptr() else tensor
 
-    def _dtype(self, name: str) -> str:
+    def dtype(self, name: str) -> str:
         """The stored dtype of a bare name; "nothing" if there is no such tensor."""
         found = self._stored.get(self._names.stored.get(name, ""))
         return found.dtype if found else "nothing"
 
-    def _scaled(self, name: str, tensor: Tensor) -> Tensor:
-        """float32: the stored numbers times their scale, one for all or one for each row."""
-        scale = self._raw(self._names.scales[name]).to(tensor.device, torch.float32)
-        if scale.numel() not in (1, len(tensor)) or not scale.isfinite().all():
-            raise WeightsError(
-                f"{self.path}: the scale of {name} has shape {tuple(scale.shape)} or no finite "
-                f"numbers; expected one number, or {len(tensor)}. Get the file again."
-            )
-        return tensor.float() * scale.reshape(-1, *[1] * (tensor.dim() - 1))
+    def _unpacked(self, name: str, tensor: Tensor) -> Tensor:
+        """float32: of packed numbers, what they stand for; a GGUF file has unpacked its own."""
+        if name in self._names.scales:
+            scale = self._raw(self._names.scales[name]).to(tensor.device)
+            return packed.unpack_float8(tensor, scale, f"{self.path}: the scale of {name}")
+        if name not in self._names.beside:
+            return tensor
+        with packed.sound(self.path, name):
+            beside = self._names.beside[name].items()
+            return packed.unpack(tensor, {k: self._raw(n).to(tensor.device) for k, n in beside})
 
     def _raw(self, name: str) -> Tensor:
         """A tensor as it is mapped; what was mapped before is let go unless it is in use."""
@@ -358,10 +364,15 @@ class Reader:
         stored.refuse_quantised(self._stored, self.path)
         stored.refuse_formats({n: self._format(n) for n in self._names.formats}, self.path)
         _require_floats(self.header, self.path)
-        if odd := [name for name in self._names.scales if self._dtype(name) not in SCALED]:
+        if odd := [name for name in self._names.scales if self.dtype(name) not in SCALED]:
             raise WeightsError(
                 f"{self.path} has a scale beside {shorten_list(odd)}, stored as "
-                f"{self._dtype(odd[0])}; expected float8 there. Get the file again."
+                f"{self.dtype(odd[0])}; expected float8 there. Get the file again."
+            )
+        if odd := sorted(self._names.beside.keys() - self.header.keys()):
+            raise WeightsError(
+                f"{self.path} has tables of bitsandbytes beside {shorten_list(odd)}, which is not "
+                "there. Get the file again."
             )
         return {
             name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
@@ -382,14 +393,19 @@ class Reader:
 def _header(path: Path) -> dict[str, TensorInfo]:
     with opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {k: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for k, s in slices.items()}
+        return {
+            k: TensorInfo(s.get_dtype(), tuple(s.get_shape()), getattr(s, "packed", False))
+            for k, s in slices.items()
+        }
 
 
-def opened(path: Path) -> safe_open:
+def opened(path: Path) -> safe_open | packed.GgufFile:
     """Open a file; safetensors checks its header, that the bytes it promises are there included."""
     if not exists(path):  # a pipe, say, at which opening would wait for ever
         raise WeightsError(diagnose(path, ""))
     try:
+        if packed.is_gguf(path):
+            return packed.GgufFile(path)
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(diagnose(path, str(error))) from error

@@ -2,7 +2,7 @@
 
 Only names are looked at here. Tools put a prefix before every name, once or twice; an all-in-one
 file holds transformer, autoencoder and text encoders under a prefix each; ComfyUI's scaled float8
-keeps a number beside each matrix, by which it is to be multiplied.
+keeps a number beside each matrix, by which it is to be multiplied, and bitsandbytes its tables.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from minikontext.errors import WeightsError, shorten_list
+from minikontext.pretrained import packed
 
 # What a name may begin with and mean the same: a trainer's wrapper, a tool's word for the model.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.")
@@ -24,12 +25,9 @@ PARTS = {
     "cond_stage_model.": "text_encoder",
 }
 _SCALES = {".scale_weight": ".weight", ".weight_scale": ".weight"}
-_DROPPED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+_DROPPED = (".scale_input", ".input_scale", ".comfy_quant", ".weight_format", "scaled_fp8")
 # Names that a quantiser leaves beside its packed numbers, which are no floats any more.
 _QUANTISERS = {
-    ".quant_state.bitsandbytes__nf4": "NF4 weights of bitsandbytes",
-    ".quant_state.bitsandbytes__fp4": "FP4 weights of bitsandbytes",
-    ".SCB": "8-bit weights of bitsandbytes",
     ".weight_scale_2": "NVFP4 weights",
     ".qweight": "packed integers (SVDQuant, GPTQ or AWQ)",
 }
@@ -60,12 +58,14 @@ class Names:
     """Bare names of the tensors that count, and where each is stored.
 
     scales: the stored name of the number by which a matrix is multiplied. formats: stored names of
-    texts that say how a matrix is packed.
+    texts that say how a matrix is packed. beside: what bitsandbytes stores beside a matrix, by the
+    end of its name.
     """
 
     stored: dict[str, str] = field(default_factory=dict)
     scales: dict[str, str] = field(default_factory=dict)
     formats: list[str] = field(default_factory=list)
+    beside: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def sort_names(names: Iterable[str], part: str | None, place: object) -> Names:
@@ -95,6 +95,11 @@ def _sort(plain: str, name: str, found: Names, place: object) -> None:
     for end, of in _SCALES.items():
         if plain.endswith(end):
             found.scales[plain.removesuffix(end) + of] = name
+            return
+    for end in (*packed.FOUR_BITS, packed.EIGHT_BITS):
+        if plain.endswith(f".{end}"):
+            matrix = plain.removesuffix(f".{end}") + ".weight" * (end == packed.EIGHT_BITS)
+            found.beside.setdefault(matrix, {})[end] = name
             return
     if plain in found.stored:
         raise WeightsError(

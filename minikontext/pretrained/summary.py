@@ -76,7 +76,8 @@ def is_part(place: Path) -> bool:
 
 def summarise(place: Path) -> Summary:
     """Read the headers of one part. Raises WeightsError."""
-    header = safetensors_io.Reader(place).header
+    reader = safetensors_io.Reader(place)
+    header = reader.header
     return Summary(
         place=place,
         kind=kind_of(header),
@@ -84,7 +85,7 @@ def summarise(place: Path) -> Summary:
         tensors=len(header),
         parameters=sum(math.prod(info.shape) for info in header.values()),
         size=sum(file.stat().st_size for file in safetensors_io.files(place)),
-        dtypes=dict(Counter(info.dtype for info in header.values())),
+        dtypes=dict(Counter(map(reader.dtype, header))),
     )
 
 

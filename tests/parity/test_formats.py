@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import struct
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from folders import CONFIG, build
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from minikontext.cli import app
-from minikontext.errors import WeightsError
+from minikontext.errors import MissingPackageError, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import safetensors_io
 from minikontext.transformer import KontextTransformer
@@ -210,11 +213,10 @@ def test_sft_is_safetensors(folder, state):
 
 
 OTHERS = {
-    "model.gguf": (b"GGUF\x03\0\0\0", "GGUF, .*gguf.quants.dequantize"),
     "model.ckpt": (b"PK\x03\x04", "a pickle"),
     "model.bin": (b"\x80\x02", "a pickle"),
     "model.onnx": (b"\x08\x07", "ONNX"),
-    "model.safetensors": (b"GGUF\x03\0\0\0", "GGUF"),
+    "model.safetensors": (b"<!DOCTYPE html>", "a web page"),
 }
 
 
@@ -228,8 +230,6 @@ def test_other_formats_are_named_with_what_to_do(folder, name, given):
 
 
 QUANTISERS = {
-    "weight.quant_state.bitsandbytes__nf4": "NF4",
-    "SCB": "8-bit weights of bitsandbytes",
     "weight_scale_2": "NVFP4",
     "qweight": "SVDQuant",
 }
@@ -243,6 +243,182 @@ def test_packed_weights_are_named_with_what_to_do(folder, state, end):
     stored[f"{name.removesuffix('weight')}{end}"] = torch.zeros(8, dtype=torch.uint8)
     save_file(stored, folder / "kontext.safetensors")
     with pytest.raises(WeightsError, match=f"{QUANTISERS[end]}.*offload='4-bit'"):
+        load(folder)
+
+
+# ---- 4 and 8 bits of bitsandbytes
+
+# Four matrices that bitsandbytes 0.50.2 packed, and what it unpacked them to, in bfloat16.
+THEIRS = Path(__file__).with_name("bitsandbytes.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["nf4_nested", "nf4_plain", "fp4_nested", "int8"])
+def test_what_bitsandbytes_has_packed_is_unpacked_as_it_does(kind):
+    reader = safetensors_io.Reader(THEIRS)
+    expected = load_file(THEIRS)[f"{kind}.expected"]
+    assert torch.equal(reader.read(f"{kind}.weight"), expected)
+    assert torch.equal(reader.read(f"{kind}.weight", dtype=torch.float32).bfloat16(), expected)
+
+
+def packed_as_nf4(matrix):
+    """A matrix in NF4 without nested scales: what is stored under which end, and what it is."""
+    table = load_file(THEIRS)["nf4_plain.weight.quant_map"]
+    blocks = torch.nn.functional.pad(matrix.flatten(), (0, -matrix.numel() % 64)).view(-1, 64)
+    largest = blocks.abs().amax(1).clamp(min=1e-12)
+    index = (blocks / largest[:, None])[..., None].sub(table).abs().argmin(-1)
+    note = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [*matrix.shape]}
+    index_pairs = index.flatten()[: matrix.numel()].view(-1, 2).to(torch.uint8)
+    stored = {
+        "": (index_pairs[:, :1] << 4) | index_pairs[:, 1:], ".absmax": largest,
+        ".quant_map": table,
+        ".quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(note).encode())).byte(),
+    }  # fmt: skip
+    return stored, (table[index] * largest[:, None]).flatten()[: matrix.numel()].view_as(matrix)
+
+
+def nf4(state):
+    stored, expected = dict(state), dict(state)
+    for name in matrices(state):
+        pack, expected[name] = packed_as_nf4(state[name])
+        stored |= {name + end: tensor for end, tensor in pack.items()}
+    return stored, expected
+
+
+@pytest.mark.parametrize("offload", ["resident", "stream"])
+def test_nf4_opens_with_the_right_values(folder, state, offload, capsys):
+    stored, expected = nf4(state)
+    prefix = "model.diffusion_model."
+    save_file({prefix + k: v for k, v in stored.items()}, folder / "kontext-bnb-nf4.safetensors")
+    atol = 0.0 if offload == "resident" else 1e-2
+    same(load(folder, offload=offload).transformer, expected, atol=atol)
+    assert app.main(["weights", "verify", str(folder)]) == 0
+    assert app.main(["weights", "inspect", str(folder)]) == 0
+    assert f"{len(matrices(state))} U8" in capsys.readouterr().out
+
+
+ODD_NF4 = {
+    "no table": lambda s, n: s.pop(n + ".quant_map"),
+    "no scales": lambda s, n: s.pop(n + ".absmax"),
+    "scales of another length": lambda s, n: s.update({n + ".absmax": torch.ones(1)}),
+    "scales without end": lambda s, n: s.update({n + ".absmax": s[n + ".absmax"] * torch.inf}),
+    "scales in bytes": lambda s, n: s.update({n + ".absmax": s[n + ".absmax"].byte()}),
+    "a short table": lambda s, n: s.update({n + ".quant_map": torch.ones(3)}),
+    "half of its bytes": lambda s, n: s.update({n: s[n][::2].contiguous()}),
+    "no note": lambda s, n: s.pop(n + NF4_NOTE),
+    "a note of something else": lambda s, n: s.update({n + NF4_NOTE: torch.ones(9).byte()}),
+    "no matrix": lambda s, n: s.pop(n),
+}
+NF4_NOTE = ".quant_state.bitsandbytes__nf4"
+
+
+@pytest.mark.parametrize("how", ODD_NF4)
+def test_parts_of_nf4_that_do_not_fit_are_refused(folder, state, how):
+    stored, _ = nf4(state)
+    ODD_NF4[how](stored, matrices(state)[0])
+    save_file(stored, folder / "kontext.safetensors")
+    with pytest.raises(WeightsError, match="bitsandbytes.*Get the file again|missing"):
+        load(folder)
+
+
+# ---- GGUF
+
+PLAIN = {"F32": (0, torch.float32), "F16": (1, torch.float16), "BF16": (30, torch.bfloat16)}
+
+
+def gguf_file(tensors, values=b"", count=0, version=3):
+    """A GGUF file by the format's description: (name, shape, type, bytes) each, aligned to 32."""
+    head, body = b"GGUF" + struct.pack("<IQQ", version, len(tensors), count) + values, b""
+    for name, shape, kind, data in tensors:
+        head += struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", len(shape))
+        head += struct.pack(f"<{len(shape)}QIQ", *reversed(shape), kind, len(body))
+        body += data + bytes(-len(data) % 32)
+    return head + bytes(-len(head) % 32) + body
+
+
+def plain(state, kind="F32"):
+    number, dtype = PLAIN[kind]
+    return [(n, x.shape, number, bytes(x.to(dtype).flatten().view(torch.uint8).tolist()))
+            for n, x in state.items()]  # fmt: skip
+
+
+TEXT = struct.pack("<Q", 3) + b"key" + struct.pack("<IQ", 8, 4) + b"flux"
+LIST = struct.pack("<Q", 4) + b"list" + struct.pack("<IIQ3i", 9, 5, 3, 1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("called", ["kontext.gguf", "kontext.safetensors"])
+def test_plain_gguf_opens(folder, state, kind, called):
+    (folder / called).write_bytes(gguf_file(plain(state, kind), TEXT + LIST, 2))
+    same(load(folder).transformer, {n: x.to(PLAIN[kind][1]) for n, x in state.items()})
+    assert app.main(["weights", "verify", str(folder / called)]) == 0
+
+
+@pytest.mark.parametrize("packing", ["Q8_0", "Q4_0", "Q5_1"])
+def test_packed_gguf_opens_with_the_right_values(folder, state, packing, tmp_path, capsys):
+    gguf = pytest.importorskip("gguf")
+    kind, expected = gguf.GGMLQuantizationType[packing], dict(state)
+    writer = gguf.GGUFWriter(folder / "kontext.gguf", "flux")
+    for name, tensor in state.items():
+        if name in matrices(state) and tensor.shape[1] % 32 == 0:
+            data = gguf.quants.quantize(tensor.numpy(), kind)
+            expected[name] = torch.from_numpy(gguf.quants.dequantize(data, kind))
+            writer.add_tensor(name, data, raw_dtype=kind)
+        else:
+            writer.add_tensor(name, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    same(load(folder).transformer, expected)
+    assert app.main(["weights", "inspect", str(folder)]) == 0
+    assert packing in capsys.readouterr().out
+    out = tmp_path / "unpacked.safetensors"
+    assert app.main(["weights", "convert", str(folder / "kontext.gguf"), str(out)]) == 0
+    rounded = {n: x.bfloat16().float() for n, x in expected.items()}
+    got = safetensors_io.load(out)
+    assert all(torch.equal(got[name].float().bfloat16().float(), rounded[name]) for name in got)
+
+
+def test_packed_gguf_without_the_package_names_it(folder, state, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
+    (folder / "kontext.gguf").write_bytes(gguf_file([("img_in.weight", (32, 32), 8, bytes(1088))]))
+    with pytest.raises(MissingPackageError, match=r"minikontext\[gguf\].*offload='4-bit'"):
+        load(folder)
+
+
+def array(inner, count):
+    return struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, inner, count)
+
+
+ODD_GGUF = {
+    "nothing behind its magic": lambda t: b"GGUF",
+    "of version 1": lambda t: gguf_file(t, version=1),
+    "cut in its header": lambda t: gguf_file(t)[:200],
+    "cut in its numbers": lambda t: gguf_file(t)[:-40],
+    "without end of tensors": lambda t: b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0) + bytes(500),
+    "without end of values": lambda t: gguf_file(t, TEXT, 2**62),
+    "a list without end": lambda t: gguf_file(t, array(0, 2**60), 1),
+    "a million empty texts": lambda t: gguf_file(t, array(8, 10**6) + bytes(100), 1),
+    "lists in lists": lambda t: gguf_file(t, struct.pack("<Q", 0) + struct.pack("<I", 9)
+                                          + struct.pack("<IQ", 9, 1) * 5000, 1),
+    "an unknown value": lambda t: gguf_file(t, struct.pack("<QI", 0, 99), 1),
+    "an alignment of 0": lambda t: gguf_file(
+        t, struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 0), 1),
+    "two of a name": lambda t: gguf_file([t[0], t[0]]),
+    "an unknown packing": lambda t: gguf_file([("img_in.weight", (32, 32), 4000, bytes(99))]),
+    "no sizes": lambda t: gguf_file([("img_in.weight", (0, 5), 0, b"")]),
+    "sizes without end": lambda t: gguf_file([("img_in.weight", (2**62, 2**62), 0, b"")]),
+    "90 dimensions": lambda t: gguf_file([("img_in.weight", (1,) * 90, 0, bytes(4))]),
+    "names that are no text": lambda t: gguf_file(t).replace(b"img_in", b"\xff" * 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ODD_GGUF)
+def test_gguf_that_makes_no_sense_is_refused(folder, state, how):
+    if how == "an unknown packing":
+        pytest.importorskip("gguf")
+    (folder / "kontext.gguf").write_bytes(ODD_GGUF[how](plain(state)))
+    with pytest.raises(WeightsError, match="is a GGUF file that cannot be read"):
         load(folder)
 
 

@@ -8,7 +8,7 @@ from reference import TINY, relative_error, transformers
 from safetensors.torch import load_file, save_file
 from test_parity_transformer import inputs, run
 
-from minikontext.errors import WeightsError, WeightsWarning
+from minikontext.errors import WeightsWarning
 from minikontext.pretrained import lora
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
@@ -94,12 +94,28 @@ def test_an_adapter_under_another_name_keeps_its_alpha(tmp_path, name):
         lora.load(path, ours)
 
 
-def test_a_dora_of_peft_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("by", ["peft", "diffusers"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_dora_is_as_in_peft(tmp_path, by, merged):
     theirs, ours = transformers(TINY)
-    config = LoraConfig(r=4, target_modules=["to_q"], use_dora=True)
-    get_peft_model(theirs, config).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match="DoRA"):
-        lora.load(tmp_path, ours)
+    options = {"r": 4, "lora_alpha": 6, "target_modules": TARGETS, "use_dora": True}
+    config = LoraConfig(init_lora_weights=False, **options)
+    plain, _ = run(theirs, ours, inputs(TINY))
+    model = get_peft_model(theirs, config) if by == "peft" else theirs
+    if by == "diffusers":
+        theirs.add_adapter(config)
+    for name, parameter in theirs.named_parameters():
+        if "magnitude" in name:  # at first DoRA changes no length
+            parameter.data *= torch.linspace(0.5, 2, len(parameter))
+    model.save_pretrained(tmp_path) if by == "peft" else theirs.save_lora_adapter(tmp_path)
+    one, before = lora.load(tmp_path, ours), ours.img_in.weight.clone()
+    one.merge(ours) if merged else one.attach(ours)
+    got, expected = run(theirs, ours, inputs(TINY))
+    assert relative_error(plain, expected) > 0.1
+    assert relative_error(got, expected) < 5e-6
+    one.merge(ours, -1) if merged else one.detach()
+    assert relative_error(run(theirs, ours, inputs(TINY))[0], plain) < 5e-6
+    torch.testing.assert_close(ours.img_in.weight, before, atol=1e-6, rtol=0)
 
 
 def test_our_lora_opens_in_diffusers(tmp_path):
