@@ -40,7 +40,8 @@ def test_no_training_imports_a_judge(wing):
 
 def test_the_two_judges_share_nothing():
     """The reader knows scenes and drawings, not the oracle; only its validation asks both."""
-    files = [f for f in PACKAGE.glob("bench/reader/*.py") if f.stem != "validation"]
+    places = (PACKAGE / "bench" / "reader", PACKAGE.parent / "benchmarks" / "reader")
+    files = [f for place in places for f in place.glob("*.py") if f.stem != "validation"]
     oracle = {name for name in JUDGES if "toyworld" in name} | {"minikontext.bench.wrong_answers"}
     found = {f.name: {n for n in imported(f) if n in oracle or "oracle" in n} for f in files}
     assert len(files) >= 5 and not any(found.values()), found

@@ -4,7 +4,7 @@
 
 Sizes are width x height in pixels; the trained ones first, then those that no training sees.
 `--own` gives every context picture a trained size of its own. What no editor can better is
-measured by `bench.ceiling`. Choices are made on `--split dev`; test is for what is reported.
+measured by `benchmarks.ceiling`. Choices are made on `--split dev`; test is for what is reported.
 """
 
 from __future__ import annotations

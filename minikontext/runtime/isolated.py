@@ -5,7 +5,7 @@ their pictures are clean and stay the same. Here context tokens attend to contex
 are modulated by t = 0, with the same weights; text and target still attend to all. What the
 contexts offer in a block, keys and values, then depends on nothing that a step changes: it is
 computed once and kept, and that is exact. Neither is in the paper. The weights have to be trained
-for it (`isolated` in [training]); what it costs in quality is for `bench.variants` to measure.
+for it (`isolated` in [training]); what it costs in quality is for `benchmarks.variants` to measure.
 """
 
 from __future__ import annotations

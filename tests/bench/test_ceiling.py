@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from minikontext.bench import ceiling
+from benchmarks import ceiling
 from minikontext.toyworld.edits import sample_case
 from minikontext.training.models import load_autoencoder
 

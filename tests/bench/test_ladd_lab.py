@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from minikontext.bench import ladd_lab, ladd_report
-from minikontext.bench.ladd_lab import ARMS, Plan, gather
-from minikontext.bench.ladd_report import Run
+from benchmarks import ladd_lab, ladd_report
+from benchmarks.ladd_lab import ARMS, Plan, gather
+from benchmarks.ladd_report import Run
 from minikontext.errors import ConfigError, TrainingError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown word", "ignore:The prompt has")

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from minikontext.bench import outside
+from benchmarks import outside
 from minikontext.pipeline import KontextPipeline
 
 
@@ -18,8 +18,8 @@ def test_wishes_and_pictures_outside_are_told_and_those_inside_are_not(tmp_path,
         "colours turned round": 2, "picture of the world": 8,
     }  # fmt: skip
     for kind in ("absent word", "not in the picture", "noise", "sixteen drawings in one"):
-        assert all(one.told and one.outside for one in by_kind[kind])
-    assert not any(one.told for one in by_kind["picture of the world"])
+        assert all(one.warned and one.outside for one in by_kind[kind])
+    assert not any(one.warned for one in by_kind["picture of the world"])
     stored = json.loads((tmp_path / "outside.json").read_text())
     assert len(stored) == len(tries) and "| noise | 2 | 2 | all |" in capsys.readouterr().out
 
@@ -28,6 +28,6 @@ def test_a_pipeline_that_says_nothing_is_found_out():
     pipe = KontextPipeline.from_pretrained("toy", device="cpu")
     pipe.defaults = replace(pipe.defaults, least_psnr=None)
     tries = [*outside.picture_tries(pipe, 1, outside.sample_photo())]
-    assert not any(one.told for one in tries)
+    assert not any(one.warned for one in tries)
     text = outside.page(tries, "toy")
     assert "- noise: number 1" in text and "| noise | 1 | 0 | all |" in text

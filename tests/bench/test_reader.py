@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.reader import calibration, training, validation
 from minikontext.bench import reader
-from minikontext.bench.reader import calibration, judgement, network, pictures, training, validation
+from minikontext.bench.reader import judgement, network, pictures
 from minikontext.bench.reader.judgement import Reader
 from minikontext.bench.wrong_answers import planted
 from minikontext.errors import WeightsError

@@ -1,14 +1,11 @@
 """The speed benchmarks: each runs once in small, and compares what it says it does."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import speed
+from benchmarks import speed
 
 SMALL = ["--batch", "2", "--rounds", "1", "--dtype", "float32", "--device", "cpu"]
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from minikontext.bench import words
-from minikontext.bench.words import EDITIONS, Edition, Newcomer, as_scene, newcomers, numbers
+from benchmarks import words
+from benchmarks.words import EDITIONS, Edition, Newcomer, as_scene, newcomers, numbers
 from minikontext.toyworld import Scene, sample_edit
 from minikontext.toyworld.grammar import CLEAN
 

@@ -1,13 +1,10 @@
 """The benchmark of the toy's recipe is fair: both sides train the same weights the same way."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import speed
+from benchmarks import speed
 
 
 def test_both_sides_do_the_same_step():

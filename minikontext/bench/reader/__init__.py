@@ -6,7 +6,7 @@ it sees, on spoiled drawings of scenes of its own. No training and no sampler ma
     from minikontext.bench import reader
     reader.judge(picture, case).success
 
-`python -m minikontext.bench.reader --validate` measures how far to trust it.
+`python -m benchmarks.reader --validate` measures how far to trust it.
 """
 
 from minikontext.bench.reader.judgement import Reader, Verdict, judge, load, read

@@ -1,6 +1,6 @@
 """How many wishes of newcomers are understood: words known, and claims read by a text-only editor.
 
-`python -m minikontext.bench.words` prints both for the dev half of `data/bench/newcomers.jsonl`;
+`python -m benchmarks.words` prints both for the dev half of `data/bench/newcomers.jsonl`;
 `--half all --store` measures the shut half, too, and stores everything.
 
 The text-only editor is a cheap stand-in for the real one: it sees the scene as named choices and
@@ -300,7 +300,7 @@ def page(stored: dict) -> str:
             lines.append([*cells, part["false alarms"]])
     return (
         "# Words: newcomers' sentences\n\n"
-        "Made by `python -m minikontext.bench.words --store`; not written by hand. A text-only "
+        "Made by `python -m benchmarks.words --store`; not written by hand. A text-only "
         f"editor ({stored['steps']} steps, one seed) reads scenes instead of pictures: it measures "
         "words, not images. All wording was chosen on the dev half. The lexicon's author wrote "
         "both halves of the sentences, so strangers' sentences will be understood less often.\n\n"
@@ -320,7 +320,7 @@ def save(name: str, row: dict[str, object], steps: int, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Train the text-only editor for each edition asked for, and print what it understands."""
     parser = report.parser(
-        "python -m minikontext.bench.words", __doc__, weights=..., steps=STEPS, seed=...
+        "python -m benchmarks.words", __doc__, weights=..., steps=STEPS, seed=...
     )
     names = [edition.name for edition in EDITIONS]
     parser.add_argument("--edition", nargs="+", choices=names, default=names, help="default: all")

@@ -1,21 +1,21 @@
-"""`python -m minikontext.bench.reader`: train the reader, calibrate it, or validate it."""
+"""`python -m benchmarks.reader`: train the reader, calibrate it, or validate it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.reader.calibration import calibrated
+from benchmarks.reader.training import ReaderTraining, train
+from benchmarks.reader.validation import Counts, validate
 from minikontext.bench import report
-from minikontext.bench.reader.calibration import calibrated
 from minikontext.bench.reader.judgement import Reader
 from minikontext.bench.reader.network import HOME, load_network, save
-from minikontext.bench.reader.training import ReaderTraining, train
-from minikontext.bench.reader.validation import Counts, validate
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: see --help."""
     parser = report.parser(
-        "python -m minikontext.bench.reader", __doc__, weights="toy-max", steps=..., seed=...
+        "python -m benchmarks.reader", __doc__, weights="toy-max", steps=..., seed=...
     )
     parser.add_argument("--train", action="store_true", help="train, or go on, and calibrate")
     parser.add_argument("--calibrate", action="store_true", help="choose the limits anew")

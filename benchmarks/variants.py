@@ -1,6 +1,6 @@
 """One thing changed at a time: small editors of the lineage, equal steps, the same dev cases.
 
-`python -m minikontext.bench.variants configs/lineage/variants.toml --set training.mu_16=0.46,1.2
+`python -m benchmarks.variants configs/lineage/variants.toml --set training.mu_16=0.46,1.2
 --seeds 3 --sizes 64x64 --cases 200 --json FILE`
 
 Every value after `--set` is a variant, trained with each seed in a folder of its own below the
@@ -125,7 +125,7 @@ def against(first: Sequence[Result], others: Sequence[Result]) -> str:
 
 def main(arguments: list[str] | None = None) -> list[Result]:
     """Command line: train and measure all variants, and print the table after each."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.variants")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.variants")
     parser.add_argument("config", type=Path, help="of kind world_editor, to change one entry of")
     parser.add_argument("--set", required=True, type=variants, help="section.name=value,value,…")
     parser.add_argument("--seeds", type=int, default=1, help="of each variant (default: 1)")

@@ -1,6 +1,6 @@
 """The LADD laboratory: what does distillation buy that more training does not?
 
-`python -m minikontext.bench.ladd_lab --weights toy --arms start flow ladd`
+`python -m benchmarks.ladd_lab --weights toy --arms start flow ladd`
 
 Every arm starts from the same weights and gets the same extra steps, or minutes, on the same stream
 of batches: more flow training, regression on the teacher's answers, guidance distillation, LADD,
@@ -24,10 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import ladd_report
+from benchmarks.ladd_report import STEPS, Run
 from minikontext import flow
-from minikontext.bench import ladd_report, report, study
+from minikontext.bench import report, study
 from minikontext.bench.diversity import diversity
-from minikontext.bench.ladd_report import STEPS, Run
 from minikontext.bench.study import SamplerSetting
 from minikontext.denoiser import PATCH
 from minikontext.distillation import losses
@@ -343,7 +344,7 @@ def load(place: Path) -> tuple[Plan, dict[str, Run]]:
 
 def main(arguments: list[str] | None = None) -> dict[str, Run]:
     """Command line: train, examine, store, and print what is decided."""
-    parser = report.parser("python -m minikontext.bench.ladd_lab", __doc__, steps=..., seed=...)
+    parser = report.parser("python -m benchmarks.ladd_lab", __doc__, steps=..., seed=...)
     parser.add_argument("--arms", nargs="+", default=[*ARMS], help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default: 3)")
     parser.add_argument("--work", type=Path, default=Path("runs/ladd_lab"), help="checkpoints")

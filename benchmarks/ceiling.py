@@ -1,6 +1,6 @@
 """What no editor can better: right answers through the autoencoder, by size, for both judges.
 
-`python -m minikontext.bench.ceiling --weights FOLDER --cases 200` reads the autoencoder of a
+`python -m benchmarks.ceiling --weights FOLDER --cases 200` reads the autoencoder of a
 weights folder, or one that stands alone. Choices are made on `--split dev`.
 """
 
@@ -73,7 +73,7 @@ def table(rows: Sequence[Ceiling]) -> str:
 
 def main(arguments: list[str] | None = None) -> list[Ceiling]:
     """Command line: measure, write `ceiling.json`, print the table."""
-    parser = report.parser("python -m minikontext.bench.ceiling", __doc__, steps=..., seed=...)
+    parser = report.parser("python -m benchmarks.ceiling", __doc__, steps=..., seed=...)
     parser.add_argument("--cases", type=int, default=200, help="at each size (default: 200)")
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
     parser.add_argument("--level", type=int, default=4, help="level of the world (default: 4)")

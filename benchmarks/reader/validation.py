@@ -1,6 +1,6 @@
 """How far is the reader to be trusted? Accuracy, planted answers, and agreement with the oracle.
 
-`python -m minikontext.bench.reader --validate --store` writes data/bench/reader.json and .md.
+`python -m benchmarks.reader --validate --store` writes data/bench/reader.json and .md.
 Scenes are fresh ones; cases are held out (`--split test`), unless a choice is being made.
 """
 
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from benchmarks.reader.training import SIZES, right_answers
 from minikontext.bench import report
 from minikontext.bench.oracle_bench import edit_all, held_out_cases
 from minikontext.bench.reader.judgement import Reader
 from minikontext.bench.reader.network import UNSEEN, ReaderNetwork
 from minikontext.bench.reader.pictures import HARD, MILD, draw, draw_scene, show, spoil
-from minikontext.bench.reader.training import SIZES, right_answers
 from minikontext.bench.wrong_answers import planted
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.edits import Case, sample_case
@@ -222,7 +222,7 @@ def page(content: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "# The reader, the second judge",
-            "Made by `python -m minikontext.bench.reader --validate --store`; not written by hand.",
+            "Made by `python -m benchmarks.reader --validate --store`; not written by hand.",
             "## Percent read right, by attribute",
             f"{content['scenes']} fresh scenes a column: clean at eight sizes (it never saw the "
             "last three), then at any size, spoiled by up to the most that its training knows.",

@@ -1,6 +1,6 @@
 """Training the reader: cross-entropy on scenes of its own, spoiled, at all sizes; by step.
 
-`python -m minikontext.bench.reader --train` trains it, goes on where it was interrupted, and
+`python -m benchmarks.reader --train` trains it, goes on where it was interrupted, and
 calibrates it on dev cases. Nothing of the editors' training is in it, and it is in none of theirs.
 """
 

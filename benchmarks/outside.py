@@ -1,8 +1,8 @@
 """Is anything outside of the world taken without a word? 200 tries, and as many inside of it.
 
-`python -m minikontext.bench.outside --weights toy-max --store` asks for what the world does not
+`python -m benchmarks.outside --weights toy-max --store` asks for what the world does not
 have or the picture does not show, and gives pictures that are none of its own: photographs, noise,
-drawings in pieces or in other colours. Wishes are told by `toyworld.reader`, which the editing
+drawings in pieces or in other colours. Wishes are read by `toyworld.reader`, which the editing
 widget asks; pictures by every pipeline. Tries inside of the world count false alarms.
 """
 
@@ -38,7 +38,7 @@ class Try:
     kind: str
     tried: str
     outside: bool
-    told: bool
+    warned: bool
 
 
 def wish_tries(count: int) -> Iterator[Try]:
@@ -101,8 +101,8 @@ def picture_tries(pipe: KontextPipeline, count: int, photo: Path) -> Iterator[Tr
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
             pipe("make the hat red", picture, num_inference_steps=1, seed=i, progress=False)
-        told = any(issubclass(one.category, PictureWarning) for one in found)
-        yield Try(kind, f"number {i}", outside, told)
+        warned = any(issubclass(one.category, PictureWarning) for one in found)
+        yield Try(kind, f"number {i}", outside, warned)
 
 
 def page(tries: list[Try], name: str) -> str:
@@ -110,12 +110,12 @@ def page(tries: list[Try], name: str) -> str:
     rows = []
     for kind in dict.fromkeys(one.kind for one in tries):
         mine = [one for one in tries if one.kind == kind]
-        rows.append((kind, len(mine), sum(one.told for one in mine), mine[0].outside))
+        rows.append((kind, len(mine), sum(one.warned for one in mine), mine[0].outside))
     table = report.table(
-        ("kind", "tries", "told", "should be"),
-        [(kind, n, told, "all" if out else "none") for kind, n, told, out in rows],
+        ("kind", "tries", "warned", "should be"),
+        [(kind, n, warned, "all" if out else "none") for kind, n, warned, out in rows],
     )
-    odd = [f"- {one.kind}: {one.tried}" for one in tries if one.told != one.outside]
+    odd = [f"- {one.kind}: {one.tried}" for one in tries if one.warned != one.outside]
     title = f"# Outside of the world, {name}"
     return "\n\n".join([title, table, "Otherwise than it should be:", "\n".join(odd) or "none"])
 
@@ -123,7 +123,7 @@ def page(tries: list[Try], name: str) -> str:
 def main(arguments: list[str] | None = None) -> list[Try]:
     """Command line: run all tries, write `outside.json` and `outside.md`, print the page."""
     parser = report.parser(
-        "python -m minikontext.bench.outside", __doc__, weights="toy-max", steps=..., seed=...
+        "python -m benchmarks.outside", __doc__, weights="toy-max", steps=..., seed=...
     )
     parser.add_argument("--count", type=int, default=50, help="of wishes a kind (default: 50)")
     parser.add_argument("--photo", type=Path, help="a photograph (default: matplotlib's sample)")

@@ -1,4 +1,4 @@
-"""What came out of the LADD laboratory, and what of it is decided: see `bench.ladd_lab`."""
+"""What came out of the LADD laboratory, and what of it is decided: see `benchmarks.ladd_lab`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def page(plan: str, runs: dict[str, Run], free: Sequence[bool]) -> str:
     for one in runs.values():
         arms.setdefault(one.arm, []).append(one)
     is_open = np.array(free)
-    parts = ["# The LADD laboratory", "Made by `python -m minikontext.bench.ladd_lab`; not written "
+    parts = ["# The LADD laboratory", "Made by `python -m benchmarks.ladd_lab`; not written "
              f"by hand. {plan}", "A word says how an arm does beside the start / beside more flow "
              "training, decided by case, training seeds as clusters."]  # fmt: skip
     for title, rows in (("Closed cases", ~is_open), ("Open cases", is_open)):

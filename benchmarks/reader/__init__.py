@@ -1,0 +1,1 @@
+"""How `minikontext.bench.reader`, the second judge, is trained, calibrated and validated."""
