@@ -53,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name may hold bytes that no encoding can print
             stream.reconfigure(errors="backslashreplace")
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     rest: list[str] = []
-    if given[:1] == ["lab"] and "--" in given:  # the rest is JupyterLab's
-        at = given.index("--")
-        given, rest = given[:at], given[at + 1 :]
-    options = parser().parse_args(given)
+    if words[:1] == ["lab"] and "--" in words:  # the rest is JupyterLab's
+        at = words.index("--")
+        words, rest = words[:at], words[at + 1 :]
+    options = parser().parse_args(words)
     if rest:
         options.options = rest
     log.show()
@@ -200,9 +200,9 @@ def _train(options: argparse.Namespace) -> int:
         from minikontext.training import plan, workload
 
         job = workload.workload(training.read_job(path))
-        given = {name: getattr(options, name) for name in MACHINE}
-        given = {name: value for name, value in given.items() if value is not None}
-        print(plan.make(job, plan.Machine(**{"gpus": plan.most_gpus(job)} | given)))
+        asked = {name: getattr(options, name) for name in MACHINE}
+        requested = {name: value for name, value in asked.items() if value is not None}
+        print(plan.make(job, plan.Machine(**{"gpus": plan.most_gpus(job)} | requested)))
         return 0
     training.main(path, resume=not options.restart)
     return 0

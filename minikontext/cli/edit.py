@@ -139,10 +139,10 @@ def seeds(text: str) -> tuple[int | None, ...]:
     """`7`, `1,2,7`, `1..8`, or -1 for a random one. Raises ArgumentTypeError for other texts."""
     found: list[int | None] = []
     for part in text.split(","):
-        given = re.fullmatch(r"(-?\d+)(?:\.\.(\d+))?", part.strip())
-        if not given or len(text) > 200:
+        found = re.fullmatch(r"(-?\d+)(?:\.\.(\d+))?", part.strip())
+        if not found or len(text) > 200:
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is no seed: use 7, 1,2,7 or 1..8")
-        first, last = int(given[1]), int(given[2] or given[1])
+        first, last = int(found[1]), int(found[2] or found[1])
         if not 0 <= last - first < 1000:
             raise argparse.ArgumentTypeError(f"{part!r} counts up, to at most 1000 seeds")
         found += [None if seed == -1 else seed for seed in range(first, last + 1)]
@@ -237,14 +237,14 @@ def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace)
     from minikontext.images import provenance, watermark
 
     how = {"private": options.no_prompt, "quality": options.quality}
-    for image, path, made in zip(result.images, paths, result.provenance, strict=True):
+    for image, path, record in zip(result.images, paths, result.provenance, strict=True):
         image = watermark.mark(image) if options.watermark else image
         if str(path) == PIPE:
-            sys.stdout.buffer.write(provenance.encode(image, made, **how))
+            sys.stdout.buffer.write(provenance.encode(image, record, **how))
             sys.stdout.buffer.flush()
         else:
             new = not options.output or _is_folder(options.output)
-            print(provenance.save(image, path, made, **how, new=new))
+            print(provenance.save(image, path, record, **how, new=new))
 
 
 def load(options: argparse.Namespace) -> KontextPipeline:
@@ -268,32 +268,32 @@ def load(options: argparse.Namespace) -> KontextPipeline:
     return pipe.use_float8() if options.float8 else pipe
 
 
-def _lora(given: str) -> tuple[str, float]:
+def _lora(option: str) -> tuple[str, float]:
     """FILE or FILE:SCALE, where a colon inside the name is none of ours."""
-    path, _, scale = given.rpartition(":")
+    path, _, scale = option.rpartition(":")
     try:
-        return (path, float(scale)) if path else (given, 1.0)
+        return (path, float(scale)) if path else (option, 1.0)
     except ValueError:
-        return given, 1.0
+        return option, 1.0
 
 
 # ------------------------------------------------------------------------------------- places
-def expand(given: Sequence[str]) -> list[str]:
+def expand(inputs: Sequence[str]) -> list[str]:
     """Folders and patterns become the pictures in them, in order; the rest stays as it is.
 
     Raises ImageError for a folder without pictures and for a pattern that nothing fits.
     """
     found: list[str] = []
-    for one in given:
+    for one in inputs:
         path = Path(one)
         if one != PIPE and _is_existing_folder(path):
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
             if not inside:
                 raise ImageError(f"There is no picture in the folder {path}.")
             found += map(str, inside)
-        elif glob.has_magic(one) and len(given) < 1000 and not _is_existing(path):
+        elif glob.has_magic(one) and len(inputs) < 1000 and not _is_existing(path):
             fitting = sorted(p for p in glob.glob(one) if Path(p).suffix.lower() in SUFFIXES)
-            if not fitting and len(given) == 1:
+            if not fitting and len(inputs) == 1:
                 raise ImageError(f"No picture fits {one!r}.")
             found += fitting or [one]
         else:

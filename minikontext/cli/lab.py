@@ -95,9 +95,9 @@ def deliver(source: Path, folder: Path, reset: Sequence[str] = ()) -> list[str]:
     if folder.resolve() in (source.resolve(), source.resolve().parent):
         raise OutputError(f"{folder} holds the course as it is shipped. Name another folder.")
     files.check_writable(folder / "notebooks" / START)
-    told = [_deliver_one(one, folder, one.name[:2] in reset) for one in notebooks]
+    notes = [_deliver_one(one, folder, one.name[:2] in reset) for one in notebooks]
     _copy_texts(source, folder)
-    return [line for line in told if line]
+    return [note for note in notes if note]
 
 
 def _copy_texts(source: Path, folder: Path) -> None:
@@ -111,23 +111,23 @@ def _copy_texts(source: Path, folder: Path) -> None:
 def _deliver_one(shipped: Path, folder: Path, reset: bool) -> str:
     mine, last = folder / "notebooks" / shipped.name, folder / DELIVERED / shipped.name
     new = shipped.read_bytes()
-    told = ""
+    note = ""
     if mine.is_file() and reset:
-        told = f"{shipped.name}: starts anew; yours is {_keep(mine, folder)}"
+        note = f"{shipped.name}: starts anew; yours is {_keep(mine, folder)}"
     elif mine.is_file() and last.is_file() and last.read_bytes() == new:
         return ""  # nothing new: the student's notebook is left alone, its outputs, too
     elif mine.is_file():
         old = last if last.is_file() else shipped
         merged, conflicts = merge(*(json.loads(p.read_bytes()) for p in (old, mine, shipped)))
-        told = f"{shipped.name}: brought up to date; yours before is {_keep(mine, folder)}"
+        note = f"{shipped.name}: brought up to date; yours before is {_keep(mine, folder)}"
         if conflicts:
-            told += f"; {conflicts} of your cells stand beside cells that are new"
+            note += f"; {conflicts} of your cells stand beside cells that are new"
         _write(json.dumps(merged, indent=1, ensure_ascii=False).encode() + b"\n", mine)
         _write(new, last)
-        return told
+        return note
     _write(new, mine)
     _write(new, last)
-    return told
+    return note
 
 
 def _keep(mine: Path, folder: Path) -> Path:

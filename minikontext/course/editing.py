@@ -82,8 +82,8 @@ class EditingWidget(Gallery):
         self.sizes = {AS_IT_IS: (None, None)} | {f"{w} × {h}": (w, h) for w, h in offered}
         self.pipe = pipe
         self._collect(pictures, scene, scenes)
-        given = samples.EXAMPLES if examples is None else examples
-        self.examples = [Example(e) if isinstance(e, str) else e for e in given]
+        chosen = samples.EXAMPLES if examples is None else examples
+        self.examples = [Example(e) if isinstance(e, str) else e for e in chosen]
         self.marks: list[Mark] = []  # drawn on it, for the next edit
         self.head = -1  # the turn that the next edit starts from; -1 is the start
         super().__init__()
@@ -241,8 +241,8 @@ class EditingWidget(Gallery):
         """What a result, or the start, shows, if that is known."""
         if number < 0:
             return self.known.get(self.picture.value)
-        made = self.turns[number].verdict
-        return made.scene if made else None
+        verdict = self.turns[number].verdict
+        return verdict.scene if verdict else None
 
     def _replacement(self, word: str, known: str) -> W.Button:
         part = chip(f"{word} → {known}")
@@ -300,8 +300,8 @@ class EditingWidget(Gallery):
         self._done([*notes, *self._cannot(self.turns[-1].prompt)])
 
     def _cancelled(self) -> str:
-        made = len(self.turns) - self._before
-        return f"{super()._cancelled()} {made or 'Nothing'} {'kept' if made else 'was changed'}."
+        kept = len(self.turns) - self._before
+        return f"{super()._cancelled()} {kept or 'Nothing'} {'kept' if kept else 'was changed'}."
 
     def _fail(self, kind: str, text: str) -> None:
         if len(self.turns) > self._before:
@@ -351,11 +351,10 @@ class EditingWidget(Gallery):
         text = f"{self.progress.max} steps in {spent:.1f} s{several} {turn.output.seeds[0]}."
         kind = turn.verdict.kind if turn.verdict else "done"
         # A wish that cannot be fulfilled, or changed nothing, is not done, whatever was computed.
-        told = [f"Done: {text}" if kind == "done" and not notes else f"Finished: {text}"]
-        told += [turn.verdict.text] if turn.verdict else []
-        self._say(
-            "note" if notes and kind == "done" else kind, " ".join([*told, *dict.fromkeys(notes)])
-        )
+        lines = [f"Done: {text}" if kind == "done" and not notes else f"Finished: {text}"]
+        lines += [turn.verdict.text] if turn.verdict else []
+        kind = "note" if notes and kind == "done" else kind
+        self._say(kind, " ".join([*lines, *dict.fromkeys(notes)]))
 
     # ---- what the user sees
 
@@ -374,8 +373,8 @@ class EditingWidget(Gallery):
 
     def save(self, path: str | Path) -> Path:
         """Write the current result as a PNG, JPEG or WebP that knows how it was made."""
-        made = self.turns[self.head].output.provenance[0] if self.head >= 0 else None
-        return provenance.save(self.current or blank(), path, made)
+        record = self.turns[self.head].output.provenance[0] if self.head >= 0 else None
+        return provenance.save(self.current or blank(), path, record)
 
     def save_session(self, path: str | Path) -> Path:
         """Write all edits since the picture was opened as one file, for `mk.replay`."""
