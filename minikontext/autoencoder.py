@@ -245,10 +245,6 @@ class AutoEncoder(nn.Module):
         """Encode and decode: the round trip, (b, 3, h, w) -> (b, 3, h, w)."""
         return self.decode(self.encode(pixels))
 
-    def same_latents(self, other: AutoEncoder) -> bool:
-        """Whether another autoencoder encodes alike, bit for bit; its decoder is no matter."""
-        return self.encoder_fingerprint() == other.encoder_fingerprint()
-
     def encoder_fingerprint(self) -> str:
         """A checksum of what latents depend on, hex digits; equal for the same latents."""
         digest = hashlib.sha256(repr(self.config).encode())

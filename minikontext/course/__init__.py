@@ -3,92 +3,48 @@
 Everything loads on first use, so that `import minikontext` stays light.
 """
 
-from importlib import import_module
+from minikontext import lazy
 
 _MODULES = (
-    "attention",
-    "browser",
-    "checks",
-    "easel",
-    "editing",
-    "exercises",
-    "failures",
-    "few_steps",
-    "fits",
-    "flow_pictures",
-    "gallery",
-    "latents",
-    "live",
-    "live_ladd",
-    "map",
-    "own_code",
-    "parts",
-    "patches",
-    "plane_ladd",
-    "plots",
-    "positions",
-    "predictions",
-    "progress",
-    "safety_desk",
-    "samples",
-    "scale",
-    "sepia",
-    "sequence",
-    "session",
-    "start",
-    "style",
-    "tiny_flux",
-    "trajectory",
-    "verdict",
-    "voters",
-    "who_sees",
-)
-
+    "attention", "browser", "checks", "easel", "editing", "exercises", "failures", "few_steps",
+    "fits", "flow_pictures", "gallery", "latents", "live", "live_ladd", "map", "own_code",
+    "parts", "patches", "plane_ladd", "plots", "positions", "predictions", "progress",
+    "safety_desk", "samples", "scale", "sepia", "sequence", "session", "start", "style",
+    "tiny_flux", "trajectory", "verdict", "voters", "who_sees",
+)  # fmt: skip
+# Names by the module that has them.
 _HOMES = {
-    "setup": "start",
-    "check": "checks",
-    "mine": "own_code",
-    "predict": "predictions",
-    "score": "predictions",
-    "show_system": "map",
-    "show_images": "plots",
-    "show_latents": "plots",
-    "bars": "plots",
-    "sheet": "plots",
-    "pictures": "samples",
-    "more_pictures": "samples",
-    "prompts": "samples",
-    "show_sequence": "sequence",
-    "watch_edit": "attention",
-    "AttentionWidget": "attention",
-    "EditingWidget": "editing",
-    "replay": "session",
-    "LatentWidget": "latents",
-    "RopeWidget": "positions",
-    "FlowWidget": "flow_pictures",
-    "LiveTraining": "live",
-    "TrajectoryWidget": "trajectory",
-    "FewStepsWidget": "few_steps",
-    "PlanWidget": "scale",
-    "FailuresWidget": "failures",
-    "SafetyWidget": "safety_desk",
-    "FitsWidget": "fits",
-    "WhoSeesWidget": "who_sees",
-    "run_processes": "scale",
+    name: module
+    for module, names in {
+        "start": "setup",
+        "checks": "check",
+        "own_code": "mine",
+        "predictions": "predict score",
+        "map": "show_system",
+        "plots": "show_images show_latents bars sheet",
+        "samples": "pictures more_pictures prompts",
+        "sequence": "show_sequence",
+        "attention": "watch_edit AttentionWidget",
+        "editing": "EditingWidget",
+        "session": "replay",
+        "latents": "LatentWidget",
+        "positions": "RopeWidget",
+        "flow_pictures": "FlowWidget",
+        "live": "LiveTraining",
+        "trajectory": "TrajectoryWidget",
+        "few_steps": "FewStepsWidget",
+        "scale": "PlanWidget run_processes",
+        "failures": "FailuresWidget",
+        "safety_desk": "SafetyWidget",
+        "fits": "FitsWidget",
+        "who_sees": "WhoSeesWidget",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [*_MODULES, *_HOMES]
 
-
-def __getattr__(name: str) -> object:
-    """Import a module or function when it is first asked for (PEP 562)."""
-    if name in _HOMES:
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _MODULES, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -23,7 +23,6 @@ VIEWS = {
     "Ellipse": (("mk-draw", "mk-ellipse"), "Draw a red ellipse around what you mean"),
     "Brush": (("mk-draw",), "Paint in red on what you mean"),
 }
-DRAWING = ("Ellipse", "Brush")
 HELP = (
     "Draw on the picture. Arrow keys move the ellipse or the brush, Shift and arrow keys change "
     "the ellipse's size, Enter draws, Escape takes all marks away."

@@ -7,7 +7,7 @@ whose picture is nearest is the one that is shown. Nothing is judged by eye and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -70,10 +70,6 @@ class Score:
     def success(self) -> bool:
         """Instruction followed, the rest preserved, the character still itself."""
         return self.followed and self.preserved and self.identity
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        return {**asdict(self), "success": self.success}
 
 
 def as_array(image: Image.Image | np.ndarray) -> np.ndarray:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from minikontext.bench import ablations
-from minikontext.bench.ablations import STUDIES, Run, Setting, Variant, VariantEditor
+from benchmarks import ablations
+from benchmarks.ablations import STUDIES, Setting, Variant, VariantEditor
+from minikontext.bench.ablations import Run, plot, values
 from minikontext.denoiser import Denoiser
 from minikontext.errors import ConfigError
 from minikontext.training.editor import EditorLossConfig
@@ -87,9 +88,9 @@ def test_table_and_plot_show_every_seed():
     ]
     runs[0] = Run("context", "sequence", 0, 83.0, 90.0, 30.0, [(64, 1.0), (128, 0.5)])
     assert "| sequence | 3 | 81.0 | 80.0 to 83.0 | 0.5000 |" in ablations.table(runs, "context")
-    assert len(ablations.plot(runs, "context").axes[0].lines) == 6
-    assert ablations.values(runs, "context", "sequence") == [83.0, 80.0, 80.0]
-    assert ablations.values(runs, "context", "channel", "loss") == [0.5] * 3
+    assert len(plot(runs, "context").axes[0].lines) == 6
+    assert values(runs, "context", "sequence") == [83.0, 80.0, 80.0]
+    assert values(runs, "context", "channel", "loss") == [0.5] * 3
 
 
 def test_a_finished_training_is_scored_again_and_not_trained_again(tmp_path, monkeypatch):

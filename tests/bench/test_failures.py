@@ -1,6 +1,7 @@
 """Failures are counted where they belong: by operation, verdict, attribute and cause."""
 
-from minikontext.bench import failures, mini
+from benchmarks import failures
+from minikontext.bench import mini
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import score
 

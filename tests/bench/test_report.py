@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from minikontext.bench import failures, report, results, study
+from benchmarks import failures
+from minikontext.bench import report, results, study
 from minikontext.course import plane_ladd
 from minikontext.errors import ConfigError
 

@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from minikontext.bench import mini, wrong_answers
+from benchmarks import wrong_answers
+from minikontext.bench import mini
 from minikontext.bench.wrong_answers import ANOTHER, SPOILED, planted
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render, score

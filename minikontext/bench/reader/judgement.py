@@ -7,7 +7,7 @@ like the right one and lies far from it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,10 +57,6 @@ class Verdict:
     def success(self) -> bool:
         """Instruction followed, the rest preserved, the character still itself."""
         return self.followed and self.preserved and self.identity
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        return {**asdict(self), "success": self.success}
 
 
 @dataclass(frozen=True)

@@ -277,11 +277,6 @@ def reading_loss(logits: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> T
     return total
 
 
-def count_parameters(model: nn.Module) -> int:
-    """How many numbers a network has."""
-    return sum(math.prod(p.shape) for p in model.parameters())
-
-
 # ---------------------------------------------------------------- files
 
 

@@ -1,6 +1,6 @@
 """What goes wrong where: the failed edits of MiniKontextBench, by operation and by cause.
 
-`python -m minikontext.bench.failures --weights toy-max --steps 4`
+`python -m benchmarks.failures --weights toy-max --steps 4`
 
 Two causes are told apart. Where the right answer itself no longer reads right after a round trip
 through the autoencoder, no editor in its latents could have passed; the rest is the editor's own.
@@ -100,7 +100,7 @@ def save(name: str, steps: int, found: Sequence[Failures], path: Path, part: str
 def main(arguments: list[str] | None = None) -> None:
     """Command line: edit MiniKontextBench's cases, score them, count what failed."""
     parser = report.parser(
-        "python -m minikontext.bench.failures", None, weights="toy-max", steps=4, seed=...
+        "python -m benchmarks.failures", None, weights="toy-max", steps=4, seed=...
     )
     parser.add_argument("--every", type=int, default=1, help="only every n-th case (default: 1)")
     options = parser.parse_args(arguments)
