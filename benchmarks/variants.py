@@ -4,8 +4,8 @@
 --seeds 3 --sizes 64x64 --cases 200 --json FILE`
 
 Every value after `--set` is a variant, trained with each seed in a folder of its own below the
-config's `run`, and measured by `bench.sizes`. What is done is kept: the same command goes on. With
-the same seed all variants see the same pairs in the same order, so they are compared in pairs.
+config's `run`, and measured by `benchmarks.sizes`. What is done is kept: the same command goes on.
+With the same seed all variants see the same pairs in the same order, so they are compared in pairs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.sizes import Row, cases_of, measure
 from minikontext.bench import report
 from minikontext.bench.compare import NOT_DECIDED, paired
-from minikontext.bench.sizes import Row, cases_of, measure
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count, cycle, islice
 from typing import Any
 
+from PIL import Image
 from tqdm.auto import tqdm
 
 from minikontext.bench import compare, report
 from minikontext.bench.mini import CATEGORIES
 from minikontext.bench.reader import judgement
-from minikontext.bench.sizes import edit_all
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, score, sizes, wishes
 from minikontext.toyworld.sizes import TRAINED, UNSEEN, Size
@@ -100,6 +100,38 @@ def _suitable(one: Set, name: str, split: str) -> Iterator[Case]:
     seed = sum(name.encode())
     drawn = (wishes.sample_wishes(i, LEVEL, split, seed, one.contexts, one.two) for i in count())
     return filter(one.suits, drawn)
+
+
+def context_sizes(case: Case, number: int, target: Size, own: bool) -> tuple[Size, ...]:
+    """The size of each context picture: the target's, or a trained one of its own."""
+    rng = random.Random(f"contexts/{number}/{target}")
+    others = [size for size in TRAINED if size != target]
+    return tuple(rng.choice(others) if own else target for _ in case.contexts)
+
+
+def edit_all(
+    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool = False,
+    seed: int = 0, batch: int = 16, **call: Any,
+) -> list[Image.Image]:  # fmt: skip
+    """Edit all cases into pictures of one size, in batches of equal buckets."""
+    shapes = [context_sizes(case, i, size, own) for i, case in enumerate(cases)]
+    results: dict[int, Image.Image] = {}
+    for rows in _equal(shapes, batch):
+        inputs = [cases[i].context_images(sizes=shapes[i]) for i in rows]
+        out = pipe(
+            [cases[i].prompt for i in rows], image=inputs if shapes[rows[0]] else None,
+            width=size[0], height=size[1], seed=[seed * 1_000_003 + i for i in rows],
+            resize="none", progress=False, **call,
+        )  # fmt: skip
+        results.update(zip(rows, out.images, strict=True))
+    return [results[i] for i in range(len(cases))]
+
+
+def _equal(shapes: Sequence[tuple[Size, ...]], batch: int) -> Iterator[list[int]]:
+    """Numbers of cases whose contexts have the same sizes, at most `batch` at a time."""
+    for shape in sorted(set(shapes)):
+        mine = [i for i, one in enumerate(shapes) if one == shape]
+        yield from (mine[i : i + batch] for i in range(0, len(mine), batch))
 
 
 def run(pipe: KontextPipeline, name: str, split: str, share: float, **call: Any) -> list[Outcome]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import sizes as bench
 from benchmarks import variants
 from minikontext import training
-from minikontext.bench import sizes as bench
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.sizes import TRAINED

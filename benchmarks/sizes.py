@@ -1,6 +1,6 @@
 """How well do weights edit at each size? Cases of the dev split, scored by the oracle.
 
-`python -m minikontext.bench.sizes --weights FOLDER --level 2 --cases 100 --json FILE`
+`python -m benchmarks.sizes --weights FOLDER --level 2 --cases 100 --json FILE`
 
 Sizes are width x height in pixels; the trained ones first, then those that no training sees.
 `--own` gives every context picture a trained size of its own. What no editor can better is
@@ -10,22 +10,21 @@ measured by `benchmarks.ceiling`. Choices are made on `--split dev`; test is for
 from __future__ import annotations
 
 import argparse
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from minikontext.bench import report
 from minikontext.bench.compare import percent_interval
+from minikontext.bench.suite import edit_all
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, score, sizes
 from minikontext.toyworld.edits import sample_case
-from minikontext.toyworld.sizes import TRAINED, Size
+from minikontext.toyworld.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -52,38 +51,6 @@ class Row:
 def cases_of(count: int, level: int, split: str, seed: int = 0) -> list[Case]:
     """The first cases of a level's stream of a split."""
     return [sample_case(i, level, split, seed) for i in range(count)]
-
-
-def context_sizes(case: Case, number: int, target: Size, own: bool) -> tuple[Size, ...]:
-    """The size of each context picture: the target's, or a trained one of its own."""
-    rng = random.Random(f"contexts/{number}/{target}")
-    others = [size for size in TRAINED if size != target]
-    return tuple(rng.choice(others) if own else target for _ in case.contexts)
-
-
-def edit_all(
-    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool = False,
-    seed: int = 0, batch: int = 16, **call: Any,
-) -> list[Image.Image]:  # fmt: skip
-    """Edit all cases into pictures of one size, in batches of equal buckets."""
-    shapes = [context_sizes(case, i, size, own) for i, case in enumerate(cases)]
-    results: dict[int, Image.Image] = {}
-    for rows in _equal(shapes, batch):
-        inputs = [cases[i].context_images(sizes=shapes[i]) for i in rows]
-        out = pipe(
-            [cases[i].prompt for i in rows], image=inputs if shapes[rows[0]] else None,
-            width=size[0], height=size[1], seed=[seed * 1_000_003 + i for i in rows],
-            resize="none", progress=False, **call,
-        )  # fmt: skip
-        results.update(zip(rows, out.images, strict=True))
-    return [results[i] for i in range(len(cases))]
-
-
-def _equal(shapes: Sequence[tuple[Size, ...]], batch: int) -> Iterator[list[int]]:
-    """Numbers of cases whose contexts have the same sizes, at most `batch` at a time."""
-    for shape in sorted(set(shapes)):
-        mine = [i for i, one in enumerate(shapes) if one == shape]
-        yield from (mine[i : i + batch] for i in range(0, len(mine), batch))
 
 
 def measure(
@@ -125,7 +92,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: list[str] | None = None) -> list[Row]:
     """Command line: measure weights at some sizes and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.sizes")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes")
     parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
     parser.add_argument("--level", type=int, default=4, help="level of the world (default: 4)")
     parser.add_argument("--cases", type=int, default=100, help="at each size (default: 100)")
