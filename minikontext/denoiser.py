@@ -19,7 +19,8 @@ PATCH = 2  # latent pixels along one side of a token
 class Net(Protocol):
     """What predicts: a `KontextTransformer`, or one that skips steps (`runtime.step_cache`)."""
 
-    def rotations(self, img_ids: Tensor, txt_ids: Tensor) -> Tensor: ...
+    def rotations(self, img_ids: Tensor, txt_ids: Tensor) -> Tensor:
+        """As `KontextTransformer.rotations`."""
 
     def __call__(self, *inputs: Any, **named: Any) -> Tensor: ...
 

@@ -127,6 +127,23 @@ def test_the_package_says_in_its_docstring_where_things_are():
     assert all(f"    {name}/ " in said for name in minikontext.WINGS)
 
 
+def _undocumented(node, prefix=""):
+    """Public functions and classes without a docstring, those inside of functions left out."""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    for one in [n for n in node.body if isinstance(n, kinds) and not n.name.startswith("_")]:
+        if isinstance(one, ast.ClassDef):
+            yield from _undocumented(one, f"{prefix}{one.name}.")
+        # What an operation of the toy world does stands in the decorator and in its sentences.
+        said = "operation(" in " ".join(map(ast.unparse, one.decorator_list))
+        if not (ast.get_docstring(one) or one.name == "forward" or said):
+            yield prefix + one.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_public_name_has_a_docstring(path):
+    assert [*_undocumented(ast.parse(path.read_text(encoding="utf-8")))] == []
+
+
 OLD = {
     "weights": "load_into",
     "checkpoints": "find",

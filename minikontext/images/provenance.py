@@ -240,6 +240,7 @@ def _edges(side: int) -> list[int]:
 
 
 def checksum_tiles(image: Image.Image) -> tuple[str, ...]:
+    """A short checksum of every tile, by which a change can be found."""
     return tuple(checksum(image.crop(box))[:DIGITS] for box in boxes(image.size))
 
 

@@ -171,6 +171,7 @@ def sizes_near(width: int, height: int, multiple: int, widest: float = 7 / 3) ->
 
 
 def checked_size(size: Size) -> Size:
+    """A size of whole numbers from 1. Raises SizeError."""
     width, height = size
     for side in (width, height):
         if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1:
@@ -186,6 +187,7 @@ def _check_size(image: Image.Image, expected: Size) -> None:
 
 
 def show_size(size: Size) -> str:
+    """A size in words: 64×48."""
     return f"{size[0]}×{size[1]}"
 
 

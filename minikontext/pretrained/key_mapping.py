@@ -14,6 +14,7 @@ StateDict = dict[str, Tensor]
 
 
 def join_parts(state: StateDict, rules: Iterable[Rule]) -> StateDict:
+    """Official tensors from those that diffusers keeps in several parts."""
     return {r.official: to_official([state[n] for n in r.diffusers], r.how) for r in rules}
 
 

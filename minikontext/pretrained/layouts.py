@@ -144,6 +144,7 @@ def plans(checkpoint: Checkpoint, dtype: torch.dtype) -> list[memory_plan.Plan]:
 
 
 def sketches(checkpoint: Checkpoint) -> tuple[KontextTransformer, AutoEncoder]:
+    """Transformer and autoencoder of the right sizes, without numbers (on the meta device)."""
     with torch.device("meta"):
         transformer = KontextTransformer(transformer_config(checkpoint.transformer))
         return transformer, AutoEncoder(autoencoder_config(checkpoint.autoencoder))

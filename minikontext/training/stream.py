@@ -240,9 +240,11 @@ def label(folder: Path, facts: str) -> None:
 class Source(Protocol):
     """A `Stream`, or one whose targets are a teacher's answers (`distillation.latents`)."""
 
-    def batch(self, step: int) -> Batch: ...
+    def batch(self, step: int) -> Batch:
+        """What a step learns from."""
 
-    def determined(self, step: int) -> Tensor: ...
+    def determined(self, step: int) -> Tensor:
+        """Which cases of a step have one right answer only, (b,), bool."""
 
 
 @dataclass(frozen=True)
