@@ -141,8 +141,8 @@ def _require_own(output: Path, facts: dict[str, str]) -> None:
     found = report.read_json(note, {} if not any(output.glob("*.png")) else {"weights": "unknown"})
     if found and found != facts:
         names = [name for name in {**found, **facts} if found.get(name) != facts.get(name)]
-        told = [f"{n} was {found.get(n)!s:.40}, is {facts.get(n)!s:.40}" for n in names]
-        raise ConfigError(f"{output} holds results of something else: {shorten_list(told)}. "
+        changes = [f"{n} was {found.get(n)!s:.40}, is {facts.get(n)!s:.40}" for n in names]
+        raise ConfigError(f"{output} holds results of something else: {shorten_list(changes)}. "
                           "Name another folder, or remove it.")  # fmt: skip
     if not found:
         report.write_json(facts, note)

@@ -200,8 +200,8 @@ def _train(options: argparse.Namespace) -> int:
         from minikontext.training import plan, workload
 
         job = workload.workload(training.read_job(path))
-        asked = {name: getattr(options, name) for name in MACHINE}
-        requested = {name: value for name, value in asked.items() if value is not None}
+        values = {name: getattr(options, name) for name in MACHINE}
+        requested = {name: value for name, value in values.items() if value is not None}
         print(plan.make(job, plan.Machine(**{"gpus": plan.most_gpus(job)} | requested)))
         return 0
     training.main(path, resume=not options.restart)

@@ -164,10 +164,10 @@ class FailuresWidget(Widget):
         number = f"{self.place.value + 1} of {len(self.chosen)}"
         words = html.escape(f"{number} · {answer.case.task} · “{answer.case.prompt}”")
         self.prompt.value = f"<b>{words}</b>"
-        self._say("done" if answer.score.success else "error", told(answer))
+        self._say("done" if answer.score.success else "error", describe(answer))
 
 
-def told(answer: Answer) -> str:
+def describe(answer: Answer) -> str:
     """Why the oracle passes or fails an answer, in a sentence."""
     if answer.score.success:
         return "Passes: followed, preserved, and still the same character."

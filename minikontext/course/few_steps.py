@@ -100,9 +100,9 @@ class FewStepsWidget(Desk):
             for steps in self.counts:
                 self._say("busy", f"{name}: {_steps(steps)}")
                 start = time.perf_counter()
-                made = self._edit(pipe, steps)
+                picture = self._edit(pipe, steps)
                 self.seconds[name, steps] = time.perf_counter() - start
-                show(self.boxes[name, steps], made)
+                show(self.boxes[name, steps], picture)
                 fade(self.boxes[name, steps], False)
                 self.clocks[name, steps].value = _text(f"{self.seconds[name, steps]:.2f} s")
                 self.progress.value += 1

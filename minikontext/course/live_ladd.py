@@ -61,13 +61,13 @@ def answered(
     pairs = Pairs(tokens=words, **encode(list(cases), pipe.autoencoder, 0))
     null = teacher.text.tokenize([""])[0]
     parts = [pairs.take(rows) for rows in torch.arange(len(cases)).split(batch)]
-    made = [
+    answers = [
         latents.teacher_samples(
             teacher, part.tokens[:, 0], [part.contexts[:, 0]], own_noise(part), null, steps, scale
         )
         for part in parts
     ]
-    return replace(pairs, target=torch.cat(made))
+    return replace(pairs, target=torch.cat(answers))
 
 
 def own_noise(pairs: Pairs) -> Tensor:
@@ -94,10 +94,10 @@ def play(
     loss = ladd.ladd_loss(model, teacher, source, dials, torch.device("cpu"))
 
     def look(step: int, logs: dict[str, float]) -> None:
-        made = one_step(pipe, model.student, held)
-        passed = [score(p, c).success for p, c in zip(made, held, strict=True)]
+        pictures = one_step(pipe, model.student, held)
+        passed = [score(p, c).success for p, c in zip(pictures, held, strict=True)]
         numbers = (logs.get(name, float("nan")) for name in ("on_real", "on_fake", "spread"))
-        lessons.append(Lesson(step, *numbers, made, passed))
+        lessons.append(Lesson(step, *numbers, pictures, passed))
         seen(lessons[-1])
 
     def on_step(logs: dict[str, float]) -> bool:

@@ -184,11 +184,11 @@ def replay(path: str | Path, pipe: KontextPipeline | None = None) -> list[Kontex
     session = Session(_picture(found.start), {k: _picture(v) for k, v in found.pictures.items()})
     for wish in found.edits:
         session.turns.append(session.edit(pipe, wish))
-    made = [turn.wish.pixels for turn in session.turns]
-    apart = [i + 1 for i, wish in enumerate(found.edits) if wish.pixels not in ("", made[i])]
+    pixels = [turn.wish.pixels for turn in session.turns]
+    apart = [i + 1 for i, wish in enumerate(found.edits) if wish.pixels not in ("", pixels[i])]
     if apart:
         numbers = ", ".join(map(str, apart))
-        warn(WeightsWarning(f"Not the pixels of the session: edit {numbers} of {len(made)}."))
+        warn(WeightsWarning(f"Not the pixels of the session: edit {numbers} of {len(pixels)}."))
     return [turn.output for turn in session.turns]
 
 
@@ -236,9 +236,9 @@ def drawn(picture: Image.Image, marks: Sequence[Mark]) -> Image.Image:
     for mark in marks:
         points = [(x * width, y * height) for x, y in mark.points]
         _draw(ImageDraw.Draw(mask), mark.kind, points, max(width, height))
-    made = images.as_rgb(picture).copy()
-    made.paste(RED, mask=mask.resize(picture.size, Image.Resampling.BOX))
-    return made
+    marked = images.as_rgb(picture).copy()
+    marked.paste(RED, mask=mask.resize(picture.size, Image.Resampling.BOX))
+    return marked
 
 
 def _draw(

@@ -236,7 +236,7 @@ def ladd_loss(
                 student, judge(words, contexts, rows), draws, start, config.adversarial,
                 config.mse, config.r1, shake, wrong, learns,
             )  # fmt: skip
-        return turn.heads + turn.student if learns else turn.heads, told(turn, x)
+        return turn.heads + turn.student if learns else turn.heads, facts_of(turn, x)
 
     return loss
 
@@ -256,7 +256,7 @@ def own_states(
     return z
 
 
-def told(turn: losses.Turn, x: Tensor) -> dict[str, float]:
+def facts_of(turn: losses.Turn, x: Tensor) -> dict[str, float]:
     """A turn in numbers for the log; told_apart: logits with the right sign, 0.5 is a guess."""
     right = ((turn.on_real > 0).float().mean() + (turn.on_fake < 0).float().mean()) / 2
     metrics = {

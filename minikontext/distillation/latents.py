@@ -46,19 +46,19 @@ def teacher_samples(
 class TeacherStream:
     """A stream whose targets are the teacher's answers, each to noise of its own.
 
-    A batch is answered when it is first asked for, and kept in `folder`. `mark` names the teacher;
-    raises TrainingError if the folder holds the answers of another one, or to other steps.
+    A batch is answered when it is first asked for, and kept in `folder`. `fingerprint` names the
+    teacher; raises TrainingError if the folder holds the answers of another one, or to other steps.
     """
 
     def __init__(
-        self, stream: Stream, teacher: Editor, null: Tensor, folder: Path, mark: str,
+        self, stream: Stream, teacher: Editor, null: Tensor, folder: Path, fingerprint: str,
         config: TeacherSamplesConfig, mu_16: float | None = None, bf16: bool = False,
     ) -> None:  # fmt: skip
         if not stream.config.batches:
             raise ConfigError("[stream] batches = 0: the teacher's answers need a number of them")
         self.stream, self.teacher, self.null, self.folder = stream, teacher, null, folder
         self.config, self.mu_16, self.bf16 = config, mu_16, bf16
-        label(folder, f"{mark} {config} {mu_16} {stream.facts}")
+        label(folder, f"{fingerprint} {config} {mu_16} {stream.facts}")
 
     def batch(self, step: int) -> Batch:
         """Latents and words of a step; the target is what the teacher made of its first words."""

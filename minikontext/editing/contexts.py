@@ -103,9 +103,9 @@ class ContextReader:
         """Size of the result: as requested, else the first context's, else the default."""
         if width is None and height is None and contexts:
             return contexts[0].plan
-        usual = contexts[0].plan.original if contexts else None
-        usual = usual or (self.defaults.width, self.defaults.height)
-        size = (usual[0] if width is None else width, usual[1] if height is None else height)
+        default = contexts[0].plan.original if contexts else None
+        default = default or (self.defaults.width, self.defaults.height)
+        size = (default[0] if width is None else width, default[1] if height is None else height)
         return self._plan(size, "none")
 
     def _plan(self, size: images.Size, resize: str) -> ResizePlan:

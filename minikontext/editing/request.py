@@ -93,13 +93,13 @@ def repeat(prompts: list[str], times: int) -> list[str]:
 
 def match_prompts(negative: str | Sequence[str] | None, prompts: list[str]) -> list[str]:
     """One negative prompt for each prompt; None means the empty one."""
-    given = check_prompts("" if negative is None else negative)
-    if len(given) == 0 or len(prompts) % len(given):
+    negatives = check_prompts("" if negative is None else negative)
+    if len(negatives) == 0 or len(prompts) % len(negatives):
         raise PromptError(
-            f"Got {len(given)} negative prompts for {len(prompts)} results. "
+            f"Got {len(negatives)} negative prompts for {len(prompts)} results. "
             "Give one, or one for each prompt."
         )
-    return repeat(given, len(prompts) // len(given))
+    return repeat(negatives, len(prompts) // len(negatives))
 
 
 def pick_seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:

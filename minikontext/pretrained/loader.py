@@ -123,12 +123,12 @@ def config_fingerprint(pipe: Editor) -> str:
 
     That is sizes, scale factors, vocabulary and defaults, as they are in memory.
     """
-    told: list[object] = [asdict(pipe.defaults)]
+    facts: list[object] = [asdict(pipe.defaults)]
     for part in pipe.modules.values():
         config = getattr(part, "config", None)
         sizes = asdict(config) if is_dataclass(config) else type(part).__name__
-        told.append(part.described() if isinstance(part, FluxTextEncoder) else sizes)
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        facts.append(part.described() if isinstance(part, FluxTextEncoder) else sizes)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def save(

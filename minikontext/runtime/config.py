@@ -115,16 +115,16 @@ def check_sections(
     Returns all keys and sections by name. Raises `error`, which starts with `where` and names every
     mistake (the first few of many) and the nearest known key.
     """
-    given, hints = dict(values), dict(keys)
+    inputs, hints = dict(values), dict(keys)
     for name, section in sections.items():
-        hints[name], given[name] = _section(section, name, given.get(name), where, error)
+        hints[name], inputs[name] = _section(section, name, inputs.get(name), where, error)
     # A section that may be left out is a field that may be.
     found = [
         (name, hint, field(default=None)) if NoneType in get_args(hint) else (name, hint)
         for name, hint in hints.items()
     ]
     whole = make_dataclass("Config", sorted(found, key=len), frozen=True)
-    return dict(vars(_checked(whole, given, where, error)))
+    return dict(vars(_checked(whole, inputs, where, error)))
 
 
 def _section(
@@ -198,8 +198,8 @@ def _checked(kind: type, values: dict, where: str, error: type[MinikontextError]
     except ValidationError as problem:
         mistakes = list(dict.fromkeys(_mistake(kind, one) for one in problem.errors()))
         more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
-        told = "\n  ".join(mistakes[:SHOWN] + more)
-        raise error(where + ("\n  " + told if len(mistakes) > 1 else told)) from problem
+        text = "\n  ".join(mistakes[:SHOWN] + more)
+        raise error(where + ("\n  " + text if len(mistakes) > 1 else text)) from problem
 
 
 def _as_json(values: object) -> str:

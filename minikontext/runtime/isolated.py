@@ -76,12 +76,12 @@ class IsolatedContext:
             at_zero = net.condition(torch.zeros_like(timesteps), pooled, guidance)
             offers = self._offered(x[:, n:], at_zero, theirs)
             self.offers = offers if self.keep else []
-        x, given = x[:, :n], iter(offers)
+        x, pairs = x[:, :n], iter(offers)
         for block in net.double_blocks:
-            x, txt = _double(block, x, txt, vec, own, next(given))
+            x, txt = _double(block, x, txt, vec, own, next(pairs))
         both = torch.cat((txt, x), dim=1)
         for block in net.single_blocks:
-            both = _single(block, both, vec, own, next(given))[0]
+            both = _single(block, both, vec, own, next(pairs))[0]
         return net.final_layer(both[:, txt.shape[1] :], vec)
 
     def _offered(self, x: Tensor, vec: Tensor, rotary: Tensor) -> list[Offer]:

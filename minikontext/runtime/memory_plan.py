@@ -236,10 +236,10 @@ class PeakMemory(TorchDispatchMode):
         kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
             self._known.add(tensor.untyped_storage()._cdata)
-        made = func(*args, **kwargs)
-        for tensor in _tensors(made):
+        outputs = func(*args, **kwargs)
+        for tensor in _tensors(outputs):
             self._count(tensor.untyped_storage())
-        return made
+        return outputs
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()

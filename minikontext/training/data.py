@@ -107,7 +107,7 @@ def build_cache(
     count: int,
     seed: int,
     autoencoder: AutoEncoder,
-    mark: str,
+    fingerprint: str,
     shard: int = 2000,
     bf16: bool = False,
     world: DistContext = ALONE,
@@ -115,10 +115,10 @@ def build_cache(
 ) -> None:
     """Write `count` encoded cases of a level as safetensors files; files that exist are kept.
 
-    Many processes share the files out among them. `mark` identifies the autoencoder. Raises
+    Many processes share the files out among them. `fingerprint` identifies the autoencoder. Raises
     TrainingError if the folder was made with another one or from another world.
     """
-    facts = {"level": str(level), "seed": str(seed), "autoencoder": mark}
+    facts = {"level": str(level), "seed": str(seed), "autoencoder": fingerprint}
     if mix:
         facts["mix"] = str(mix)
     facts["world"] = world_fingerprint(level, seed)

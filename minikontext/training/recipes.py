@@ -103,16 +103,16 @@ def train_editor(job: EditorJob, world: DistContext, on_log: OnLog = None) -> Pa
     model = new_editor(job.transformer, job.text, job.seed, job.start)
     data, dials, check = job.data, job.training, None
     cache = Path(data.folder or job.folder / "pairs")
-    mark = autoencoder.encoder_fingerprint()[:12]
+    fingerprint = autoencoder.encoder_fingerprint()[:12]
     build_cache(
-        cache, data.level, data.count, data.seed, autoencoder, mark, bf16=dials.bf16, world=world,
-        mix=data.mix,
+        cache, data.level, data.count, data.seed, autoencoder, fingerprint, bf16=dials.bf16,
+        world=world, mix=data.mix,
     )  # fmt: skip
     pairs = load_cache(cache, model.text, data.count)
     if job.loop.validate_every:
         check = held_out_check(model, autoencoder, data, job.folder, dials.bf16, world)
     prepare(model, world, dials.bf16, first_weights(job.seed))
-    origin = made_from(job, base=mark, data=world_fingerprint(data.level, data.seed))
+    origin = made_from(job, base=fingerprint, data=world_fingerprint(data.level, data.seed))
     loop = Loop(model, job.loop, job.run, world, watched(job, check), origin)
     loop.resume()
     null = model.text.tokenize([""])[0]

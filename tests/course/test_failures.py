@@ -1,6 +1,6 @@
 """The failures' widget: filters, turning pages, and the reason below each answer."""
 
-from minikontext.course.failures import Answer, FailuresWidget, told
+from minikontext.course.failures import Answer, FailuresWidget, describe
 from minikontext.toyworld import sample_edit, score
 
 
@@ -43,7 +43,7 @@ def test_pages_turn_and_stop_at_both_ends():
 
 def test_the_reason_names_what_is_wrong():
     lazy = next(a for a in ANSWERS if a.case.contexts and not a.score.success)
-    assert "instruction" in told(lazy) and ", not " in told(lazy) and lazy.misread
+    assert "instruction" in describe(lazy) and ", not " in describe(lazy) and lazy.misread
     demo = FailuresWidget(ANSWERS)
     demo.category.value = "text to image"
     assert demo.columns.children[0].layout.display == "none"  # there is none
