@@ -1,6 +1,6 @@
 """Write the measured tables into docs and cards, so that no number is typed by hand.
 
-python tools/tables.py            # from data/weights/*/bench.json and data/bench/results.json
+python tools/tables.py            # from stored results, and from the notebooks
 python tools/tables.py --check    # only say whether they are up to date
 """
 
@@ -9,6 +9,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+import reading
 
 from minikontext.bench import report, study
 from minikontext.bench.oracle_bench import Report, table
@@ -48,7 +50,12 @@ def bench(steps: str) -> str:
     return report.table(head, rows)
 
 
-KINDS = {"overview": overview, "operations": operations, "bench": bench}
+KINDS = {
+    "overview": overview,
+    "operations": operations,
+    "bench": bench,
+    "reading": lambda _: reading.table(),
+}
 
 
 def filled(text: str) -> str:

@@ -8,6 +8,7 @@ import runpy
 from collections import Counter
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -20,6 +21,8 @@ from minikontext.course.checks import REGISTRY, SOLVED
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+READING = SimpleNamespace(**runpy.run_path(str(ROOT / "tools" / "reading.py")))
+markdown, prose, lines_of_code = READING.markdown, READING.prose, READING.lines_of_code
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SECTIONS = (
     "## By hand",
@@ -35,7 +38,6 @@ SECTIONS = (
 )
 SETUP = "import minikontext as mk\nmk.course.setup(seed=0)"
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users|usr|opt|var|mnt)/|[A-Z]:\\\\")
-FENCED = re.compile(r"```python\n(.*?)```", re.DOTALL)
 WORDS = (3, 10)  # for each line of code
 
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="there are no notebooks yet")
@@ -51,30 +53,6 @@ def cells(notebook, kind):
 
 def tags(cell):
     return cell.metadata.get("tags", [])
-
-
-def markdown(notebook):
-    return "\n\n".join(cell.source for cell in cells(notebook, "markdown"))
-
-
-def lines_of(source):
-    lines = (line.strip() for line in source.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def lines_of_code(notebook):
-    """Every line of code that a student reads: cells and solutions."""
-    shown = [cell.source for cell in cells(notebook, "code")]
-    return [
-        line for source in shown + FENCED.findall(markdown(notebook)) for line in lines_of(source)
-    ]
-
-
-def prose(text):
-    """All words beside the code: headings, tables, folds and end sections count."""
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"<[^>]+>", " ", text))  # no tags, no addresses
-    return re.findall(r"\b[\w'’-]+\b", text)
 
 
 def pngs(cell):
@@ -152,6 +130,7 @@ def test_header_and_setup(path, notebook):
     assert head.startswith(f"# {path.stem[:2]} · ")
     assert before.count("\n- ") >= 3 and "two CPU cores" in before
     assert cells(notebook, "code")[0].source == SETUP
+    assert READING.stated(path) in " ".join(head.split())
     assert any("mk.course.show_system(" in cell.source for cell in cells(notebook, "code"))
 
 
