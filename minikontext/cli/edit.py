@@ -139,10 +139,10 @@ def seeds(text: str) -> tuple[int | None, ...]:
     """`7`, `1,2,7`, `1..8`, or -1 for a random one. Raises ArgumentTypeError for other texts."""
     found: list[int | None] = []
     for part in text.split(","):
-        found = re.fullmatch(r"(-?\d+)(?:\.\.(\d+))?", part.strip())
-        if not found or len(text) > 200:
+        numbers = re.fullmatch(r"(-?\d+)(?:\.\.(\d+))?", part.strip())
+        if not numbers or len(text) > 200:
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is no seed: use 7, 1,2,7 or 1..8")
-        first, last = int(found[1]), int(found[2] or found[1])
+        first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if not 0 <= last - first < 1000:
             raise argparse.ArgumentTypeError(f"{part!r} counts up, to at most 1000 seeds")
         found += [None if seed == -1 else seed for seed in range(first, last + 1)]
