@@ -1,21 +1,25 @@
 """The LADD laboratory: what does distillation buy that more training does not?
 
-`python -m benchmarks.ladd_lab --weights toy --arms start flow ladd`
+`python -m benchmarks.ladd_lab --preset small --arms teacher start flow ladd`
 
 Every arm starts from the same weights and gets the same extra steps, or minutes, on the same stream
 of batches: more flow training, regression on the teacher's answers, guidance distillation, LADD,
-LADD on states of its own; and breaks of LADD, one dial each. Then all edit the same held-out
-cases with 1, 2, 4 and 8 steps. An arm is compared with the start, and with more flow training, case
-by case; a case's training seeds are a cluster. What was not decided is called so. A run that failed
-stays in the table with its log. Runs that are there are kept, and interrupted ones go on.
+LADD on states of its own, π-Flow; and breaks of LADD, one dial each. Then all edit the same
+held-out cases with 1, 2, 4 and 8 steps. An arm is compared with the start, and with more flow
+training, case by case; a case's training seeds are a cluster. What was not decided is called so,
+and the claim of distillation, `ladd_report.CLAIM`, is decided for every arm beside the teacher. A
+run that failed stays in the table with its log. Runs that are there are kept, and interrupted ones
+go on: `--arms` of another day are added. `--arms` without a name writes down plan and claim alone.
+`weights:NAME` examines a student as it is: a shipped name or a folder.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks import ladd_report
 from benchmarks.ladd_report import STEPS, Run
-from minikontext import flow
+from minikontext import flow, sampler
 from minikontext.bench import report, study
 from minikontext.bench.diversity import diversity
 from minikontext.bench.study import SamplerSetting
@@ -35,6 +39,8 @@ from minikontext.distillation import losses
 from minikontext.distillation.guidance import guided_velocity
 from minikontext.distillation.ladd import Discriminator, Ladd, LaddLossConfig, ladd_loss
 from minikontext.distillation.latents import TeacherSamplesConfig, TeacherStream
+from minikontext.distillation.policy import PolicySteps, imitation_loss, policy_student
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case
@@ -54,22 +60,30 @@ CONTEXTS = (0, 1, 2)
 class Arm:
     """A way to use the extra training.
 
-    kind: start, flow, regression, guidance or ladd. dials: LADD's that differ. text: the share of
-    batches without a context picture, in place of the stream's own. tokens: the batch's size, as a
-    part of the plan's.
+    kind: teacher, start, weights, flow, regression, guidance, policy or ladd. dials: LADD's that
+    differ. text: the share of batches without a context picture, in place of the stream's own.
+    tokens: the batch's size, as a part of the plan's. beta: Adam's first, None for 0.9.
     """
 
     kind: str
     dials: dict[str, Any] = field(default_factory=dict)
     text: float | None = None
     tokens: float = 1.0
+    beta: float | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything is learned, or weights are only looked at."""
+        return self.kind not in ("teacher", "start", "weights")
 
 
 ARMS = {
+    "teacher": Arm("teacher"),
     "start": Arm("start"),
     "flow": Arm("flow"),
     "regression": Arm("regression"),
     "guidance": Arm("guidance"),
+    "pi-flow": Arm("policy"),
     "ladd": Arm("ladd"),
     "ladd, own states": Arm("ladd", {"own_states": 0.5}),
     "ladd, judged at mu 1": Arm("ladd", {"renoise_mu": 1.0}),
@@ -82,6 +96,20 @@ ARMS = {
     "ladd, text to edits 5:5": Arm("ladd", text=0.5),
     "ladd, text to edits 9:1": Arm("ladd", text=0.9),
 }
+# both players of LADD forget fast, as in configs/lineage/toy_pro.toml; one break does not
+ARMS = {n: replace(arm, beta=0.5) if arm.kind == "ladd" else arm for n, arm in ARMS.items()}
+ARMS["ladd, Adam's beta 0.9"] = Arm("ladd")
+POINTS = 8  # of a policy
+WEIGHTS = "weights:"
+
+
+def arm_called(name: str) -> Arm:
+    """Raises ConfigError for an unknown one."""
+    if name in ARMS:
+        return ARMS[name]
+    if name.startswith(WEIGHTS):
+        return Arm("weights")
+    raise ConfigError(f"No arm is called {name!r}; there are {', '.join(ARMS)}, weights:NAME.")
 
 
 @dataclass(frozen=True)
@@ -106,6 +134,15 @@ class Plan:
     lr: float = 1e-5
     heads: float = 100.0
     head_start: int = 100
+
+
+PRESETS = {
+    "full": Plan(),
+    # about two to three hours of one core for the toy at 64 x 64; the rates of toy_pro
+    "small": Plan(
+        steps=160, tokens=1024, batches=120, cases=200, draws=32, lr=5e-5, heads=20.0, head_start=40
+    ),
+}
 
 
 # ---------------------------------------------------------------- what is learned from
@@ -135,11 +172,15 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Material:
-    """What an arm learns from: the teacher, the stream's own pictures, the teacher's answers."""
+    """What an arm learns from: the teacher, the stream's own pictures, the teacher's answers.
+
+    defaults: as the teacher samples, and so its students.
+    """
 
     teacher: Editor
     data: Source
     answers: Source
+    defaults: Defaults = field(default_factory=Defaults)
 
     @property
     def null(self) -> Tensor:
@@ -149,6 +190,11 @@ class Material:
     def inputs(self) -> Inputs:
         """The teacher's answers as the distillations take them."""
         return Inputs(self.answers, self.teacher.text)
+
+    def times(self, steps: int, patches: int = 16) -> Tensor:
+        """What a sampler of so many steps visits, (steps + 1,)."""
+        shifted, mu_16 = self.defaults.shifted, self.defaults.mu_16
+        return sampler.schedule(steps, patches, shifted=shifted, mu_16=mu_16)
 
 
 def gather(plan: Plan, arm: Arm, pipe: KontextPipeline, folder: Path) -> Material:
@@ -169,27 +215,30 @@ def gather(plan: Plan, arm: Arm, pipe: KontextPipeline, folder: Path) -> Materia
         return stream, TeacherStream(stream, teacher, null, place, mark, how, defaults.mu_16)
 
     if arm.text is None:
-        return Material(teacher, *both(CONTEXTS))
+        return Material(teacher, *both(CONTEXTS), defaults)
     kinds = zip(both(CONTEXTS[:1]), both(CONTEXTS[1:]), strict=True)
-    return Material(teacher, *(Mixed(text, edits, arm.text) for text, edits in kinds))
+    return Material(teacher, *(Mixed(text, edits, arm.text) for text, edits in kinds), defaults)
 
 
 # ---------------------------------------------------------------- what is learned
 
 
-def build_loss(
-    plan: Plan, arm: Arm, seed: int, given: Material, mu_16: float | None
-) -> tuple[nn.Module, LossFunction]:
+def build_loss(plan: Plan, arm: Arm, seed: int, given: Material) -> tuple[nn.Module, LossFunction]:
     """The model of an arm, a copy of the start, and the loss of its steps."""
     torch.manual_seed(seed)
+    if arm.kind == "policy":
+        student = policy_student(given.teacher, POINTS)
+        return student, policy_loss(plan, seed, student, given)
     student = copy.deepcopy(given.teacher).requires_grad_(True)
     if arm.kind == "flow":
-        flow_dials = WorldEditorTraining(seed=seed, mu_16=mu_16, layout=student.layout, bf16=False)
+        flow_dials = WorldEditorTraining(
+            seed=seed, mu_16=given.defaults.mu_16, layout=student.layout, bf16=False
+        )
         source = Inputs(given.data, student.text)
         null = student.text.tokenize([""])[0]
         return student, editor_loss(student, source, null, flow_dials, CPU)
     dials = LaddLossConfig(
-        seed=seed, head_start=plan.head_start, bf16=False, mu_16=mu_16,
+        seed=seed, head_start=plan.head_start, bf16=False, times=given.times(4)[:-1].tolist(),
         switch=plan.head_start + plan.steps // 5, **{"renoise_mu": 0.0} | arm.dials,
     )  # fmt: skip
     if arm.kind == "ladd":
@@ -223,18 +272,40 @@ def one_loss(
     return loss
 
 
-def train(
-    plan: Plan, name: str, seed: int, given: Material, mu_16: float | None, folder: Path
-) -> Editor:
+def policy_loss(plan: Plan, seed: int, student: Editor, given: Material) -> LossFunction:
+    """π-Flow: the student's policy imitates the guided teacher, from all times of four steps."""
+    starts = given.times(4)[:-1]
+
+    def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
+        draw = torch.Generator().manual_seed(seed * 9_000_011 + step)
+        x, words, contexts = given.inputs().inputs(step, draw)
+        noise, share = torch.randn(x.shape, generator=draw), torch.rand(len(x), generator=draw)
+        start = starts[torch.randint(len(starts), (len(x),), generator=draw)]
+
+        def teacher(z: Tensor, t: Tensor) -> Tensor:
+            w = torch.full_like(t, plan.scale)
+            return guided_velocity(given.teacher, z, t, words, given.null, contexts, w)
+
+        def policies(z: Tensor, t: Tensor) -> Tensor:
+            return student(z, t, words, contexts).unflatten(1, (POINTS, -1))
+
+        z = flow.interpolate(x, noise, start)
+        value = imitation_loss(policies, teacher, z, start, share)
+        return value, {"mse": float(value.detach())}
+
+    return loss
+
+
+def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Editor:
     """The student of an arm after its extra training; goes on from a checkpoint in `folder`."""
-    arm = ARMS[name]
-    if arm.kind == "start":
+    arm = arm_called(name)
+    if not arm.trained:
         return given.teacher
-    model, loss = build_loss(plan, arm, seed, given, mu_16)
+    model, loss = build_loss(plan, arm, seed, given)
     steps = plan.steps + plan.head_start * (arm.kind == "ladd")  # the student's steps are equal
     how = LoopConfig(
         steps, lr=plan.lr, muon_lr=0.0, warmup=min(20, steps), decay=0.4, ema=0.99,
-        minutes=plan.minutes, log_every=10, rates={"heads": plan.heads},
+        minutes=plan.minutes, log_every=10, rates={"heads": plan.heads}, adam_beta=arm.beta,
     )  # fmt: skip
     facts = {"arm": f"{name} {arm}", "seed": str(seed), "plan": str(plan)}
     loop = Loop(model, how, folder, made_from=facts)
@@ -274,14 +345,21 @@ class Exam:
                 found.append(case)
         return found
 
-    def take(self, pipe: KontextPipeline) -> dict[str, Any]:
-        """Outcomes by steps, and distinct valid answers of each open prompt with four steps."""
+    def take(
+        self, at: Callable[[int], KontextPipeline], steps: Sequence[int] = STEPS, cfg: float = 1.0,
+        variety: int = ladd_report.CLAIM.variety,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Outcomes by steps, and each open prompt's distinct valid answers with `variety` steps.
+
+        at: the pipeline for so many steps. cfg: the scale of classifier-free guidance.
+        """
         outcomes = {}
-        for n in STEPS:
-            row, _ = study.measure(pipe, SamplerSetting(pipe.name, n), self.cases, "dev")
-            outcomes[str(n)] = row.outcomes[0]
-        call = {"num_inference_steps": 4, "true_cfg_scale": 1.0}
-        found = [diversity(pipe, [case], range(self.plan.draws), **call) for case in self.prompts]
+        for n in steps:
+            setting = SamplerSetting(at(n).name, n, cfg)
+            outcomes[str(n)] = study.measure(at(n), setting, self.cases, "dev")[0].outcomes[0]
+        call = {"num_inference_steps": variety, "true_cfg_scale": cfg}
+        seeds = range(self.plan.draws)
+        found = [diversity(at(variety), [case], seeds, **call) for case in self.prompts]
         return {"outcomes": outcomes, "distinct": [one.distinct for one in found]}
 
 
@@ -293,16 +371,17 @@ def run(
 
     Raises ConfigError for an unknown arm, or where the file holds runs of another plan.
     """
-    if unknown := [name for name in arms if name not in ARMS]:
-        raise ConfigError(f"No arm is called {unknown[0]!r}; there are {', '.join(ARMS)}.")
+    kinds = {name: arm_called(name) for name in arms}
     stored, runs = load(place)
-    if runs and stored != plan:
-        raise ConfigError(f"{place} holds runs of {stored}, not of {plan}: use another --output.")
+    if place.exists() and stored != plan:
+        raise ConfigError(f"{place} is for {stored}, not for {plan}: use another --output.")
     pipe, exam = load_pipe(plan.weights), Exam(plan)
-    for name in arms:
-        for seed in range(1 if name == "start" else seeds):
+    save(plan, runs, place)  # what is to be decided stands before it is measured
+    for name, arm in kinds.items():
+        for seed in range(seeds if arm.trained else 1):
             if Run(name, seed).name not in runs:
-                one = experiment(plan, name, seed, pipe, exam, work)
+                looked_at = load_pipe(name[len(WEIGHTS) :]) if arm.kind == "weights" else pipe
+                one = experiment(plan, name, seed, looked_at, exam, work)
                 runs[one.name] = one
                 save(plan, runs, place)
     return runs
@@ -312,14 +391,22 @@ def experiment(
     plan: Plan, name: str, seed: int, pipe: KontextPipeline, exam: Exam, work: Path
 ) -> Run:
     """One arm and seed, to its end or to where it failed."""
-    folder = work / name.replace(" ", "-").replace(",", "").replace(":", "") / str(seed)
-    given = gather(plan, ARMS[name], pipe, work / "stream")
+    folder, arm = work / re.sub(r"[^\w-]+", "-", name) / str(seed), arm_called(name)
+    if arm.kind == "teacher":  # as it made the answers, with guidance
+        steps = [many for many, _ in ladd_report.CLAIM.pairs]
+        return Run(name, seed, **exam.take(lambda n: pipe, steps, plan.scale, max(steps)))
+    given = gather(plan, arm, pipe, work / "stream")
     try:
-        student = train(plan, name, seed, given, pipe.defaults.mu_16, folder)
+        student = train(plan, name, seed, given, folder)
     except TrainingError as error:
         return Run(name, seed, log=_log(folder), error=str(error))
-    mine = KontextPipeline(student.transformer, pipe.autoencoder, student.text, pipe.defaults, name)
-    return Run(name, seed, **exam.take(mine), log=_log(folder))
+
+    def at(steps: int) -> KontextPipeline:
+        net: Any = student.transformer
+        net = PolicySteps(net, given.times(steps)) if arm.kind == "policy" else net
+        return KontextPipeline(net, pipe.autoencoder, student.text, pipe.defaults, name)
+
+    return Run(name, seed, **exam.take(at), log=_log(folder))
 
 
 def _log(folder: Path, lines: int = 40) -> list[dict[str, float]]:
@@ -330,9 +417,10 @@ def _log(folder: Path, lines: int = 40) -> list[dict[str, float]]:
 
 
 def save(plan: Plan, runs: dict[str, Run], place: Path) -> None:
-    """Write the plan and all runs as JSON."""
-    content = {"plan": asdict(plan), "runs": [asdict(one) for one in runs.values()]}
-    report.write_json(content, place)
+    """Write the claim, the plan and all runs as JSON."""
+    found = [asdict(one) for one in runs.values()]
+    claim = asdict(ladd_report.CLAIM)
+    report.write_json({"claim": claim, "plan": asdict(plan), "runs": found}, place)
 
 
 def load(place: Path) -> tuple[Plan, dict[str, Run]]:
@@ -344,19 +432,23 @@ def load(place: Path) -> tuple[Plan, dict[str, Run]]:
 
 def main(arguments: list[str] | None = None) -> dict[str, Run]:
     """Command line: train, examine, store, and print what is decided."""
-    parser = report.parser("python -m benchmarks.ladd_lab", __doc__, steps=..., seed=...)
-    parser.add_argument("--arms", nargs="+", default=[*ARMS], help=f"of {', '.join(ARMS)}")
+    parser = report.parser("python -m benchmarks.ladd_lab", __doc__, weights=..., steps=...,
+                           seed=...)  # fmt: skip
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="(default: small)")
+    parser.add_argument("--arms", nargs="*", default=[*ARMS], help=f"of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (default: 3)")
     parser.add_argument("--work", type=Path, default=Path("runs/ladd_lab"), help="checkpoints")
     for name, default in asdict(Plan()).items():
-        if name != "weights":
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        flag, other = f"--{name.replace('_', '-')}", "in place of the preset's"
+        parser.add_argument(flag, type=type(default), help=other)
     options = parser.parse_args(arguments)
     report.positive(options, "seeds", "steps", "cases", "prompts", "draws", "tokens", "batches")
-    plan = Plan(**{name: getattr(options, name) for name in asdict(Plan())})
-    part = "" if plan == Plan(weights=plan.weights) and options.seeds >= 3 else "ladd lab"
-    place = report.folder(options, part) / "ladd_lab.json"
-    runs = run(plan, options.arms, options.seeds, place, options.work)
+    given = {name: getattr(options, name) for name in asdict(Plan())}
+    plan = replace(PRESETS[options.preset], **{k: v for k, v in given.items() if v is not None})
+    whole = plan == PRESETS[options.preset] and options.seeds >= 3
+    place = report.folder(options, "" if whole else "ladd lab") / f"ladd_lab_{options.preset}.json"
+    work = options.work / (options.preset if whole else "part")
+    runs = run(plan, options.arms, options.seeds, place, work)
     text = ladd_report.page(str(plan), runs, [bool(case.free) for case in Exam(plan).cases])
     report.write_text(text, place.with_suffix(".md"))
     print(text)

@@ -4,13 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
 from minikontext.bench import compare, report
 
 STEPS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What distillation is said to buy, written down before a run.
+
+    pairs: of the teacher's steps and the student's. margin: how far below "as often" may lie, a
+    share: as wide as the intervals of some hundred cases. distinct: the share of the teacher's
+    distinct answers that must be left with the student's `variety` steps.
+    """
+
+    words: str = "at half the steps a distilled student passes as often as its teacher"
+    pairs: tuple[tuple[int, int], ...] = ((28, 4), (4, 2), (2, 1))
+    margin: float = 0.02
+    distinct: float = 0.8
+    variety: int = 4
+
+    def __str__(self) -> str:
+        pairs = ", ".join(f"{many} → {few}" for many, few in self.pairs)
+        return (
+            f"{self.words[0].upper()}{self.words[1:]} ({pairs} steps), which is to say at most "
+            f"{100 * self.margin:g} points less often, with at least {100 * self.distinct:g} % of "
+            f"its distinct answers. The teacher is sampled as it made the answers, with guidance."
+        )
+
+
+CLAIM = Claim()
 
 
 @dataclass(frozen=True)
@@ -33,7 +59,8 @@ class Run:
 
 def values(runs: list[Run], steps: int, rows: np.ndarray | slice) -> np.ndarray:
     """Outcomes (seeds, cases) of an arm with so many steps, of some of the cases."""
-    found = [[int(one) for one in run.outcomes[str(steps)]] for run in runs if run.outcomes]
+    stored = [run.outcomes[str(steps)] for run in runs if str(steps) in run.outcomes]
+    found = [[int(one) for one in outcomes] for outcomes in stored]
     return np.array(found, dtype=float)[:, rows] if found else np.zeros((0, 1))
 
 
@@ -54,61 +81,93 @@ def page(plan: str, runs: dict[str, Run], free: Sequence[bool]) -> str:
         arms.setdefault(one.arm, []).append(one)
     is_open = np.array(free)
     parts = ["# The LADD laboratory", "Made by `python -m benchmarks.ladd_lab`; not written "
-             f"by hand. {plan}", "A word says how an arm does beside the start / beside more flow "
-             "training, decided by case, training seeds as clusters."]  # fmt: skip
+             f"by hand. {plan}"]  # fmt: skip
+    parts += ["## The claim, written before the runs", str(CLAIM)]
+    if not runs:
+        return "\n\n".join([*parts, "No arm has been run yet."])
+    parts += [_claims(arms)]
     for title, rows in (("Closed cases", ~is_open), ("Open cases", is_open)):
         parts += [f"## {title}: {rows.sum()}, success %", _successes(arms, rows)]
-    parts += ["## At half the steps, beside the start, points", _halves(arms)]
-    parts += ["## Distinct valid answers of an open prompt, with four steps", _distincts(arms)]
+    parts += ["A word says how an arm does beside the start / beside more flow training, decided "
+              "by case, training seeds as clusters."]  # fmt: skip
+    parts += ["## Distinct valid answers of an open prompt", _distincts(arms)]
     parts += ["## The discriminator at the end", _discriminators(arms)]
     failed = [f"- {one.name}: {one.error}" for one in runs.values() if one.error]
     return "\n\n".join([*parts, *(["## Failed", *failed] if failed else [])])
 
 
 def _successes(arms: dict[str, list[Run]], rows: np.ndarray) -> str:
-    lines = []
+    lines, shown = [], (*STEPS, CLAIM.pairs[0][0])
     for name, runs in arms.items():
         cells = []
-        for n in STEPS:
+        for n in shown:
             mine = values(runs, n, rows)
             words = [beside(mine, other).word() if len(mine) and len(other) else "" for other in
                      (values(arms.get(base, []), n, rows) for base in ("start", "flow"))
                      ]  # fmt: skip
-            share = f"{100 * mine.mean():.1f}" if len(mine) else "failed"
-            plain = name == "start" or not len(mine)
+            failed = "failed" if any(one.error for one in runs) else None
+            share = f"{100 * mine.mean():.1f}" if len(mine) else failed
+            plain = name in ("teacher", "start") or not len(mine)
             cells.append(share if plain else f"{share} ({' / '.join(words)})")
         lines.append([name, sum(bool(one.outcomes) for one in runs), *cells])
-    return report.table(["", "seeds", *(f"{n} steps" for n in STEPS)], lines)
+    return report.table(["", "seeds", *(f"{n} steps" for n in shown)], lines)
 
 
-def _halves(arms: dict[str, list[Run]]) -> str:
-    """The claim of distillation: as often as the start with twice the steps, a point at most below.
-
-    "no" is worse, decided; "yes" is not more than a point worse, decided.
-    """
-    lines, pairs, every = [], [*pairwise(STEPS)], slice(None)
+def _claims(arms: dict[str, list[Run]]) -> str:
+    """Every arm beside the teacher, and what of the claim is decided: "yes", "no" or neither."""
+    head = [f"{few} for {many} steps, points" for many, few in CLAIM.pairs]
+    lines = []
     for name, runs in arms.items():
-        cells = []
-        for few, many in pairs:
-            mine, base = values(runs, few, every), values(arms.get("start", []), many, every)
-            if len(mine) and len(base):
-                found = beside(mine, base)
-                word = "yes" if found.not_worse(0.01) else "no" if found.word() == "worse" else \
-                    compare.NOT_DECIDED  # fmt: skip
-                cells.append(f"{100 * found.difference:+.1f} ({word})")
-        lines.append([name, *cells])
-    return report.table(["", *(f"{few} for {many}" for few, many in pairs)], lines)
+        if name == "teacher":
+            continue
+        compared = [_beside_teacher(arms, runs, *pair) for pair in CLAIM.pairs]
+        found = [(one, _answer(one, CLAIM.margin)) for one in compared if one]
+        cells = [f"{100 * one.difference:+.1f} ({word})" for one, word in found]
+        words = [word for _, word in found]
+        if kept := _kept(arms, runs):
+            words += [_answer(kept, 0.0)]
+            cells += [words[-1]]
+        if len(words) > len(CLAIM.pairs):
+            whole = next((w for w in ("no", compare.NOT_DECIDED) if w in words), "yes")
+            lines.append([name, *cells, whole])
+    distinct = f"{100 * CLAIM.distinct:g} % of the answers"
+    return report.table(["", *head, distinct, "the claim"], lines)
+
+
+def _answer(found: compare.Comparison, margin: float) -> str:
+    """Whether the first is at most `margin` below the second, if that is decided.
+
+    Of fewer than six clusters even the most extreme signs come about by chance too often.
+    """
+    if found.clusters < 6:
+        return compare.NOT_DECIDED
+    if found.not_worse(margin):
+        return "yes"
+    return "no" if found.high < -margin else compare.NOT_DECIDED
+
+
+def _beside_teacher(
+    arms: dict[str, list[Run]], runs: list[Run], many: int, few: int
+) -> compare.Comparison | None:
+    every = slice(None)
+    mine, base = values(runs, few, every), values(arms.get("teacher", []), many, every)
+    return beside(mine, base) if len(mine) and len(base) else None
+
+
+def _kept(arms: dict[str, list[Run]], runs: list[Run]) -> compare.Comparison | None:
+    """Distinct answers beside the claim's share of the teacher's, prompt by prompt."""
+    base = np.array([one.distinct for one in arms.get("teacher", []) if one.distinct])
+    mine = np.array([one.distinct for one in runs if one.distinct])
+    return beside(mine, CLAIM.distinct * base) if len(mine) and len(base) else None
 
 
 def _distincts(arms: dict[str, list[Run]]) -> str:
-    """Also whether at least 80 % of the start's are left, prompt by prompt."""
-    base, lines = np.array([one.distinct for one in arms.get("start", [])]), []
+    lines = []
     for name, runs in arms.items():
-        mine = np.array([one.distinct for one in runs if one.distinct])
-        if len(mine):
-            word = beside(mine, 0.8 * base).word() if len(base) and name != "start" else ""
-            lines.append([name, f"{mine.mean():.1f}", word])
-    return report.table(["", "of each prompt, mean", "beside 80 % of the start's"], lines)
+        if mine := [one.distinct for one in runs if one.distinct]:
+            steps = CLAIM.pairs[0][0] if name == "teacher" else CLAIM.variety
+            lines.append([name, steps, f"{np.mean(mine):.1f}"])
+    return report.table(["", "steps", "of each prompt, mean"], lines)
 
 
 def _discriminators(arms: dict[str, list[Run]]) -> str:

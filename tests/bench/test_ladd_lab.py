@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import ladd_lab, ladd_report
 from benchmarks.ladd_lab import ARMS, Plan, gather
 from benchmarks.ladd_report import Run
+from minikontext import sampler
 from minikontext.errors import ConfigError, TrainingError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown word", "ignore:The prompt has")
@@ -27,11 +29,13 @@ def lab(tiny, tmp_path):
 
 
 def test_arms_are_trained_examined_and_kept(lab, monkeypatch):
-    arms = ["start", "flow", "regression", "guidance", "ladd", "ladd, own states"]
+    arms = ["teacher", "start", "flow", "regression", "guidance", "pi-flow", "ladd",
+            "ladd, own states", "weights:a student"]  # fmt: skip
     runs = lab(arms)
     assert list(runs) == [f"{name} / 0" for name in arms]
     for one in runs.values():
-        assert not one.error and [*one.outcomes] == ["1", "2", "4", "8"]
+        steps = ["28", "4", "2"] if one.arm == "teacher" else ["1", "2", "4", "8"]
+        assert not one.error and [*one.outcomes] == steps
         assert all(len(found) == 4 for found in one.outcomes.values()) and len(one.distinct) == 1
     assert {"heads", "told_apart", "spread"} <= set(runs["ladd / 0"].log[-1])
     assert "heads" not in runs["flow / 0"].log[-1] and runs["start / 0"].log == []
@@ -43,12 +47,69 @@ def test_arms_are_trained_examined_and_kept(lab, monkeypatch):
         lab(["gan"])
 
 
+def test_plan_and_claim_are_written_before_the_first_run_and_stay(lab):
+    assert lab([]) == {}
+    stored = json.loads((lab.folder / "lab.json").read_text())
+    assert stored["claim"]["pairs"] == [[28, 4], [4, 2], [2, 1]] and not stored["runs"]
+    assert stored["plan"]["steps"] == TINY.steps
+    with pytest.raises(ConfigError, match="another --output"):
+        lab([], Plan(steps=3))
+
+
+def test_the_small_laboratory_is_committed_with_the_claim_of_the_code():
+    path = ladd_lab.report.STORED / "ladd_lab_small.json"
+    plan, runs = ladd_lab.load(path)
+    claim = json.loads(json.dumps(ladd_lab.asdict(ladd_report.CLAIM)))
+    assert plan == ladd_lab.PRESETS["small"] and json.loads(path.read_text())["claim"] == claim
+    assert {one.arm for one in runs.values()} <= {*ARMS, "weights:toy-pro"}
+
+
+def test_a_policy_is_examined_on_its_own_path(lab, tiny, monkeypatch):
+    """With equal estimates it edits as the start does; a bent one edits otherwise."""
+    seen = {}
+
+    def look(exam, at, *_, **__):
+        call = {"prompt": "make the hat red", "seed": 0, "progress": False}
+        seen[bend] = {n: at(n)(**call, num_inference_steps=n).latents for n in (1, 2, 4)}
+        return {}
+
+    pipe, real = tiny(), ladd_lab.train
+    monkeypatch.setattr(ladd_lab.Exam, "take", look)
+    for bend in (0.0, 0.05):
+
+        def train(*args, bend=bend):
+            student = real(*args)
+            last = student.transformer.final_layer.linear
+            last.weight.data += bend * torch.randn_like(last.weight)
+            return student
+
+        monkeypatch.setattr(ladd_lab, "train", train)
+        plan = ladd_lab.replace(TINY, lr=0.0)
+        work = lab.folder / f"work {bend}"
+        ladd_lab.experiment(plan, "pi-flow", 0, pipe, ladd_lab.Exam(plan), work)
+    for n in (1, 2, 4):
+        call = {"prompt": "make the hat red", "seed": 0, "progress": False}
+        right = pipe(**call, num_inference_steps=n).latents
+        torch.testing.assert_close(seen[0.0][n], right, atol=1e-4, rtol=1e-4)
+        assert (seen[0.05][n] - right).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("name", [name for name in ARMS if ARMS[name].dials or ARMS[name].text])
 def test_every_break_is_a_ladd_that_can_be_trained(lab, tiny, name):
     given = gather(TINY, ARMS[name], tiny(), lab.folder / "stream")
-    model, loss = ladd_lab.build_loss(TINY, ARMS[name], 0, given, None)
+    model, loss = ladd_lab.build_loss(TINY, ARMS[name], 0, given)
     loss(1)[0].backward()
     assert all(any(p.grad is not None for p in part.parameters()) for part in model.children())
+
+
+def test_ladd_learns_the_times_at_which_it_is_examined(lab, tiny, monkeypatch):
+    found = {}
+    monkeypatch.setattr(ladd_lab, "ladd_loss", lambda *args: found.update(dials=args[3]))
+    given = gather(TINY, ARMS["ladd"], tiny(), lab.folder / "stream")
+    ladd_lab.build_loss(TINY, ARMS["ladd"], 0, given)
+    right = sampler.schedule(4, 16)[:-1].tolist()  # the tiny editor's, and toy's, is shifted
+    assert [*found["dials"].times] == right and right[1] > 0.76 and found["dials"].mu_16 is None
+    assert ARMS["ladd, R1"].beta == 0.5 and ARMS["ladd, Adam's beta 0.9"].beta is None
 
 
 def test_the_mix_of_text_and_edits_is_what_the_arm_says(lab, tiny):
@@ -63,7 +124,7 @@ def test_the_mix_of_text_and_edits_is_what_the_arm_says(lab, tiny):
 
 
 def test_a_run_that_fails_stays_with_its_log(lab, monkeypatch):
-    def fail(plan, name, seed, given, mu_16, folder):
+    def fail(plan, name, seed, given, folder):
         folder.mkdir(parents=True)
         (folder / "log.jsonl").write_text(json.dumps({"step": 10, "heads": 0.0}) + "\n")
         raise TrainingError("the loss is nan at step 11")
@@ -86,6 +147,8 @@ def test_the_page_decides_by_case_and_says_what_it_cannot():
 
     log = {"step": 9, "heads": 1.9, "told_apart": 0.55, "on_real": 0.1, "on_fake": 0.0, "spread": 1}
     found = [one("start", 0, 0.5, [20.0] * 8), one("flow", 0, 0.5, [20.0] * 8)]
+    teacher = outcomes(0.5, 7) | {"28": outcomes(0.5, 8)["1"]}
+    found += [Run("teacher", 0, {n: teacher[n] for n in ("28", "4", "2")}, [20.0] * 8)]
     found += [one("ladd", seed, 0.9, [10.0 + i for i in range(8)], [log]) for seed in (1, 2)]
     runs = {run.name: run for run in found}
     page = ladd_report.page("a plan", runs, [True] * 100 + [False] * 100)
@@ -94,7 +157,10 @@ def test_the_page_decides_by_case_and_says_what_it_cannot():
     assert row.count("(better / better)") == 4 and row.startswith("| ladd | 2 |")
     row = next(line for line in closed.splitlines() if line.startswith("| flow |"))
     assert "not decided" in row
-    halves = page[page.index("## At half the steps") : page.index("## Distinct")]
-    assert next(x for x in halves.splitlines() if x.startswith("| ladd")).count("(yes)") == 3
-    assert "| ladd | 13.5 | not decided |" in page or "| ladd | 13.5 | worse |" in page
+    claims = page[page.index("## The claim") : page.index("## Closed")]
+    ladd, flow = (next(x for x in claims.splitlines() if x.startswith(f"| {n} ")) for n in
+                  ("ladd", "flow"))  # fmt: skip
+    assert ladd.count("(yes)") == 3 and ladd.endswith("| no | no |")  # 13.5 of 16 answers are left
+    assert flow.endswith("| yes | not decided |")
+    assert "| ladd | 4 | 13.5 |" in page and "| teacher | 28 | 20.0 |" in page
     assert "| ladd | 1.9 | 0.55 | 0.1 | 0.0 | 1" in page
