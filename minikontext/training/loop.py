@@ -58,7 +58,7 @@ class LoopConfig:
     minutes: Minutes = 0.0  # > 0: the schedule follows the clock as well; the run ends on time
     rates: dict[str, Weight] = field(default_factory=dict)  # of the learning rates, by part
     # Adam's first beta, None: 0.9
-    adam_beta: Annotated[float, Interval(ge=0, lt=1)] | None = None
+    adam_beta: Annotated[float, Interval(ge=0, le=0.9999)] | None = None
 
 
 class Loop:
