@@ -29,6 +29,14 @@ PAGE = ROOT / "docs" / "install.md"
 PLACE = re.compile(r"(<!-- installs -->\n).*?(<!-- end -->)", re.DOTALL)
 WAYS = ("clone", "wheel", "sdist", "git", "newest")
 PATIENCE = 900  # seconds, for JupyterLab to answer
+# Stands for the repository's address: git takes what lies here instead. Older versions of pip
+# refuse an address of a file behind "@".
+ADDRESS = "https://minikontext.invalid/minikontext"
+INSTEAD = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
+    "GIT_CONFIG_VALUE_0": ADDRESS,
+}
 FACTS = """import torch, platform
 from minikontext.runtime.files import shipped
 print(platform.python_version(), torch.__version__, shipped("data", "images", "demo.png"))
@@ -47,7 +55,8 @@ def run(*command: str | Path, cwd: Path | None = None, **env: str) -> str:
 
 
 def pip(python: Path, *words: str | Path) -> None:
-    run(python, "-m", "pip", "install", "-q", *shlex.split(os.environ.get("PIP_ARGS", "")), *words)
+    more = shlex.split(os.environ.get("PIP_ARGS", ""))
+    run(python, "-m", "pip", "install", "-q", *more, *words, **INSTEAD)
 
 
 def environment(way: str, base: str, home: Path) -> Path:
@@ -61,7 +70,7 @@ def environment(way: str, base: str, home: Path) -> Path:
     python = home / "venv" / "bin" / "python"
     pinned = [] if way == "newest" else ["-c", ROOT / "constraints.txt"]
     if way == "git":
-        pip(python, *pinned, f"minikontext[flux] @ git+file://{ROOT}")
+        pip(python, *pinned, f"minikontext[flux] @ git+{ADDRESS}")
         return python
     kind = "sdist" if way == "sdist" else "wheel"
     run(base, "-m", "venv", home / "builder")
