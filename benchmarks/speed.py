@@ -2,6 +2,7 @@
 
 python benchmarks/speed.py edit --weights toy          # one edit, all parts included
 python benchmarks/speed.py few_steps --batch 16        # teacher with guidance against students
+python benchmarks/speed.py sizes --weights toy-pro     # one edit by size and steps: notebook 09
 python benchmarks/speed.py sampling --batch 1          # the loop, ours against diffusers'
 python benchmarks/speed.py training_step [--recipe]    # ours against diffusers' in our place
 python benchmarks/speed.py attention                   # PyTorch's kernels and the formula
@@ -173,6 +174,19 @@ def few_steps(args: argparse.Namespace) -> Sides:
 
     sides = {label: partial(whole, *given) for label, given in settings.items()}
     return sides | {f"sampling: {label}": alone(*given) for label, given in settings.items()}
+
+
+def sizes(args: argparse.Namespace) -> Sides:
+    """One edit by size and steps; weights may know fewer sizes, here only the time counts."""
+    pipe = KontextPipeline.from_pretrained(args.weights)
+
+    def one(side: int, steps: int) -> object:
+        shape = {"width": side, "height": side, "resize": "none"}
+        return pipe("make the hat red", image=render(SAMPLES["demo"], side, side), seed=0,
+                    num_inference_steps=steps, progress=False, **shape)  # fmt: skip
+
+    return {f"{side} x {side}, {steps} steps": partial(one, side, steps)
+            for side in (64, 96, 128) for steps in (1, 4, 28)}  # fmt: skip
 
 
 def sampling(args: argparse.Namespace) -> Sides:
@@ -426,7 +440,7 @@ def in_turn(sides: Sides, args: argparse.Namespace) -> dict[str, dict[str, float
     }
 
 
-TIMED = {f.__name__: f for f in (edit, few_steps, sampling, training_step, attention)}
+TIMED = {f.__name__: f for f in (edit, few_steps, sizes, sampling, training_step, attention)}
 BATCH = {"training_step": 96, "attention": 96, "data": 96, "few_steps": 16}
 
 

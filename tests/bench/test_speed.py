@@ -30,6 +30,15 @@ def test_it_measures_its_sides_in_turn(tmp_path, words, names):
     assert kept["results"] == found and kept["setting"]["batch"] == "2"
 
 
+def test_sizes_are_really_those_of_the_edits():
+    """An edit that the pipeline brought back to a known size would cost the same at all of them."""
+    sides = speed.sizes(speed.options().parse_args(["sizes", "--weights", "toy-pro"]))
+    assert len(sides) == 9
+    for name in ("64 x 64, 1 steps", "96 x 96, 4 steps", "128 x 128, 1 steps"):
+        out, side = sides[name](), int(name.split()[0])
+        assert out.images[0].size == (side, side) and out.latents.shape[-1] == side // 8
+
+
 def test_both_loops_sample_the_same(monkeypatch):
     args = speed.options().parse_args(["sampling", *SMALL, "--steps", "3"])
     torch.manual_seed(0)
