@@ -20,8 +20,9 @@ from minikontext import IDEAS
 ROOT = Path(__file__).resolve().parent.parent
 GATHERED = ("notebooks/*.ipynb", "notebooks/*.md", "docs/*.md", "data/bench/*.md",
             "data/bench/*.png", "data/bench/*.json", "data/weights/*/README.md",
-            "data/safety/*/README.md", "data/lora/README.md", "data/images/*.png", "README.md",
-            "DEPENDENCIES.md", "LICENSE", "constraints.txt", "pyproject.toml")  # fmt: skip
+            "data/safety/*/README.md", "data/lora/README.md", "data/images/*.png", "docs/*.webp",
+            "README.md", "DEPENDENCIES.md", "LICENSE", "constraints.txt",
+            "pyproject.toml")  # fmt: skip
 DOCUMENTED = ("editing", "images", "pretrained", "runtime", "safety", "toyworld", "training",
               "distillation", "bench")  # fmt: skip
 

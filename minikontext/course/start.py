@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 import torch
+from IPython import get_ipython
+from IPython.display import display
 
 import minikontext
 from minikontext.course import style
@@ -20,6 +22,8 @@ def setup(seed: int = 0) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     style.apply()
+    if get_ipython():
+        display({"text/html": style.PLOTS, "text/plain": ""}, raw=True)
     _quiet()
     device, dtype = select_device()
     log.show()  # now: what the package told until here is in the line below

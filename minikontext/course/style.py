@@ -7,6 +7,9 @@ CYCLE = (BLUE, ACCENT, GREEN, VIOLET, GOLD, GREY)
 
 # A plot in the dark theme: white becomes JupyterLab's #212121, hues stay.
 DARK = "invert(.87) hue-rotate(180deg)"
+# Below cells it is known by the width that a plot for dense screens has, and no picture.
+PLOTS = f"""<style>[data-jp-theme-light="false"] .jp-RenderedImage img[width] {{
+  filter: {DARK}; }}</style>"""
 
 # 5 x 3 inches at 110 dpi are 550 pixels; the widest figure stays below 800 with its margin.
 FIGURE, DPI, WIDEST = (5.0, 3.0), 110, 6.8

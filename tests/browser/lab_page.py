@@ -35,7 +35,9 @@ pipe = mk.KontextPipeline.from_pretrained("toy-max")
 cases = [mk.toyworld.sample_edit(i, 1) for i in range(6)]
 def started(widget):
     widget.run.click()
-    return widget""",
+    return widget
+mk.course.setup()
+mk.course.show_system("sampler")""",
     """edit = mk.course.EditingWidget(pipe)
 edit.prompt.value = "make it night"
 edit.second.value = "bear"

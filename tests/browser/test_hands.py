@@ -32,6 +32,9 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
     page.wait_for_function(IDLE)
     assert page.locator(".mk").count() == 14
+    # A plot has two pixels for each of the page's; in the dark theme it is dark.
+    plot = page.locator(".jp-RenderedImage img").first
+    assert plot.evaluate("e => e.naturalWidth === 2 * e.width")
     page.evaluate((npm / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
     for theme in ("Dark", "Light"):
         turn(page, theme)
@@ -41,6 +44,8 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
             assert [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]] == []
             assert page.evaluate(CONTRAST) == []
             assert page.evaluate(CUT) == []
+        filtered = plot.evaluate("e => getComputedStyle(e).filter")
+        assert ("invert" in filtered) == (theme == "Dark")
 
 
 STOP = """() => {
