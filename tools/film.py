@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, Page
 
 SIZE = (724, 1020)  # pixels of the window
 WIDTH = 600  # pixels of the film
-TICK, EDIT = 60, 3400  # milliseconds: between two letters or places of the pointer; of an edit
+TICK, EDIT = 60, 2000  # milliseconds: between two letters or places of the pointer; of an edit
 QUALITY = 60
 POINTER = """() => {
   const arrow = document.createElement("div");
@@ -81,7 +81,7 @@ class Film:
                 self.take(0)
             seen = now
         steps = len(self.frames) - first
-        self.times[first:] = [EDIT // steps] * steps
+        self.times[first:] = [EDIT // max(1, steps)] * steps
         self.page.wait_for_timeout(1000)
         self.take(hold)
 
@@ -101,14 +101,14 @@ def play(film: Film) -> None:
     film.click(one.locator(".mk-prompt input"))
     film.type("make the hat red")
     film.click(one.locator(".mk-run"))
-    film.watch(1500)
+    film.watch(1200)
     compare(film, one)
     film.click(one.locator(".mk-chip", has_text="make it night"))
     film.click(one.locator(".mk-run"))
-    film.watch(1800)
+    film.watch(1500)
     film.click(one.locator(".mk-chip", has_text="turn the cat into a frog"))
     film.click(one.locator(".mk-run"))
-    film.watch(1800)
+    film.watch(1500)
     for name in ("1. make the hat red", "3. turn the cat"):
         film.click(one.locator("button.mk-label", has_text=name))
         film.take(900)

@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--weights", default="toy")
     args = options.parse_args()
+    warnings.simplefilter("ignore")  # that it becomes small is meant
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, NAME)
         alone = sampler_seconds(args.weights, write(path))
