@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -610,6 +612,46 @@ def test_a_crash_of_inspect_has_a_code_of_its_own(here, monkeypatch, capsys):
     monkeypatch.setattr(inspect, "inspect", lambda _: 1 / 0)
     assert app.main(["inspect", "a.png"]) == 4
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+CRASHES = {
+    "inspect a.png --watermark": "minikontext.images.watermark.describe",
+    "inspect a.png --show b.png": "minikontext.images.inspect.mark_regions",
+    "weights verify w": "minikontext.pretrained.summary.verify",
+    "doctor": "minikontext.cli.doctor.check_packages",
+}
+
+
+@pytest.mark.parametrize("command", CRASHES)
+def test_no_crash_has_the_code_of_a_check_that_found_something(
+    here, monkeypatch, capsys, command, tiny_pipe
+):
+    tiny_pipe.save_pretrained("w")
+    provenance.save(noise(64, 64), "a.png", MADE)
+    picture = Image.open("a.png")
+    info = PngImagePlugin.PngInfo()
+    info.add_text("minikontext", picture.text["minikontext"])
+    picture.putpixel((3, 3), (1, 2, 3))
+    picture.save("a.png", pnginfo=info)  # a changed region to mark
+
+    def fail(*_, **__):
+        raise RuntimeError("evil \x1b[31m")
+
+    monkeypatch.setattr(CRASHES[command], fail)
+    assert app.main(command.split()) == 4
+    said = capsys.readouterr().err
+    assert "RuntimeError" in said and "\x1b" not in said
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+def test_a_full_disk_for_what_is_printed_is_a_mistake_and_no_change(here):
+    noise().save("a.png")
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "minikontext", "inspect", "a.png"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1) and "room on the disk" in run.stderr
 
 
 def test_other_types_in_a_pictures_info_are_ignored():

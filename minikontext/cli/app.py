@@ -7,6 +7,7 @@ answer at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -49,7 +50,7 @@ LINES = "\n"  # of our own messages, which escape those of a file's
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 if a check found a problem, 2 for a mistake, 3 if `inspect`
-    cannot know, 130 for Ctrl-C. Errors made on purpose are printed without a traceback."""
+    cannot know, 4 for a fault of the program, whose traceback is printed, 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name may hold bytes that no encoding can print
             stream.reconfigure(errors="backslashreplace")
@@ -81,9 +82,23 @@ def _run(options: argparse.Namespace, speak: Callable[[object], str]) -> int:
         except BrokenPipeError:  # `| head -1` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
+        except Exception as error:
+            return _failed(error)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
             return 130
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong. Python itself would exit with 1: a check has found something."""
+    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("error: there is no room for what is printed. Make room on the disk.",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    said = "".join(traceback.format_exception(error))
+    print(log.printable(said, 50_000, keep=LINES), end="", file=sys.stderr)
+    return 4
 
 
 class _Parser(argparse.ArgumentParser):
@@ -148,13 +163,7 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.show:
         edit.check_output(Path(options.show), [options.picture])
         provenance.check_format(Path(options.show))
-    try:
-        found = inspect.inspect(options.picture)
-    except MinikontextError:
-        raise
-    except Exception:  # Python would exit with 1, which here means that pixels have changed.
-        traceback.print_exc()
-        return 4
+    found = inspect.inspect(options.picture)
     print(found)
     if options.watermark:
         print(f"watermark: {watermark.describe(images.read(options.picture))}")

@@ -756,9 +756,11 @@ def terminals() -> Iterator[Case]:
         out = io.StringIO()
         before, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), out, out
         try:
-            app.main(list(map(str, arguments)))
+            code = app.main(list(map(str, arguments)))
         finally:
             sys.stdout, sys.stderr = before
+        if code == 4:
+            raise RuntimeError(out.getvalue())
         return out.getvalue()
 
     def from_prompt(folder, text):

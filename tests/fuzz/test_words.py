@@ -158,6 +158,7 @@ def test_a_command_line(feed, own_folder, monkeypatch, capsys):
         monkeypatch.chdir(out)
         code = app.main([*arguments])
         monkeypatch.chdir(folder)
+        assert code != 4, "a traceback"
         if code:
             raise MinikontextError(f"exit code {code}")
 
