@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import inspect
 import logging
+import math
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +30,8 @@ from minikontext import toyworld
 from minikontext.bench import compare, oracle_bench, report
 from minikontext.errors import ConfigError, MinikontextError
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime.config import parse_json
+from minikontext.runtime import files
+from minikontext.runtime.config import fits_type, parse_json
 from minikontext.toyworld import Case, score
 from minikontext.training.jobs import read_job
 from minikontext.training.run import run_job
@@ -84,12 +87,12 @@ class Result:
 def minutes_of(path: Path) -> float:
     """The minutes that a log tells. Raises ConfigError unless its steps and seconds only rise."""
     try:
-        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [parse_json(line) for line in files.read_text(path).splitlines()]
         counts = [(float(one["step"]), float(one["seconds"])) for one in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: no log of steps and seconds: {error!s:.100}") from error
-    rises = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(counts))
-    if not counts or not rises:
+    rises = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise([(-1.0, 0.0), *counts]))
+    if not counts or not rises or not math.isfinite(counts[-1][1]):
         raise ConfigError(f"{path}: expected one run, in which steps and seconds only rise")
     return counts[-1][1] / 60
 
@@ -97,9 +100,11 @@ def minutes_of(path: Path) -> float:
 def complaints(entry: Path) -> Iterator[str]:
     """Why an entry does not count, all but its weights."""
     facts = report.read_json(entry / FACTS, {})
+    if not fits_type(facts, dict[str, Any]):
+        raise ConfigError(f"{entry / FACTS} holds no JSON object: make the entry anew.")
     if (got := facts.get("rules")) != rules():
         yield f"it was made for the rules {got}, and these are {rules()}: train anew"
-    if not 1 <= facts.get("threads", 0) <= THREADS:
+    if facts.get("threads") not in range(1, THREADS + 1):
         yield f"it says {facts.get('threads')} threads; expected 1 to {THREADS}"
     try:
         if (minutes := minutes_of(entry / LOG)) > MINUTES + LATE:
@@ -129,8 +134,9 @@ def check(entry: Path, count: int = CASES) -> Result:
 
     Raises ConfigError with every reason why the entry does not count.
     """
-    found = list(complaints(entry))
+    found = []
     try:
+        found += complaints(entry)
         pipe = opened(entry)
     except MinikontextError as error:
         found.append(str(error))

@@ -81,7 +81,7 @@ def positive(options: argparse.Namespace, *names: str) -> None:
 def read_json(path: Path, default: Any = None) -> Any:
     """The content of a JSON file, or the default where there is none. Raises ConfigError."""
     try:
-        return parse_json(path.read_text(encoding="utf-8")) if path.exists() else default
+        return parse_json(files.read_text(path)) if path.exists() else default
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path} is damaged: {error!s:.200}. Restore it, or remove it to measure anew."

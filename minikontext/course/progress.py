@@ -34,7 +34,7 @@ def path() -> Path:
 def load(section: str) -> dict[str, Any]:
     """One section, "pieces" or "predictions"; empty where there is no file, or a broken one."""
     try:
-        found = json.loads(path().read_text(encoding="utf-8"))[section]
+        found = json.loads(files.read_text(path()))[section]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}

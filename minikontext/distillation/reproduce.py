@@ -87,7 +87,7 @@ def read_stages(home: Path, smoke: bool = False) -> dict[str, Stage]:
     stages = {}
     for path in sorted(home.glob("*.toml")):
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(files.read_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as a config: {error}") from error
         about, small = values.pop("about", {}), values.pop("smoke", {})

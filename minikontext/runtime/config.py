@@ -52,7 +52,7 @@ def read_json(path: Path, error: type[MinikontextError], what: str = "Restore th
     what: what the user can do about it.
     """
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = parse_json(files.read_text(path))
     except (OSError, ValueError) as problem:
         raise error(f"Cannot read {path}: {problem}. {what}") from problem
     if not isinstance(found, dict):

@@ -294,6 +294,26 @@ def exists(path: str | Path) -> bool:
     return _asked(Path(path).is_file)
 
 
+def read_bytes(path: str | Path, most: int = 1 << 28) -> bytes:
+    """An ordinary file's bytes. Raises OSError, too, for a pipe or a device, at which one would
+
+    wait for ever, and for a file of more than `most` bytes.
+    """
+    if not exists(path):
+        raise FileNotFoundError("it is no file, or leads nowhere")
+    if (size := Path(path).stat().st_size) > most:
+        raise OSError(f"it has {size:,} bytes; expected at most {most:,}")
+    return Path(path).read_bytes()
+
+
+def read_text(path: str | Path, most: int = 1 << 28) -> str:
+    """An ordinary file's text in UTF-8, with or without its mark, as `read_bytes` reads it.
+
+    Raises OSError and ValueError.
+    """
+    return read_bytes(path, most).decode("utf-8-sig").replace("\r\n", "\n")
+
+
 def tell_if_hidden(name: str | Path, home: Path) -> None:
     """Log a warning if a folder here bears the name of what is shipped, and so hides it."""
     here, there = Path(name), home / name

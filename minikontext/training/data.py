@@ -220,7 +220,7 @@ def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
     """One file of pairs, and their wordings from the text beside it."""
     try:
         tensors = load_file(path)
-        text = path.with_suffix(".txt").read_text(encoding="utf-8")
+        text = files.read_text(path.with_suffix(".txt"))
         lines = [line.split("\t") for line in text.split("\n")]
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made again") from error

@@ -87,7 +87,7 @@ def encode_folder(
 
 def _is_whole(place: Path, chunk: list[Triplet | Bad], how: Reading) -> bool:
     try:
-        facts = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+        facts = json.loads(files.read_text(place.with_suffix(".json")))
         return facts["asked"] == _asked(chunk, how) and facts["bytes"] == place.stat().st_size
     except (OSError, ValueError, KeyError):
         return False

@@ -18,6 +18,7 @@ from minikontext.autoencoder import AutoEncoderConfig
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
 from minikontext.pretrained.lora import BLOCKS
+from minikontext.runtime import files
 from minikontext.runtime.bounds import Count, Level, Seed
 from minikontext.runtime.config import Preset, build_config, check_sections
 from minikontext.safety.clip import ClipConfig
@@ -306,7 +307,7 @@ def read_config(path: str | Path, kinds: Iterable[str] = tuple(JOBS)) -> dict[st
     """A config file as nested dicts. Raises ConfigError for a file that is none."""
     path = Path(path)
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        config = tomllib.loads(files.read_text(path))
     except (OSError, ValueError, RecursionError) as error:  # brackets in brackets without end
         raise ConfigError(f"{path} cannot be read as a training config: {error}") from error
     if config.get("kind") not in kinds:

@@ -188,6 +188,9 @@ def _layout(source: Path, how: Reading) -> Found:
     if not files.is_folder(source):
         raise ConfigError(f"{str(source)[:200]!r} is no folder")
     if files.exists(lines := source / "metadata.jsonl"):
+        if others := [*source.glob("metadata.csv"), *source.glob("*.parquet")]:
+            log.warning("%s: not read beside metadata.jsonl: %s", source, shorten_list(
+                [one.name for one in others]))  # fmt: skip
         return _from_rows(_json_lines(lines, how), source, how.columns)
     if files.exists(table := source / "metadata.csv"):
         return _from_rows(_csv_rows(table, how), source, how.columns)
@@ -229,14 +232,20 @@ def _json_lines(path: Path, how: Reading) -> Iterator[dict | Bad]:
 
 def _csv_rows(path: Path, how: Reading) -> Iterator[dict | Bad]:
     try:
-        text = how.decode(path.read_bytes())
+        text = how.decode(files.read_bytes(path))
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        for row in reader:
+        if twice := [name for name, n in Counter(reader.fieldnames or ()).items() if n > 1]:
+            raise ValueError(f"it has the column {twice[0]!r:.60} twice")
+        for number, row in enumerate(reader, start=1):
+            if None in row or None in row.values():
+                yield Bad(f"line {number}", "its cells are more or fewer than the columns: put "
+                          'quotes around a cell with commas, as in "red, please"')  # fmt: skip
+                continue
             contexts = str(row.get("contexts") or "").strip()
             if contexts.startswith("["):
                 row["contexts"] = parse_json(contexts)
-            yield {k: v for k, v in row.items() if k is not None and v not in (None, "")}
-    except (ValueError, csv.Error) as error:
+            yield {k: v for k, v in row.items() if v != ""}
+    except (OSError, ValueError, csv.Error) as error:
         yield Bad(path.name, f"the table cannot be read on: {error}")
 
 
@@ -279,7 +288,7 @@ def _from_rows(rows: Iterator[dict | Bad], folder: Path, columns: Mapping[str, s
 
 def _from_row(row: Mapping[str, Any], folder: Path, number: int) -> list[Triplet]:
     """The triplets of a row, one for each of its prompts; pictures must lie in the folder."""
-    contexts = row.get("contexts") or []
+    contexts = [] if row.get("contexts") in (None, "") else row["contexts"]
     contexts = contexts if isinstance(contexts, list) else [contexts]
     key, image = _picture(row["file_name"], folder, f"row {number}")
     inputs = tuple(_picture(one, folder, "")[1] for one in contexts)
@@ -415,7 +424,10 @@ def _from_pictures(pictures: list[Path], controls: list[Path], how: Reading) -> 
 
     With several inputs in one folder, they are called NAME_0.png, NAME_1.png.
     """
-    places = [{p.stem: p for p in reversed(_with_endings(folder))} for folder in controls]
+    found = [_with_endings(folder) for folder in controls]
+    places = [{p.stem: p for p in reversed(paths)} for paths in found]
+    several = [{stem for stem, n in Counter(p.stem for p in paths).items() if n > 1}
+               for paths in found]  # fmt: skip
     stems = Counter(picture.stem for picture in pictures)
     used: set[str] = set()
     for picture in pictures:
@@ -423,13 +435,19 @@ def _from_pictures(pictures: list[Path], controls: list[Path], how: Reading) -> 
         if stems[stem] > 1:
             yield Bad(picture.name, "two pictures share its caption's name")
             continue
-        inputs = [path for place in places for path in _inputs(stem, place)]
+        each = [_inputs(stem, place) for place in places]
+        inputs = [path for paths in each for path in paths]
         used.update(str(path) for path in inputs)
-        if controls and not inputs:
-            yield Bad(picture.name, f"there is no picture of its name in {controls[0].name}/")
+        if any(path.stem in twice for paths, twice in zip(each, several) for path in paths):
+            yield Bad(picture.name, "a folder of controls has two pictures of its name")
+            continue
+        # A later context in the place of an earlier one would be another request.
+        if controls and not all(each[: 1 + max((i for i, p in enumerate(each) if p), default=0)]):
+            lacks = controls[[bool(paths) for paths in each].index(False)].name
+            yield Bad(picture.name, f"there is no picture of its name in {lacks}/")
             continue
         try:
-            prompt = how.caption(picture.with_suffix(".txt").read_bytes())
+            prompt = how.caption(files.read_bytes(picture.with_suffix(".txt")))
             yield Triplet(picture.name, prompt, picture, tuple(inputs))
         except (OSError, PromptError) as error:
             why = str(error) if isinstance(error, PromptError) else "it has no caption .txt beside"

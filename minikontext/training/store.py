@@ -204,7 +204,7 @@ class Store:
         if place.is_file():
             bad = world.rank == 0 and not _same_sum(place, facts)
         else:
-            stored = parse_json((place / "facts.json").read_text(encoding="utf-8"))
+            stored = parse_json(files.read_text(place / "facts.json"))
             mine = sorted(stored["sums"].items())[world.rank :: world.size]
             bad = any(file_sum(place / name) != digest for name, digest in mine)
         return world.mean({"bad": float(bad)})["bad"] == 0
@@ -261,7 +261,7 @@ def _facts(place: Path) -> Facts | None:
         if place.is_file():
             with safe_open(place, "pt") as file:
                 return file.metadata()
-        stored = parse_json((place / "facts.json").read_text(encoding="utf-8"))
+        stored = parse_json(files.read_text(place / "facts.json"))
         digest = stored.pop(SUM)
         whole = all((place / n).stat().st_size == size for n, size in stored["files"].items())
         whole &= stored["sums"].keys() == stored["files"].keys()
