@@ -89,7 +89,7 @@ def minutes_of(path: Path) -> float:
     try:
         lines = [parse_json(line) for line in files.read_text(path).splitlines()]
         counts = [(float(one["step"]), float(one["seconds"])) for one in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, ArithmeticError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: no log of steps and seconds: {error!s:.100}") from error
     rises = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise([(-1.0, 0.0), *counts]))
     if not counts or not rises or not math.isfinite(counts[-1][1]):

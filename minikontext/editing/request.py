@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +18,11 @@ from minikontext.errors import (
     SizeError,
     WeightsWarning,
     shorten_list,
+    shown,
     warn,
 )
 from minikontext.images.resize import ResizePlan, show_size
+from minikontext.runtime.bounds import is_number
 from minikontext.runtime.step_cache import StepCache
 from minikontext.text import check_prompts
 
@@ -85,8 +85,8 @@ def repeat(prompts: list[str], times: int) -> list[str]:
         raise PromptError("Got an empty list of prompts. Give at least one; '' is allowed.")
     if not is_whole(times) or not 1 <= times <= MOST_IMAGES // len(prompts):
         raise SizeError(
-            f"Got num_images_per_prompt={times!r} for {len(prompts):,} prompts. Use a whole number "
-            f"from 1; one call makes at most {MOST_IMAGES:,} pictures."
+            f"Got num_images_per_prompt={shown(times)} for {len(prompts):,} prompts. Use a whole "
+            f"number from 1; one call makes at most {MOST_IMAGES:,} pictures."
         )
     return [prompt for prompt in prompts for _ in range(times)]
 
@@ -108,27 +108,17 @@ def pick_seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
         return torch.randint(2**31, (count,)).tolist()
     seeds = [seed + i for i in range(count)] if is_whole(seed) else seed
     if not isinstance(seeds, (list, tuple, range)) or not all(map(is_whole, seeds)):
-        raise ConfigError(f"Got seed={seed!r}. Use a whole number, or a list of them.")
+        raise ConfigError(f"Got seed={shown(seed)}. Use a whole number, or a list of them.")
     if len(seeds) != count:
         raise ConfigError(f"Got {len(seeds)} seeds for {count} images. Give one for each.")
     if not all(-(2**63) <= s < 2**63 for s in seeds):
-        raise ConfigError(f"Got seed={seed!r}. Use numbers that fit into 64 bits.")
+        raise ConfigError(f"Got seed={shown(seed)}. Use numbers that fit into 64 bits.")
     return [int(s) for s in seeds]
 
 
 def is_whole(value: object) -> bool:
     """True for an int, numpy's included; a bool is no number here."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """True for a finite int or float, numpy's included; a bool is no number here."""
-    return isinstance(value, numbers.Real) and not is_truth(value) and math.isfinite(value)
-
-
-def is_truth(value: object) -> bool:
-    """True for Python's and numpy's True and False."""
-    return isinstance(value, (bool, np.bool_))
 
 
 def with_scales(
@@ -140,11 +130,11 @@ def with_scales(
 ) -> Defaults:
     """The defaults with a call's steps and scales. Raises ConfigError for what makes no sense."""
     if steps is not None and not (is_whole(steps) and 1 <= steps <= MOST_STEPS):
-        raise ConfigError(f"Got num_inference_steps={steps!r}. Use 1 to {MOST_STEPS:,}.")
+        raise ConfigError(f"Got num_inference_steps={shown(steps)}. Use 1 to {MOST_STEPS:,}.")
     scales = {"guidance_scale": guidance_scale, "true_cfg_scale": true_cfg_scale}
     for name, value in scales.items():
         if value is not None and not (is_number(value) and 0 <= value < 1e4):
-            raise ConfigError(f"Got {name}={value!r}. Use a number from 0; 1 is no guidance.")
+            raise ConfigError(f"Got {name}={shown(value)}. Use a number from 0; 1 is no guidance.")
     if guidance_scale is not None and not guidance_embed:
         raise ConfigError(
             "Got guidance_scale, but these weights do not take guidance as an input. "
@@ -176,7 +166,9 @@ def as_cache(threshold: StepCache | float | None) -> StepCache | None:
     if threshold is None or isinstance(threshold, StepCache):
         return threshold
     if not is_number(threshold):
-        raise ConfigError(f"Got step_cache={threshold!r}. Use a StepCache or a threshold like 0.1.")
+        raise ConfigError(
+            f"Got step_cache={shown(threshold)}. Use a StepCache or a threshold like 0.1."
+        )
     return StepCache(float(threshold))
 
 
@@ -213,6 +205,6 @@ def _untrained(
         yield f"Got true_cfg_scale={scale:g}: beyond {STRONG}, pictures break. Try 2 to 5."
     if contexts > 1 and layout not in (None, settings.context_layout):
         yield (
-            f"Got context_layout={layout!r}, but these weights have learned "
+            f"Got context_layout={shown(layout)}, but these weights have learned "
             f"{settings.context_layout!r}: pictures may come out wrong."
         )

@@ -316,12 +316,14 @@ _SRGB = ImageCms.createProfile("sRGB")
 
 def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     """Bring 16-bit integers, or floats in [0, 1] or [0, 255], to 0 … 255."""
-    most = np.nanmax(values, initial=0)
+    most = values.max(initial=0)
     if mode == "F":
+        if odd := np.count_nonzero(~np.isfinite(values)):
+            raise ImageError(f"{odd:,} of its pixels are NaN or infinite. Give them colours first.")
         scale = 255.0 if most <= 1 else 1.0
     else:
         scale = 1 / 257 if mode != "I" or most > 255 else 1.0
     bytes_ = np.empty(values.shape, np.uint8)
     for row, line in zip(bytes_, values):  # row by row: a large picture takes no more than its own
-        row[:] = np.clip(np.nan_to_num(line.astype(np.float64)) * scale, 0, 255).round()
+        row[:] = np.clip(line.astype(np.float64) * scale, 0, 255).round()
     return bytes_

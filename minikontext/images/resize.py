@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from minikontext.errors import ConfigError, ResizeWarning, SizeError, warn
+from minikontext.errors import ConfigError, ResizeWarning, SizeError, shown, warn
 
 Size = tuple[int, int]
 
@@ -174,8 +174,10 @@ def checked_size(size: Size) -> Size:
     """A size of whole numbers from 1. Raises SizeError."""
     width, height = size
     for side in (width, height):
-        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side < 1:
-            raise SizeError(f"Width and height must be whole numbers from 1, got {width}×{height}.")
+        whole = isinstance(side, (int, np.integer)) and not isinstance(side, bool)
+        if not whole or not 1 <= side < 2**31:
+            got = f"{shown(width)}×{shown(height)}"
+            raise SizeError(f"Width and height must be whole numbers from 1, got {got}.")
     return int(width), int(height)
 
 

@@ -25,6 +25,7 @@ from minikontext.errors import ConfigError, WeightsError, WeightsWarning, warn
 from minikontext.pretrained import key_mapping, lora_files, lora_layers, purpose, safetensors_io
 from minikontext.pretrained.lora_layers import LoraLayer, Update
 from minikontext.runtime import quantization
+from minikontext.runtime.bounds import is_number
 from minikontext.transformer import KontextTransformer
 
 # The layers that a LoRA usually updates: all projections inside of the blocks.
@@ -162,8 +163,8 @@ def load(
     Raises WeightsError, with their names, for keys that are unknown, that have no partner, or
     whose layer the model does not have, and ConfigError for a scale that is no number.
     """
-    if not math.isfinite(scale):
-        raise ConfigError(f"Got scale={scale!r} for a LoRA; expected a finite number.")
+    if not is_number(scale):
+        raise ConfigError(f"Got scale={errors.shown(scale)} for a LoRA; expected a finite number.")
     path = lora_files.find_file(Path(path))
     found, places = lora_files.read(path, text_encoders), _places(model)
     if unknown := [layer for layer in found if lora_files.bare_layer(layer) not in places]:

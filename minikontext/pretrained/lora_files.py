@@ -14,6 +14,7 @@ name. Nothing is applied by half.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -294,7 +295,7 @@ def read_scaling(path: Path, names: Mapping[str, Any]) -> LoraScaling:
     with safetensors_io.opened(path) as file:
         inside = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        if peft and files.exists(beside):
+        if peft and os.path.lexists(beside):
             facts = read_json(beside, WeightsError)
         else:
             facts = parse_json(inside)

@@ -92,29 +92,35 @@ def _unpack_4_bit(packed: Tensor, beside: Mapping[str, Tensor], note: Mapping[st
     if absmax.is_floating_point() == nested or absmax.dtype in (torch.int8, torch.bool):
         raise ValueError(f"its absmax is {absmax.dtype}")
     if nested:
-        table = beside["nested_quant_map"].float()
+        table = _floats(beside["nested_quant_map"])
         absmax = _scaled(table[absmax.long()], beside["nested_absmax"], note["nested_blocksize"])
         absmax = absmax + float(note["nested_offset"])
     if packed.dtype != torch.uint8 or packed.numel() != -(-count // 2):
         raise ValueError(f"{packed.numel()} bytes for {count} numbers")
     indices = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=-1).flatten()[:count]
-    numbers = beside["quant_map"].float()[indices.long()]
+    numbers = _floats(beside["quant_map"])[indices.long()]
     return _scaled(numbers, absmax, note["blocksize"]).view(note["shape"])
 
 
 def _scaled(numbers: Tensor, scales: Tensor, block: int) -> Tensor:
     """Numbers times the scale of their block."""
-    numbers, scales = numbers.flatten(), scales.float().flatten()
-    if len(scales) != -(-len(numbers) // block) or not scales.isfinite().all():
-        raise ValueError(f"{len(scales)} scales, or no finite ones, for {len(numbers)} numbers")
+    numbers, scales = numbers.flatten(), _floats(scales)
+    if len(scales) != -(-len(numbers) // block):
+        raise ValueError(f"{len(scales)} scales for {len(numbers)} numbers")
     return numbers * scales.repeat_interleave(block)[: len(numbers)]
+
+
+def _floats(numbers: Tensor) -> Tensor:
+    if not numbers.is_floating_point() or not numbers.isfinite().all():
+        raise ValueError(f"{numbers.dtype} in a table, or no finite numbers")
+    return numbers.float().flatten()
 
 
 def _unpack_8_bit(packed: Tensor, largest: Tensor) -> Tensor:
     """8 bits of bitsandbytes: integers, of which 127 stands for the row's largest number."""
     if packed.dtype != torch.int8 or packed.dim() != 2:
         raise ValueError(f"its numbers are {packed.dtype}")
-    return _scaled(packed.float(), largest / 127, packed.shape[1]).view(packed.shape)
+    return _scaled(packed.float(), _floats(largest) / 127, packed.shape[1]).view(packed.shape)
 
 
 # ---- GGUF -----------------------------------------------------------------------------------

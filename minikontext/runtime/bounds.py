@@ -1,5 +1,7 @@
 """Numbers that several configs have, each with its bounds: `build_config` holds files to them."""
 
+import numbers
+import sys
 from typing import Annotated
 
 from annotated_types import Interval
@@ -18,3 +20,13 @@ Steps = Annotated[int, Interval(ge=1, le=10_000)]  # of sampling
 Seed = Annotated[int, Interval(ge=-(2**40), le=2**40)]
 Level = Annotated[int, Interval(ge=1, le=4)]  # of the toy world
 Side = Annotated[int, Interval(ge=1, le=2**14)]  # pixels
+
+
+def is_number(value: object) -> bool:
+    """True for an int or float that a float can hold, numpy's included; a bool is none here."""
+    # numpy's bool is no number for Python; a whole number of 400 digits is, and no float.
+    return (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and bool(abs(value) <= sys.float_info.max)
+    )

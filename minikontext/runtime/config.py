@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import Interval, MaxLen
 
-from minikontext.errors import ConfigError, MinikontextError, WeightsError
+from minikontext.errors import ConfigError, MinikontextError, WeightsError, shown
 from minikontext.runtime import files
 
 LARGEST = 2**63  # whole numbers beyond it fit no tensor
@@ -76,7 +76,7 @@ def build_config(
     Raises `error` for fields that are unknown, missing, of another type or out of bounds.
     """
     if not isinstance(values, Mapping):
-        raise error(f"{_shown(values)} does not fit {kind.__name__}: expected a table")
+        raise error(f"{shown(values)} does not fit {kind.__name__}: expected a table")
     before = asdict(base) if base is not None else {}
     return _checked(kind, before | dict(values), f"A section does not fit {kind.__name__}: ", error)
 
@@ -132,13 +132,13 @@ def _section(
 ) -> tuple[Any, Any]:
     """A section's type, and its values on top of what it starts from."""
     if values is not None and not isinstance(values, Mapping):
-        raise error(f"{where}got {name} = {_shown(values)}; expected a section [{name}]")
+        raise error(f"{where}got {name} = {shown(values)}; expected a section [{name}]")
     if isinstance(section, Preset):
         values = dict(values or {})
         preset = values.pop("preset", section.default)
         if not isinstance(preset, str) or preset not in section.names:
             known = _choices(section.names)
-            raise error(f"{where}got [{name}] preset = {_shown(preset)}; expected {known}")
+            raise error(f"{where}got [{name}] preset = {shown(preset)}; expected {known}")
         section = getattr(section.kind, preset)()
     if is_dataclass(section) and not isinstance(section, type):
         return type(section), asdict(section) | dict(values or {})
@@ -152,10 +152,10 @@ def require_entries(values: Mapping[str, Any], wanted: Mapping[str, Any], where:
     wanted: a type, or a union with None for an entry that may be left out. Raises ConfigError.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}got {_shown(values)}; expected a table")
+        raise ConfigError(f"{where}got {shown(values)}; expected a table")
     for name, hint in wanted.items():
         if not fits_type(values.get(name), hint):
-            got = f"got {name} = {_shown(values[name])}" if name in values else f"{name} is missing"
+            got = f"got {name} = {shown(values[name])}" if name in values else f"{name} is missing"
             raise ConfigError(f"{where}{got}; expected {_said(hint)}")
 
 
@@ -205,7 +205,7 @@ def _checked(kind: type, values: dict, where: str, error: type[MinikontextError]
 def _as_json(values: object) -> str:
     """The values as strict JSON. Raises ConfigError for what JSON or a tensor cannot hold."""
     for path, value, expected in _odd(values, ()):
-        got = f"{_named(path)} = {_shown(value)}" if path else _shown(value)
+        got = f"{_named(path)} = {shown(value)}" if path else shown(value)
         raise ConfigError(f"got {got}; expected {expected}")
     return json.dumps(values)
 
@@ -252,7 +252,7 @@ def _mistake(kind: Any, problem: Mapping[str, Any]) -> str:
     if sort.startswith("unexpected"):
         return _unknown(path, get_type_hints(hint) if is_dataclass(hint) else {})
     got = f"{_named(path)} = " if path else ""
-    return f"got {got}{_shown(problem['input'])}; expected {_said(hint)}"
+    return f"got {got}{shown(problem['input'])}; expected {_said(hint)}"
 
 
 def _follow(hint: Any, loc: Sequence[str | int]) -> tuple[tuple, Any]:
@@ -280,7 +280,7 @@ def _unknown(path: tuple, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(str(path[-1]), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(names))}"
     inside = f" in [{'.'.join(map(str, path[:-1]))}]" if path[1:] else ""
-    return f"there is no {_shown(path[-1])}{inside}; {hint}"
+    return f"there is no {shown(path[-1])}{inside}; {hint}"
 
 
 def _named(path: Sequence[str | int]) -> str:
@@ -290,11 +290,6 @@ def _named(path: Sequence[str | int]) -> str:
     indices = "".join(f"[{one}]" for one in path[last + 1 :])
     section = f"[{'.'.join(map(str, words[:last]))}] " if last else ""
     return f"{section}{words[last]}{indices}"
-
-
-def _shown(value: object) -> str:
-    """A value of a stranger's file for a message: short, and nothing that a terminal obeys."""
-    return f"{value!r:.80}"
 
 
 def _bare(hint: Any) -> Any:

@@ -222,9 +222,7 @@ def _exchange(temporary: Path, path: Path, without: Collection[str]) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _staying(
-    path: Path, temporary: Path, without: Collection[str]
-) -> Iterator[tuple[Path, Path]]:
+def _staying(path: Path, temporary: Path, without: Collection[str]) -> Iterator[tuple[Path, Path]]:
     """The files of a folder that an update does not replace, and their names in the new one."""
     for old in path.rglob("*"):
         new = temporary / old.relative_to(path)

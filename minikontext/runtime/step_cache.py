@@ -14,13 +14,12 @@ data/bench/caching.json.
 
 from __future__ import annotations
 
-import math
-import numbers
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, shown
+from minikontext.runtime.bounds import is_number
 from minikontext.transformer import KontextTransformer
 
 
@@ -38,9 +37,8 @@ class StepCache:
     skipped: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        real = isinstance(self.threshold, numbers.Real) and not isinstance(self.threshold, bool)
-        if not (real and math.isfinite(self.threshold) and self.threshold >= 0):
-            raise ConfigError(f"Got threshold={self.threshold!r}. Use a number from 0, say 0.1.")
+        if not (is_number(self.threshold) and self.threshold >= 0):
+            raise ConfigError(f"Got threshold={shown(self.threshold)}. Use a number from 0.")
         if self.order not in (0, 1):
             raise ConfigError(f"Got order={self.order!r}. Use 0 or 1.")
 

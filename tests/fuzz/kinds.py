@@ -14,6 +14,7 @@ the fuzz tests watches for the last two.
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
 import functools
 import io
@@ -22,6 +23,7 @@ import json
 import math
 import os
 import shutil
+import struct
 import sys
 import tarfile
 import tempfile
@@ -39,15 +41,16 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
 from minikontext import images
+from minikontext.bench import records
 from minikontext.cli import app
-from minikontext.course import tiny_flux
+from minikontext.course import session, tiny_flux
 from minikontext.errors import MinikontextError
 from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import convert, lora, safetensors_io
 from minikontext.runtime import files
 from minikontext.training.folders import Encoded, encode_folder
-from minikontext.training.jobs import JOBS, build_job, tomllib
+from minikontext.training.jobs import JOBS, build_job, read_config, tomllib
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.sources import Bad, Reading, triplets
 
@@ -799,8 +802,252 @@ def terminals() -> Iterator[Case]:
         yield Case("terminals", f"{what}, {read.__name__[5:]}", run)
 
 
+# ------------------------------------------------------------------------------- calls, sessions
+
+HUGE = 10**6000  # Python refuses to print it
+
+
+def calls() -> Iterator[Case]:
+    """Arguments of a call that make no sense."""
+    odd: dict[str, tuple[object, ...]] = {
+        "seed": (HUGE, 2**64, 1.5, "x", True, [0, 1], math.nan),
+        "num_inference_steps": (0, HUGE, 1.5, "x", True, math.inf, 10**9),
+        "width": (0, -64, HUGE, 1.5, "64", True, math.nan, 10**9),
+        "guidance_scale": (math.nan, HUGE, 10**400, -1, "x", True),
+        "true_cfg_scale": (math.nan, HUGE, 10**400, -1, "x", True),
+        "num_images_per_prompt": (0, HUGE, 10**9, 1.5, "x", True),
+        "step_cache": (math.nan, HUGE, -1, "x", True),
+        "negative_prompt": (3, ["a", "b"], "\ud800", b"x", [None]),
+        "image": (
+            np.zeros((4, 4, 3), "f"), np.zeros((3, 4, 5), "B"), np.zeros((0, 4, 3), "B"),
+            Image.fromarray(np.full((8, 8), math.nan, np.float32)), [None], 3, {}, b"", "", "/",
+            torch.full((1, 4, 8, 8), math.nan), [picture()] * 20, "http://127.0.0.1:9/x.png",
+        ),
+    }  # fmt: skip
+    for name, values in odd.items():
+        for number, value in enumerate(values):
+
+            def run(folder, name=name, value=value):
+                options = {"num_inference_steps": 1, "width": 64, "height": 64, "seed": 0}
+                tiny()("the hat", progress=False, **(options | {name: value}))
+                raise Silent("it painted")
+
+            yield Case("calls", f"{name} {number}", run)
+    for number, prompt in enumerate((None, 3, b"x", [], ["a", None], "\ud800", "x" * 10**6)):
+
+        def run(folder, prompt=prompt):
+            tiny()(prompt, num_inference_steps=1, progress=False)
+            raise Silent("it painted")
+
+        yield Case("calls", f"prompt {number}", run)
+    for number, scale in enumerate((HUGE, 10**400, math.nan, math.inf, "x", None, True)):
+
+        def run(folder, scale=scale):
+            lora.load(sound() / "lora.safetensors", tiny().transformer, scale)
+            raise Silent("it was taken")
+
+        yield Case("calls", f"LoRA's scale {number}", run)
+
+
+@functools.cache
+def told_session() -> dict:
+    """A session of one edit, as its file has it."""
+    one = session.Session(picture().resize((64, 64)))
+    one.turns.append(one.edit(tiny(), session.Wish("the hat", width=64, height=64, steps=1)))
+    return json.loads(one.encode(tiny()))
+
+
+def sessions() -> Iterator[Case]:
+    """A session's file that was changed, or is none."""
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (10**9).to_bytes(4, "big") * 2 + bytes(9)
+    changes: dict[str, dict] = {
+        "another format": {"format": "x"}, "a path for weights": {"weights": 7},
+        "no picture": {"start": "AAAA"}, "a picture that is no text": {"start": 3},
+        "a picture of 10¹⁸ pixels": {"start": base64.b64encode(bomb).decode()},
+        "no fingerprint": {"fingerprint": None}, "pictures in a list": {"pictures": []},
+        "an unknown key": {"run": "import os"}, "edits of text": {"edits": ["x"]},
+        "10 001 edits": {"edits": [{"prompt": "x"}] * 10_001},
+    }  # fmt: skip
+    brush = {"kind": "brush", "points": [[0.1, 0.2]]}
+    wishes = {
+        "of itself": {"parent": 0}, "before the start": {"parent": -2}, "of text": {"parent": "x"},
+        "a lost picture": {"others": ["x"]}, "10⁹ steps": {"steps": 10**9},
+        "10⁴⁰": {"seed": 10**40}, "a side of 2³¹": {"width": 2**31, "height": 64},
+        "half a character": {"prompt": "\ud800"}, "10⁶ letters": {"prompt": "x" * 10**6},
+        "a mark outside": {"marks": [brush | {"points": [[2, 0]]}]},
+        "a mark of NaN": {"marks": [brush | {"points": [[math.nan, 0]]}]},
+        "a mark without points": {"marks": [brush | {"points": []}]},
+        "an unknown mark": {"marks": [brush | {"kind": "x"}]},
+        "101 marks": {"marks": [brush] * 101}, "an unknown wish": {"offload": "x"},
+    }  # fmt: skip
+    for name, change in [*changes.items(), *wishes.items()]:
+
+        def run(folder, name=name, change=change):
+            told = json.loads(json.dumps(told_session()))
+            told.update(change) if name in changes else told["edits"][0].update(change)
+            (folder / "s.json").write_text(json.dumps(told))
+            session.replay(folder / "s.json", tiny())
+            raise Silent("it was replayed")
+
+        yield Case("sessions", name, run)
+    for how in (*PLACES, *DAMAGE):
+
+        def run(folder, how=how):
+            session.replay(place(folder, how, json.dumps(told_session()).encode()), tiny())
+            raise Silent("it was replayed")
+
+        yield Case("sessions", how, run)
+
+
+def texts() -> Iterator[Case]:
+    """Pipes, devices, folders and damage for the texts that a training reads."""
+
+    def caption(path, folder):
+        (folder / "s").mkdir()
+        (folder / "s/a.png").write_bytes(encoded())
+        path.rename(folder / "s/a.txt")
+        right([one.why for one in triplets(folder / "s")], "left out without a word")
+        raise MinikontextError("told")
+
+    readers = {
+        "a config": lambda path, folder: read_config(path),
+        "settings of a LoRA": lambda path, folder: (
+            shutil.copy(sound() / "lora.safetensors", folder / "adapter_model.safetensors"),
+            path.rename(folder / "adapter_config.json"),
+            lora.load(folder, tiny().transformer),
+        ),
+        "a caption": caption,
+        "a log of a record": lambda path, folder: records.minutes_of(path),
+    }  # fmt: skip
+    for (what, read), how in itertools.product(readers.items(), PLACES):
+
+        def run(folder, read=read, how=how):
+            read(place(folder, how, b""), folder)
+            raise Silent("it was read")
+
+        yield Case("texts", f"{what}: {how}", run)
+    for name, line in {
+        "NaN": '{"step": 1, "seconds": NaN}', "endless": '{"step": 1, "seconds": 1e999}',
+        "6000 digits": '{"step": 1, "seconds": ' + "9" * 4000 + "}", "text": '{"step": "x"}',
+        "backwards": '{"step": 2, "seconds": 9}\n{"step": 1, "seconds": 9}', "a list": "[1]",
+        "before its beginning": '{"step": 1, "seconds": -9}', "nothing": "",
+    }.items():  # fmt: skip
+
+        def run(folder, line=line):
+            (folder / "log.jsonl").write_text(line)
+            records.minutes_of(folder / "log.jsonl")
+            raise Silent("it counts")
+
+        yield Case("texts", f"a log of a record: {name}", run)
+
+
+# ---------------------------------------------------------------------- rows and controls, packed
+
+
+def layouts() -> Iterator[Case]:
+    """Rows and folders of controls whose contexts or prompts would be taken for others."""
+    head = "file_name,contexts,prompt\n"
+    rows = {
+        "a comma without quotes": head + "a.png,b.png,make it red, please\n",
+        "too few cells": head + "a.png,b.png\n",
+        "a quote without its end": head + 'a.png,b.png,"x\n',
+        "a column twice": "file_name,prompt,prompt\na.png,x,y\n",
+        "a cell of 200 000 letters": head + f"a.png,,{'x' * 200_000}\n",
+        "a NUL": head + "a.png,,a\0b\n",
+    }
+    odd = ("false", "0", "{}", "[null]", "[[]]", '["../b.png"]', "1e999", "[1]")
+    lines = [f'{{"file_name": "a.png", "prompt": "x", "contexts": {value}}}' for value in odd]
+    lines += ["[]", "null", "{", '{"file_name": "a.png"}', '{"prompt": "x"}']
+    lines.append('{"file_name": "a.png", "prompt": []}')
+    for name, text in [*rows.items(), *((line, line) for line in lines)]:
+
+        def run(folder, name=name, text=text):
+            for one in "ab":
+                (folder / f"{one}.png").write_bytes(encoded())
+            (folder / f"metadata.{'csv' if name in rows else 'jsonl'}").write_text(text)
+            found = list(triplets(folder))
+            right(found and all(isinstance(one, Bad) and one.why for one in found), f"{found}")
+            return "told"
+
+        yield Case("layouts", name[:60], run)
+    folders_ = {
+        "the first of two controls is lost": ("control2/1.png",),
+        "the second of three is lost": ("control1/1.png", "control3/1.png", "control2/2.png"),
+        "two controls of one name": ("control1/1.png", "control1/1.jpg"),
+        "no control": ("control1/2.png",),
+    }
+    for name, pictures_ in folders_.items():
+
+        def run(folder, pictures_=pictures_):
+            for number in "123":
+                (folder / f"control{number}").mkdir()
+            (folder / "target").mkdir()
+            (folder / "target/1.txt").write_text("x")
+            for path in ("target/1.png", *pictures_):
+                (folder / path).write_bytes(encoded())
+            found = list(triplets(folder))
+            right(all(isinstance(one, Bad) and one.why for one in found), f"{found}")
+            return "told"
+
+        yield Case("layouts", name, run)
+
+
+def packings() -> Iterator[Case]:
+    """Packed weights of bitsandbytes and plain GGUF files whose parts do not fit each other."""
+    theirs = load_file(ROOT / "tests/parity/bitsandbytes.safetensors")
+    for kind, parts in {
+        "nf4_nested": ("absmax", "quant_map", "nested_absmax", "nested_quant_map",
+                       "quant_state.bitsandbytes__nf4"),
+        "int8": ("SCB",),
+    }.items():  # fmt: skip
+        for part, (how, change) in itertools.product(("", *parts), {
+            "gone": None, "one number": lambda t: t.flatten()[:1].clone(),
+            "twice as long": lambda t: torch.cat([t, t]), "NaN": lambda t: t.float() * math.nan,
+            "another type": lambda t: t.to(torch.int64),
+        }.items()):  # fmt: skip
+
+            def run(folder, kind=kind, part=part, how=how, change=change):
+                stem = f"{kind}.weight"
+                key = stem if not part else f"{kind}.SCB" if part == "SCB" else f"{stem}.{part}"
+                state = {n: t for n, t in theirs.items() if n.startswith(kind)}
+                if change is None:
+                    del state[key]
+                else:
+                    state[key] = change(state[key]).contiguous()
+                save_file(state, folder / "x.safetensors")
+                reader = safetensors_io.Reader(folder / "x.safetensors")
+                reader.sketch()
+                right(reader.read(stem).isfinite().all(), "it is no number")
+                right(torch.equal(reader.read(stem), theirs[f"{kind}.expected"]), "other numbers")
+                return "opens"
+
+            yield Case("packings", f"{part or 'the matrix'} of {kind}: {how}", run)
+    data = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"a"
+    data += struct.pack("<IQQIQ", 2, 4, 4, 0, 0)
+    data += bytes(-len(data) % 32) + np.arange(16, dtype=np.float32).tobytes()
+    cuts = {f"cut at {at}": data[:at] for at in range(4, len(data), 9)}
+    flips = {
+        f"bit {bit} of byte {at}": data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
+        for at in range(4, 77, 3) for bit in (0, 7)
+    }  # fmt: skip
+    for name, content in {**cuts, **flips}.items():
+
+        def run(folder, content=content):
+            (folder / "x.gguf").write_bytes(content)
+            reader = safetensors_io.Reader(folder / "x.gguf")
+            reader.sketch()
+            ((key, info),) = reader.header.items()
+            # Another name, or 16 numbers in another shape, is what the file then says.
+            right(info.dtype in ("F32", "F16", "BF16"), "another type")
+            right(reader.read(key).shape == info.shape, "another shape")
+            return "opens"
+
+        yield Case("packings", f"GGUF, {name}", run)
+
+
 KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
-         runs, caches, outputs, terminals)  # fmt: skip
+         runs, caches, outputs, terminals, calls, sessions, texts, layouts,
+         packings)  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
