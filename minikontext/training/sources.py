@@ -136,8 +136,6 @@ class Bad:
 
 
 Found = Iterator[Triplet | Bad]
-
-
 AS_IT_IS = Reading()
 
 
@@ -180,7 +178,7 @@ def triplets(source: str | Path, how: Reading = AS_IT_IS) -> Found:
 
 def check_source(source: str | Path, how: Reading = AS_IT_IS) -> None:
     """Raise ConfigError for a folder that is no source: before any work, from its first sample."""
-    if next(iter(triplets(source, how)), None) is None:
+    if next(triplets(source, how), None) is None:
         raise ConfigError(f"{source} holds no samples")
 
 
@@ -188,9 +186,8 @@ def _layout(source: Path, how: Reading) -> Found:
     if not files.is_folder(source):
         raise ConfigError(f"{str(source)[:200]!r} is no folder")
     if files.exists(lines := source / "metadata.jsonl"):
-        if others := [*source.glob("metadata.csv"), *source.glob("*.parquet")]:
-            log.warning("%s: not read beside metadata.jsonl: %s", source, shorten_list(
-                [one.name for one in others]))  # fmt: skip
+        if others := [x.name for x in source.iterdir() if x.suffix in (".csv", ".parquet", ".tar")]:
+            log.warning("%s: not read beside metadata.jsonl: %s", source, shorten_list(others))
         return _from_rows(_json_lines(lines, how), source, how.columns)
     if files.exists(table := source / "metadata.csv"):
         return _from_rows(_csv_rows(table, how), source, how.columns)
@@ -199,13 +196,13 @@ def _layout(source: Path, how: Reading) -> Found:
     if shards := sorted(path for ending in SHARDS for path in source.glob(ending)):
         return itertools.chain.from_iterable(_from_tar(shard, how) for shard in shards)
     pictures = source / "target" if files.is_folder(source / "target") else source
-    controls = sorted(p for p in source.glob("control*") if p.is_dir())
+    controls = [p for p in source.glob("control*") if p.is_dir()]
+    controls.sort(key=lambda p: _counted(p.name))  # control10 comes after control2
     if found := _with_endings(pictures):
         return _from_pictures(found, controls, how)
-    raise ConfigError(
-        f"{source} holds neither metadata.jsonl, metadata.csv, .parquet nor .tar files, and no "
-        "pictures with captions (1.png, 1.txt) by themselves or in target/"
-    )
+    raise ConfigError(f"{source} holds neither metadata.jsonl, metadata.csv, .parquet nor .tar "
+                      "files, and no pictures with captions (1.png, 1.txt) by themselves or in "
+                      "target/")  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------- rows
@@ -232,14 +229,13 @@ def _json_lines(path: Path, how: Reading) -> Iterator[dict | Bad]:
 
 def _csv_rows(path: Path, how: Reading) -> Iterator[dict | Bad]:
     try:
-        text = how.decode(files.read_bytes(path))
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        text = io.StringIO(how.decode(files.read_bytes(path)), newline="")
+        reader = csv.DictReader(text, strict=True)
         if twice := [name for name, n in Counter(reader.fieldnames or ()).items() if n > 1]:
             raise ValueError(f"it has the column {twice[0]!r:.60} twice")
         for number, row in enumerate(reader, start=1):
             if None in row or None in row.values():
-                yield Bad(f"line {number}", "its cells are more or fewer than the columns: put "
-                          'quotes around a cell with commas, as in "red, please"')  # fmt: skip
+                yield Bad(f"line {number}", 'more or fewer cells than columns: quote "red, please"')
                 continue
             contexts = str(row.get("contexts") or "").strip()
             if contexts.startswith("["):
@@ -254,9 +250,7 @@ def _parquet_rows(path: Path) -> Iterator[dict | Bad]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingPackageError(
-            f"{path.name} needs a package: pip install 'minikontext[parquet]'"
-        ) from error
+        raise MissingPackageError(f"{path.name} needs minikontext[parquet] installed") from error
     try:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
             yield from batch.to_pylist()
@@ -269,15 +263,16 @@ def _from_rows(rows: Iterator[dict | Bad], folder: Path, columns: Mapping[str, s
         if isinstance(row, Bad):
             yield row
             continue
-        named = {columns.get(name, name): value for name, value in row.items()}
-        if unknown := sorted(str(name) for name in named.keys() - {*COLUMNS, ""}):
-            problem = f"{shorten_list([repr(n)[:60] for n in unknown])} is no column of ours: " \
-                   f"{', '.join(COLUMNS)}"  # fmt: skip
+        goes = [columns.get(name, name) for name in row]
+        named = dict(zip(goes, row.values()))
+        twice = [name for name, to in zip(row, goes) if to and goes.count(to) > 1]
+        if odd := sorted(str(name) for name in named.keys() - {*COLUMNS, ""}) or twice:
+            what = shorten_list([repr(name)[:60] for name in odd])
+            problem = f"{what} {'mean one' if odd == twice else 'is no'} column of ours: " \
+                      f"{', '.join(COLUMNS)}"  # fmt: skip
             if number == 1:
-                raise ConfigError(
-                    f"{folder}: {problem}. Map yours in [data.columns], for example "
-                    f'{unknown[0]!s:.40} = "contexts", or = "" to leave it out'
-                )
+                more = f'{odd[0]!s:.40} = "contexts", or = "" to leave it out'
+                raise ConfigError(f"{folder}: {problem}. Map yours in [data.columns]: {more}")
             yield Bad(f"line {number}", f"no triplet: {problem}")
             continue
         try:
@@ -364,8 +359,7 @@ def _from_members(
     named: dict[str, tarfile.TarInfo] = {}
     strange: list[str] = []
     for name, member in zip(names, members, strict=True):
-        role = _role(name)
-        if role is None:
+        if (role := _role(name)) is None:
             strange.append(name)
         elif role in named:
             return Bad(key, f"has two files for {role}: {', '.join(sorted(names))}")
@@ -415,8 +409,8 @@ def _counted(name: str) -> list[tuple[int, str]]:
 
 
 def _with_endings(folder: Path) -> list[Path]:
-    found = (p for p in folder.iterdir() if p.suffix.lower() in ENDINGS)
-    return sorted((p for p in found if not p.name.startswith(".")), key=lambda p: _counted(p.name))
+    found = (p for p in folder.glob("[!.]*") if p.suffix.lower() in ENDINGS)
+    return sorted(found, key=lambda p: _counted(p.name))
 
 
 def _from_pictures(pictures: list[Path], controls: list[Path], how: Reading) -> Found:
@@ -425,34 +419,27 @@ def _from_pictures(pictures: list[Path], controls: list[Path], how: Reading) -> 
     With several inputs in one folder, they are called NAME_0.png, NAME_1.png.
     """
     found = [_with_endings(folder) for folder in controls]
-    places = [{p.stem: p for p in reversed(paths)} for paths in found]
-    several = [{stem for stem, n in Counter(p.stem for p in paths).items() if n > 1}
-               for paths in found]  # fmt: skip
-    stems = Counter(picture.stem for picture in pictures)
-    used: set[str] = set()
+    places = [{p.stem: p for p in paths} for paths in found]
+    names = Counter((p.parent, p.stem) for paths in (pictures, *found) for p in paths)
+    used: set[Path] = set()
     for picture in pictures:
-        stem = picture.stem
-        if stems[stem] > 1:
-            yield Bad(picture.name, "two pictures share its caption's name")
+        each = [_inputs(picture.stem, place) for place in places]
+        used.update(inputs := [path for paths in each for path in paths])
+        if any(names[path.parent, path.stem] > 1 for path in (picture, *inputs)):
+            yield Bad(picture.name, "two pictures share its name, or its caption's")
             continue
-        each = [_inputs(stem, place) for place in places]
-        inputs = [path for paths in each for path in paths]
-        used.update(str(path) for path in inputs)
-        if any(path.stem in twice for paths, twice in zip(each, several) for path in paths):
-            yield Bad(picture.name, "a folder of controls has two pictures of its name")
-            continue
+        lacks = next((i for i, paths in enumerate(each) if not paths), len(each))
         # A later context in the place of an earlier one would be another request.
-        if controls and not all(each[: 1 + max((i for i, p in enumerate(each) if p), default=0)]):
-            lacks = controls[[bool(paths) for paths in each].index(False)].name
-            yield Bad(picture.name, f"there is no picture of its name in {lacks}/")
+        if controls and (lacks == 0 or any(each[lacks:])):
+            yield Bad(picture.name, f"there is no picture of its name in {controls[lacks].name}/")
             continue
         try:
             prompt = how.caption(files.read_bytes(picture.with_suffix(".txt")))
             yield Triplet(picture.name, prompt, picture, tuple(inputs))
         except (OSError, PromptError) as error:
-            why = str(error) if isinstance(error, PromptError) else "it has no caption .txt beside"
-            yield Bad(picture.name, why)
-    for path in (path for place in places for path in place.values() if str(path) not in used):
+            lost = isinstance(error, OSError)
+            yield Bad(picture.name, "it has no caption .txt beside" if lost else str(error))
+    for path in (path for place in places for path in place.values() if path not in used):
         yield Bad(f"{path.parent.name}/{path.name}", "there is no target of its name")
 
 

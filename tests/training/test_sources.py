@@ -215,6 +215,38 @@ def test_target_and_control_folders_are_read(tmp_path):
     assert isinstance(nine, Bad) and nine.key == "control1/9.png"
 
 
+def test_controls_are_counted_and_none_takes_the_place_of_another(tmp_path):
+    for number in (1, 2, 10):
+        (tmp_path / f"control{number}").mkdir()
+    (tmp_path / "target").mkdir()
+    for name, numbers in {"1": (1, 2, 10), "2": (1, 2), "3": (2,), "4": (1, 10)}.items():
+        (tmp_path / f"target/{name}.png").write_bytes(png())
+        (tmp_path / f"target/{name}.txt").write_text("x")
+        for number in numbers:
+            (tmp_path / f"control{number}/{name}.png").write_bytes(png())
+    one, two, three, four = triplets(tmp_path)
+    assert [p.parent.name for p in one.contexts] == ["control1", "control2", "control10"]
+    assert len(two.contexts) == 2
+    assert "no picture of its name in control1/" in three.why and "in control2/" in four.why
+    (tmp_path / "control1/1.jpg").write_bytes(png())
+    assert "two pictures share" in next(triplets(tmp_path)).why
+
+
+def test_cells_without_quotes_are_told_and_not_cut(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    rows = 'file_name,prompt\na.png,make it red, please\na.png\na.png,"red, please"\n'
+    (tmp_path / "metadata.csv").write_text(rows)
+    comma, short, fine = triplets(tmp_path)
+    assert "quote" in comma.why and "quote" in short.why and fine.prompt == "red, please"
+
+
+def test_two_columns_for_one_of_ours_are_refused(tmp_path):
+    row = {"file_name": "a.png", "prompt": "x", "contexts": ["b.png"], "before": ["a.png"]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match="'contexts', 'before' mean one column"):
+        list(triplets(tmp_path, Reading(columns={"before": "contexts"})))
+
+
 def test_two_pictures_with_one_caption_are_left_out(tmp_path):
     (tmp_path / "1.png").write_bytes(png())
     (tmp_path / "1.jpg").write_bytes(png())
