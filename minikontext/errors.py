@@ -96,14 +96,6 @@ def shorten_list(items: Iterable[str], limit: int = 3) -> str:
     return ", ".join(items[:limit]) + more
 
 
-def shown(value: object) -> str:
-    """A value for a message, in 80 characters at most, whatever it is."""
-    try:
-        return f"{value!r:.80}"
-    except ValueError:  # Python refuses to print more than 4300 digits
-        return "a number of many digits"
-
-
 def warn(warning: Warning) -> None:
     """Warn at the nearest line that is neither ours nor torch's: there the caller can act."""
     frame, level, libraries = sys._getframe(1), 2, ("minikontext", "torch")

@@ -18,11 +18,10 @@ from minikontext.errors import (
     SizeError,
     WeightsWarning,
     shorten_list,
-    shown,
     warn,
 )
 from minikontext.images.resize import ResizePlan, show_size
-from minikontext.runtime.bounds import is_number
+from minikontext.runtime.bounds import is_number, shown
 from minikontext.runtime.step_cache import StepCache
 from minikontext.text import check_prompts
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from minikontext.errors import ConfigError, ResizeWarning, SizeError, shown, warn
+from minikontext.errors import ConfigError, ResizeWarning, SizeError, warn
+from minikontext.runtime.bounds import shown
 
 Size = tuple[int, int]
 

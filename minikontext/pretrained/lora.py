@@ -25,7 +25,7 @@ from minikontext.errors import ConfigError, WeightsError, WeightsWarning, warn
 from minikontext.pretrained import key_mapping, lora_files, lora_layers, purpose, safetensors_io
 from minikontext.pretrained.lora_layers import LoraLayer, Update
 from minikontext.runtime import quantization
-from minikontext.runtime.bounds import is_number
+from minikontext.runtime.bounds import is_number, shown
 from minikontext.transformer import KontextTransformer
 
 # The layers that a LoRA usually updates: all projections inside of the blocks.
@@ -164,7 +164,7 @@ def load(
     whose layer the model does not have, and ConfigError for a scale that is no number.
     """
     if not is_number(scale):
-        raise ConfigError(f"Got scale={errors.shown(scale)} for a LoRA; expected a finite number.")
+        raise ConfigError(f"Got scale={shown(scale)} for a LoRA; expected a finite number.")
     path = lora_files.find_file(Path(path))
     found, places = lora_files.read(path, text_encoders), _places(model)
     if unknown := [layer for layer in found if lora_files.bare_layer(layer) not in places]:

@@ -30,3 +30,11 @@ def is_number(value: object) -> bool:
         and not isinstance(value, bool)
         and bool(abs(value) <= sys.float_info.max)
     )
+
+
+def shown(value: object) -> str:
+    """A value for a message, in 80 characters at most, whatever it is."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python refuses to print more than 4300 digits
+        return "a number of many digits"

@@ -19,8 +19,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import Interval, MaxLen
 
-from minikontext.errors import ConfigError, MinikontextError, WeightsError, shown
+from minikontext.errors import ConfigError, MinikontextError, WeightsError
 from minikontext.runtime import files
+from minikontext.runtime.bounds import shown
 
 LARGEST = 2**63  # whole numbers beyond it fit no tensor
 DEEPEST = 32  # tables in tables; ours are three deep

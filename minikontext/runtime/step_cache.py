@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from minikontext.errors import ConfigError, shown
-from minikontext.runtime.bounds import is_number
+from minikontext.errors import ConfigError
+from minikontext.runtime.bounds import is_number, shown
 from minikontext.transformer import KontextTransformer
 
 

@@ -250,7 +250,7 @@ def _parquet_rows(path: Path) -> Iterator[dict | Bad]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingPackageError(f"{path.name} needs minikontext[parquet] installed") from error
+        raise MissingPackageError("run pip install 'minikontext[parquet]' first") from error
     try:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
             yield from batch.to_pylist()
