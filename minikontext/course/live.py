@@ -42,7 +42,7 @@ from minikontext.transformer import KontextTransformer, TransformerConfig
 
 TICKS = (0.1, 0.2, 0.5, 1, 2)  # of the loss
 LOOK = """<style>
-.mk .mk-tries { display: grid; gap: 10px; }
+.mk .mk-tries { display: grid; gap: 10px; align-items: end; }
 .mk .mk-tries figure { margin: 0; min-width: 0; }
 .mk .mk-tries img { width: 100%; image-rendering: pixelated; }
 </style>"""
