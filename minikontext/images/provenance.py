@@ -26,6 +26,7 @@ from minikontext import images
 from minikontext.errors import MetadataError, MetadataWarning, OutputError, warn
 from minikontext.images.read import MAX_NOTE, NOTE
 from minikontext.images.resize import Size
+from minikontext.runtime.config import parse_json
 from minikontext.runtime.files import replacing
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -161,8 +162,8 @@ def _parse_json(text: str) -> dict[str, Any]:
     if len(text) > MAX_NOTE:
         raise _broken(f"it is longer than {MAX_NOTE} characters")
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(text)
+    except ValueError as error:
         raise _broken(f"it is no JSON ({str(error)[:80]})") from error
     if not isinstance(fields, dict) or type(version := fields.get(NOTE)) is not int:
         raise _broken("it lacks its version")

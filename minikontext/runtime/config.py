@@ -40,11 +40,21 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says. Raises ValueError for any that cannot be read."""
+    """What a JSON text says. Raises ValueError if it cannot be read, or says a key twice."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Python would keep the last of two values without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it says {twice!r:.60} twice; keep one")
+    return found
 
 
 def read_json(path: Path, error: type[MinikontextError], what: str = "Restore the file.") -> dict:
