@@ -20,7 +20,7 @@ def script(code: str) -> str:
     return f'<img hidden alt="" src="{DOT}" onload="{html.escape(whole, quote=True)}">'
 
 
-# The front end names a slider's number, not its handle, and no field without a label. JupyterLab
+# The front end names a slider's number, not its handle, and no field or button without a label. JupyterLab
 # takes arrows and letters from what is no text field, to go to other cells: not from these.
 NAMES = """
 const root = this.closest(".mk");
@@ -37,6 +37,9 @@ const name = () => {
   }
   for (const field of root.querySelectorAll(".mk-prompt input"))
     field.setAttribute("aria-label", "Prompt");
+  for (const [icon, label] of [["play", "Play or pause"], ["pause", "Play or pause"], ["stop", "Stop"]])
+    root.querySelectorAll(`.jupyter-widgets button:has(> .fa-${icon})`).forEach(
+      (button) => { if (!button.innerText.trim()) button.setAttribute("aria-label", label); });
   for (const part of root.querySelectorAll(ARROWS)) part.dataset.lmSuppressShortcuts = "true";
 };
 name();
