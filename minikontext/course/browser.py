@@ -20,8 +20,8 @@ def script(code: str) -> str:
     return f'<img hidden alt="" src="{DOT}" onload="{html.escape(whole, quote=True)}">'
 
 
-# The front end names a slider's number, not its handle, and no field or button without a label. JupyterLab
-# takes arrows and letters from what is no text field, to go to other cells: not from these.
+# The front end names a slider's number, not its handle, and no field or button without a label.
+# JupyterLab takes arrows and letters from what is no text field, to go to other cells: not here.
 NAMES = """
 const root = this.closest(".mk");
 const ARROWS = "select, [type=radio], .noUi-handle, .mk-board, .mk-range, .mk-patch";
@@ -37,9 +37,9 @@ const name = () => {
   }
   for (const field of root.querySelectorAll(".mk-prompt input"))
     field.setAttribute("aria-label", "Prompt");
-  for (const [icon, label] of [["play", "Play or pause"], ["pause", "Play or pause"], ["stop", "Stop"]])
-    root.querySelectorAll(`.jupyter-widgets button:has(> .fa-${icon})`).forEach(
-      (button) => { if (!button.innerText.trim()) button.setAttribute("aria-label", label); });
+  for (const icon of root.querySelectorAll(".widget-play button > .fa"))
+    icon.parentElement.setAttribute(
+      "aria-label", icon.classList.contains("fa-stop") ? "Stop" : "Play or pause");
   for (const part of root.querySelectorAll(ARROWS)) part.dataset.lmSuppressShortcuts = "true";
 };
 name();
