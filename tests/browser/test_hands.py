@@ -32,6 +32,8 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
     page.wait_for_function(IDLE)
     assert page.locator(".mk").count() == 14
+    buttons = page.locator(".mk .widget-play button")  # named, whether they are shown yet or not
+    assert buttons.count() and not page.locator(".mk .widget-play button:not([aria-label])").count()
     # A plot has two pixels for each of the page's; in the dark theme it is dark.
     plot = page.locator(".jp-RenderedImage img").first
     sizes = plot.evaluate("e => [e.naturalWidth, Number(e.getAttribute('width'))]")
