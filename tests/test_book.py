@@ -77,3 +77,15 @@ def test_what_asks_the_network_and_dead_links_are_found(book, tmp_path):
     )
     assert len(book.asked_from_elsewhere(tmp_path)) == 2
     assert book.dead_links(tmp_path) == ["bad.html leads to gone.html, which is not there"]
+
+
+def test_every_link_of_a_page_leads_to_a_page_or_file_of_the_book(book, tmp_path):
+    """Sphinx says so too, but only `make book` asks it: here the suite fails first."""
+    book.gather(tmp_path / "source")
+    dead = [
+        f"{page.relative_to(tmp_path)}: {link}"
+        for page in (tmp_path / "source").rglob("*.md")
+        for link in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert not dead

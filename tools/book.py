@@ -20,9 +20,9 @@ from minikontext import IDEAS
 ROOT = Path(__file__).resolve().parent.parent
 GATHERED = ("notebooks/*.ipynb", "notebooks/*.md", "docs/*.md", "data/bench/*.md",
             "data/bench/*.png", "data/bench/*.json", "data/weights/*/README.md",
-            "data/safety/*/README.md", "data/lora/README.md", "data/images/*.png", "docs/*.webp",
-            "README.md", "DEPENDENCIES.md", "LICENSE", "constraints.txt",
-            "pyproject.toml")  # fmt: skip
+            "data/safety/*/README.md", "data/lora/README.md", "records/*.md", "records/*/*.toml",
+            "data/images/*.png", "docs/*.webp", "README.md", "DEPENDENCIES.md", "LICENSE",
+            "constraints.txt", "pyproject.toml")  # fmt: skip
 DOCUMENTED = ("editing", "images", "pretrained", "runtime", "safety", "toyworld", "training",
               "distillation", "bench")  # fmt: skip
 
@@ -91,7 +91,7 @@ def front() -> str:
         contents("What was measured", "data/bench/README", *pages("data/bench/[a-z]*.md"),
                  *pages("data/weights/*/README.md"), *pages("data/lora/*.md"),
                  *pages("data/safety/*/README.md"), heading=False),
-        contents("How to", *pages("docs/*.md"), heading=False),
+        contents("How to", *pages("docs/*.md"), "records/README", heading=False),
         contents("Reference", "api/index", "README", "DEPENDENCIES", heading=False),
     ])  # fmt: skip
 
