@@ -1,5 +1,6 @@
 """A folder of weights is the old one or the new one, whatever happens while it is written."""
 
+import json
 import os
 import shutil
 import sys
@@ -11,9 +12,13 @@ import torch
 from minikontext.course import tiny_flux
 from minikontext.errors import OutputError, WeightsError
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import safetensors_io
+from minikontext.pretrained import native, safetensors_io, summary
 from minikontext.runtime import files
-from minikontext.training.models import save_autoencoder
+from minikontext.training.models import (
+    find_autoencoder,
+    load_autoencoder,
+    save_autoencoder,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from children import NOBODY, full_disk, in_child, open_folder, snapshot
@@ -186,3 +191,73 @@ def test_an_autoencoder_and_its_config_come_together(tiny, tmp_path):
     old, new, _ = every[-1]
     assert new != old and new.keys() == old.keys()
     assert all(left in (None, old, new) for _, left, _ in every) and len(every) > 8
+
+
+# ------------------------------------------------------------------ weights that share a part
+
+
+def test_only_the_same_file_is_shared(tiny, tmp_path):
+    tiny().save_pretrained(tmp_path / "first")
+    other(tiny()).save_pretrained(tmp_path / "second")
+    with pytest.raises(WeightsError, match="another file"):
+        native.share(tmp_path / "second", "autoencoder", "first")
+    KontextPipeline.from_pretrained(tmp_path / "second")
+
+
+@pytest.fixture
+def sharing(tiny, tmp_path):
+    """Two folders of the same autoencoder: `first` holds it, `second` names it."""
+    pipe = tiny()
+    for name in ("first", "second"):
+        pipe.save_pretrained(tmp_path / name)
+    native.share(tmp_path / "second", "autoencoder", "first")
+    return tmp_path / "second"
+
+
+def test_weights_that_share_their_autoencoder_are_the_same_weights(sharing):
+    first, second = map(KontextPipeline.from_pretrained, (sharing.with_name("first"), sharing))
+    assert not (sharing / "autoencoder.safetensors").exists()
+    assert first.weights_fingerprint == second.weights_fingerprint
+    trained_on = load_autoencoder(find_autoencoder(sharing), torch.device("cpu")).state_dict()
+    for name, values in first.autoencoder.state_dict().items():
+        assert torch.equal(values, second.autoencoder.state_dict()[name])
+        assert torch.equal(values, trained_on[name])
+    assert sharing.with_name("first") / "autoencoder.safetensors" in summary.parts(sharing)
+
+
+def test_a_copy_elsewhere_finds_the_shipped_file(sharing, tmp_path_factory, monkeypatch):
+    alone = shutil.copytree(sharing, tmp_path_factory.mktemp("elsewhere") / "second")
+    with pytest.raises(WeightsError, match="shares its autoencoder with 'first'.*is not there"):
+        KontextPipeline.from_pretrained(alone)
+    monkeypatch.setenv("MINIKONTEXT_WEIGHTS", str(sharing.parent))
+    KontextPipeline.from_pretrained(alone)
+
+
+def test_a_save_makes_sharing_weights_whole(sharing, tmp_path):
+    KontextPipeline.from_pretrained(sharing).save_pretrained(tmp_path / "whole" / "third")
+    KontextPipeline.from_pretrained(tmp_path / "whole" / "third")
+    KontextPipeline.from_pretrained(sharing).save_pretrained(sharing)
+    shutil.rmtree(sharing.with_name("first"))
+    KontextPipeline.from_pretrained(sharing)
+
+
+def test_another_file_under_the_shared_name_is_refused(sharing):
+    file = sharing.with_name("first") / "autoencoder.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match="is another file than when it was saved"):
+        KontextPipeline.from_pretrained(sharing)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"with": "../first", "fingerprint": ""}, {"with": "/etc", "fingerprint": ""},
+     {"with": "..", "fingerprint": ""}, {"with": "first"}, "first", None, 7],
+)  # fmt: skip
+def test_a_share_names_a_folder_beside_and_no_path(sharing, said):
+    config = json.loads((sharing / "config.json").read_text())
+    config["shares"] = {"autoencoder": said}
+    (sharing / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="expected the name of another folder beside it"):
+        KontextPipeline.from_pretrained(sharing)

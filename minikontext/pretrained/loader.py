@@ -22,6 +22,7 @@ from minikontext.pretrained.native import (
     from_dict,
     home,
     own_config,
+    part_file,
     read_config,
 )
 from minikontext.pretrained.text_encoders import FluxTextEncoder
@@ -82,7 +83,7 @@ def _load_native(
         folder, modules["transformer"].config, modules["autoencoder"].config,
         text.width, text.pooled,
     )  # fmt: skip
-    stored = {part: folder / f"{part}.safetensors" for part in PARTS}
+    stored = {part: part_file(folder, part, config) for part in PARTS}
     loaded = {p: safetensors_io.load_into(modules[p], stored[p], device, dtype) for p in PARTS}
     return loaded | {
         "defaults": from_dict(Defaults, config.get("defaults", {})),

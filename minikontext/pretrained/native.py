@@ -1,11 +1,13 @@
 """Weights folders in our own layout: finding one, and building its parts.
 
-A folder has config.json and one safetensors file a part; `layouts` knows the others.
+A folder has config.json and one safetensors file a part; `layouts` knows the others. Editors of
+one family have the same autoencoder: config.json may name the folder beside it that has the file.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from minikontext.runtime.config import (
     read_json,
     read_json_if_there,
     require_format,
+    write_json,
 )
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
@@ -80,6 +83,47 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not fits_type(config.get("name"), str | None):
         raise WeightsError(f"{path} has name = {config['name']!r:.80}; expected text.")
     return config
+
+
+def part_file(folder: Path, part: str, config: dict[str, Any]) -> Path:
+    """Where the tensors of a part are: in the folder, or in another that it shares them with.
+
+    `"shares": {"autoencoder": {"with": "toy", "fingerprint": …}}` in config.json names a folder
+    beside this one, or shipped weights. Its file has to be the same one, to the byte.
+    Raises WeightsError if it is another, if it is nowhere, and for a name that is a path.
+    """
+    shares = config.get("shares", {})
+    if not isinstance(shares, dict) or part not in shares:
+        return folder / f"{part}.safetensors"
+    match shares[part]:
+        case {"with": str(name), "fingerprint": str(mark)} if re.fullmatch(r"\w[\w.-]{0,99}", name):
+            places = [place / name / f"{part}.safetensors" for place in (folder.parent, home())]
+        case other:
+            raise WeightsError(
+                f"{folder / 'config.json'} shares {part} with {other!r:.80}; expected the name of "
+                "another folder beside it, and its file's fingerprint."
+            )
+    there = [place for place in places if files.exists(place)]
+    found = next((place for place in there if files.fingerprint([place]) == mark), None)
+    if found is None:
+        what = "is another file than when it was saved" if there else "is not there"
+        raise WeightsError(
+            f"{folder} shares its {part} with {name!r}, and {(there or places)[0]} {what}. Get "
+            "both folders again, or save the weights whole with save_pretrained where they load."
+        )
+    return found
+
+
+def share(folder: Path, part: str, name: str) -> None:
+    """Let a folder use the same part of the folder `name` beside it, and drop its own copy.
+
+    Raises WeightsError if the two files are not the same.
+    """
+    config, mark = read_config(folder), files.fingerprint([folder / f"{part}.safetensors"])
+    config["shares"] = config.get("shares", {}) | {part: {"with": name, "fingerprint": mark}}
+    part_file(folder, part, config)
+    write_json(folder / "config.json", config)
+    (folder / f"{part}.safetensors").unlink()
 
 
 def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:

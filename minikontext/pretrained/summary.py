@@ -16,7 +16,7 @@ from minikontext.errors import WeightsError
 from minikontext.pretrained import PARTS, key_mapping, layouts, purpose, safetensors_io, stored
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
 from minikontext.pretrained.layouts import find
-from minikontext.pretrained.native import autoencoder_sizes, own_config
+from minikontext.pretrained.native import autoencoder_sizes, own_config, part_file
 from minikontext.pretrained.text_encoders import (
     load_tokenizers,
     require_encoders,
@@ -52,8 +52,10 @@ class Summary:
 def parts(place: str | Path) -> list[Path]:
     """The parts of a published model or of our own folder, or the place itself if it is one."""
     place = Path(place)
-    if own_config(place):
-        return sorted(place.glob("*.safetensors"))
+    if own := own_config(place):
+        shared = own.get("shares") if isinstance(own.get("shares"), dict) else {}
+        elsewhere = [part_file(place, part, own) for part in PARTS if part in shared]
+        return sorted([*place.glob("*.safetensors"), *elsewhere])
     found = None if is_part(place) else find(place)
     if found is None:
         return [place]

@@ -15,7 +15,7 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import layouts, safetensors_io
-from minikontext.pretrained.native import find_weights
+from minikontext.pretrained.native import find_weights, own_config, part_file
 from minikontext.runtime import files
 from minikontext.runtime.config import build_config, read_json, write_json
 from minikontext.safety import chosen
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def find_autoencoder(place: str | Path) -> Path:
     """The folder with the trained autoencoder that a config names. Raises ConfigError."""
     folder = Path(place)
-    if not files.exists(folder / "autoencoder.safetensors"):
+    if not files.exists(part_file(folder, "autoencoder", own_config(folder))):
         raise ConfigError(
             f"{folder} holds no trained autoencoder; train configs/toy_autoencoder.toml"
         )
@@ -44,10 +44,12 @@ def find_autoencoder(place: str | Path) -> Path:
 
 def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:
     """The autoencoder of a weights folder, as it will be used: from its bfloat16 file."""
-    values = read_json(folder / "config.json", WeightsError).get("autoencoder")
+    config = read_json(folder / "config.json", WeightsError)
     with torch.device("meta"):
-        model = AutoEncoder(build_config(AutoEncoderConfig, values, error=WeightsError))
-    path = folder / "autoencoder.safetensors"
+        model = AutoEncoder(
+            build_config(AutoEncoderConfig, config.get("autoencoder"), error=WeightsError)
+        )
+    path = part_file(folder, "autoencoder", config)
     return safetensors_io.load_into(model, path, device, torch.float32).eval()
 
 
@@ -82,8 +84,14 @@ def new_editor(
         model = Editor(KontextTransformer(sizes), encoder)
     if start:
         for name, module in (("transformer", model.transformer), ("text_encoder", model.text)):
-            safetensors_io.load_into(module, find_weights(start) / f"{name}.safetensors")
+            safetensors_io.load_into(module, stored_part(start, name))
     return model
+
+
+def stored_part(start: str, part: str) -> Path:
+    """The file of a part of the weights that a training starts from."""
+    folder = find_weights(start)
+    return part_file(folder, part, own_config(folder))
 
 
 def new_transformer(sizes: TransformerConfig, start: str | None = None) -> KontextTransformer:
@@ -92,7 +100,7 @@ def new_transformer(sizes: TransformerConfig, start: str | None = None) -> Konte
         model = KontextTransformer(sizes)
     if start:
         found = layouts.find(start)
-        own = find_weights(start) / "transformer.safetensors" if not found else None
+        own = stored_part(start, "transformer") if not found else None
         safetensors_io.load_into(model, own or found.transformer)
     return model
 
