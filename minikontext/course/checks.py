@@ -66,6 +66,10 @@ class Report:
         """Random normal numbers."""
         return torch.randn(*shape, generator=self.draw)
 
+    def uniform(self, *shape: int) -> Tensor:
+        """Random numbers from 0 to 1."""
+        return torch.rand(shape, generator=self.draw)
+
     def whole(self, low: int, high: int) -> int:
         """A random whole number, low to high."""
         return int(torch.randint(low, high + 1, (), generator=self.draw))

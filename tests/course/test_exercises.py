@@ -1,7 +1,4 @@
-"""Exercises: a known mistake fails and is named, another right way passes.
-
-Those of 07 and 09 name theirs inside of the checks: tests/notebooks/wrong_*.py.
-"""
+"""Exercises: a known mistake fails and is named, another right way passes."""
 
 import hashlib
 import math
@@ -18,11 +15,9 @@ from minikontext.course import exercises  # noqa: F401  fills the tables
 from minikontext.course.checks import KNOWN, REGISTRY, Report
 from minikontext.rope import rotate
 
-MINE = ("start_here", "autoencoder_latents", "sequence_concat", "rope_offsets", "transformer",
-        "rectified_flow_loss", "sampler", "training_at_scale", "safety", "full_flux_weights",
-        "standalone_kontext")  # fmt: skip
-NAMES = [name for name, checks in REGISTRY.items() if checks.__module__.split(".")[-1] in MINE]
+NAMES = list(REGISTRY)
 MISTAKES = [(name, told) for name in NAMES for told in KNOWN[name]]
+MODULES = sorted({checks.__module__ for checks in REGISTRY.values()})
 
 
 def fill(pipe, picture, prompts):
@@ -191,6 +186,77 @@ def merged(weight, down, up, alpha, scale):
     return torch.addmm(weight, up, down, alpha=scale * alpha / up.shape[1])
 
 
+def hinge_with(zero_or):
+    return lambda real, fake: (zero_or(1 - real).mean() + zero_or(1 + fake).mean(), -fake.mean())
+
+
+def kept_in_a_loop(points, answers, within):
+    near = [any((point - answer).norm() < within for point in points) for answer in answers]
+    return sum(near) / len(answers)
+
+
+def turn_with(leave_alone):
+    """A turn of LADD that keeps the discriminator's gradient off the student in its own way."""
+
+    def turn(student, features, heads, x, noise, again, t, at):
+        z = x + t[:, None] * (noise - x)
+        made = z - t[:, None] * student(z, t)
+
+        def look(y):
+            return features((1 - at[:, None]) * y + at[:, None] * again, at)
+
+        real, fake = leave_alone(look, x, made)
+        judge = F.relu(1 - heads(real, at)).mean() + F.relu(1 + heads(fake, at)).mean()
+        return judge, -heads(look(made), at).mean()
+
+    return turn
+
+
+def features_without_gradient(look, x, made):
+    with torch.no_grad():
+        return look(x), look(made)
+
+
+def share_in_loops(before, answer, right, limit):
+    rows, cols, _ = before.shape
+    stay = [(r, c) for r in range(rows) for c in range(cols)
+            if torch.equal(before[r, c], right[r, c])]  # fmt: skip
+    kept = [float((answer - before)[r, c].abs().max()) <= limit for r, c in stay]
+    return sum(kept) / len(kept)
+
+
+def share_by_sums(before, answer, right, limit):
+    stay = (before - right).abs().amax(-1) == 0
+    return (((answer - before).abs().amax(-1) <= limit) & stay).sum() / stay.sum()
+
+
+def paired_in_numpy(a, b):
+    apart = np.asarray(a - b, dtype=float)
+    return 100 * apart.mean(), 100 * apart.std(ddof=1) / np.sqrt(len(apart))
+
+
+def moved_into_a_copy(before, after, limit):
+    out = before.clone()
+    moved = ((after - before).abs() > limit).any(dim=-1)
+    out[moved] = after[moved]
+    return out
+
+
+def bootstrap(groups):
+    rng = np.random.default_rng(1)
+    draws = rng.integers(len(groups), size=(2000, len(groups)))
+    means = [np.concatenate([groups[i] for i in draw]).mean() for draw in draws]
+    return tuple(100 * np.percentile(means, (2.5, 97.5)))
+
+
+def by_pictures(a, b, base):
+    return bootstrap([(a - b)[base == one].numpy() for one in base.unique()])
+
+
+def by_cases(a, b, base):
+    return bootstrap((a - b).numpy()[:, None])
+
+
 RIGHT = {
     "count_tokens": [
         lambda target, contexts: sum(-(-w // 16) * -(-h // 16) for w, h in [target, *contexts]),
@@ -242,9 +308,19 @@ RIGHT = {
     "rms_norm": [by_length],
     "who_sees_whom": [by_membership, shares_in_loops],
     "single_block": [single_in_steps],
+    "hinge_losses": [hinge_with(F.relu), hinge_with(lambda x: x.maximum(torch.zeros(())))],
+    "judged_points": [lambda z, v, t, again, at: [
+        z - v * t.unsqueeze(-1), (z - v * t.unsqueeze(-1)).lerp(again, at.unsqueeze(-1))]],
+    "modes_kept": [kept_in_a_loop],
+    "one_turn": [turn_with(lambda look, x, made: (look(x), look(made.detach()))),
+                 turn_with(features_without_gradient)],
     "my_slice": [piece_of],
     "gib_each": [lambda p, gpus, average: (20 if average else 16) * p / (gpus * 1024**3)],
     "step_seconds": [lambda flops, sent, speed, band: max(sent / band, flops / speed)],
+    "untouched_share": [share_in_loops, share_by_sums],
+    "paired_difference": [paired_in_numpy],
+    "keep_untouched": [moved_into_a_copy],
+    "clustered_interval": [by_pictures],
     "rates": [lambda s, f, t: (1 - (s[f] < t).double().mean(), 1 - (s[~f] < t).double().mean())],
     "choose_threshold": [strict_enough],
     "slip_through": [],
@@ -275,11 +351,42 @@ def test_other_right_ways_pass_whatever_the_data(checked, name):
             assert "[FAIL]" not in printed and "Well done!" in printed, printed
 
 
-def test_each_notebook_has_six_known_mistakes_and_three_right_ways():
-    for module in MINE:
-        names = [n for n in NAMES if REGISTRY[n].__module__.endswith(module)]
-        assert sum(len(KNOWN[n]) for n in names) >= 6 and min(len(KNOWN[n]) for n in names) >= 3
-        assert sum(len(RIGHT[n]) for n in names) >= 3
+@pytest.mark.parametrize("module", MODULES)
+def test_each_notebook_has_six_known_mistakes_and_three_right_ways(module):
+    names = [name for name in NAMES if REGISTRY[name].__module__ == module]
+    assert sum(len(KNOWN[n]) for n in names) >= 6 and min(len(KNOWN[n]) for n in names) >= 3
+    assert sum(len(RIGHT[n]) for n in names) >= 3
+
+
+def detached(function, which):
+    """An answer whose values are right and whose losses, of those numbers, have no gradient."""
+
+    def cut(*given):
+        got = function(*given)
+        return tuple(x.detach() if i in which else x for i, x in enumerate(got))
+
+    return cut
+
+
+# Values do not show these: gradients do, or ends that are drawn.
+ALSO_NAMED = [
+    ("hinge_losses", detached(RIGHT["hinge_losses"][0], (0, 1)), "you detach"),
+    ("hinge_losses", detached(RIGHT["hinge_losses"][0], (1,)), "you detach"),
+    ("hinge_losses", lambda *pair: [x.item() for x in RIGHT["hinge_losses"][0](*pair)],
+     "you detach"),
+    ("judged_points", detached(RIGHT["judged_points"][0], (1,)), "you detach"),
+    ("one_turn", detached(RIGHT["one_turn"][0], (1,)), "its jump is detached"),
+    ("one_turn", detached(RIGHT["one_turn"][0], (0,)), "the heads look under no_grad"),
+    ("one_turn", turn_with(lambda look, x, made: (look(x), look(made))),
+     "the jump is not detached for the heads"),
+    ("clustered_interval", by_cases, "every case counts as a picture of its own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, wrong, told", ALSO_NAMED)
+def test_a_mistake_that_values_do_not_show_is_named(checked, name, wrong, told):
+    printed = checked(name, wrong)
+    assert "[FAIL]" in printed and f"this is what you get if {told}" in printed, printed
 
 
 def test_data_differ_from_check_to_check(capsys):

@@ -43,7 +43,7 @@ def noisy_and_target(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("t = 0: clean", answer, (x, noise, torch.zeros(2)), (x, noise - x))
     for name, shape in (("points, each with its own t", (3, 2)), ("latents", (2, 3, 4, 5))):
         x, noise = report.normal(*shape), report.normal(*shape)
-        t = torch.rand(shape[0], generator=report.draw)
+        t = report.uniform(shape[0])
         report.equal(name, answer, (x, noise, t), (_path(x, noise, t), noise - x))
 
 
@@ -64,7 +64,7 @@ def both_ends(report: Report, answer: Callable[..., Any]) -> None:
     """From one point and one velocity to both ends of the path."""
     for _ in range(3):
         x, noise = report.normal(2, 3), report.normal(2, 3)
-        t = round(float(torch.rand((), generator=report.draw)), 2)
+        t = round(float(report.uniform()), 2)
         z = (1 - t) * x + t * noise
         report.equal(f"on the path at t = {t}", answer, (z, noise - x, t), (x, noise))
 
@@ -136,7 +136,7 @@ def loss_by_time(report: Report, answer: Callable[..., Any]) -> None:
     ends = torch.tensor([0.0, 0.5, 1.0, 1.0])
     report.equal("t = 1 belongs to the last part", answer, (losses, ends, 2),
                  torch.tensor([1.0, 16 / 3]))  # fmt: skip
-    t, losses = torch.rand(40, generator=report.draw), report.normal(40).square()
+    t, losses = report.uniform(40), report.normal(40).square()
     n = report.whole(3, 6)
     report.equal(f"40 samples, {n} parts", answer, (losses, t, n),
                  _by_part(losses, _parts(t, n), n))  # fmt: skip
@@ -222,10 +222,7 @@ def loss(v, x, noise):
 def training_step(report: Report, answer: Callable[..., Any]) -> None:
     """One step of rectified flow: path, loss, gradients, optimizer; returns the loss."""
     weight = report.normal(3, 2)
-    batches = [
-        (report.normal(4, 2), report.normal(4, 2), torch.rand(4, generator=report.draw))
-        for _ in range(2)
-    ]
+    batches = [(report.normal(4, 2), report.normal(4, 2), report.uniform(4)) for _ in range(2)]
     right = _twice(_step(_mean))
     answered = report.through(_twice, answer)
     for name, some in (("one step: loss and weights", batches[:1]), ("two steps", batches)):

@@ -174,7 +174,7 @@ def heun(report: Report, answer: Callable[..., Any]) -> None:
     """
     karras = _walk(_heun, last=_euler)
     for steps in (1, 2, report.whole(3, 6)):
-        times = torch.rand(steps + 1, generator=report.draw).sort(descending=True).values
+        times = report.uniform(steps + 1).sort(descending=True).values
         times[0], times[-1] = 1.0, 0.0
         z = report.normal(3, 2)
         given = (_bent, z, times)
@@ -305,7 +305,7 @@ def euler(predict, z, times):
 def euler(report: Report, answer: Callable[..., Any]) -> None:
     """Euler's method along a schedule: z += (t_next - t) v."""
     for steps in (1, report.whole(2, 3), report.whole(4, 6)):
-        times = torch.rand(steps + 1, generator=report.draw).sort(descending=True).values
+        times = report.uniform(steps + 1).sort(descending=True).values
         times[0], times[-1] = 1.0, 0.0
         given = (_bent, report.normal(3, 2), times)
         name = "one step" if steps == 1 else f"{steps} steps of unequal length"

@@ -90,15 +90,15 @@ def apply_weights(weights, name, x):
 )
 def apply_weights(report: Report, answer: Callable[..., Any]) -> None:
     """A linear map or a convolution, by the shape of its weight."""
-    square, x = torch.randn(4, 4), torch.randn(2, 3, 4)
-    file = {"out.weight": square, "out.bias": torch.randn(4), "proj.weight": torch.randn(5, 4)}
+    square, x = report.normal(4, 4), report.normal(2, 3, 4)
+    file = {"out.weight": square, "out.bias": report.normal(4), "proj.weight": report.normal(5, 4)}
     report.equal("a linear map", answer, (file, "out", x),
                  x @ square.mT + file["out.bias"])  # fmt: skip
     report.equal("a linear map without a bias", answer, (file, "proj", x),
                  x @ file["proj.weight"].mT)  # fmt: skip
-    picture = torch.randn(2, 3, 5, 6)
+    picture = report.normal(2, 3, 5, 6)
     for side in (1, 3, 5):
-        kernel = {"conv.weight": torch.randn(3, 3, side, side), "conv.bias": torch.randn(3)}
+        kernel = {"conv.weight": report.normal(3, 3, side, side), "conv.bias": report.normal(3)}
         expected = F.conv2d(picture, *kernel.values(), padding=side // 2)
         report.equal(f"a convolution of {side} × {side}", answer, (kernel, "conv", picture),
                      expected, tolerance=1e-4)  # fmt: skip
@@ -155,7 +155,7 @@ def run_blocks(report: Report, answer: Callable[..., Any]) -> None:
     net = KontextTransformer(TransformerConfig(**sizes, **body, **rest, guidance_embed=False))
     for p in net.requires_grad_(False).parameters():
         p.normal_(std=0.3)
-    img, txt, vec = torch.randn(2, 4, 24), torch.randn(2, 3, 24), torch.randn(2, 24)
+    img, txt, vec = report.normal(2, 4, 24), report.normal(2, 3, 24), report.normal(2, 24)
     ids = torch.cartesian_prod(torch.zeros(1), torch.arange(2.0), torch.arange(2.0))
     turns = net.rotations(ids, torch.zeros(3, 3))
     expected = net.final_layer(net.blocks(img, txt, vec, turns), vec)
