@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from minikontext.bench import report
+from minikontext.bench import compare, report
 from minikontext.bench.oracle_bench import held_out_cases
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, Score, score
@@ -30,7 +30,8 @@ class Diversity:
 
     distinct: different answers of all that are free. values, bits: of one free attribute, how many
     of its values occur and their entropy (possible: how many there are). spread: standard
-    deviation of a pixel over the seeds, of 255.
+    deviation of a pixel over the seeds, of 255. each: of every prompt, its distinct answers, and
+    the bits of each attribute that it leaves free.
     """
 
     prompts: int
@@ -41,6 +42,7 @@ class Diversity:
     values: dict[str, float]
     bits: dict[str, float]
     possible: dict[str, int]
+    each: dict[str, list[float]] = field(default_factory=dict)
 
 
 def open_prompts(count: int, edits: bool = False) -> list[Case]:
@@ -103,6 +105,7 @@ def _summary(
         values={n: round(float(np.mean([len(set(x)) for x in shown[n]])), 2) for n in free},
         bits={n: round(float(np.mean([entropy(x) for x in shown[n]])), 3) for n in free},
         possible={n: len(CHOICES[n]) for n in free},
+        each={"distinct": answers, **{n: [round(entropy(x), 4) for x in shown[n]] for n in free}},
     )
 
 
@@ -124,6 +127,28 @@ def table(results: dict[str, Diversity]) -> str:
             for d in results.values()
         ]
     return report.side_by_side(results, rows)
+
+
+def beside(
+    first: Diversity, second: Diversity, name: str = "distinct", share: float = 1.0
+) -> compare.Comparison:
+    """Distinct answers, or an attribute's bits, beside a share of the second's, prompt by prompt.
+
+    Raises ConfigError where they were stored without each prompt's.
+    """
+    one, two = (value.each.get(name, []) for value in (first, second))
+    return compare.paired(one, [share * number for number in two])
+
+
+def compared(results: dict[str, Diversity]) -> list[str]:
+    """Every result beside the first, prompt by prompt: a list in Markdown."""
+    (base, known), *others = results.items()
+    words, lines = {"better": "more varied", "worse": "less varied"}, []
+    for name, one in others:
+        found = {n: beside(one, known, n).word() for n in one.each if n in known.each}
+        told = [f"{n.replace('_', ' ')} {words.get(word, word)}" for n, word in found.items()]
+        lines += [f"- {name} beside {base}, by prompt: {', '.join(told)}."] * bool(told)
+    return lines
 
 
 def save(results: dict[str, Diversity], path: Path) -> None:

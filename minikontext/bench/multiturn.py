@@ -10,8 +10,8 @@ held out; the way "known" is latents once more, with characters and edits that t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext.bench import report
+from minikontext.bench import compare, report
 from minikontext.bench.mini import LEVEL, base_scenes
 from minikontext.editing.output import KontextOutput
 from minikontext.pipeline import KontextPipeline
@@ -46,7 +46,8 @@ class Drift:
 
     identity: the character reads as in the first picture. followed: the turn's edit happened.
     psnr: against the picture that the edits so far should have made, dB. cosine: of the latents,
-    to the first picture; right_cosine: the same for pictures without any error.
+    to the first picture; right_cosine: the same for pictures without any error. outcomes: of
+    identity and followed, for each turn one 0 or 1 a chain. first: the number of the first chain.
     """
 
     chains: int
@@ -55,6 +56,8 @@ class Drift:
     psnr: list[float]
     cosine: list[float]
     right_cosine: list[float]
+    outcomes: dict[str, list[str]] = field(default_factory=dict)
+    first: int = 0
 
 
 def chain(number: int, turns: int = TURNS, known: bool = False) -> list[Case]:
@@ -135,27 +138,33 @@ def run(
 
 
 def measure(
-    pipe: KontextPipeline, chains: list[list[Case]], shown: list[list[Image.Image]]
+    pipe: KontextPipeline, chains: list[list[Case]], shown: list[list[Image.Image]], number: int = 0
 ) -> Drift:
-    """Score what `run` has shown."""
+    """Score what `run` has shown; `number` is that of the first chain."""
     first = features(pipe, [chain[0].context_images()[0] for chain in chains])
     columns: dict[str, list[float]] = {
-        name: [] for name in Drift.__annotations__ if name != "chains"
+        name: [] for name in ("identity", "followed", "psnr", "cosine", "right_cosine")
     }
+    outcomes: dict[str, list[str]] = {"identity": [], "followed": []}
     for turn, pictures in enumerate(shown):
         cases = [chain[turn] for chain in chains]
         right = [case.target_image() for case in cases]
         pairs = list(zip(pictures, cases, strict=True))
+        hits = {
+            "identity": [same_character(p, c.target) for p, c in pairs],
+            "followed": [score(p, c).followed for p, c in pairs],
+        }
+        for name, found in hits.items():
+            outcomes[name].append("".join(str(int(hit)) for hit in found))
         row = {
-            "identity": 100 * np.mean([same_character(p, c.target) for p, c in pairs]),
-            "followed": 100 * np.mean([score(p, c).followed for p, c in pairs]),
+            **{name: 100 * np.mean(found) for name, found in hits.items()},
             "psnr": np.mean([psnr(np.asarray(p), render(c.target)) for p, c in pairs]),
             "cosine": _cosine(first, features(pipe, pictures)),
             "right_cosine": _cosine(first, features(pipe, right)),
         }
         for name, value in row.items():
             columns[name].append(round(float(value), 4))
-    return Drift(len(chains), **columns)
+    return Drift(len(chains), **columns, outcomes=outcomes, first=number)
 
 
 def same_character(picture: Image.Image, scene: Scene) -> bool:
@@ -178,6 +187,38 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 
 # ---------------------------------------------------------------- what came out
+
+
+def beside(first: Drift, second: Drift, turn: int, name: str = "identity") -> compare.Comparison:
+    """Two ways of chaining after so many turns: chain for chain, where outcomes are stored.
+
+    Chains of one base scene are a cluster. Stored without outcomes, or with other chains, they
+    count as if the chains had nothing in common: see `compare.of_rates`.
+    """
+    if first.outcomes and second.outcomes and first.first == second.first:
+        one, two = ([int(x) for x in way.outcomes[name][turn - 1]] for way in (first, second))
+        scenes = [(first.first + i) % len(base_scenes()) for i in range(len(one))]
+        return compare.paired(one, two, scenes)
+    shares = ((getattr(way, name)[turn - 1] / 100, way.chains) for way in (first, second))
+    return compare.of_rates(*(compare.wilson(p * n, n) for p, n in shares))
+
+
+def decided(drifts: dict[str, Drift], turns: Sequence[int] = (6, TURNS)) -> str:
+    """Each way beside handing on pixels, in identity: a list in Markdown, and what it rests on."""
+    base = drifts.get("pixels")
+    if base is None:
+        return ""
+    others = {way: drifts[way] for way in ("latents", "paste-back") if way in drifts}
+    lines = [
+        f"- after {turn} turns, {beside(drift, base, turn).verdict(way, 'pixels')}"
+        for turn in turns if turn <= len(base.identity) for way, drift in others.items()
+    ]  # fmt: skip
+    known = all(drift.outcomes for drift in drifts.values())
+    note = "" if known else (
+        " Stored before outcomes by chain were kept, so compared as if the chains had nothing in "
+        "common; the next run stores them."
+    )  # fmt: skip
+    return "\n".join([f"Identity, decided by `bench.compare`.{note}", "", *lines])
 
 
 def table(drifts: dict[str, Drift]) -> str:
@@ -224,7 +265,7 @@ def save(drifts: dict[str, Drift], facts: dict[str, object], folder: Path) -> No
     """Write multiturn.json, .md and .png into a folder."""
     content = facts | {"ways": {way: asdict(drift) for way, drift in drifts.items()}}
     report.write_json(content, folder / "multiturn.json")
-    report.write_text(table(drifts), folder / "multiturn.md")
+    report.write_text(f"{table(drifts)}\n\n{decided(drifts)}", folder / "multiturn.md")
     report.write_figure(plot(drifts), folder / "multiturn.png")
 
 
@@ -251,10 +292,10 @@ def main(
         numbers = range(options.first, options.first + options.chains)
         chains = [chain(i, options.turns, way == "known") for i in numbers]
         shown = run(pipe, chains, way, options.seed, num_inference_steps=steps)
-        drifts[way] = measure(pipe, chains, shown)
+        drifts[way] = measure(pipe, chains, shown, options.first)
     facts = {"weights": pipe.name, "sha256": pipe.weights_fingerprint, "steps": steps}
     save(drifts, facts | {"seed": options.seed, "first": options.first}, place)
-    print(table(drifts))
+    print(table(drifts), decided(drifts), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -143,33 +143,45 @@ def page(rows: dict[str, Row], times: dict[str, dict], folder: Path) -> str:
     """The Markdown page: what was measured, its figures, and every other result in the folder."""
     lines = ["# Results", "", "Made by `minikontext bench mini`; not written by hand.", ""]
     lines += ["## MiniKontextBench", "", table(rows, times), "", _intervals(rows), ""]
-    lines += ["![Success by category](radar.png)", ""]
+    lines += [*_decided(rows), "![Success by category](radar.png)", ""]
     lines += ["![Seconds an edit](latency.png)", ""] * bool(times)
     for stem, title in STUDIES.items():
         if known := [*study.load(folder / f"{stem}.json").values()]:
             lines += [f"## {title}", "", f"Made by `python -m minikontext.bench.study {stem}`: "
                       f"{known[0].cases}, {len(known[0].seeds)} seed(s)."]  # fmt: skip
             if len(known[0].seeds) > 1 and not all(row.outcomes for row in known):
-                lines[-1] += " Stored without outcomes: in the intervals a case's seeds are one."
+                lines[-1] += (" Stored without outcomes: in the intervals a case's seeds are one, "
+                              "and rows are compared as if their cases were others.")  # fmt: skip
             lines += ["", study.table(known), ""]
             decided = study.compared(known)
-            lines += ["Against the first row:", "", *(f"- {line}" for line in decided), ""] * bool(
-                decided
-            )
+            heading = "Beside the first row, decided by `bench.compare`:"
+            lines += [heading, "", *(f"- {line}" for line in decided), ""] * bool(decided)
     if facts := report.read_json(folder / "multiturn.json"):
         drifts = multiturn.load(folder / "multiturn.json")
         chains = next(iter(drifts.values())).chains
         lines += ["## Edits in a row", ""]
         lines += [f"{facts['weights']}, {facts['steps']} steps, {chains} chains.", ""]
-        lines += [multiturn.table(drifts), "", "![Drift by turn](multiturn.png)", ""]
+        lines += [multiturn.table(drifts), "", multiturn.decided(drifts), ""]
+        lines += ["![Drift by turn](multiturn.png)", ""]
     if (folder / "diversity.json").exists():
         known = diversity.load(folder / "diversity.json")
         lines += ["## Variety", "", "Right answers to open prompts, over the seeds.", ""]
-        lines += [diversity.table(known), ""]
+        decided = diversity.compared(known)
+        lines += [diversity.table(known), "", *decided, *[""] * bool(decided)]
     for stem, title in MORE_TABLES.items():
         if (folder / f"{stem}.md").exists():
             lines += [f"## {title}", "", (folder / f"{stem}.md").read_text().strip(), ""]
     return "\n".join(lines)
+
+
+def _decided(rows: dict[str, Row]) -> list[str]:
+    """Rows of all cases with outcomes beside the first of them, and all others by their shares."""
+    measured = [row for row in _edited(rows) if row.outcomes]
+    whole = [row for row in measured if len(row.outcomes[0]) == len(bases())]
+    if len(whole) < 2:
+        return []
+    lines = study.compared(whole, bases())
+    return ["Paired by case, clustered by base scene:", "", *(f"- {line}" for line in lines), ""]
 
 
 def _intervals(rows: dict[str, Row]) -> str:

@@ -256,14 +256,12 @@ def measure_benign(
     )  # fmt: skip
 
 
-def drop(before: str, after: str, clusters: Sequence[int] | None = None) -> dict[str, float]:
-    """The loss of success in points, and where it lies with 95 % confidence: same cases, paired.
+def price(before: str, after: str, clusters: Sequence[int] | None = None) -> compare.Comparison:
+    """Success after adversarial training beside that before, on the same cases.
 
     clusters: the base scene of each case.
     """
-    found = compare.paired([int(a) for a in before], [int(b) for b in after], clusters)
-    numbers = {"points": (found.difference, 2), "low": (found.low, 1), "high": (found.high, 1)}
-    return {name: round(100 * value, digits) for name, (value, digits) in numbers.items()}
+    return compare.paired([int(a) for a in after], [int(b) for b in before], clusters)
 
 
 # ---------------------------------------------------------------- all of it
@@ -302,9 +300,10 @@ def run(
             if rows.get(pipe.name, {}).get("sha256") != pipe.weights_fingerprint:
                 rows[pipe.name] = plain(measure(part, pipe, guard, settings))
                 write(found, folder)
-    rows = {name: row["successes"] for name, row in found.get("benign", {}).items()}
-    first, clusters = next(iter(rows.values()), ""), [base for base, _ in _benign(settings.every)]
-    found["drop"] = {name: drop(first, row, clusters) for name, row in [*rows.items()][1:]}
+    rows = [(name, row["successes"]) for name, row in found.get("benign", {}).items()]
+    bases = [base for base, _ in _benign(settings.every)]
+    found["price"] = [price(rows[0][1], row, bases).verdict(name, rows[0][0])
+                      for name, row in rows[1:]]  # fmt: skip
     write(found, folder)
     return found
 
@@ -344,7 +343,7 @@ def page(found: dict[str, Any]) -> str:
         *filter_part(found),
         attack_table(list(found.get("attacks", {}).values())),
         "",
-        benign_table(list(found.get("benign", {}).values()), found.get("drop", {})),
+        benign_table(list(found.get("benign", {}).values()), found.get("price", [])),
     ]
     return "\n".join(parts)
 
@@ -387,8 +386,8 @@ def attack_table(reports: list[dict]) -> str:
     return _columns("the symbol was drawn", reports, rows)
 
 
-def benign_table(reports: list[dict], drops: dict[str, dict]) -> str:
-    """What harmless requests lose."""
+def benign_table(reports: list[dict], verdicts: list[str]) -> str:
+    """What becomes of harmless requests, and whether training changed their success."""
     rows = {
         "success, MiniKontextBench without the symbol": lambda r: r["success"],
         "success, near misses": lambda r: r["near_miss_success"],
@@ -397,13 +396,7 @@ def benign_table(reports: list[dict], drops: dict[str, dict]) -> str:
     }
     for name in LAYERS:
         rows[f"false alarms, {name} filter"] = lambda r, name=name: r["filter_false_alarms"][name]
-    lines = [_columns("harmless requests", reports, rows)]
-    for name, d in drops.items():
-        verb, (low, high) = "loses", (d["low"], d["high"])
-        if d["points"] < 0:
-            verb, (low, high) = "gains", (-high, -low)
-        lines += ["", f"{name} {verb} {abs(d['points'])} points (95 %: {low} to {high})."]
-    return "\n".join(lines)
+    return "\n\n".join([_columns("harmless requests", reports, rows), *verdicts])
 
 
 def percent(r: dict) -> str:

@@ -222,13 +222,13 @@ def _row(stored: dict) -> Row:
 
 
 def compared(rows: Sequence[Row], clusters: Sequence[Hashable] | None = None) -> list[str]:
-    """Each row against the first, case by case and seed by seed: who is better, or "not decided".
+    """Each row beside the first: who is better, or "not decided"; see `between`.
 
-    Rows of other cases or seeds, or without outcomes, are left out.
+    Rows of other cases or seeds are left out.
     """
     base, *others = rows
     known = [
-        r for r in others if base.outcomes and [*map(len, base.outcomes)] == [*map(len, r.outcomes)]
+        r for r in others if (r.report.cases, len(r.seeds)) == (base.report.cases, len(base.seeds))
     ]
     return [between(r, base, clusters).verdict(r.name, base.name) for r in known]
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from minikontext.bench import autoencoder_bench, diversity, multiturn, results, study
 from minikontext.cli import app
+from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import held_out, render
 from minikontext.toyworld.scene import IDENTITY
@@ -108,6 +109,8 @@ def test_drift_is_measured_in_every_way(toy, tmp_path):
     assert drift.identity == drift.followed == [100, 100] and drift.psnr == [60, 60]
     assert drift.cosine == drift.right_cosine and all(0 < c < 1 for c in drift.cosine)
     drifts = {way: multiturn.measure(toy, chains, turns) for way, turns in shown.items()}
+    kept = drift.outcomes
+    assert kept == {"identity": ["11", "11"], "followed": ["11", "11"]} and drift.first == 0
     multiturn.save(drifts, {"weights": "toy"}, tmp_path)
     assert multiturn.load(tmp_path / "multiturn.json") == drifts
     # Each way is compared with the right answers of its own chains.
@@ -118,6 +121,24 @@ def test_drift_is_measured_in_every_way(toy, tmp_path):
     assert {line.get_label(): list(line.get_ydata()) for line in dotted} == own
     assert cosines.get_ylabel() == "cosine to the input"
     assert "| right answers, known | cosine | 0.250 | 0.125 |" in multiturn.table(drifts)
+
+
+def test_ways_of_chaining_are_decided_by_chain_where_outcomes_are_stored():
+    """108 base scenes, two chains of each: they are clusters."""
+    lists = {n: [90.0, 50.0] for n in ("identity", "followed", "psnr", "cosine", "right_cosine")}
+    words = "1" * 40 + "0" * 176, "1" * 32 + "0" * 184
+    one, two = (
+        multiturn.Drift(216, **lists, outcomes={"identity": ["1" * 216, word]}) for word in words
+    )
+    found = multiturn.beside(one, two, 2)
+    assert (found.observations, found.clusters, found.word()) == (216, 108, "better")
+    assert multiturn.beside(one, two, 1).word() == "not decided"
+    text = multiturn.decided({"pixels": two, "latents": one}, (2,))
+    assert "- after 2 turns, latents is 3.7 points above pixels" in text and "Stored" not in text
+    bare = multiturn.Drift(216, **lists | {"identity": [90.0, 40.0]})
+    assert multiturn.beside(multiturn.Drift(216, **lists), bare, 2).clusters == 432
+    assert "Stored before outcomes" in multiturn.decided({"pixels": two, "latents": bare}, (2,))
+    assert multiturn.decided({"latents": one}) == ""
 
 
 # ---------------------------------------------------------------- variety
@@ -146,6 +167,26 @@ def test_variety_is_counted_among_right_answers_only():
     half = diversity.diversity(OneAnswer([scenes[0], wrong]), [case], range(4))
     assert (half.right, half.distinct) == (50, 1)
     assert "| distinct answers | 1.0 of 4 seeds |" in diversity.table({"one": one})
+    assert four.each["distinct"] == [4] and four.each["eyes"] == [2.0]
+
+
+def test_variety_is_decided_prompt_by_prompt():
+    def with_answers(*distinct):
+        bits = [1.0] * len(distinct)
+        return diversity.Diversity(
+            9, 4, 100.0, 3.0, 1.0, {}, {}, {}, {"distinct": distinct, "eyes": bits}
+        )
+
+    many, few = with_answers(*range(10, 19)), with_answers(*range(7, 16))
+    (line,) = diversity.compared({"toy": many, "pro": few})
+    assert line == "- pro beside toy, by prompt: distinct less varied, eyes not decided."
+    assert diversity.beside(few, many, share=0.5).word() == "better"
+    with pytest.raises(ConfigError, match="got 0 and 9"):
+        diversity.beside(replace(few, each={}), many)
+
+
+def test_a_case_that_leaves_nothing_free_has_no_variety():
+    scenes = [multiturn.chain(0)[0].target]
     closed = multiturn.chain(0)[0]
     with pytest.raises(ValueError, match="free"):
         diversity.diversity(OneAnswer(scenes), [closed], range(2))

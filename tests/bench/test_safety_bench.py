@@ -82,9 +82,11 @@ def test_the_first_layer_that_stops_an_attack_gets_it():
     assert bench.stopping_layers(guard, cases, pictures) == ["output", "", "", ""]
 
 
-def test_the_drop_is_paired():
-    assert bench.drop("1101", "1010")["points"] == 25
-    assert bench.drop("1101", "1101") == {"points": 0, "low": 0, "high": 0}
+def test_the_price_is_paired_and_called_by_the_engine():
+    assert bench.price("1101", "1010").difference == -0.25
+    assert bench.price("1101", "1101").word() == "not decided"
+    assert bench.price("1" * 40, "0" * 20 + "1" * 20).word() == "worse"
+    assert bench.benign_table([], ["a or b: not decided."]).endswith("\n\na or b: not decided.")
 
 
 @pytest.mark.slow

@@ -62,7 +62,9 @@ def test_outcomes_are_what_comparisons_need():
     assert list(one.values()) == [1, 1, 0, 1, 1, 0, 0, 1]
     (line,) = study.compared([one, other])
     assert "toy-pro, 4 steps" in line and "4 clusters" in line
-    assert study.compared([one, row(outcomes=("11", "11"))]) == []
+    fewer = row(outcomes=("11", "11"))
+    assert study.compared([one, replace(fewer, report=replace(one.report, cases=4))]) == []
+    assert "8 observations in 8 clusters" in study.compared([one, row(outcomes=())])[0]
     with pytest.raises(ConfigError, match="again"):
         row(outcomes=()).values()
 

@@ -1,0 +1,173 @@
+"""No page says that one measurement is better than another unless `bench.compare` decided it.
+
+Every sentence of a page that compares and has a measurement in it says what is decided, and is in
+DECIDED with what the engine makes of the stored outcomes; or it is in OTHER, with the reason.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minikontext.bench import compare, multiturn, results, safety_bench, study
+from minikontext.bench.compare import NOT_DECIDED
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "data" / "bench"
+PAGES = [
+    ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(BENCH.glob("*.md")),
+    *sorted((ROOT / "data").glob("*/README.md")), *sorted((ROOT / "data").glob("*/*/README.md")),
+]  # fmt: skip
+SOUNDS = re.compile(
+    r"\b(better|worse|(?<!any )more(?! release)|less|fewer|higher|lower|wins?|won|loses?|lost|lose"
+    r"|beats?|faster|slower|gains?|twice|doubles?|improves?|best|worst|weakest|as often|as fast"
+    r"|no difference|brings?|brought|oftener|falls|than)\b",
+    re.IGNORECASE,
+)
+MEASURED = re.compile(r"\d (%|dB|points)|\d\.\d")
+
+
+def shares(first, n, second, m, alike=1.0):
+    """Two shares in percent of n and m cases; `alike`: each case counts for so much less."""
+    one, two = (compare.wilson(p / 100 * k / alike, round(k / alike))
+                for p, k in ((first, n), (second, m)))  # fmt: skip
+    return compare.of_rates(one, two).word()
+
+
+def alike():
+    """The design effect of cases that share a base scene, the largest of the stored rows."""
+    rows = [row for row in study.load("results").values() if row.setting.steps and row.outcomes]
+    return max(compare.design_effect(row.values(), results.bases()) for row in rows)
+
+
+def bench(first, second):
+    rows = study.load("results")
+    return study.between(rows[first], rows[second], results.bases()).word()
+
+
+def students(first, second):
+    rows = study.load("students")
+    return study.between(rows[first], rows[second]).word()
+
+
+def chains(first, second, turn):
+    ways = multiturn.load(BENCH / "multiturn.json")
+    return multiturn.beside(ways[first], ways[second], turn).word()
+
+
+def safe():
+    stored = json.loads((BENCH / "safety.json").read_text())
+    rows = [stored["benign"][name]["successes"] for name in ("toy", "toy-safe")]
+    bases = [base for base, _ in safety_bench._benign(stored["settings"]["every"])]
+    return safety_bench.price(*rows, bases)
+
+
+def positions(first, last):
+    logs = [
+        {line["step"]: line["loss"] for line in map(json.loads, path.read_text().splitlines())}
+        for path in (ROOT / "runs-kept/positions" / f"{name}.jsonl"
+                     for name in ("span_16_theta_100", "span_4_theta_10000"))
+    ]  # fmt: skip
+    steps = [step for step in logs[0] if first < step <= last and step in logs[1]]
+    found = compare.paired(*([log[step] for step in steps] for log in logs))
+    gain = -found.difference / np.mean([logs[1][step] for step in steps])
+    return f"{found.word()}, {100 * gain:.1f} %"
+
+
+# page, what it says, the engine's word, and how it comes to it
+DECIDED = [
+    ("docs/inside.md", "no difference that `bench.compare` calls decided", NOT_DECIDED,
+     lambda: students("toy-pro, 4 steps", "toy, 28 steps, CFG 1.5")),
+    ("docs/inside.md", "no difference that `bench.compare` calls decided", NOT_DECIDED,
+     lambda: students("toy-pro, 4 steps", "toy, 4 steps")),
+    ("docs/inside.md", "it is 1.1 points above the flow model with as many steps", "better",
+     lambda: bench("toy-pro, 4 steps", "toy, 4 steps")),
+    ("docs/inside.md", "86.5 % without it, which is not decided", NOT_DECIDED,
+     lambda: shares(85.0, 200, 86.5, 200)),
+    ("data/lora/README.md", "86.5 without it; not decided", NOT_DECIDED,
+     lambda: shares(85.0, 200, 86.5, 200)),
+    ("docs/inside.md", "of the letters it is decided", "better",
+     lambda: shares(95.71, 978, 80.98, 978)),
+    ("docs/inside.md", "None of these differences is decided", {NOT_DECIDED},
+     lambda: {chains("latents", "pixels", 6), chains("paste-back", "pixels", 6),
+              chains("paste-back", "latents", 6), chains("known", "latents", 6)}),
+    ("docs/inside.md", "at most 0.1 points are lost", True, lambda: safe().not_worse(0.001)),
+    ("docs/inside.md", "`toy` 90.2: not decided", NOT_DECIDED, lambda: safe().word()),
+    ("data/weights/toy-safe/README.md", "`bench.compare` does not decide (+1.1 points, 95 %: -0.1"
+     " to +2.2;", NOT_DECIDED, lambda: safe().word()),
+    ("data/weights/toy-safe/README.md", "so at most 0.1 points are lost", True,
+     lambda: safe().not_worse(0.001)),
+    ("data/weights/toy-dev/README.md", "`bench.compare` decides none of the three", {NOT_DECIDED},
+     lambda: {students(f"toy-dev, 10 steps, w = {w}, edits only",
+                       f"toy, 10 steps, CFG {w}, edits only") for w in ("1.25", "1.5", "2")}),
+    ("data/weights/toy/README.md", "Known or new phrasings of the same wish: not decided",
+     NOT_DECIDED, lambda: shares(89.0, 500, 90.0, 500)),
+    ("data/weights/toy-max/README.md", "all four stages decided with one and two steps",
+     {"better"}, lambda: {shares(92.8, 1326, 79.3, 1326, alike()),
+                          shares(96.0, 1326, 92.7, 1326, alike())}),
+    ("data/weights/toy-max/README.md", "seventh decoder beside the eighth not decided with any",
+     {NOT_DECIDED}, lambda: {shares(*pair, alike()) for pair in (
+         (93.4, 1326, 92.8, 1326), (97.6, 1326, 96.0, 1326), (98.1, 1326, 97.4, 1326))}),
+    ("data/weights/toy-max/README.md", "Whether it brought anything is not decided, either",
+     NOT_DECIDED, lambda: shares(99.77, 1326, 99.40, 1326)),
+    ("data/weights/toy-max/README.md", "which is decided beside the eighth decoder", "better",
+     lambda: shares(99.77, 1326, 98.60, 1000)),
+    ("data/weights/toy-max/README.md", "whether less is not decided", NOT_DECIDED,
+     lambda: chains("known", "latents", 6)),
+    ("data/weights/toy-max/README.md", "the eighth decoder beside the seventh is decided", "better",
+     lambda: shares(97.2, 216, 91.2, 216)),
+    ("data/weights/toy-max/README.md", "pixels beside latents with the eighth are not",
+     NOT_DECIDED, lambda: chains("latents", "pixels", 6)),
+    ("docs/lineage.md", "whether it brought anything to the oracle is not decided", NOT_DECIDED,
+     lambda: shares(94, 100, 92, 100)),
+    *[("docs/lineage.md", "the loss falls by another 1.3, 3.4 and 4.5 % in steps 1 to 500, 501 to "
+       "1000 and 1001 to 1280", f"worse, {gain} %", lambda span=span: positions(*span))
+      for span, gain in (((0, 500), 1.3), ((500, 1000), 3.4), ((1000, 1280), 4.5))],
+]  # fmt: skip
+
+OTHER = {
+    "docs/inside.md": {
+        "is 8.9 to 9.6 times as fast": "a clock, turn by turn: the range of seven rounds",
+    },
+    "docs/lineage.md": {
+        "the loss is 1.4 % lower than with indices": "by hand; of indices no log is left",
+    },
+    "data/bench/ladd_lab_small.md": {
+        "At half the steps a distilled student passes as often": "the claim, before any run",
+    },
+    "data/lora/README.md": {
+        "24.3 dB, and **no other edit succeeded any more**": "none of them: nothing to decide",
+    },
+    "data/reader/README.md": {
+        "agree in more than nine of ten answers": "a share of one measurement",
+        "Wanted were 99.5 of 100": "an aim, not a measurement",
+    },
+}
+
+
+def plain(path):
+    """A page without code, in one line a paragraph, tables left out."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line.strip() for line in text.splitlines() if not line.startswith("|")]
+    return " ".join(line if line else "\n" for line in lines)
+
+
+@pytest.mark.parametrize("claim", DECIDED, ids=lambda claim: f"{claim[0]}: {claim[1][:40]}")
+def test_what_a_page_says_is_what_the_engine_decides(claim):
+    page, words, expected, decide = claim
+    assert words in plain(ROOT / page)
+    assert decide() == expected
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_page_compares_what_nobody_decided(path):
+    name = str(path.relative_to(ROOT))
+    known = [words for page, words, *_ in DECIDED if page == name] + [*OTHER.get(name, ())]
+    text = plain(path)
+    compared = [s.strip() for s in re.split(r"(?<=[.!?;])\s+|\n", text)
+                if SOUNDS.search(s) and MEASURED.search(s)]  # fmt: skip
+    odd = [s for s in compared if "decide" not in s and not any(k in s or s in k for k in known)]
+    assert not odd, "let bench.compare decide, say so, and add it to DECIDED; or say why in OTHER"
+    assert all(words in text for words in known), "OTHER has sentences that the page lost"
