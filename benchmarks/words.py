@@ -327,7 +327,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--half", choices=("dev", "all"), default="dev")
     parser.add_argument("--missed", action="store_true", help="list dev's missed sentences")
     options = parser.parse_args(arguments)
-    folder = report.folder(options, "" if options.half == "all" else "dev half")
+    part = "" if options.half == "all" else "dev half"
+    part += f" {options.steps} steps" if options.steps != STEPS else ""
+    folder = report.folder(options, part.strip())
     for edition in (edition for edition in EDITIONS if edition.name in options.edition):
         with tqdm(total=options.steps, desc=edition.name) as bar:
             model = train(edition, options.steps, progress=lambda *_, bar=bar: bar.update())

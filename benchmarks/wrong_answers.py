@@ -91,6 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", help="the second edition's cases of this split instead")
     options = parser.parse_args(arguments)
     part = f"{options.cases} cases" if options.cases < 1000 else ""
+    if options.name == "oracle" and (options.right or options.split or options.size != "64x64"):
+        part = f"{part} without a --name of its own".strip()
     (size,), path = sizes.parse(options.size), report.folder(options, part) / f"{options.name}.json"
     if options.split:
         cases = [sample_case(i, mini.LEVEL, options.split) for i in range(options.cases)]

@@ -130,11 +130,12 @@ def compare(film: Film, one: Locator) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--weights", default="toy")
-    options.add_argument("--output", type=Path, default=Path("docs/widget.webp"))
+    options.add_argument("--output", type=Path, default=Path("outputs/widget.webp"))
     args = options.parse_args()
     with opened(args.weights, *SIZE) as page:
         film = Film(page)
         play(film)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     film.save(args.output)
 
 

@@ -35,7 +35,7 @@ def show(axis: plt.Axes, picture: Image.Image, title: str) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--weights", default="toy")
-    options.add_argument("--output", type=Path, default=Path("data/images/readme.png"))
+    options.add_argument("--output", type=Path, default=Path("outputs/readme.png"))
     args = options.parse_args()
     pipe = KontextPipeline.from_pretrained(args.weights)
     figure, axes = plt.subplots(2, len(EDITS), figsize=(2 * len(EDITS), 4.45))
@@ -45,6 +45,7 @@ def main() -> None:
         show(column[0], picture, "")
         show(column[1], result, textwrap.fill(f"“{prompt}”", 24))
     figure.tight_layout()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output, dpi=90)
     print(args.output)
 

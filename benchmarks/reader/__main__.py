@@ -10,6 +10,7 @@ from benchmarks.reader.validation import Counts, validate
 from minikontext.bench import report
 from minikontext.bench.reader.judgement import Reader
 from minikontext.bench.reader.network import HOME, load_network, save
+from minikontext.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,7 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--calibrate", action="store_true", help="choose the limits anew")
     parser.add_argument("--validate", action="store_true", help="measure and write the page")
     parser.add_argument("--run", type=Path, default=Path("runs/reader"), help="checkpoints")
-    parser.add_argument("--folder", type=Path, default=HOME, help="the reader's weights")
+    parser.add_argument(
+        "--folder", type=Path, help="the reader's weights (default: shipped; trained ones: --run)"
+    )
     parser.add_argument("--split", default="test", help="cases to validate on: test (default), dev")
     for name in ("scenes", "cases", "answers"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Counts, name))
@@ -29,12 +32,16 @@ def main(arguments: list[str] | None = None) -> None:
     report.positive(options, "scenes", "cases", "answers")
     counts = Counts(options.scenes, options.cases, options.answers, options.split)
     place = report.folder(options, counts.part)
-    if options.train:
-        save(train(options.run, ReaderTraining()), options.folder)
-    if options.train or options.calibrate:
-        save(calibrated(load_network(options.folder)), options.folder)
+    source = options.folder or HOME
+    if options.train or options.calibrate:  # the shipped ones are replaced by --store alone
+        made = HOME if options.store else options.folder or options.run / "weights"
+        if made.resolve() == HOME.resolve() and not options.store:
+            raise ConfigError(f"{made} holds what is committed: use --store to change that.")
+        if options.train:
+            save(train(options.run, ReaderTraining()), source := made)
+        save(calibrated(load_network(source)), source := made)
     if options.validate:
-        print(validate(Reader(load_network(options.folder)), place, counts, options.weights))
+        print(validate(Reader(load_network(source)), place, counts, options.weights))
 
 
 if __name__ == "__main__":

@@ -168,7 +168,8 @@ def main(
     parser.add_argument("--runs", type=Path, default=Path("runs/autoencoders"))
     options = parser.parse_args(arguments)
     report.positive(options, "scenes", "steps", "channels")
-    place = report.folder(options)
+    part = f"{options.scenes} scenes" if options.scenes < 1000 else ""
+    place = report.folder(options, part)
     scenes, results = held_out_scenes(options.scenes), {}
     for channels in options.channels or ():
         model = train(channels, options.steps, options.runs)

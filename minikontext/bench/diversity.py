@@ -172,7 +172,9 @@ def main(
     parser.add_argument("--seeds", type=int, default=64, help="of each prompt (default: 64)")
     parser.add_argument("--edits", action="store_true", help="prompts with a context image only")
     options = parser.parse_args(arguments)
-    place = report.folder(options) / "diversity.json"
+    few = options.prompts < 8 or options.seeds < 64
+    part = f"{options.prompts} prompts {options.seeds} seeds" if few else ""
+    place = report.folder(options, part) / "diversity.json"
     prompts, results = open_prompts(options.prompts, options.edits), {}
     for name in options.weights:
         pipe = KontextPipeline.from_pretrained(name)

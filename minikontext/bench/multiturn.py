@@ -284,7 +284,9 @@ def main(
     parser.add_argument("--turns", type=int, default=TURNS, help=f"edits a chain ({TURNS})")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args(arguments)
-    place = report.folder(options)
+    whole = (options.first, options.turns, set(options.ways)) == (0, TURNS, set(WAYS))
+    part = "" if whole and options.chains >= 24 else f"{options.chains} chains"
+    place = report.folder(options, part)
     pipe = KontextPipeline.from_pretrained(options.weights)
     steps = options.steps or pipe.defaults.num_inference_steps
     drifts = {}

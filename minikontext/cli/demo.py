@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,10 @@ from minikontext.errors import MissingPackageError
 CELL = """import minikontext as mk
 pipe = mk.KontextPipeline.from_pretrained({weights!r})
 mk.course.EditingWidget(pipe)"""
+# Voilà's page asks a content network for icons that its own files bring: ours leaves those out.
+TEMPLATE = """{% extends "voila/templates/lab/index.html.j2" %}
+{% block notebook_css %}{% for line in super().splitlines() if "//cdn" not in line %}{{ line }}
+{% endfor %}{% endblock %}"""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -38,10 +43,21 @@ def run(options: argparse.Namespace) -> int:
     with TemporaryDirectory() as folder:
         path = Path(folder, "minikontext.ipynb")
         path.write_text(json.dumps(notebook(options.weights)), encoding="utf-8")
+        _add_template(Path(folder, "voila", "templates", "minikontext"))
+        paths = filter(None, [folder, os.environ.get("JUPYTER_PATH")])
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(paths)
         more = ["--no-browser"] if options.no_browser else []
         port, theme = f"--port={options.port}", f"--theme={options.theme}"
-        Voila.launch_instance([str(path), port, theme, "--Voila.ip=127.0.0.1", *more])
+        Voila.launch_instance(
+            [str(path), port, theme, "--template=minikontext", "--Voila.ip=127.0.0.1", *more]
+        )
     return 0
+
+
+def _add_template(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "index.html.j2").write_text(TEMPLATE, encoding="utf-8")
+    (folder / "conf.json").write_text('{"base_template": "lab"}', encoding="utf-8")
 
 
 def notebook(weights: str) -> dict:

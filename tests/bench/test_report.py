@@ -5,8 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import failures
-from minikontext.bench import report, results, study
+from benchmarks import ablations, failures, ladd_lab, outside, words, wrong_answers
+from benchmarks.reader import __main__ as reader
+from minikontext.bench import (
+    autoencoder_bench,
+    diversity,
+    multiturn,
+    report,
+    results,
+    safety_bench,
+    study,
+    suite,
+)
+from minikontext.bench.reader.network import HOME
 from minikontext.course import plane_ladd
 from minikontext.errors import ConfigError
 
@@ -42,6 +53,20 @@ def test_what_is_committed_needs_the_flag():
         (failures.main, "--every", "2"),
         (study.main, "students", "--cases", "10"),
         (study.main, "caching", "--seeds", "2"),
+        (diversity.main, "--seeds", "2"),
+        (multiturn.main, "--chains", "1"),
+        (multiturn.main, "--ways", "known"),
+        (autoencoder_bench.main, "--scenes", "10"),
+        (safety_bench.main, "--count", "12"),
+        (suite.main, "--share", "0.1"),
+        (words.main, "--half", "all", "--steps", "2"),
+        (wrong_answers.main, "--right"),
+        (wrong_answers.main, "--cases", "5"),
+        (outside.main, "--count", "1"),
+        (ablations.main, "--steps", "1"),
+        (ladd_lab.main, "--seeds", "1"),
+        (plane_ladd.main, "--seeds", "1"),
+        (reader.main, "--train", "--cases", "3"),
     ],
 )
 def test_the_commands_refuse_to_store_a_part(command):
@@ -73,6 +98,9 @@ def test_writes_are_whole_or_nothing(tmp_path):
     assert report.read_json(path) == {"a": 1} and report.read_json(tmp_path / "no", 7) == 7
 
 
-def test_other_tables_do_not_go_where_the_committed_ones_are():
-    with pytest.raises(ConfigError, match="this is a part"):
-        plane_ladd.main(["--seeds", "1", "--store"])
+@pytest.mark.parametrize("work", ["--train", "--calibrate"])
+def test_the_shipped_reader_is_replaced_only_if_told(work, tmp_path):
+    before = {path: path.read_bytes() for path in HOME.rglob("*.*")}
+    with pytest.raises(ConfigError, match="use --store"):
+        reader.main([work, "--folder", str(HOME), "--run", str(tmp_path)])
+    assert {path: path.read_bytes() for path in HOME.rglob("*.*")} == before

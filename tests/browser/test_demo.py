@@ -53,6 +53,8 @@ def test_the_widget_alone_edits_tries_seeds_takes_drops_and_exports(address, tmp
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 800, "height": 1300})
         page.set_default_timeout(PATIENCE)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         widget = page.locator(".mk").first
         widget.locator(".mk-prompt input").fill("make it night")
@@ -79,6 +81,8 @@ def test_the_widget_alone_edits_tries_seeds_takes_drops_and_exports(address, tmp
             page.evaluate(AXE.read_text(encoding="utf-8"))
             found = page.evaluate("axe.run('.mk')")["violations"]
             assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+        # Nothing comes from elsewhere: the page works without a network.
+        assert asked and [url for url in asked if not url.startswith((address, "data:"))] == []
         browser.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # other pixels are told by one
