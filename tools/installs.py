@@ -170,9 +170,7 @@ def main() -> int:
         rows = [lines[key] for key in sorted(lines, key=_order)]
         table = "\n".join([*head, *rows, "", ""])
         if chosen.store:  # at once: a row takes its time
-            PAGE.write_text(
-                PLACE.sub(rf"\g<1>{table}\g<2>", text), encoding="utf-8"
-            )
+            PAGE.write_text(PLACE.sub(rf"\g<1>{table}\g<2>", text), encoding="utf-8")
     return int(any("**no**" in line for line in lines.values()))
 
 
