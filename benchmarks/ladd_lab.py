@@ -2,31 +2,41 @@
 
 `python -m benchmarks.ladd_lab --preset small --arms teacher start flow ladd`
 
-Every arm starts from the same weights and gets the same extra steps, or minutes, on the same stream
-of batches: more flow training, regression on the teacher's answers, guidance distillation, LADD,
-LADD on states of its own, π-Flow; and breaks of LADD, one dial each. Then all edit the same
-held-out cases with 1, 2, 4 and 8 steps. An arm is compared with the start, and with more flow
-training, case by case; a case's training seeds are a cluster. What was not decided is called so,
-and the claim of distillation, `ladd_report.CLAIM`, is decided for every arm beside the teacher. A
-run that failed stays in the table with its log. Runs that are there are kept, and interrupted ones
-go on: `--arms` of another day are added. `--arms` without a name writes down plan and claim alone.
-`weights:NAME` examines a student as it is: a shipped name or a folder.
+Every arm starts from the same weights and gets the same extra minutes of the processor, on the same
+stream of batches: more flow training, regression on the teacher's answers, guidance distillation,
+LADD, LADD on states of its own, π-Flow; and breaks of LADD, one dial each. What a step of an arm
+costs is measured before the first run, in turns, in processor time; each arm then has as many steps
+as take as long as LADD's. So the numbers of steps stand in the file, and a run does not depend on
+what else the machine does. Encoding and the teacher's answers are made before, for all arms, and
+are told apart.
+
+Then all edit the same held-out cases with 1, 2, 4 and 8 steps. An arm is compared with the start,
+and with more flow training, case by case; a case's training seeds are a cluster. What was not
+decided is called so, and the claim of distillation, `ladd_report.CLAIM`, is decided for every arm
+beside the teacher. A run that failed stays in the table with its log. Runs that are there are kept,
+and interrupted ones go on: `--arms` of another day are added. `--arms` without a name writes down
+plan and claim alone. `--weights` is the teacher, of either edition; `weights:NAME` examines a
+student as it is: a shipped name or a folder.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import random
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from benchmarks import ladd_report
 from benchmarks.ladd_report import STEPS, Run
@@ -43,7 +53,7 @@ from minikontext.distillation.policy import PolicySteps, imitation_loss, policy_
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.toyworld import Case
+from minikontext.toyworld import Case, wishes
 from minikontext.toyworld.edits import sample_case
 from minikontext.training.editor import Editor, editor_loss
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
@@ -53,7 +63,8 @@ from minikontext.training.stream import Batch, Inputs, Source, Stream, StreamCon
 from minikontext.training.world_editor import WorldEditorTraining
 
 CPU = torch.device("cpu")
-CONTEXTS = (0, 1, 2)
+SIDE, CONTEXTS = 64, (0, 1, 2)  # of every picture, and how many are given
+ROUNDS, TIMED = 3, 8  # in which arms take turns, and steps of each, to learn what a step costs
 
 
 @dataclass(frozen=True)
@@ -116,14 +127,14 @@ def arm_called(name: str) -> Arm:
 class Plan:
     """What all arms share.
 
-    steps, minutes: of extra training; with minutes, the clock ends a run. scale, answers: guidance
-    and steps of the teacher. tokens, batches: of the stream. cases: closed and open ones to edit,
-    of the dev split. prompts, draws: open prompts, and pictures of each, for distinct answers.
+    steps: of LADD after its head start; every other arm has as many as take equally long. scale,
+    answers: guidance and steps of the teacher. tokens, batches: of the stream. cases: closed and
+    open ones to edit, of the dev split. prompts, draws: open prompts, and pictures of each, for
+    distinct answers.
     """
 
     weights: str = "toy"
     steps: int = 700
-    minutes: float = 0.0
     scale: float = 1.5
     answers: int = 10
     tokens: int = 2048
@@ -138,7 +149,7 @@ class Plan:
 
 PRESETS = {
     "full": Plan(),
-    # about two to three hours of one core for the toy at 64 x 64; the rates of toy_pro
+    # for the toy at 64 x 64 on a few hours of one core; the rates of toy_pro
     "small": Plan(
         steps=160, tokens=1024, batches=120, cases=200, draws=32, lr=5e-5, heads=20.0, head_start=40
     ),
@@ -197,26 +208,42 @@ class Material:
         return sampler.schedule(steps, patches, shifted=shifted, mu_16=mu_16)
 
 
+def contexts_of(pipe: KontextPipeline) -> tuple[int, ...]:
+    """How many pictures the weights may be given, of those that are tried here."""
+    least, most = pipe.defaults.min_contexts, pipe.defaults.max_contexts
+    return tuple(n for n in CONTEXTS if least <= n <= most)
+
+
+def words_of(pipe: KontextPipeline) -> str:
+    """Whose sentences the weights read: the second edition's text encoder knows letter groups."""
+    return "grammar" if pipe.text_encoder.config.ngrams else "templates"
+
+
 def gather(plan: Plan, arm: Arm, pipe: KontextPipeline, folder: Path) -> Material:
     """The material of an arm; encoded batches and answers are kept in `folder` for all arms."""
     defaults, text = pipe.defaults, pipe.text_encoder
     teacher = Editor(pipe.transformer, text, defaults.context_layout).requires_grad_(False).eval()
-    tokens = max(1, int(plan.tokens * arm.tokens))
-    words = "grammar" if text.config.ngrams else "templates"
+    teacher.isolated = defaults.isolated
+    seen = contexts_of(pipe)
+    largest = text.config.max_length + (1 + max(seen)) * (SIDE // 16) ** 2
+    tokens = max(int(plan.tokens * arm.tokens), 2 * largest)  # a turn compares samples
     how = TeacherSamplesConfig(plan.answers, plan.scale)
     mark, null = pipe.weights_fingerprint[:12], teacher.text.tokenize([""])[0]
 
     def both(contexts: tuple[int, ...]) -> tuple[Stream, TeacherStream]:
         name = f"{tokens}-{''.join(map(str, contexts))}"
-        dials = StreamConfig(tokens=tokens, batches=plan.batches, other_size=0.0, words=words,
-                             sizes=((64, 64),), contexts=contexts)  # fmt: skip
+        dials = StreamConfig(tokens=tokens, batches=plan.batches, other_size=0.0,
+                             words=words_of(pipe), sizes=((SIDE, SIDE),),
+                             contexts=contexts)  # fmt: skip
         stream = Stream(dials, pipe.autoencoder, folder / name)
         place = folder / f"{name}-answers"
         return stream, TeacherStream(stream, teacher, null, place, mark, how, defaults.mu_16)
 
     if arm.text is None:
-        return Material(teacher, *both(CONTEXTS), defaults)
-    kinds = zip(both(CONTEXTS[:1]), both(CONTEXTS[1:]), strict=True)
+        return Material(teacher, *both(seen), defaults)
+    if len(seen) < 2 or seen[0]:
+        raise ConfigError(f"{pipe.name} is given {seen} pictures: no mix of text and edits.")
+    kinds = zip(both(seen[:1]), both(seen[1:]), strict=True)
     return Material(teacher, *(Mixed(text, edits, arm.text) for text, edits in kinds), defaults)
 
 
@@ -296,23 +323,84 @@ def policy_loss(plan: Plan, seed: int, student: Editor, given: Material) -> Loss
     return loss
 
 
+Costs = dict[str, list[float]]  # of an arm: seconds of a step, and of one of LADD's head start
+
+
+def measured_costs(plan: Plan, names: Iterable[str], pipe: KontextPipeline, folder: Path) -> Costs:
+    """Processor seconds of a step of each arm. The arms take turns; the median round counts."""
+    rounds: dict[str, list[list[float]]] = {name: [] for name in names}
+    for i in tqdm(range(ROUNDS), "what a step costs"):
+        for name, found in rounds.items():
+            arm = arm_called(name)
+            found.append(_round(plan, arm, gather(plan, arm, pipe, folder), i * TIMED))
+    medians = {name: np.median(found, axis=0) for name, found in rounds.items()}
+    return {name: [round(float(x), 4) for x in median] for name, median in medians.items()}
+
+
+def _round(plan: Plan, arm: Arm, given: Material, first: int) -> list[float]:
+    """The mean of some steps from `first` on, without what is made once and kept."""
+    model, loss = build_loss(plan, arm, 0, given)
+    optimizer, means = torch.optim.AdamW(model.parameters(), lr=0.0), []
+    for begin in (plan.head_start + first, first) if arm.kind == "ladd" else (first,):
+        for step in range(begin, begin + TIMED + 1):
+            if step == begin + 1:  # the first one warms up
+                start = time.process_time()
+            loss(step)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        means.append((time.process_time() - start) / TIMED)
+    return [means[0], means[1] if len(means) > 1 else 0.0]
+
+
+def prepare(arm: Arm, given: Material, batches: int) -> float:
+    """Encode all that an arm sees and let the teacher answer it, once; processor seconds."""
+    begin, source = time.process_time(), given.data if arm.kind == "flow" else given.answers
+    mixed = isinstance(source, Mixed)
+    for one in [source.edits, source.text][: 1 + bool(arm.text)] if mixed else [source]:
+        for step in range(batches):  # an epoch
+            one.batch(step)
+    return time.process_time() - begin
+
+
+def steps_of(plan: Plan, name: str, costs: Costs) -> int:
+    """How many steps of an arm cost as much as all of LADD's, the head start included."""
+    step, head_start = costs["ladd"]
+    budget = plan.steps * step + plan.head_start * head_start
+    own, start = costs[name]
+    return max(1, round((budget - plan.head_start * start) / own))
+
+
 def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Editor:
-    """The student of an arm after its extra training; goes on from a checkpoint in `folder`."""
+    """The student of an arm after `plan.steps`; goes on from a checkpoint in `folder`."""
     arm = arm_called(name)
     if not arm.trained:
         return given.teacher
     model, loss = build_loss(plan, arm, seed, given)
-    steps = plan.steps + plan.head_start * (arm.kind == "ladd")  # the student's steps are equal
+    steps = plan.steps + plan.head_start * (arm.kind == "ladd")
     how = LoopConfig(
         steps, lr=plan.lr, muon_lr=0.0, warmup=min(20, steps), decay=0.4, ema=0.99,
-        minutes=plan.minutes, log_every=10, rates={"heads": plan.heads}, adam_beta=arm.beta,
+        log_every=10, rates={"heads": plan.heads}, adam_beta=arm.beta,
     )  # fmt: skip
     facts = {"arm": f"{name} {arm}", "seed": str(seed), "plan": str(plan)}
     loop = Loop(model, how, folder, made_from=facts)
     loop.resume()
-    loop.run(loss)
+    loop.run(clocked(loss))
     found = averaged(loop, model)
     return found.student if isinstance(found, Ladd) else found
+
+
+def clocked(loss: LossFunction) -> LossFunction:
+    """The loss, with the processor seconds of the step before in its metrics."""
+    last: list[float] = []
+
+    def timed(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
+        now = time.process_time()
+        spent = {"processor": now - last.pop()} if last else {}
+        last.append(now)
+        value, metrics = loss(step, microbatch)
+        return value, metrics | spent
+
+    return timed
 
 
 # ---------------------------------------------------------------- what comes out
@@ -320,9 +408,14 @@ def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Ed
 
 @dataclass(frozen=True)
 class Exam:
-    """The cases that every student edits: closed and open ones, and open prompts."""
+    """The cases that every student edits: closed and open ones, and open prompts.
+
+    words, contexts: as the teacher reads and is given.
+    """
 
     plan: Plan
+    words: str = "templates"
+    contexts: tuple[int, ...] = CONTEXTS
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -334,16 +427,24 @@ class Exam:
 
     @cached_property
     def prompts(self) -> list[Case]:
-        """Open prompts with a context picture."""
-        return [case for case in self._found(True) if case.contexts][: self.plan.prompts]
+        """Open prompts, with a context picture where the weights may be given one."""
+        found = self._found(True)
+        return ([case for case in found if case.contexts] or found)[: self.plan.prompts]
 
     def _found(self, free: bool) -> list[Case]:
         wanted, found, i = max(self.plan.cases, 2 * self.plan.prompts), [], 0
         while len(found) < wanted:
             case, i = sample_case(i, 4, "dev"), i + 1
-            if bool(case.free) == free and len(case.contexts) in CONTEXTS:
+            if bool(case.free) == free and len(case.contexts) in self.contexts:
                 found.append(case)
-        return found
+        return [self._asked(case, i) for i, case in enumerate(found)]
+
+    def _asked(self, case: Case, i: int) -> Case:
+        """Every second one in a phrasing that no training hears."""
+        if self.words == "templates":  # `sample_case` has done so
+            return case
+        rng = random.Random(f"laboratory/{case.free}/{i}")
+        return replace(case, prompt=wishes.ask(case, rng, unheard=i % 2 == 1))
 
     def take(
         self, at: Callable[[int], KontextPipeline], steps: Sequence[int] = STEPS, cfg: float = 1.0,
@@ -363,28 +464,99 @@ class Exam:
         return {"outcomes": outcomes, "distinct": [one.distinct for one in found]}
 
 
+@dataclass
+class Book:
+    """What a laboratory's file holds. costs: of each arm, see `Costs`; teacher: its name and
+    fingerprint; prepared: processor minutes of encoding and of the teacher's answers; free: of
+    each case a 1 if it is open."""
+
+    plan: Plan
+    teacher: str = ""
+    costs: Costs = field(default_factory=dict)
+    prepared: float = 0.0
+    free: str = ""
+    runs: dict[str, Run] = field(default_factory=dict)
+
+    def save(self, place: Path) -> None:
+        """Write the claim, the plan and all runs as JSON."""
+        claim, runs = asdict(ladd_report.CLAIM), [asdict(one) for one in self.runs.values()]
+        report.write_json({"claim": claim, **asdict(self), "runs": runs}, place)
+
+    @classmethod
+    def load(cls, place: Path) -> Book | None:
+        """What is in a file, None if there is no such file."""
+        stored = report.read_json(place)
+        if stored is None:
+            return None
+        runs = [Run(**values) for values in stored["runs"]]
+        facts = {name: stored[name] for name in ("teacher", "costs", "prepared", "free")}
+        return cls(Plan(**stored["plan"]), **facts, runs={one.name: one for one in runs})
+
+
+def open_book(plan: Plan, pipe: KontextPipeline, place: Path) -> Book:
+    """The file of this plan and teacher. Raises ConfigError if it is another one's."""
+    book = Book.load(place) or Book(plan)
+    teacher = f"{pipe.name} {pipe.weights_fingerprint[:12]}".strip()
+    if replace(book.plan, weights=plan.weights) != plan:
+        raise ConfigError(f"{place} is for {book.plan}, not for {plan}: use another --output.")
+    if book.runs and book.teacher != teacher:
+        raise ConfigError(f"{place} is of {book.teacher}, not of {teacher}: use another --output.")
+    return book if book.teacher == teacher else Book(plan, teacher)
+
+
 def run(
     plan: Plan, arms: list[str], seeds: int, place: Path, work: Path,
     load_pipe: Callable[[str], KontextPipeline] = KontextPipeline.from_pretrained,
-) -> dict[str, Run]:  # fmt: skip
+) -> Book:  # fmt: skip
     """Train and examine what is missing in `place`; each run is stored when it is there.
 
-    Raises ConfigError for an unknown arm, or where the file holds runs of another plan.
+    Raises ConfigError for an unknown arm, or where the file holds runs of another plan or teacher.
     """
     kinds = {name: arm_called(name) for name in arms}
-    stored, runs = load(place)
-    if place.exists() and stored != plan:
-        raise ConfigError(f"{place} is for {stored}, not for {plan}: use another --output.")
-    pipe, exam = load_pipe(plan.weights), Exam(plan)
-    save(plan, runs, place)  # what is to be decided stands before it is measured
+    pipe = sized(load_pipe(plan.weights))
+    exam = Exam(plan, words_of(pipe), contexts_of(pipe))
+    book = open_book(plan, pipe, place)
+    work = work / re.sub(r"[^\w-]+", "-", book.teacher)
+    book.free = "".join(str(int(bool(case.free))) for case in exam.cases)
+    book.save(place)  # what is to be decided stands before it is measured
+    calibrate(book, [n for n, arm in kinds.items() if arm.trained], pipe, work / "stream")
+    book.save(place)
     for name, arm in kinds.items():
         for seed in range(seeds if arm.trained else 1):
-            if Run(name, seed).name not in runs:
-                looked_at = load_pipe(name[len(WEIGHTS) :]) if arm.kind == "weights" else pipe
-                one = experiment(plan, name, seed, looked_at, exam, work)
-                runs[one.name] = one
-                save(plan, runs, place)
-    return runs
+            if Run(name, seed).name in book.runs:
+                continue
+            looked_at = sized(load_pipe(name[len(WEIGHTS) :])) if arm.kind == "weights" else pipe
+            own = replace(plan, steps=steps_of(plan, name, book.costs)) if arm.trained else plan
+            one = experiment(own, name, seed, looked_at, exam, work)
+            book.runs[one.name] = one
+            book.save(place)
+    return book
+
+
+def calibrate(book: Book, arms: Sequence[str], pipe: KontextPipeline, folder: Path) -> None:
+    """Prepare what the arms learn from, and note what their steps cost where it is not known."""
+    missing = [name for name in arms if name not in book.costs]
+    if not missing:
+        return
+    names = [*dict.fromkeys(["ladd", *missing])]
+    for name in names:
+        given = gather(book.plan, arm_called(name), pipe, folder)
+        seconds = prepare(arm_called(name), given, book.plan.batches)
+        book.prepared = round(book.prepared + seconds / 60, 3)
+    book.costs = agreed(book.costs, measured_costs(book.plan, names, pipe, folder))
+
+
+def sized(pipe: KontextPipeline) -> KontextPipeline:
+    """The weights at the size of the laboratory, whatever else they know."""
+    defaults = replace(pipe.defaults, width=SIDE, height=SIDE)
+    parts = pipe.transformer, pipe.autoencoder, pipe.text_encoder
+    return KontextPipeline(*parts, defaults, pipe.name, pipe.folder, pipe.weight_files, pipe.safety)
+
+
+def agreed(known: Costs, found: Costs) -> Costs:
+    """Costs of two days in one unit, by what LADD's step took in each."""
+    unit = known["ladd"][0] / found["ladd"][0] if "ladd" in known else 1.0
+    return {name: [round(x * unit, 4) for x in cost] for name, cost in found.items()} | known
 
 
 def experiment(
@@ -416,21 +588,7 @@ def _log(folder: Path, lines: int = 40) -> list[dict[str, float]]:
     return found[:: -max(1, len(found) // lines)][::-1]
 
 
-def save(plan: Plan, runs: dict[str, Run], place: Path) -> None:
-    """Write the claim, the plan and all runs as JSON."""
-    found = [asdict(one) for one in runs.values()]
-    claim = asdict(ladd_report.CLAIM)
-    report.write_json({"claim": claim, "plan": asdict(plan), "runs": found}, place)
-
-
-def load(place: Path) -> tuple[Plan, dict[str, Run]]:
-    """The plan and the runs of a file; none if there is no such file."""
-    stored = report.read_json(place, {"plan": {}, "runs": []})
-    runs = [Run(**values) for values in stored["runs"]]
-    return Plan(**stored["plan"]), {one.name: one for one in runs}
-
-
-def main(arguments: list[str] | None = None) -> dict[str, Run]:
+def main(arguments: list[str] | None = None) -> Book:
     """Command line: train, examine, store, and print what is decided."""
     parser = report.parser("python -m benchmarks.ladd_lab", __doc__, weights=..., steps=...,
                            seed=...)  # fmt: skip
@@ -444,15 +602,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Run]:
     options = parser.parse_args(arguments)
     report.positive(options, "seeds", "steps", "cases", "prompts", "draws", "tokens", "batches")
     given = {name: getattr(options, name) for name in asdict(Plan())}
-    plan = replace(PRESETS[options.preset], **{k: v for k, v in given.items() if v is not None})
-    whole = plan == PRESETS[options.preset] and options.seeds >= 3
+    preset = PRESETS[options.preset]
+    plan = replace(preset, **{k: v for k, v in given.items() if v is not None})
+    whole = replace(plan, weights=preset.weights) == preset and options.seeds >= 3
     place = report.folder(options, "" if whole else "ladd lab") / f"ladd_lab_{options.preset}.json"
     work = options.work / (options.preset if whole else "part")
-    runs = run(plan, options.arms, options.seeds, place, work)
-    text = ladd_report.page(str(plan), runs, [bool(case.free) for case in Exam(plan).cases])
+    book = run(plan, options.arms, options.seeds, place, work)
+    about = f"{plan}. Teacher: {book.teacher}."
+    free = [one == "1" for one in book.free]
+    text = ladd_report.page(about, book.runs, free, book.prepared)
     report.write_text(text, place.with_suffix(".md"))
     print(text)
-    return runs
+    return book
 
 
 if __name__ == "__main__":

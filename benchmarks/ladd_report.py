@@ -71,10 +71,10 @@ def beside(first: np.ndarray, second: np.ndarray) -> compare.Comparison:
     return compare.paired(one.ravel(), two.ravel(), [*range(one.shape[1])] * seeds)
 
 
-def page(plan: str, runs: dict[str, Run], free: Sequence[bool]) -> str:
+def page(plan: str, runs: dict[str, Run], free: Sequence[bool], prepared: float = 0.0) -> str:
     """Tables for closed and open cases, distinct answers, the discriminator's logs, failures.
 
-    free: whether a case is open, in the order of the outcomes.
+    free: whether a case is open, in the order of the outcomes. prepared: see `costs`.
     """
     arms: dict[str, list[Run]] = {}
     for one in runs.values():
@@ -92,8 +92,34 @@ def page(plan: str, runs: dict[str, Run], free: Sequence[bool]) -> str:
               "by case, training seeds as clusters."]  # fmt: skip
     parts += ["## Distinct valid answers of an open prompt", _distincts(arms)]
     parts += ["## The discriminator at the end", _discriminators(arms)]
-    failed = [f"- {one.name}: {one.error}" for one in runs.values() if one.error]
-    return "\n\n".join([*parts, *(["## Failed", *failed] if failed else [])])
+    parts += ["## What each arm cost", costs(arms, prepared)]
+    failed = [one for one in runs.values() if one.error]
+    lines = [f"- {one.name}: {one.error} Its log: {_last(one)}" for one in failed]
+    return "\n\n".join([*parts, *(["## Failed", *lines] if failed else [])])
+
+
+def costs(arms: dict[str, list[Run]], prepared: float) -> str:
+    """Steps and minutes of every arm; `prepared`: processor minutes of what all of them share."""
+    rows = []
+    for name, runs in arms.items():
+        logs = [one.log for one in runs if one.log]
+        if logs:
+            spent = [float(np.mean([line["processor"] for line in log if "processor" in line] or
+                                   [np.nan])) * log[-1]["step"] / 60 for log in logs]  # fmt: skip
+            clock = np.mean([log[-1].get("seconds", np.nan) for log in logs]) / 60
+            steps = " or ".join(map(str, sorted({int(log[-1]["step"]) for log in logs})))
+            rows.append([name, steps, f"{np.mean(spent):.1f}", f"{clock:.1f}"])
+    text = (
+        "Minutes of one training, the mean of the seeds. Steps were set before, so that all take "
+        "as many minutes of the processor as LADD; the clock depends on what else ran. Not "
+        f"counted: encoding and the teacher's answers, made once for all, {prepared:.1f} minutes."
+    )
+    return f"{text}\n\n" + report.table(["", "steps", "minutes, processor", "clock"], rows)
+
+
+def _last(run: Run) -> str:
+    """The last line of a log in words."""
+    return ", ".join(f"{name} {value}" for name, value in run.log[-1].items()) if run.log else "–"
 
 
 def _successes(arms: dict[str, list[Run]], rows: np.ndarray) -> str:
@@ -174,11 +200,18 @@ def _discriminators(arms: dict[str, list[Run]]) -> str:
     """2.0 is the loss of heads that know nothing, 50 % what they tell apart."""
     names, lines = ("heads", "told_apart", "on_real", "on_fake", "spread"), []
     for name, runs in arms.items():
-        last = [line for one in runs for line in one.log[-4:] if "heads" in line]
-        if last:
-            means = [
-                round(float(np.mean([line.get(key, np.nan) for line in last])), 3) for key in names
+        logs = [[line for line in one.log if "heads" in line] for one in runs]
+        if any(logs):
+            last = [line for log in logs for line in log[-4:]]
+            means = [_mean([line.get(key, np.nan) for line in last]) for key in names]
+            thirds = [
+                [x["heads"] for log in logs for x in np.array_split(log, 3)[i]] for i in range(3)
             ]
-            lines.append([name, *means])
-    return report.table(["", "loss of the heads", "told apart", "on real", "on fake", "spread"],
-                        lines)  # fmt: skip
+            lines.append([name, *means, ", ".join(str(_mean(x)) for x in thirds if x)])
+    head = ["", "loss of the heads", "told apart", "on real", "on fake", "spread",
+            "loss by thirds of the run"]  # fmt: skip
+    return report.table(head, lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 3)

@@ -1,6 +1,7 @@
 """The LADD laboratory, tiny: every arm trains and is examined; what is there is not done twice."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,18 @@ from benchmarks.ladd_lab import ARMS, Plan, gather
 from benchmarks.ladd_report import Run
 from minikontext import sampler
 from minikontext.errors import ConfigError, TrainingError
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.toyworld import grammar
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown word", "ignore:The prompt has")
 TINY = Plan(steps=2, answers=1, tokens=1400, batches=2, cases=4, prompts=1, draws=2, head_start=1)
+
+
+@pytest.fixture(autouse=True)
+def short_clocks(monkeypatch):
+    """What a step costs is measured on two steps, once."""
+    monkeypatch.setattr(ladd_lab, "ROUNDS", 1)
+    monkeypatch.setattr(ladd_lab, "TIMED", 2)
 
 
 @pytest.fixture
@@ -31,7 +41,8 @@ def lab(tiny, tmp_path):
 def test_arms_are_trained_examined_and_kept(lab, monkeypatch):
     arms = ["teacher", "start", "flow", "regression", "guidance", "pi-flow", "ladd",
             "ladd, own states", "weights:a student"]  # fmt: skip
-    runs = lab(arms)
+    book = lab(arms)
+    runs = book.runs
     assert list(runs) == [f"{name} / 0" for name in arms]
     for one in runs.values():
         steps = ["28", "4", "2"] if one.arm == "teacher" else ["1", "2", "4", "8"]
@@ -39,8 +50,17 @@ def test_arms_are_trained_examined_and_kept(lab, monkeypatch):
         assert all(len(found) == 4 for found in one.outcomes.values()) and len(one.distinct) == 1
     assert {"heads", "told_apart", "spread"} <= set(runs["ladd / 0"].log[-1])
     assert "heads" not in runs["flow / 0"].log[-1] and runs["start / 0"].log == []
+    assert book.costs.keys() == {name for name in arms if ladd_lab.arm_called(name).trained}
+    steps = {name: ladd_lab.steps_of(TINY, name, book.costs) for name in book.costs}
+    assert steps["ladd"] == TINY.steps
+    assert runs["ladd / 0"].log[-1]["step"] == TINY.steps + TINY.head_start
+    assert runs["flow / 0"].log[-1]["step"] == steps["flow"]
+    assert runs["ladd / 0"].log[-1]["processor"] > 0 and book.prepared >= 0
+    page = ladd_report.page("a plan", runs, [False, False, True, True], 1.5)
+    assert f"| flow | {steps['flow']} |" in page and "for all, 1.5 minutes" in page
+    assert book.free == "0011"
     monkeypatch.setattr(ladd_lab, "experiment", None)  # nothing may be done twice
-    assert lab(arms) == runs
+    assert lab(arms).runs == runs
     with pytest.raises(ConfigError, match="another --output"):
         lab(arms, Plan(steps=3))
     with pytest.raises(ConfigError, match="No arm is called 'gan'"):
@@ -48,7 +68,7 @@ def test_arms_are_trained_examined_and_kept(lab, monkeypatch):
 
 
 def test_plan_and_claim_are_written_before_the_first_run_and_stay(lab):
-    assert lab([]) == {}
+    assert lab([]).runs == {}
     stored = json.loads((lab.folder / "lab.json").read_text())
     assert stored["claim"]["pairs"] == [[28, 4], [4, 2], [2, 1]] and not stored["runs"]
     assert stored["plan"]["steps"] == TINY.steps
@@ -58,10 +78,50 @@ def test_plan_and_claim_are_written_before_the_first_run_and_stay(lab):
 
 def test_the_small_laboratory_is_committed_with_the_claim_of_the_code():
     path = ladd_lab.report.STORED / "ladd_lab_small.json"
-    plan, runs = ladd_lab.load(path)
+    book = ladd_lab.Book.load(path)
     claim = json.loads(json.dumps(ladd_lab.asdict(ladd_report.CLAIM)))
-    assert plan == ladd_lab.PRESETS["small"] and json.loads(path.read_text())["claim"] == claim
-    assert {one.arm for one in runs.values()} <= {*ARMS, "weights:toy-pro"}
+    assert book.plan == ladd_lab.PRESETS["small"] and json.loads(path.read_text())["claim"] == claim
+    assert {one.arm for one in book.runs.values()} <= {*ARMS, "weights:toy-pro"}
+
+
+COSTS = {"ladd": [0.4, 0.2], "flow": [0.1, 0.0], "ladd, R1": [0.5, 0.3], "guidance": [9.0, 0.0]}
+
+
+def test_every_arm_has_as_many_steps_as_take_as_long_as_ladd():
+    plan = Plan(steps=100, head_start=40)  # 48 seconds
+    steps = {name: ladd_lab.steps_of(plan, name, COSTS) for name in COSTS}
+    assert steps == {"ladd": 100, "flow": 480, "ladd, R1": 72, "guidance": 5}
+    again = {"ladd": [0.8, 0.4], "pi-flow": [1.0, 0.0]}  # a machine half as fast
+    both = ladd_lab.agreed(COSTS, again)
+    assert both["pi-flow"] == [0.5, 0.0] and both["ladd"] == COSTS["ladd"]
+    assert ladd_lab.agreed({}, again) == again
+
+
+def test_another_teacher_needs_another_file_and_keeps_its_batches_apart(lab, tiny, tmp_path):
+    lab(["start"])
+    other = tiny()
+    other.name = "another"
+    with pytest.raises(ConfigError, match="is of tiny, not of another"):
+        ladd_lab.run(TINY, ["start"], 1, tmp_path / "lab.json", tmp_path / "work", lambda _: other)
+    place = tmp_path / "other.json"
+    book = ladd_lab.run(TINY, ["flow"], 1, place, tmp_path / "work", lambda _: other)
+    assert book.teacher == "another" and not book.runs["flow / 0"].error
+    assert (tmp_path / "work" / "another" / "stream").is_dir()
+
+
+def test_a_teacher_of_the_second_edition_is_asked_in_its_words_at_one_size(tiny, tmp_path):
+    sizes = {"width": 16, "depth": 1, "heads": 2, "pooled": 12, "max_length": 32, "ngrams": 64}
+    pipe = tiny()
+    pipe.text_encoder = ToyTextEncoder(ToyTextConfig(grammar.vocabulary(), **sizes)).eval()
+    pipe.defaults = replace(pipe.defaults, width=128, height=128, max_contexts=4)
+    given = ladd_lab.sized(pipe)
+    assert ladd_lab.words_of(given) == "grammar" and ladd_lab.contexts_of(given) == (0, 1, 2)
+    exam = ladd_lab.Exam(TINY, "grammar")
+    assert [c.prompt for c in exam.cases] != [c.prompt for c in ladd_lab.Exam(TINY).cases]
+    arm = "ladd, an eighth of the batch"  # 175 tokens: too few for two samples of two pictures
+    book = ladd_lab.run(TINY, [arm], 1, tmp_path / "lab.json", tmp_path, lambda _: pipe)
+    (one,) = book.runs.values()
+    assert not one.error and len(one.outcomes["1"]) == 4
 
 
 def test_a_policy_is_examined_on_its_own_path(lab, tiny, monkeypatch):
@@ -84,7 +144,7 @@ def test_a_policy_is_examined_on_its_own_path(lab, tiny, monkeypatch):
             return student
 
         monkeypatch.setattr(ladd_lab, "train", train)
-        plan = ladd_lab.replace(TINY, lr=0.0)
+        plan = replace(TINY, lr=0.0)
         work = lab.folder / f"work {bend}"
         ladd_lab.experiment(plan, "pi-flow", 0, pipe, ladd_lab.Exam(plan), work)
     for n in (1, 2, 4):
@@ -130,10 +190,13 @@ def test_a_run_that_fails_stays_with_its_log(lab, monkeypatch):
         raise TrainingError("the loss is nan at step 11")
 
     monkeypatch.setattr(ladd_lab, "train", fail)
-    runs = lab(["ladd"])
+    runs = lab(["ladd"]).runs
     assert runs["ladd / 0"].error.startswith("the loss is nan") and runs["ladd / 0"].log
     text = ladd_report.page("plan", runs, [True, False, True, False])
-    assert "| ladd | 0 | failed" in text and "- ladd / 0: the loss is nan" in text
+    assert (
+        "| ladd | 0 | failed" in text
+        and "- ladd / 0: the loss is nan at step 11 Its log: step 10" in text
+    )
 
 
 def outcomes(rate, seed, cases=200):
@@ -151,7 +214,8 @@ def test_the_page_decides_by_case_and_says_what_it_cannot():
     found += [Run("teacher", 0, {n: teacher[n] for n in ("28", "4", "2")}, [20.0] * 8)]
     found += [one("ladd", seed, 0.9, [10.0 + i for i in range(8)], [log]) for seed in (1, 2)]
     runs = {run.name: run for run in found}
-    page = ladd_report.page("a plan", runs, [True] * 100 + [False] * 100)
+    free = [True] * 100 + [False] * 100
+    page = ladd_report.page("a plan", runs, free)
     closed = page[page.index("## Closed cases: 100") :]
     row = next(line for line in closed.splitlines() if line.startswith("| ladd |"))
     assert row.count("(better / better)") == 4 and row.startswith("| ladd | 2 |")
@@ -163,4 +227,7 @@ def test_the_page_decides_by_case_and_says_what_it_cannot():
     assert ladd.count("(yes)") == 3 and ladd.endswith("| no | no |")  # 13.5 of 16 answers are left
     assert flow.endswith("| yes | not decided |")
     assert "| ladd | 4 | 13.5 |" in page and "| teacher | 28 | 20.0 |" in page
-    assert "| ladd | 1.9 | 0.55 | 0.1 | 0.0 | 1" in page
+    assert "| ladd | 1.9 | 0.55 | 0.1 | 0.0 | 1.0 | 1.9 |" in page
+    lines = [{"step": i, "heads": loss} for i, loss in enumerate((2, 2, 1.5, 1.5, 1, 1))]
+    long = {"ladd / 0": one("ladd", 0, 0.5, [], lines)}
+    assert "| 2.0, 1.5, 1.0 |" in ladd_report.page("a plan", long, free)
