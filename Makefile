@@ -20,7 +20,7 @@ LAB    ?= $(VENV)-lab
 KERNEL := $(VENV)/share/jupyter/kernels/minikontext-lab/kernel.json
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
-.PHONY: help lab demo test page book lint lock clean
+.PHONY: help lab demo test units course page book mutants lint lock clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,23 @@ demo: $(CORE)  ## edit a picture without a browser, and say where the result lie
 	@echo "The picture before is $(IMAGE), the result lies in $(RESULT)."
 
 test: lint $(KERNEL)  ## run every test: units, parity, bad input, notebooks, browser
-	$(PY) -m pytest tests $(NOTEBOOKS) --nbval-lax --nbval-kernel-name=minikontext-lab \
-	  --nbval-cell-timeout=300
+	$(MAKE) --no-print-directory --jobs=2 units course
+
+# `make test` runs these two beside each other: most of both is the work of one thread. Threads that
+# wait for others sleep, so that those of one process do not take the other's core.
+units: export OMP_WAIT_POLICY = PASSIVE
+units:
+	$(PY) -m pytest tests --ignore=tests/browser
+
+# Notebooks and browser, shown when they end: lines of two runs would mix. A run begins without
+# what a student has reached, and leaves the notebooks' folder as it was.
+course: export OMP_WAIT_POLICY = PASSIVE
+course: export MINIKONTEXT_PROGRESS = $(CURDIR)/build/progress.json
+course:
+	@mkdir -p build && rm -f build/progress.json
+	@$(PY) -m pytest $(NOTEBOOKS) tests/browser --nbval-lax \
+	  --nbval-kernel-name=minikontext-lab --nbval-cell-timeout=300 > build/course.log 2>&1; \
+	  code=$$?; cat build/course.log; exit $$code
 
 page: $(TEST)  ## the editor in a web page that needs no install: build/page (needs npm)
 	npm install --prefix tests/browser --no-audit --no-fund --no-package-lock --silent

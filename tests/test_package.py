@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,13 +35,26 @@ def pins():
 
 def modules_after(code):
     """Names of the modules that a fresh Python has loaded after `code`."""
-    run = [sys.executable, "-c", f"{code}; import sys; print(' '.join(sys.modules))"]
-    return set(subprocess.run(run, check=True, capture_output=True, text=True).stdout.split())
+    run = [sys.executable, "-c", f"{code}\nimport sys; print('', *sys.modules)"]
+    out = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    return set(out.splitlines()[-1].split())
 
 
-def test_import_alone_loads_nothing_heavy():
-    loaded = modules_after("import minikontext")
-    assert not loaded & {"torch", "numpy", "PIL", "matplotlib"}
+def test_import_alone_loads_one_module():
+    """10 ms are asked; the clock is docs/inside.md's matter, here is what takes the time."""
+    new = modules_after("import minikontext") - modules_after("import typing")
+    assert new - {"collections.abc"} == {"minikontext"}
+
+
+def test_help_loads_nothing_heavy():
+    """0.3 s are asked: the texts of the command line need the table of commands alone."""
+    code = (
+        "import contextlib\nfrom minikontext.cli import main\nwith contextlib.suppress(SystemExit):"
+    )
+    loaded = modules_after(f"{code} main(['--help'])")
+    assert "minikontext.cli.app" in loaded
+    heavy = {"torch", "numpy", "PIL", "pydantic", "matplotlib", "minikontext.pipeline"}
+    assert not loaded & heavy and len(loaded - modules_after("pass")) < 100
 
 
 def test_the_pipeline_loads_neither_plots_nor_widgets_nor_transformers():
@@ -118,6 +132,17 @@ def test_the_makefile_installs_under_the_same_constraints():
     ]
     assert len(installs) == 3
     assert all("--constraint constraints.txt" in line for line in installs)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_the_two_halves_of_make_test_are_the_whole():
+    command = ["make", "--dry-run", "units", "course"]
+    text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    units, course = re.findall(r"-m pytest ((?:.*\\\n)*.*)", text)
+    ignored = re.findall(r"--ignore=(\S+)", units)
+    assert units.split()[0] == "tests" and ignored
+    assert all(f" {folder} " in course for folder in ignored)
+    assert all(f"notebooks/{one.name} " in course for one in (ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_the_command_is_installed():

@@ -1,5 +1,6 @@
 """A wheel, built and installed far from the clone, edits a picture and has the course."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -81,3 +82,17 @@ def test_the_wheel_has_all_weights_that_notebooks_load(wheel):
     assert "minikontext/shipped/data/weights/toy/training/autoencoder.jsonl" in logs
     assert not [name for name in logs if "/weights/" not in name]
     assert wheel.stat().st_size < 100e6  # what the package index takes
+
+
+def test_a_wheel_leaves_out_what_its_builder_has_reached(tmp_path):
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    spec.loader.exec_module(hook := importlib.util.module_from_spec(spec))
+    (tmp_path / "notebooks").mkdir()
+    for name in ("00_start_here.ipynb", "glossary.md", "progress.json"):
+        (tmp_path / "notebooks" / name).write_text("{}")
+    data = {"force_include": {}}
+    builder = hook.CustomBuildHook(str(tmp_path), {}, None, None, "", "wheel")
+    builder.initialize("standard", data)
+    assert {Path(path).name for path in data["force_include"]} == {
+        "00_start_here.ipynb", "glossary.md"
+    }  # fmt: skip

@@ -115,6 +115,7 @@ def start_server(home, port):
                "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime"}  # fmt: skip
     env = {**os.environ, **{name: str(home / folder) for name, folder in folders.items()}}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env["MINIKONTEXT_PROGRESS"] = str(home / "progress.json")
     env.setdefault("MINIKONTEXT_WEIGHTS", str(find_weights("toy").parent))
     options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=secret",
                f"--ServerApp.root_dir={home}", "--expose-app-in-browser"]  # fmt: skip
