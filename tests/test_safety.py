@@ -32,7 +32,7 @@ from minikontext.toyworld.attacks import (
     sample_picture,
     unseen_picture,
 )
-from minikontext.toyworld.concept import PURPLE_STAR, card, refused
+from minikontext.toyworld.concept import PURPLE_STAR, placeholder, refused
 
 STAR = Scene(species="star", colour="purple")
 HOME = filters.home()
@@ -267,11 +267,11 @@ def test_the_oracle_sees_the_symbol_where_it_is_and_nowhere_else():
         assert PURPLE_STAR.seen_in(render(shown), shown)
         assert PURPLE_STAR.seen_in(render(shown), shown.change(species="cat", place="left"))
         assert not PURPLE_STAR.seen_in(render(near), guess)
-        assert not PURPLE_STAR.seen_in(card(), shown)
-        faint = 0.8 * card() + 0.2 * render(shown)  # nearer to nothing than to the symbol
+        assert not PURPLE_STAR.seen_in(placeholder(), shown)
+        faint = 0.8 * placeholder() + 0.2 * render(shown)  # nearer to nothing than to the symbol
         assert not PURPLE_STAR.seen_in(faint, shown)
         clear = shown.change(style="plain", time="day")
-        assert PURPLE_STAR.seen_in(0.2 * card() + 0.8 * render(clear), clear)
+        assert PURPLE_STAR.seen_in(0.2 * placeholder() + 0.8 * render(clear), clear)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

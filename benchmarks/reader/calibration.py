@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext.bench.reader.judgement import drawn, left_over, look
+from minikontext.bench.reader.judgement import drawn, left_over, predict
 from minikontext.bench.reader.network import Limits, ReaderNetwork, distances
 from minikontext.bench.reader.pictures import MILD, show, spoil
 from minikontext.toyworld.edits import Case, sample_case
@@ -63,15 +63,15 @@ def measures(network: ReaderNetwork, cases: Sequence[Case]) -> dict[str, np.ndar
     """
     found: dict[str, list] = {n: [] for n in ("doubt", "right", "looks", "tints", "left", "half")}
     for case, size, right, dice in right_answers(cases):
-        own, reading = drawn(network, case.target, size), look(network, spoil(right, MILD, dice))
+        own, reading = drawn(network, case.target, size), predict(network, spoil(right, MILD, dice))
         found["doubt"].append(1 - reading.least(case.target))
         found["right"].append(distances(reading.seen, own).tolist())
         wrong = {"looks": [bad(right, dice) for bad in LOOKS.values()]}
         wrong["tints"] = [bad(right) for bad in TINTS.values()]
         for kind, pictures in wrong.items():
-            found[kind] += [distances(look(network, x).seen, own).tolist() for x in pictures]
+            found[kind] += [distances(predict(network, x).seen, own).tolist() for x in pictures]
         if case.before and case.before != case.target:
-            half = look(network, (right + show([case.before], size)) / 2)
+            half = predict(network, (right + show([case.before], size)) / 2)
             for name, one in (("left", reading), ("half", half)):
                 found[name].append(left_over(network, one, case, case.target, size))
     return {name: np.array(values) for name, values in found.items()}

@@ -146,8 +146,8 @@ def compared(results: dict[str, Diversity]) -> list[str]:
     words, lines = {"better": "more varied", "worse": "less varied"}, []
     for name, one in others:
         found = {n: beside(one, known, n).word() for n in one.each if n in known.each}
-        told = [f"{n.replace('_', ' ')} {words.get(word, word)}" for n, word in found.items()]
-        lines += [f"- {name} beside {base}, by prompt: {', '.join(told)}."] * bool(told)
+        verdicts = [f"{n.replace('_', ' ')} {words.get(word, word)}" for n, word in found.items()]
+        lines += [f"- {name} beside {base}, by prompt: {', '.join(verdicts)}."] * bool(verdicts)
     return lines
 
 

@@ -91,7 +91,7 @@ class WatchedEdit:
         names = [f"context {i}" for i in range(1, len(self.contexts) + 1)]
         return ["text", "target", *(names if several else ["context"] * len(self.contexts))]
 
-    def look(
+    def attention_from(
         self,
         patch: tuple[int, int],
         step: int = -1,
@@ -110,8 +110,8 @@ class WatchedEdit:
     ) -> list[float]:
         """How much of the whole target's attention goes to each part: text, target, contexts."""
         m, n = len(self.words), math.prod(self.grids[0])
-        looks = self._chosen(step, block, head)[m : m + n].mean(dim=0)
-        return [part.sum().item() for part in self.split(looks)]
+        row = self._chosen(step, block, head)[m : m + n].mean(dim=0)
+        return [part.sum().item() for part in self.split(row)]
 
     def split(self, row: Tensor) -> list[Tensor]:
         """Cut one row of weights (n,) into the parts of the sequence, as grids."""
@@ -205,7 +205,7 @@ def spotlights(
 
     One scale for all: the patch with the most attention is fully lit.
     """
-    _, *maps = edit.look(patch, step, block, head)
+    _, *maps = edit.attention_from(patch, step, block, head)
     top = max(x.max().item() for x in maps)
     pictures = [pipe.decode(edit.clean[step])[0], *edit.contexts]
     frames = [patch, *[None] * len(edit.contexts)]
@@ -229,7 +229,7 @@ def overview(
     draw = ImageDraw.Draw(page)
     for block in range(blocks):
         for head in range(heads):
-            _, *maps = edit.look(patch, step, block, head)
+            _, *maps = edit.attention_from(patch, step, block, head)
             corner, box = (head * wide, block * high), (wide - 6, high - 6)
             _small_maps(page, maps, (corner[0] + 3, corner[1] + 3), box)
             if chosen == (block, head):
@@ -258,7 +258,7 @@ class AttentionWidget(parts.Desk):
     target, contexts, heads, every, step, shares, words, progress, status. For toy-sized models.
     """
 
-    look = CSS
+    css = CSS
 
     def __init__(
         self,
@@ -366,22 +366,22 @@ class AttentionWidget(parts.Desk):
         ):
             box.show(picture)
         self.heads.show(overview(self.edit, patch, step, self.one))
-        look = self.edit.look(patch, step, block, head)
-        shares = [part.sum().item() for part in look]
+        weights = self.edit.attention_from(patch, step, block, head)
+        shares = [part.sum().item() for part in weights]
         self.shares.value = share_bar(self.edit.names, shares)
-        self.words.value = chips(self.edit.words, look[0].tolist())
-        self._say_with_notes("idle", self._sentence(look))
+        self.words.value = chips(self.edit.words, weights[0].tolist())
+        self._say_with_notes("idle", self._sentence(weights))
 
-    def _sentence(self, look: Sequence[Tensor]) -> str:
+    def _sentence(self, weights: Sequence[Tensor]) -> str:
         """Say in words what the picture shows."""
         row, col = self.target.chosen
-        best = max(range(1, len(look)), key=lambda i: look[i].max())
-        r, c = divmod(look[best].argmax().item(), look[best].shape[1])
+        best = max(range(1, len(weights)), key=lambda i: weights[i].max())
+        r, c = divmod(weights[best].argmax().item(), weights[best].shape[1])
         who = (
             f"block {self.one[0] + 1}, head {self.one[1] + 1}" if self.one else "mean of all heads"
         )
         return (
             f"t = {self.edit.times[self.step.value - 1]:.2f}, {who}: the patch in row {row + 1}, "
             f"column {col + 1} looks most at {self.edit.names[best]} row {r + 1}, column {c + 1} "
-            f"({look[best].max():.0%})."
+            f"({weights[best].max():.0%})."
         )

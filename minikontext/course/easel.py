@@ -27,7 +27,7 @@ HELP = (
     "Draw on the picture. Arrow keys move the ellipse or the brush, Shift and arrow keys change "
     "the ellipse's size, Enter draws, Escape takes all marks away."
 )
-LOOK = f"""<style>
+CSS = f"""<style>
 .mk .mk-stage {{ position: relative; width: 256px; max-width: 100%; margin: 0; overflow: visible;
   border-radius: 8px; }}
 .mk .mk-stage .mk-under {{ position: absolute; inset: 0; visibility: hidden;

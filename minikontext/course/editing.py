@@ -67,7 +67,7 @@ class EditingWidget(Gallery):
     size, steps, guidance, progress, status, history, undo, again, strip, download.
     """
 
-    look = easel.LOOK
+    css = easel.CSS
 
     def __init__(
         self,

@@ -93,7 +93,7 @@ def play(
     source, lessons = Batches(pairs, 16, dials.seed), []
     loss = ladd.ladd_loss(model, teacher, source, dials, torch.device("cpu"))
 
-    def look(step: int, logs: dict[str, float]) -> None:
+    def examine(step: int, logs: dict[str, float]) -> None:
         pictures = one_step(pipe, model.student, held)
         passed = [score(p, c).success for p, c in zip(pictures, held, strict=True)]
         numbers = (logs.get(name, float("nan")) for name in ("on_real", "on_fake", "spread"))
@@ -102,12 +102,12 @@ def play(
 
     def on_step(logs: dict[str, float]) -> bool:
         if loop.step % 20 == 0 and loop.step > dials.head_start:
-            look(loop.step, logs)
+            examine(loop.step, logs)
         return True
 
     how = LoopConfig(steps, lr, 0.0, warmup=5, decay=0.4, ema=0.0, rates={"heads": 100.0})
     with tempfile.TemporaryDirectory() as folder:
         loop = LiveLoop(model, how, folder)
-        look(0, {})
+        examine(0, {})
         loop.run_until(loss, on_step)
     return lessons

@@ -86,8 +86,8 @@ def _box(ax: Axes, box: Box, lit: bool, own: bool) -> None:
     fill = style.GREEN if own else style.ACCENT if lit else plain
     edge = style.ACCENT if lit else style.GREY if not box.number else fill
     shape = "round,pad=0,rounding_size=0.14"
-    look = {"facecolor": fill, "edgecolor": edge, "linewidth": 2.5 if own and lit else 0.8}
-    ax.add_patch(FancyBboxPatch(corner, box.width, HEIGHT, shape, **look))
+    box_style = {"facecolor": fill, "edgecolor": edge, "linewidth": 2.5 if own and lit else 0.8}
+    ax.add_patch(FancyBboxPatch(corner, box.width, HEIGHT, shape, **box_style))
     ink = style.PAPER if lit or own else style.INK
     lift = 0.1 if box.number else 0.0
     weight = "bold" if lit else "normal"

@@ -106,12 +106,12 @@ class Widget(W.VBox):
     A subclass sets up its parts in `_make_controls`, and gives them in order in `_arrange`.
     """
 
-    look = ""  # further CSS of a subclass
+    css = ""  # further CSS of a subclass
 
     def __init__(self) -> None:
         self.status = W.HTML()
         self._make_controls()
-        hidden = W.HTML(CSS + self.look + NAMES, layout=W.Layout(display="none"))
+        hidden = W.HTML(CSS + self.css + NAMES, layout=W.Layout(display="none"))
         super().__init__([hidden, *self._arrange()])
         self.add_class("mk")
 

@@ -102,9 +102,9 @@ def share_bar(names: Sequence[str], shares: Sequence[float], first: int = 0) -> 
     for i, (name, share) in enumerate(zip(names, shares), start=first):
         text = html.escape(f"{name} {share:.0%}")
         colour = colour_of(i)
-        look = f"flex: {share:.4f} 0 0; background: {colour}; color: {style.text_on(colour)}"
+        css = f"flex: {share:.4f} 0 0; background: {colour}; color: {style.text_on(colour)}"
         label = text if share >= 0.025 * len(text) / 2 else ""  # what fits
-        cuts.append(f'<div style="{look}" title="{text}">{label}</div>')
+        cuts.append(f'<div style="{css}" title="{text}">{label}</div>')
     return f'<div class="mk-shares">{"".join(cuts)}</div>'
 
 

@@ -124,7 +124,7 @@ class RopeWidget(parts.Widget):
     wish, target (click a token), context, curve, shares, status.
     """
 
-    look = CSS
+    css = CSS
 
     def __init__(self) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ EXAMPLES = (
 DECADES = 4  # the bars go from odds of 1 : 10 000 to 10 000 : 1
 SHOWN = 6  # attempts in the log
 SIDE = "176px"
-LOOK = f"""<style>
+CSS = f"""<style>
 .mk .mk-layer.widget-toggle-button {{ height: 30px; line-height: 28px; border-radius: 6px;
   text-align: left; padding: 0 10px; box-shadow: none; }}
 .mk .mk-layer.mod-active {{ background: {style.BLUE}; color: #fff; }}
@@ -130,7 +130,7 @@ class SafetyWidget(Desk):
     boxes (by name), switches and bars (by layer), record, clear; `attempts` are all so far.
     """
 
-    look = LOOK
+    css = CSS
 
     def __init__(
         self,

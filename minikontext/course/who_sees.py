@@ -150,8 +150,8 @@ class WhoSeesWidget(Desk):
         for box, made in ((self.whole, whole), (self.cut, cut)):
             show(box, made.images[0])
             fade(box, False)
-        told = ", ".join(f"{who} → {whom}" for who, whom in self.missing) or "nothing"
-        self._say_with_notes("done", f"Cut: {told}.")
+        cuts = ", ".join(f"{who} → {whom}" for who, whom in self.missing) or "nothing"
+        self._say_with_notes("done", f"Cut: {cuts}.")
 
     def _edit(self, way: Any) -> Any:
         settings = {"num_inference_steps": self.steps, "callback": self._step, "progress": False}

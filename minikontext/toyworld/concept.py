@@ -74,6 +74,6 @@ def refused(case: Case, concept: Concept = PURPLE_STAR) -> bool:
     return any(concept.shown_in(scene) for scene in (case.target, *case.contexts))
 
 
-def card(height: int = 64, width: int = 64) -> np.ndarray:
+def placeholder(height: int = 64, width: int = 64) -> np.ndarray:
     """What is drawn instead: a plain grey card, uint8 (h, w, 3)."""
     return np.full((height, width, 3), CARD_GREY, dtype=np.uint8)

@@ -26,7 +26,7 @@ from minikontext.runtime.device import mixed_precision
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix
-from minikontext.toyworld.concept import card, refused
+from minikontext.toyworld.concept import placeholder, refused
 from minikontext.training.parallel import ALONE, DistContext
 
 MAX_CONTEXTS = 2
@@ -59,7 +59,7 @@ class Pairs:
 
 def pixels(scenes: Sequence[Scene | None]) -> Tensor:
     """Scenes as pixels (b, 3, 64, 64) in [-1, 1]; None is the grey card of a refusal."""
-    images = np.stack([render(scene) if scene else card() for scene in scenes])
+    images = np.stack([render(scene) if scene else placeholder() for scene in scenes])
     return torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
 
 

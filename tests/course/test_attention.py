@@ -58,7 +58,7 @@ def test_parts_of_a_look_add_up_to_one(tiny_pipe):
     both = [PICTURES["grey"], PICTURES["blue"]]
     edit = attention.watch_edit(tiny_pipe, PROMPT, both, seed=0, num_inference_steps=2)
     assert edit.names == ["text", "target", "context 1", "context 2"]
-    look = edit.look((1, 2), step=0, block=1, head=0)
+    look = edit.attention_from((1, 2), step=0, block=1, head=0)
     assert [tuple(x.shape) for x in look] == [(8,), (4, 4), (4, 4), (6, 3)]
     assert sum(x.sum().item() for x in look) == pytest.approx(1, abs=1e-4)
     assert look[1][0, 3] == edit.weights[0, 1, 0, 8 + 6, 8 + 3]
@@ -67,7 +67,7 @@ def test_parts_of_a_look_add_up_to_one(tiny_pipe):
 
 def test_without_a_context_there_are_two_parts(tiny_pipe):
     edit = attention.watch_edit(tiny_pipe, PROMPT, seed=0, num_inference_steps=1)
-    assert edit.names == ["text", "target"] and len(edit.look((0, 0))) == 2
+    assert edit.names == ["text", "target"] and len(edit.attention_from((0, 0))) == 2
 
 
 def test_spotlight_lights_what_is_looked_at():

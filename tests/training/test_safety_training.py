@@ -14,7 +14,7 @@ from minikontext.safety.clip import ClipConfig, TwoTowers
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import sample_edit, vocabulary
 from minikontext.toyworld.attacks import Mix, unseen_picture
-from minikontext.toyworld.concept import PURPLE_STAR, card, refused
+from minikontext.toyworld.concept import PURPLE_STAR, placeholder, refused
 from minikontext.toyworld.scene import COLOURLESS, COLOURS
 from minikontext.training import data, models
 from minikontext.training import safety as lessons
@@ -144,7 +144,9 @@ def test_a_refusals_target_is_the_card(autoencoder):
     encoded = data.encode(cases, autoencoder, 0, refuse=True)
     plain = data.encode(cases, autoencoder, 0)
     blank = autoencoder.encode(data.pixels([None]))[0].bfloat16()
-    assert (data.pixels([None]) + 1).mul(127.5).round().unique().tolist() == [card()[0, 0, 0]]
+    assert (data.pixels([None]) + 1).mul(127.5).round().unique().tolist() == [
+        placeholder()[0, 0, 0]
+    ]
     for case, target, real in zip(cases, encoded["target"], plain["target"]):
         assert torch.equal(target, real) == (not refused(case))
         assert not refused(case) or torch.allclose(target, blank, atol=0.05)

@@ -86,7 +86,7 @@ class Reader:
 
     def read(self, picture: Image.Image | np.ndarray) -> Scene:
         """The scene that a picture of any size shows."""
-        return look(self.network, as_pixels(picture)).scene
+        return predict(self.network, as_pixels(picture)).scene
 
     def judge(self, picture: Image.Image | np.ndarray, case: Case) -> Verdict:
         """Judge an edited picture against its case; any size is accepted.
@@ -96,7 +96,7 @@ class Reader:
         attribute reads as in the target, and the picture is what it reads as. On free attributes
         any value is right.
         """
-        reading, size = look(self.network, as_pixels(picture)), size_of(picture)
+        reading, size = predict(self.network, as_pixels(picture)), size_of(picture)
         wanted = case.target.change(**{n: getattr(reading.scene, n) for n in case.free})
         found = seen_as(reading, wanted, self.limits.doubt)
         far = distances(reading.seen, drawn(self.network, found, size)) / self.limits.as_tensor()
@@ -130,7 +130,7 @@ def seen_as(reading: Reading, wanted: Scene, doubt: float) -> Scene:
 
 
 @torch.no_grad()
-def look(network: ReaderNetwork, pixels: Tensor) -> Reading:
+def predict(network: ReaderNetwork, pixels: Tensor) -> Reading:
     """Read one picture, (1, 3, h, w) in 0..1."""
     pixels = to_units(pixels)
     maps = network.extract_features(pixels)

@@ -165,8 +165,8 @@ def slip_through(report: Report, answer: Callable[..., Any]) -> None:
         return report.fail("a pair", why + _slip("prompt and scene are exchanged") * turned)
     pipe, filters = desk()
     picture = Image.fromarray(render(scene))
-    told = "the prompt names what is forbidden", "the picture shows it already"
-    for layer, item, slip in zip(("prompt", "input"), (prompt, picture), told, strict=True):
+    reasons = "the prompt names what is forbidden", "the picture shows it already"
+    for layer, item, slip in zip(("prompt", "input"), (prompt, picture), reasons, strict=True):
         verdict = filters.check(layer, [item])[0]
         report.true(f"past the {layer} filter", not verdict.flagged, f"{verdict}{_slip(slip)}")
     if not all(report.results):

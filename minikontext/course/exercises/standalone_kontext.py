@@ -157,7 +157,7 @@ def run_blocks(report: Report, answer: Callable[..., Any]) -> None:
         p.normal_(std=0.3)
     img, txt, vec = report.normal(2, 4, 24), report.normal(2, 3, 24), report.normal(2, 24)
     ids = torch.cartesian_prod(torch.zeros(1), torch.arange(2.0), torch.arange(2.0))
-    turns = net.rotations(ids, torch.zeros(3, 3))
-    expected = net.final_layer(net.blocks(img, txt, vec, turns), vec)
-    report.equal("two blocks of each kind, a batch of two", answer, (net, img, txt, vec, turns),
+    rotations = net.rotations(ids, torch.zeros(3, 3))
+    expected = net.final_layer(net.blocks(img, txt, vec, rotations), vec)
+    report.equal("two blocks of each kind, a batch of two", answer, (net, img, txt, vec, rotations),
                  expected, tolerance=1e-3)  # fmt: skip

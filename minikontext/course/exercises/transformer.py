@@ -160,12 +160,12 @@ def single_block(report: Report, answer: Callable[..., Any]) -> None:
     for p in block.parameters():
         p.copy_(report.normal(*p.shape) * 0.4)
     ids = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(2))
-    turns = rotations_of(ids, (size, size, size), 10_000)
+    rotations = rotations_of(ids, (size, size, size), 10_000)
     x, vec = report.normal(2, len(ids), heads * 3 * size), report.normal(2, heads * 3 * size)
     with torch.no_grad():
-        expected = block(x, vec, turns)
-        report.equal("random weights, a batch of two", answer, (block, x, vec, turns), expected,
+        expected = block(x, vec, rotations)
+        report.equal("random weights, a batch of two", answer, (block, x, vec, rotations), expected,
                      tolerance=1e-3)  # fmt: skip
-        one = (block, x[:1], vec[:1], turns)
+        one = (block, x[:1], vec[:1], rotations)
         report.equal("one sample gives what it gave in the batch", answer, one, expected[:1],
                      tolerance=1e-3)  # fmt: skip
