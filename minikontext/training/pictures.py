@@ -37,6 +37,9 @@ class PictureTraining:
     in comic style, whose lines are finer than a latent vector. signs: the share with a sign.
     kl: weighs the KL term, averaged over latent elements; squared, absolute, gradient: weigh the
     squared error, the absolute one and that of the edges. PSNR is made of squares.
+    latent_noise: the most noise that the decoder is given with the latents, in their own standard
+    deviation; each picture draws its share evenly from 0 up to it. What a sampler makes is never
+    exact: latents whose pictures survive noise ask less of it.
     sizes: (width, height), all trained ones unless given.
     """
 
@@ -49,6 +52,7 @@ class PictureTraining:
     squared: Weight = 8.0
     absolute: Weight = 1.0
     gradient: Weight = 0.5
+    latent_noise: Weight = 0.0
     bf16: bool = True
     sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = field(default=TRAINED)
 
@@ -118,13 +122,24 @@ def picture_loss(model: AutoEncoder, config: PictureTraining, device: torch.devi
             mean, logvar = (part.float() for part in model.moments(x))
             logvar = logvar.clamp(-12, 4)
             noise = torch.randn(mean.shape, generator=draw).to(device)
-            reconstruction = model.decoder(mean + (0.5 * logvar).exp() * noise).float()
+            latents = mean + (0.5 * logvar).exp() * noise
+            latents = roughened(latents, config.latent_noise, draw)
+            reconstruction = model.decoder(latents).float()
         kl = kl_divergence(mean, logvar)
         mse = (reconstruction.detach() - x).square().mean() / 4
         facts = {"psnr": float(-10 * mse.log10()), "kl": float(kl.detach()), "samples": len(x)}
         return picture_error(reconstruction, x, config) + config.kl * kl, facts
 
     return loss
+
+
+def roughened(latents: Tensor, most: float, draw: torch.Generator) -> Tensor:
+    """Latents (b, c, h, w) with Gaussian noise of 0 to `most` times their standard deviation."""
+    if not most:
+        return latents
+    share = most * torch.rand(len(latents), 1, 1, 1, generator=draw)
+    noise = share * torch.randn(latents.shape, generator=draw)
+    return latents + latents.detach().std() * noise.to(latents.device)
 
 
 @torch.no_grad()
