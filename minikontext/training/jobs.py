@@ -283,8 +283,11 @@ def stream_defaults(stream: StreamConfig, **more: Any) -> Defaults:
     """What a call of weights uses that were trained on a stream."""
     counts = Stream.context_counts(stream.level, stream.contexts)
     return Defaults(
-        sizes=stream.sizes, max_contexts=max(counts), min_contexts=min(counts), **more
-    )  # fmt: skip
+        sizes=tuple(dict.fromkeys(stream.sizes)),  # a stream may name one twice, to see more of it
+        max_contexts=max(counts),
+        min_contexts=min(counts),
+        **more,
+    )
 
 
 JOBS: dict[str, type[Job]] = {

@@ -45,8 +45,9 @@ class StreamConfig:
     tokens: of a batch: prompts, targets and contexts together. batches: how many different
     ones there are, after which they come again in another order; 0: every step has its own.
     other_size: the share of batches whose contexts have sizes of their own, not the target's.
-    sizes: (width, height), all trained ones unless given. contexts: numbers of context pictures;
-    all that the level's operations take unless given; (0,) is text-to-image alone.
+    sizes: (width, height), all trained ones unless given; one comes as often as it is named.
+    contexts: numbers of context pictures; all that the level's operations take unless given; (0,)
+    is text-to-image alone.
     words: "grammar", with two wishes in some of the sentences, or "templates", the first edition's.
     """
 

@@ -11,6 +11,7 @@ from minikontext.errors import ConfigError, TrainingError
 from minikontext.text import SPECIAL, UNKNOWN, split_prompt
 from minikontext.toyworld.sizes import TRAINED, UNSEEN
 from minikontext.toyworld.split import scene_keys, split_of_all
+from minikontext.training import jobs
 from minikontext.training.pictures import PictureTraining, picture_loss, step_scenes
 from minikontext.training.stream import Bucket, Stream, StreamConfig
 
@@ -137,3 +138,11 @@ def test_the_picture_loss_is_a_function_of_its_step_and_learns(autoencoder):
         value.backward()
         optimizer.step()
     assert float(loss(0)[0].detach()) < 0.5 * float(one.detach()) and facts["psnr"] > 12
+
+
+def test_a_size_that_is_named_twice_comes_twice_as_often_and_is_told_once(tiny):
+    config = StreamConfig(tokens=512, sizes=((64, 64), (64, 64), (96, 64)), other_size=0.0)
+    stream = Stream(config, tiny().autoencoder)
+    square = sum(stream.bucket(i).target == (64, 64) for i in range(600))
+    assert 350 < square < 450
+    assert jobs.stream_defaults(config).sizes == ((64, 64), (96, 64))
