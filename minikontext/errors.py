@@ -1,7 +1,6 @@
 """Every error and warning that minikontext raises on purpose.
 
-Each error is also the builtin that a caller would catch without knowing this module. A message
-says what was got, what was expected and what to do.
+Each is also the builtin that a caller would catch. It says what was got, expected, is to be done.
 """
 
 import sys
@@ -11,6 +10,9 @@ from collections.abc import Iterable
 
 class MinikontextError(Exception):
     """Base of all errors of this package: `except MinikontextError` catches each of them."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())  # it may quote a stranger's file
 
 
 class WeightsError(MinikontextError, ValueError):
@@ -89,16 +91,21 @@ class MetadataWarning(UserWarning):
     """A picture's history cannot be read or checked, so it is not carried on."""
 
 
+def plain(text: str, keep: str = "\n") -> str:
+    """A stranger's text: controls, marks of direction and half pairs written out as in Python."""
+    return "".join(x if x.isprintable() or x in keep else ascii(x)[1:-1] for x in text)
+
+
 def shorten_list(items: Iterable[str], limit: int = 3) -> str:
     """The first names of many, for a message."""
-    items = list(items)
+    items = [plain(item, "") for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
 
 def warn(warning: Warning) -> None:
     """Warn at the nearest line that is neither ours nor torch's: there the caller can act."""
-    frame, level, libraries = sys._getframe(1), 2, ("minikontext", "torch")
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in libraries:
-        frame, level = frame.f_back, level + 1
+    f, level, warning.args = sys._getframe(1), 2, (plain(str(warning)),)
+    while f.f_back and f.f_globals.get("__name__", "").split(".")[0] in ("minikontext", "torch"):
+        f, level = f.f_back, level + 1
     warnings.warn(warning, stacklevel=level)

@@ -126,8 +126,7 @@ class KontextPipeline:
         z = forget(z, images, verdicts, self.codec)
         # 10. Undo the resize, attach the provenance.
         names = " + ".join([self.name, *map(str, self.loras)])
-        config = pretrained.config_fingerprint(self)
-        weights = (names, self.weights_fingerprint, config)
+        weights = (names, self.weights_fingerprint, pretrained.config_fingerprint(self))
         return finish(request, contexts, plan, z, images, verdicts, weights)
 
     def encode(self, images: Image.Image | list[Image.Image]) -> Tensor:

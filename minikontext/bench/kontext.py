@@ -11,6 +11,7 @@ share on its own GPU, and the last to finish writes the pages. Nothing is downlo
 from __future__ import annotations
 
 import html
+import logging
 import os
 import re
 import zlib
@@ -27,13 +28,14 @@ from tqdm.auto import tqdm
 from minikontext import images, pretrained
 from minikontext.bench import report
 from minikontext.bench.similarity import Clip, Faces
-from minikontext.errors import ConfigError, ImageError, shorten_list
+from minikontext.errors import ConfigError, ImageError, MetadataError, shorten_list
 from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import files
+from minikontext.runtime import files, log
 from minikontext.runtime.config import fits_type, parse_json
 from minikontext.text import check_prompts
 
+LOG = logging.getLogger(__name__)
 FIELDS = ("file_name", "key", "category", "instruction")
 SAFE = re.compile(r"[\w.-]+")
 
@@ -59,8 +61,7 @@ def load(folder: str | Path) -> list[Item]:
     if not path.is_file():
         raise ImageError(f"{folder} holds no metadata.jsonl: give a copy of KontextBench's folder")
     items, keys = [], set()
-    text = path.read_bytes().decode("utf-8", "replace")
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would cut at U+2028, too
+    for number, line in enumerate(files.read_bytes(path).splitlines(), 1):
         if not line.strip():
             continue
         item = _item(line, folder, f"{path.name}, line {number}")
@@ -76,11 +77,13 @@ def load(folder: str | Path) -> list[Item]:
     return items
 
 
-def _item(line: str, folder: Path, where: str) -> Item:
+def _item(line: bytes, folder: Path, where: str) -> Item:
     try:
-        row = parse_json(line)
+        row = parse_json(line.decode("utf-8-sig"))
         name, key, category, instruction = (row[field] for field in FIELDS)
         check_prompts([str(category), str(instruction)])
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{where}: it is not UTF-8 ({error}). Save the file as UTF-8.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ImageError(f"{where}: expected a JSON object with {', '.join(FIELDS)}") from error
     if not SAFE.fullmatch(str(key)) or str(key).startswith(".") or len(str(key)) > 200:
@@ -114,8 +117,8 @@ def run(
     """Edit every `world`-th item from `rank` on; returns the results of this share.
 
     A result is named by its key. Its seed comes from the key, so neither the order nor the number
-    of processes matters. `call` goes to the pipeline. Raises ConfigError if the folder holds
-    results of other weights, seeds or calls.
+    of processes matters. `call` goes to the pipeline. A result that cannot be read is made again.
+    Raises ConfigError if the folder holds results of other weights, seeds, calls or cases.
     """
     output, paths = Path(output), []
     _require_own(output, {
@@ -125,14 +128,30 @@ def run(
     })  # fmt: skip
     for item in tqdm(items[rank::world], desc="KontextBench", disable=rank > 0):
         path = output / f"{item.key}.png"
-        if not path.exists():
-            inputs = [images.read(picture) for picture in item.pictures] or None
+        inputs = [images.read(picture) for picture in item.pictures]
+        if not _is_made(path, item, inputs):
             mine = zlib.crc32(f"{seed}/{item.key}".encode()) % 2**31
-            out = pipe(item.instruction, image=inputs, seed=mine, progress=False, **call)
+            out = pipe(item.instruction, image=inputs or None, seed=mine, progress=False, **call)
             with files.replacing(path) as temporary:
                 temporary.write_bytes(provenance.encode(out.images[0], out.provenance[0]))
         paths.append(path)
     return paths
+
+
+def _is_made(path: Path, item: Item, inputs: list[Image.Image]) -> bool:
+    """Whether a case's result is there, whole. Raises ConfigError for one of another wish."""
+    if not path.exists():
+        return False
+    try:
+        made = provenance.read(path)
+    except (ImageError, MetadataError) as error:
+        LOG.warning("%s is made again: %s", path, error)
+        return False
+    words = item.instruction if made.private or made.cut else made.prompt
+    if (words, made.contexts) != (item.instruction, tuple(map(provenance.checksum, inputs))):
+        raise ConfigError(f"{path} is of another instruction or picture than the case has now. "
+                          "Remove it, or name another folder.")  # fmt: skip
+    return True
 
 
 def _require_own(output: Path, facts: dict[str, str]) -> None:
@@ -292,7 +311,7 @@ def main(
     pipe = KontextPipeline.from_pretrained(options.weights, device=own_device())
     run(pipe, items, output, options.seed, rank, world, num_inference_steps=options.steps)
     if all((output / f"{item.key}.png").exists() for item in items):
-        print(*write_pages(items, output, clip, faces), sep="\n")
+        log.say(*write_pages(items, output, clip, faces))
 
 
 if __name__ == "__main__":

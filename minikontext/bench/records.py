@@ -32,6 +32,7 @@ from minikontext.errors import ConfigError, MinikontextError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.config import fits_type, parse_json
+from minikontext.runtime.log import printable, say
 from minikontext.toyworld import Case, score
 from minikontext.training.jobs import read_job
 from minikontext.training.run import run_job
@@ -200,9 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(line(entry.resolve().name, check(entry, options.cases)))
         except ConfigError as error:
             refused += 1
-            print(error, file=sys.stderr)
+            print(printable(str(error), keep="\n"), file=sys.stderr)
     head = ("entry", "success %", "95 %", "cases", "minutes", "rules")
-    print(report.table(head, sorted(rows, key=lambda row: -row[1])))
+    say(report.table(head, sorted(rows, key=lambda row: -row[1])))
     return int(refused > 0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from minikontext.errors import ConfigError
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.runtime.files import shipped
+from minikontext.runtime.log import LONGEST, printable
 
 STORED = shipped("data", "bench")
 RUNS = Path("runs", "bench")
@@ -51,7 +53,8 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
 def folder(options: argparse.Namespace, part: str = "") -> Path:
     """Where results go; `part` names a part of the cases, which has a folder of its own.
 
-    Raises ConfigError where a part, or a run without --store, would write into data/bench.
+    Raises ConfigError where a part, or a run without --store, would write into data/bench, and
+    OutputError, before any work is done, where nothing can be written.
     """
     if options.store and options.output:
         raise ConfigError(
@@ -66,6 +69,7 @@ def folder(options: argparse.Namespace, part: str = "") -> Path:
     chosen = options.output or RUNS / part.replace(" ", "-")
     if chosen.resolve() == STORED.resolve():
         raise ConfigError(f"{chosen} holds what is committed: use --store to change that.")
+    files.try_writing(chosen / "results.json")
     return chosen
 
 
@@ -108,9 +112,15 @@ def write_figure(figure: Figure, path: Path) -> None:
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; None is an empty cell."""
     lines = [head, ["---"] * len(head), *rows]
-    shown = (["" if cell is None else str(cell) for cell in line] for line in lines)
+    shown = ([_cell(cell) for cell in line] for line in lines)
     text = ["| " + " | ".join(line) + " |" for line in shown]
     return "\n".join([text[0], "|" + "---|" * len(head), *text[2:]])
+
+
+def _cell(value: object) -> str:
+    """A cell's text, which may be a stranger's: no bar, tag or control character acts in it."""
+    text = printable("" if value is None else str(value), LONGEST)
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", re.sub(r"(?<!\\)\|", r"\|", text))
 
 
 def side_by_side(columns: Mapping[str, object], rows: Mapping[str, Sequence[object]]) -> str:

@@ -24,7 +24,7 @@ from minikontext.errors import (
     OutputError,
 )
 from minikontext.runtime import log
-from minikontext.runtime.files import exists, is_folder
+from minikontext.runtime.files import exists, is_folder, try_writing
 
 EXAMPLES = """examples:
   minikontext edit fox.png "make the hat red"
@@ -164,12 +164,12 @@ def _inspect(options: argparse.Namespace) -> int:
         edit.check_output(Path(options.show), [options.picture])
         provenance.check_format(Path(options.show))
     found = inspect.inspect(options.picture)
-    print(found)
+    log.say(found)
     if options.watermark:
         print(f"watermark: {watermark.describe(images.read(options.picture))}")
     if options.show and found.regions:
         marked = inspect.mark_regions(images.read(options.picture), found.regions)
-        print(f"marked: {provenance.save(marked, options.show)}")
+        log.say(f"marked: {provenance.save(marked, options.show)}")
     elif options.show:
         print("marked: nothing, as no changed region is known")
     return {inspect.UNCHANGED: 0, inspect.CHANGED: 1}.get(found.verdict, 3)
@@ -211,7 +211,7 @@ def _train(options: argparse.Namespace) -> int:
         job = workload.workload(training.read_job(path))
         values = {name: getattr(options, name) for name in MACHINE}
         requested = {name: value for name, value in values.items() if value is not None}
-        print(plan.make(job, plan.Machine(**{"gpus": plan.most_gpus(job)} | requested)))
+        log.say(plan.make(job, plan.Machine(**{"gpus": plan.most_gpus(job)} | requested)))
         return 0
     training.main(path, resume=not options.restart)
     return 0
@@ -266,10 +266,10 @@ def _reproduce(options: argparse.Namespace) -> int:
     home = Path(options.runs)
     if options.list:
         stages = reproduce.read_stages(configs, options.smoke)
-        print("\n".join(map(reproduce.describe, reproduce.plan(options.name, stages, home))))
+        log.say(*map(reproduce.describe, reproduce.plan(options.name, stages, home)))
         return 0
     stages = reproduce.reproduce(options.name, configs, home, options.smoke, not options.restart)
-    print("\n".join(map(reproduce.describe, stages)))
+    log.say(*map(reproduce.describe, stages))
     return 0
 
 
@@ -314,7 +314,7 @@ def _weights_inspect(options: argparse.Namespace) -> int:
 
     parts = summary.parts(options.place)
     for part in parts:
-        print(summary.summarise(part))
+        log.say(summary.summarise(part))
     if len(parts) > 1 and (found := layouts.find(options.place)):
         print("memory plans in bfloat16, for 1024×1024 with one context:")
         for plan in layouts.plans(found, device.DTYPES["bfloat16"]):
@@ -328,15 +328,15 @@ def _weights_verify(options: argparse.Namespace) -> int:
     failed = 0
     for part in summary.parts(options.place):
         try:
-            print(f"[OK]   {part}: all {summary.verify(part)} tensors")
+            log.say(f"[OK]   {part}: all {summary.verify(part)} tensors")
         except MinikontextError as error:
-            print(f"[FAIL] {error}")
+            log.say(f"[FAIL] {error}")
             failed = 1
     try:
         if place := summary.verify_words(options.place):
-            print(f"[OK]   {place}: both text encoders and their tokenizers")
+            log.say(f"[OK]   {place}: both text encoders and their tokenizers")
     except MinikontextError as error:
-        print(f"[FAIL] {error}")
+        log.say(f"[FAIL] {error}")
         failed = 1
     return failed
 
@@ -345,12 +345,13 @@ def _weights_convert(options: argparse.Namespace) -> int:
     target = Path(options.target)
     if exists(target) or is_folder(target):
         raise OutputError(f"{target} is there already. Choose another name for the result.")
+    try_writing(target)
     from minikontext.pretrained import convert
     from minikontext.runtime import device
 
     dtype = device.explain_device(dtype=options.dtype).dtype if options.dtype else None
     for path in convert.convert(Path(options.source), target, dtype):
-        print(path)
+        log.say(path, keep="")
     return 0
 
 

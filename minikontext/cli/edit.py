@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from minikontext.errors import ConfigError, ImageError, OutputError, SizeError, warn
 from minikontext.runtime import log
-from minikontext.runtime.files import check_writable
+from minikontext.runtime.bounds import shown
+from minikontext.runtime.files import try_writing
 
 if TYPE_CHECKING:
     from minikontext.editing.output import KontextOutput
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PIPE = "-"  # stdin among the pictures, stdout as the place of the result
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
+MOST = 10_000  # results of one picture: each has a name, before any work is done
 PLANS = ("auto", "resident", "encoders", "8-bit", "4-bit", "stream")
 
 # What the library calls an argument, and what this command calls it.
@@ -244,7 +246,7 @@ def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace)
             sys.stdout.buffer.flush()
         else:
             new = not options.output or _is_folder(options.output)
-            print(provenance.save(image, path, record, **how, new=new))
+            log.say(provenance.save(image, path, record, **how, new=new), keep="")
 
 
 def load(options: argparse.Namespace) -> KontextPipeline:
@@ -349,8 +351,8 @@ def output_paths(sources: list[str], output: str | None, count: int) -> list[Pat
 
     Raises OutputError for a place that cannot be written, SizeError for a count below 1.
     """
-    if count < 1:
-        raise SizeError(f"--count {count}: ask for at least one result.")
+    if not 1 <= count <= MOST:
+        raise SizeError(f"{shown(count)} results: ask for at least one, and at most {MOST:,}.")
     if output == PIPE:
         if count > 1:
             raise OutputError(f"{count} results do not fit into one stdout: name a folder.")
@@ -381,7 +383,7 @@ def check_output(path: Path, sources: Sequence[str]) -> None:
     """Raises OutputError for a result that would replace a source or cannot be written."""
     if path.resolve() in [Path(source).resolve() for source in sources if source != PIPE]:
         raise OutputError(f"{path} is the picture itself. Choose another name for the result.")
-    check_writable(path)
+    try_writing(path)
 
 
 def _sampling(options: argparse.Namespace, seed: int | None) -> dict[str, object]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Len, MaxLen
 from PIL import Image, ImageDraw
+from tqdm.auto import tqdm
 
 from minikontext import images
 from minikontext.course.verdict import Verdict
@@ -167,12 +168,16 @@ class Session:
         return Path(path)
 
 
-def replay(path: str | Path, pipe: KontextPipeline | None = None) -> list[KontextOutput]:
+def replay(
+    path: str | Path, pipe: KontextPipeline | None = None, most: int = 10_000
+) -> list[KontextOutput]:
     """Do all edits of a session's file again, and return their results in order.
 
     pipe: by default the shipped weights that the file names. A result whose pixels are not those of
     the session is told in a warning: other weights or another kind of machine made it.
-    Raises ConfigError for a file that is no session, or that asks for weights of your own.
+    most: sampling steps, of all edits together. A file may ask for days of work, in 1000 edits.
+    Raises ConfigError for a file that is no session, that asks for weights of your own, or for
+    more than `most` steps.
     """
     found = _read(Path(path))
     if pipe is None:
@@ -181,8 +186,14 @@ def replay(path: str | Path, pipe: KontextPipeline | None = None) -> list[Kontex
         pipe = KontextPipeline.from_pretrained(found.weights)
     if pipe.weights_fingerprint != found.fingerprint:
         warn(WeightsWarning(f"{path} was made with other weights, named {found.weights!r}."))
+    usual = pipe.defaults.num_inference_steps
+    if (steps := sum(wish.steps or usual for wish in found.edits)) > most:
+        raise ConfigError(
+            f"{path} asks for {steps:,} steps in {len(found.edits)} edits; expected {most:,} at "
+            f"most. For more: replay(path, pipe, most={steps})."
+        )
     session = Session(_picture(found.start), {k: _picture(v) for k, v in found.pictures.items()})
-    for wish in found.edits:
+    for wish in tqdm(found.edits, "replay", leave=False):
         session.turns.append(session.edit(pipe, wish))
     pixels = [turn.wish.pixels for turn in session.turns]
     apart = [i + 1 for i, wish in enumerate(found.edits) if wish.pixels not in ("", pixels[i])]
@@ -199,7 +210,7 @@ class _File:
     fingerprint: str
     start: str | None
     pictures: dict[str, str]
-    edits: Annotated[tuple[Wish, ...], MaxLen(10_000)]
+    edits: Annotated[tuple[Wish, ...], MaxLen(1_000)]
 
 
 def _read(path: Path) -> _File:

@@ -17,6 +17,7 @@ from minikontext.distillation.latents import TeacherStream
 from minikontext.distillation.rollout import rollout_loss
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import config_fingerprint
 from minikontext.training.editor import Editor
 from minikontext.training.loop import Loop, LossFunction
 from minikontext.training.models import averaged, export
@@ -73,7 +74,8 @@ def learned(
     world: DistContext, on_log: OnLog,
 ) -> Path:  # fmt: skip
     """Run the job's [loop] on the model, and write its student's averaged weights as a folder."""
-    origin = made_from(job, base=pipe.weights_fingerprint[:12])
+    config = config_fingerprint(pipe)[:12]
+    origin = made_from(job, config, base=pipe.weights_fingerprint[:12])
     loop = Loop(model, job.loop, job.run, world, made_from=origin)
     loop.resume()
     loop.run(loss, on_log)

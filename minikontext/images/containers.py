@@ -134,11 +134,15 @@ def remarks(data: bytes) -> list[str]:
     found = []
     names = {name for name, *_ in png_chunks(data)} if data.startswith(PNG) else set()
     names |= {name for name, _ in webp_chunks(data)} if data[8:12] == b"WEBP" else set()
-    if names & {b"acTL", b"ANIM"} or _is_long_gif(data):
+    if names & {b"acTL", b"ANIM"} or _is_long_gif(data) or _is_long_avif(data):
         found.append("it is an animation, of which only the first picture is looked at")
     if b"cICP" in names or (b"cHRM" in names and not names & {b"sRGB", b"iCCP"}):
         found.append("it names colours in a way that is not applied here (cICP, cHRM)")
     return found
+
+
+def _is_long_avif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and b"avis" in data[8 : int.from_bytes(data[:4], "big")]
 
 
 def _is_long_gif(data: bytes) -> bool:

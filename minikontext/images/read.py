@@ -271,6 +271,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colours in one of the modes L, RGB and CMYK, which profiles know, and their opacity."""
+    image = image.convert("LA") if image.mode == "La" else image
     if image.mode[0] in "IF":  # I, I;16, I;16B, F: more than 8 bits, which convert() would clip.
         return _from_array(_to_8_bits(np.asarray(image), image.mode)), None
     grey = image.mode in ("1", "L", "LA", "La")

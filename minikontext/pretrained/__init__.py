@@ -16,6 +16,7 @@ transformers_io   the door to `transformers`: local folders, no code of theirs
 lora              low-rank updates: attached, merged, trained, saved
 lora_files        LoRA files of any naming
 lora_layers       the update of one layer
+mapped            large files in use: has anybody written into them?
 """
 
 from minikontext import lazy
@@ -24,8 +25,8 @@ PARTS = ("transformer", "autoencoder", "text_encoder")
 
 MODULES = (
     "config_mapping", "convert", "file_kinds", "key_mapping", "layouts", "loader", "lora",
-    "lora_files", "lora_layers", "native", "purpose", "safetensors_io", "stored", "summary",
-    "text_encoders", "transformers_io",
+    "lora_files", "lora_layers", "mapped", "native", "purpose", "safetensors_io", "stored",
+    "summary", "text_encoders", "transformers_io",
 )  # fmt: skip
 HOMES = {
     "config_fingerprint": "loader",

@@ -13,7 +13,7 @@ from torch import nn
 
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
-from minikontext.pretrained import PARTS, convert, layouts, purpose, safetensors_io
+from minikontext.pretrained import PARTS, convert, layouts, mapped, purpose, safetensors_io
 from minikontext.pretrained.native import (
     FORMAT,
     FORMAT_VERSION,
@@ -85,6 +85,7 @@ def _load_native(
     )  # fmt: skip
     stored = {part: part_file(folder, part, config) for part in PARTS}
     loaded = {p: safetensors_io.load_into(modules[p], stored[p], device, dtype) for p in PARTS}
+    mapped.watch([loaded["transformer"]], stored.values())
     return loaded | {
         "defaults": from_dict(Defaults, config.get("defaults", {})),
         "name": config.get("name") or folder.name,
@@ -105,11 +106,13 @@ def _load_published(
     loaded = layouts.load(found, *select_device(device, dtype), offload)
     if filters is None and loaded["transformer"].config.guidance_embed:
         registry.tell_once()
+    weight_files, text = [*found.files, *_encoder_files(found.encoders)], loaded["text_encoder"]
+    mapped.watch([loaded["transformer"], text.t5, text.clip], weight_files)
     return loaded | {
         "defaults": Defaults(**layouts.defaults(found)),
         "name": found.name,
         "folder": found.encoders,
-        "weight_files": [*found.files, *_encoder_files(found.encoders)],
+        "weight_files": weight_files,
         "safety": filters,
     }
 

@@ -279,6 +279,18 @@ def check_writable(path: str | Path) -> None:
         raise OutputError(f"Cannot write {path}: the folder {parent} is read-only.")
 
 
+def try_writing(path: str | Path) -> None:
+    """As `check_writable`, and a file is made and removed there: root may write to all but some."""
+    check_writable(path)
+    temporary = _temporary_name(_nearest_existing(Path(path).parent) / Path(path).name)
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError as error:
+        raise _cannot_write(Path(path), error) from error
+    finally:
+        _remove(temporary)
+
+
 def lies_in(folder: Path, name: str) -> bool:
     """Whether a name from a file stays in a folder, after links: no `..`, no absolute path."""
     try:

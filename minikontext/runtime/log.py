@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from minikontext.errors import plain
+
 LONGEST = 20_000  # characters of one message
 
 LOGGER = logging.getLogger("minikontext")
@@ -29,16 +31,16 @@ def show() -> None:
         LOGGER.addHandler(_Printer())
 
 
+def say(*texts: object, keep: str = "\n") -> None:
+    """Print lines to stdout, with whatever a stranger's file or name brought in written out."""
+    print(*(printable(str(text), LONGEST, keep) for text in texts), sep="\n", flush=True)
+
+
 def printable(text: str, limit: int = 500, keep: str = "") -> str:
     """Make a stranger's text harmless for a terminal and a log, and no longer than `limit`.
 
     Control characters, line ends, marks of writing direction and halves of surrogate pairs are
     written out as in Python. keep: characters that may stay, such as line ends of our own texts.
     """
-    shown = ""
-    for character in text:
-        plain = character.isprintable() or character in keep
-        shown += character if plain else ascii(character)[1:-1]
-        if len(shown) > limit:
-            return f"{shown[:limit]} … ({len(text)} characters)"
-    return shown
+    shown = plain(text[: limit + 1], keep)
+    return shown if len(shown) <= limit else f"{shown[:limit]} … ({len(text)} characters)"

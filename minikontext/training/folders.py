@@ -30,7 +30,7 @@ from minikontext import flow, images
 from minikontext.denoiser import PATCH, Denoiser
 from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import safetensors_io
+from minikontext.pretrained import config_fingerprint, safetensors_io
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Scale
 from minikontext.runtime.config import read_json, require_entries
@@ -65,11 +65,13 @@ def encode_folder(
     with other weights or another size.
     """
     facts = {"weights": pipe.weights_fingerprint[:12], "side": side, "shard": shard}
+    facts["config"] = config_fingerprint(pipe)[:12]
     label = cache / "cache.json"
     if world.rank == 0 and not label.exists():
         files.write_text(label, json.dumps(facts))
     world.wait()
-    if read_json(label, TrainingError, f"Remove {cache}.") != facts:
+    found = read_json(label, TrainingError, f"Remove {cache}.")
+    if facts != {"config": facts["config"]} | found:  # which caches of before do not name
         raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
     if world.rank == 0:
         safetensors_io.save(_text(pipe, ""), cache / f"{NULL}.safetensors")

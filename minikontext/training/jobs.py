@@ -311,12 +311,13 @@ def read_config(path: str | Path, kinds: Iterable[str] = tuple(JOBS)) -> dict[st
     path = Path(path)
     try:
         config = tomllib.loads(files.read_text(path))
+        built_on = "'stage:" in repr(config)
     except (OSError, ValueError, RecursionError) as error:  # brackets in brackets without end
         raise ConfigError(f"{path} cannot be read as a training config: {error}") from error
     if config.get("kind") not in kinds:
         expected = " or ".join(kinds)
         raise ConfigError(f"{path}: kind = {config.get('kind')!r:.80}; expected {expected}")
-    if "'stage:" in repr(config):
+    if built_on:
         raise ConfigError(
             f"{path} builds on other stages: run `minikontext reproduce {path.stem}`, which makes "
             "them first."

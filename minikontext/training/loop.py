@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.runtime.bounds import Count, Minutes, Often, Rate, Share, Weight
 from minikontext.runtime.config import parse_json
+from minikontext.runtime.log import printable
 from minikontext.training.optimizer import MuonAdamW, learning_rate
 from minikontext.training.parallel import ALONE, DistContext, full_tensor, to_local
 from minikontext.training.runs import add_line, require_same
@@ -144,8 +145,8 @@ class Loop:
         wait for the step, and goes back to the checkpoint before.
         """
         before = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
-        quiet = self.world.rank > 0
-        bar = tqdm(total=self.config.steps, initial=self.step, desc=self.folder.name, disable=quiet)
+        quiet, desc = self.world.rank > 0, printable(self.folder.name, 80)
+        bar = tqdm(total=self.config.steps, initial=self.step, desc=desc, disable=quiet)
         self._logged, self._stopped = (self.step, self.seconds), False
         saved, last, together = time.monotonic(), time.monotonic(), self.world.size == 1
         try:

@@ -118,8 +118,9 @@ class MuonAdamW:
         rest = {n: p for n, p in self.names.items() if n not in self.views}
         beta = 0.9 if adam_beta is None else adam_beta
         adam = {"betas": (beta, 0.99), "weight_decay": weight_decay}
-        self.adamw = torch.optim.AdamW(_groups(rest, lr, rates or {}), **adam)
-        self.optimizers: list[torch.optim.Optimizer] = [self.adamw]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if rest:
+            self.optimizers.append(torch.optim.AdamW(_groups(rest, lr, rates or {}), **adam))
         if self.views:
             groups = _groups(self.views, muon_lr, rates or {})
             self.optimizers.append(Muon(groups, muon_lr, weight_decay, half=half))
@@ -141,7 +142,7 @@ class MuonAdamW:
     def _slots(self) -> Iterator[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
         for name, parameter in self.names.items():
             if name in self.views:
-                yield name, self.optimizers[1], self.views[name]
+                yield name, self.optimizers[-1], self.views[name]
             else:
                 yield name, self.optimizers[0], parameter
 

@@ -12,7 +12,7 @@ import torch
 
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import lora
+from minikontext.pretrained import config_fingerprint, lora
 from minikontext.runtime import offload
 from minikontext.training.data import build_cache, load_cache, world_fingerprint
 from minikontext.training.editor import editor_loss
@@ -148,7 +148,7 @@ def train_folder(job: FolderJob, world: DistContext, on_log: OnLog = None) -> Pa
     """
     dials = job.training
     pipe = KontextPipeline.from_pretrained(job.parts, world.device)
-    base = pipe.weights_fingerprint[:12]
+    base, config = pipe.weights_fingerprint[:12], config_fingerprint(pipe)[:12]
     samples, *unseen = encoded(job, pipe, world)
     sheets = sheets_of(job, pipe, [*unseen, samples][0])
     del pipe  # makes room for the training
@@ -161,7 +161,7 @@ def train_folder(job: FolderJob, world: DistContext, on_log: OnLog = None) -> Pa
     if job.data.tries:
         on_the_way += [lambda step: sheets(model, step, world.rank == 0) or {}]
     watch = watched(job, all_of(on_the_way), samples)
-    origin = made_from(job, base=base, data=samples.fingerprint())
+    origin = made_from(job, config, base=base, data=samples.fingerprint())
     loop = Loop(model, job.loop, job.run, world, watch, origin)
     loop.resume()
     loop.run(folder_loss(model, samples, dials, world.device), on_log)
@@ -186,7 +186,8 @@ def train_lora(job: LoraJob, world: DistContext, on_log: OnLog = None) -> Path:
     options = {name: getattr(job, name) for name in ("dtype", "offload") if getattr(job, name)}
     pipe = KontextPipeline.from_pretrained(job.parts, world.device, **options)
     samples, *unseen = encoded(job, pipe, world)
-    origin = made_from(job, base=pipe.weights_fingerprint[:12], data=samples.fingerprint())
+    weights, config = pipe.weights_fingerprint[:12], config_fingerprint(pipe)[:12]
+    origin = made_from(job, config, base=weights, data=samples.fingerprint())
     base, dials = pipe.transformer.requires_grad_(False), job.training
     sheets = sheets_of(job, pipe, [*unseen, samples][0])
     del pipe  # the text encoders are not needed from here on

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from minikontext.errors import OutputError, TrainingError, shorten_list
+from minikontext.errors import OutputError, TrainingError, WeightsError, shorten_list
+from minikontext.pretrained import safetensors_io
+from minikontext.pretrained.native import find_weights
 from minikontext.runtime import files
 from minikontext.training.parallel import DistContext
 
@@ -36,12 +38,36 @@ LEFT_OUT = {
 # -------------------------------------------------------------------------------- what it is of
 
 
-def made_from(job: Job, **fingerprints: str) -> dict[str, str]:
+LATER = ("start's content", "base's config")  # facts that checkpoints of before do not have
+
+
+def made_from(job: Job, config: str = "", **fingerprints: str) -> dict[str, str]:
     """What a run's result follows from: the config's values by their places, and fingerprints.
 
-    fingerprints: of what the config names, for example `base` and `data`.
+    fingerprints: of what the config names, for example `base` and `data`; config: of the base's
+    sizes, scale factors and vocabulary.
     """
-    return {**_flat(asdict(job)), **fingerprints}
+    start = getattr(job, "start", None)
+    facts = {LATER[0]: _content(getattr(start, "weights", start)), LATER[1]: config}
+    return {**_flat(asdict(job)), **fingerprints, **{k: v for k, v in facts.items() if v}}
+
+
+def _content(place: str | None) -> str:
+    """A fingerprint of the weights at a place that a config names; empty for none."""
+    if not place:
+        return ""
+    path = _place(place)
+    inside = (x for x in sorted(path.rglob("*")) if x.suffix == ".safetensors")
+    found = [path] if path.is_file() else [*inside, *path.glob("config.json")]
+    return files.fingerprint(found)[:12]
+
+
+def _place(name: str) -> Path:
+    """Where the weights or files lie that a config names."""
+    try:
+        return find_weights(name)
+    except WeightsError:  # of another layout, or a file
+        return Path(name)
 
 
 def _flat(values: Mapping[str, Any], section: str = "") -> dict[str, str]:
@@ -59,6 +85,7 @@ def require_same(place: Path, before: Mapping[str, str], now: Mapping[str, str])
 
     A dial that is None is as good as one that was not there yet.
     """
+    before = {name: now[name] for name in LATER if name in now} | dict(before)
     names = [n for n in {**before, **now} if before.get(n, "None") != now.get(n, "None")]
     if names:
         differences = [
@@ -124,10 +151,38 @@ def check_places(job: Job) -> None:
     output = Path(job.output)
     last = output if job.output_is_file else output / "transformer.safetensors"
     for place in (last, job.folder / "checkpoint.last.safetensors"):
-        files.check_writable(place)
+        files.try_writing(place)
         files.check_writable(place.with_name(f".{place.name}.{os.getpid()}.tmp"))
         for parent in (p for p in place.parents if files.exists(p)):
             raise OutputError(f"Cannot write {place}: {parent} is a file, not a folder.")
+    run, result = (Path(os.path.realpath(place)) for place in (job.folder, output))
+    for name, place in _read_from(job):
+        if place == result:
+            raise OutputError(f"output is what {name} names, and would replace it. Name another.")
+        if place.is_relative_to(run):
+            raise OutputError(f"run holds what {name} names: --restart would set that aside, too. "
+                              "Name another folder.")  # fmt: skip
+    if result == run:
+        raise OutputError("run and output are one place. Name another.")
+    if job.output_is_file and output.exists() and not _is_lora(output):
+        raise OutputError(f"{output} is there and is no LoRA. Name another file.")
+
+
+def _read_from(job: Job) -> Iterator[tuple[str, Path]]:
+    """What a job reads: the names in its config, and the places."""
+    for owner in (job, getattr(job, "data", None)):
+        for name in ("autoencoder", "parts", "teacher", "start", "source", "validation"):
+            value = getattr(owner, name, None)
+            value = getattr(value, "weights", value)
+            if isinstance(value, str):
+                yield name, Path(os.path.realpath(_place(value)))
+
+
+def _is_lora(path: Path) -> bool:
+    try:
+        return any(".lora_" in name for name in safetensors_io.inspect(path))
+    except WeightsError:
+        return False
 
 
 def add_line(log: Path, line: str) -> None:

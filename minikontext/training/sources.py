@@ -36,6 +36,7 @@ from minikontext.errors import ConfigError, MissingPackageError, PromptError, sh
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.text import check_prompts
+from minikontext.training.shards import grouped, plain_files, unpacked
 
 Picture = Path | bytes
 COLUMNS = ("file_name", "contexts", "prompt")
@@ -161,8 +162,9 @@ def triplets(source: str | Path, how: Reading = AS_IT_IS) -> Found:
         if isinstance(sample, Bad):
             yield sample
             continue
-        triplet, before = (sample.prompt, *sample.contexts), seen[sample.key]
-        if triplet in before or (before and isinstance(sample.image, bytes)):
+        before = seen[sample.key]  # hashes: of a table or shard, pictures are bytes
+        triplet = (sample.prompt, *map(hash, (sample.image, *sample.contexts)))
+        if triplet in before:
             yield Bad(sample.key, "its name occurred before")
             continue
         before.add(triplet)
@@ -191,9 +193,9 @@ def _layout(source: Path, how: Reading) -> Found:
         return _from_rows(_json_lines(lines, how), source, how.columns)
     if files.exists(table := source / "metadata.csv"):
         return _from_rows(_csv_rows(table, how), source, how.columns)
-    if tables := sorted(source.glob("*.parquet")):
+    if tables := plain_files(source, "*.parquet"):
         return _from_rows(itertools.chain(*map(_parquet_rows, tables)), source, how.columns)
-    if shards := sorted(path for ending in SHARDS for path in source.glob(ending)):
+    if shards := plain_files(source, *SHARDS):
         return itertools.chain.from_iterable(_from_tar(shard, how) for shard in shards)
     pictures = source / "target" if files.is_folder(source / "target") else source
     controls = [p for p in source.glob("control*") if p.is_dir()]
@@ -210,8 +212,8 @@ def _layout(source: Path, how: Reading) -> Found:
 
 def _json_lines(path: Path, how: Reading) -> Iterator[dict | Bad]:
     with open(path, "rb") as file:
-        if file.read(2) in MARKS:
-            lines: Any = path.read_bytes().decode("utf-16", "replace").encode().splitlines()
+        if file.read(2) in MARKS:  # what is no text becomes \xd8, which is no JSON: its line is Bad
+            lines: Any = path.read_bytes().decode("utf-16", "backslashreplace").split("\n")
         else:
             file.seek(0)
             lines = file
@@ -219,7 +221,7 @@ def _json_lines(path: Path, how: Reading) -> Iterator[dict | Bad]:
             if not line.strip():
                 continue
             try:
-                row = parse_json(how.decode(line))
+                row = parse_json(line if isinstance(line, str) else how.decode(line))
                 if not isinstance(row, dict):
                     raise TypeError(f"{row!r:.80} is no object")
                 yield row
@@ -238,8 +240,12 @@ def _csv_rows(path: Path, how: Reading) -> Iterator[dict | Bad]:
                 yield Bad(f"line {number}", 'more or fewer cells than columns: quote "red, please"')
                 continue
             contexts = str(row.get("contexts") or "").strip()
-            if contexts.startswith("["):
-                row["contexts"] = parse_json(contexts)
+            try:
+                if contexts.startswith("["):
+                    row["contexts"] = parse_json(contexts)
+            except ValueError as error:
+                yield Bad(f"line {number}", f"its contexts are no JSON list: {error}")
+                continue
             yield {k: v for k, v in row.items() if v != ""}
     except (OSError, ValueError, csv.Error) as error:
         yield Bad(path.name, f"the table cannot be read on: {error}")
@@ -315,8 +321,8 @@ def _from_tar(path: Path, how: Reading) -> Found:
     groups: dict[str, list[tarfile.TarInfo]] = {}
     ignored: Counter[str] = Counter()
     try:
-        with tarfile.open(path, "r:*", errors="replace") as tar:
-            broken = _grouped(tar, groups)
+        with unpacked(path) as file, tarfile.open(None, "r:", file, errors="replace") as tar:
+            broken = grouped(tar, groups)
             for key, members in groups.items():
                 yield _from_members(key, members, tar, ignored, how)
             if broken:
@@ -328,23 +334,6 @@ def _from_tar(path: Path, how: Reading) -> Found:
     if ignored:
         names = shorten_list([f"{name} × {n}" for name, n in ignored.most_common()], 6)
         log.warning("%s: not read: %s", path, names)
-
-
-def _grouped(tar: tarfile.TarFile, groups: dict[str, list[tarfile.TarInfo]]) -> Exception | None:
-    """Members by sample; returns what ended the shard early, if anything did."""
-    try:
-        for member in tar:
-            folder, _, name = member.name.rpartition("/")
-            if member.isfile() and not name.startswith("._") and "__MACOSX" not in folder:
-                groups.setdefault(_stem(member.name), []).append(member)
-    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
-        return error
-    return None
-
-
-def _stem(name: str) -> str:
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/{file.split('.')[0]}" if folder else file.split(".")[0]
 
 
 def _from_members(

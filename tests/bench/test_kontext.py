@@ -1,6 +1,7 @@
 """KontextBench's folder: loading, refusing, resuming, sharding, looking."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_cases_come_with_their_pictures(folder):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the tiny pipeline knows seven words
-def test_a_run_goes_on_and_any_share_gives_the_same(folder, tiny_pipe, tmp_path):
+def test_a_run_goes_on_and_any_share_gives_the_same(folder, tiny_pipe, tmp_path, caplog):
     items = kontext.load(folder)
     whole = kontext.run(tiny_pipe, items, tmp_path / "a")
     parts = [kontext.run(tiny_pipe, items, tmp_path / "b", rank=r, world=2) for r in (1, 0)]
@@ -44,10 +45,36 @@ def test_a_run_goes_on_and_any_share_gives_the_same(folder, tiny_pipe, tmp_path)
     for path in whole:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
     assert provenance.read(whole[0]).prompt == items[0].instruction
-    whole[0].write_bytes(b"kept")
+    before, cut = whole[0].stat().st_mtime_ns, whole[2].read_bytes()
     whole[1].unlink()
+    whole[2].write_bytes(cut[: len(cut) // 2])
     kontext.run(tiny_pipe, items, tmp_path / "a")
-    assert whole[0].read_bytes() == b"kept" and whole[1].exists()
+    assert whole[0].stat().st_mtime_ns == before and whole[1].exists()
+    assert whole[2].read_bytes() == cut and "is made again" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_result_of_another_wish_is_not_taken_for_a_cases(folder, tiny_pipe, tmp_path):
+    item = kontext.load(folder)[0]
+    (path,) = kontext.run(tiny_pipe, [item], tmp_path, num_inference_steps=1)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "other.jpg")
+    for change in ({"instruction": "the hat"}, {"pictures": (tmp_path / "other.jpg",)}):
+        with pytest.raises(ConfigError, match="another instruction or picture"):
+            kontext.run(tiny_pipe, [replace(item, **change)], tmp_path, num_inference_steps=1)
+    path.unlink()
+    other = replace(item, instruction="the hat")
+    kontext.run(tiny_pipe, [other], tmp_path, num_inference_steps=1)
+    kontext.run(tiny_pipe, [other], tmp_path, num_inference_steps=1)
+
+
+def test_an_instruction_that_is_no_text_is_refused(tmp_path):
+    row = {"file_name": "", "key": "a", "category": "c", "instruction": "don’t"}
+    text = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_bytes(text.encode("cp1252"))
+    with pytest.raises(ImageError, match="line 1: it is not UTF-8"):
+        kontext.load(tmp_path)
+    (tmp_path / "metadata.jsonl").write_bytes(text.encode("utf-8-sig"))
+    assert kontext.load(tmp_path)[0].instruction == "don’t"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

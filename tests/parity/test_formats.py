@@ -7,6 +7,7 @@ import struct
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from folders import CONFIG, build
@@ -379,6 +380,36 @@ def test_packed_gguf_opens_with_the_right_values(folder, state, packing, tmp_pat
     assert all(torch.equal(got[name].float().bfloat16().float(), rounded[name]) for name in got)
 
 
+# Blocks of 256 numbers: bytes, and where in a block the scales lie that are float16.
+SUPER = {"Q4_K": (144, (0, 2)), "Q6_K": (210, (208,)), "Q5_K": (176, (0, 2)), "Q3_K": (110, (108,)),
+         "Q2_K": (84, (80, 82)), "IQ4_XS": (136, (0,))}  # fmt: skip
+
+
+def blocks_of(packing, shape, draw):
+    """Random blocks, which mean some numbers or others; their scales are small and finite."""
+    size, scales = SUPER[packing]
+    blocks = draw.integers(0, 256, (*shape[:-1], shape[-1] // 256, size), np.uint8)
+    for at in scales:
+        some = draw.uniform(1e-3, 1e-2, blocks.shape[:-1]).astype(np.float16)[..., None]
+        blocks[..., at : at + 2] = some.view(np.uint8)
+    return blocks.reshape(*shape[:-1], -1)
+
+
+@pytest.mark.parametrize("packing", SUPER)
+def test_a_gguf_file_of_larger_blocks_is_read_as_gguf_does(tmp_path, packing):
+    gguf = pytest.importorskip("gguf")
+    kind, draw = gguf.GGMLQuantizationType[packing], np.random.default_rng(0)
+    data = blocks_of(packing, (3, 512), draw)
+    norm = torch.arange(8.0)
+    (tmp_path / "x.gguf").write_bytes(gguf_file([
+        ("a.weight", (3, 512), kind.value, data.tobytes()), *plain({"b.scale": norm}),
+    ], TEXT, 1))  # fmt: skip
+    reader = safetensors_io.Reader(tmp_path / "x.gguf")
+    expected = torch.from_numpy(gguf.quants.dequantize(data, kind))
+    assert torch.equal(reader.read("a.weight", dtype=torch.float32), expected)
+    assert torch.equal(reader.read("b.scale"), norm) and reader.dtype("a.weight") == packing
+
+
 def test_packed_gguf_without_the_package_names_it(folder, state, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     (folder / "kontext.gguf").write_bytes(gguf_file([("img_in.weight", (32, 32), 8, bytes(1088))]))
@@ -420,6 +451,30 @@ def test_gguf_that_makes_no_sense_is_refused(folder, state, how):
     (folder / "kontext.gguf").write_bytes(ODD_GGUF[how](plain(state)))
     with pytest.raises(WeightsError, match="is a GGUF file that cannot be read"):
         load(folder)
+
+
+# ---- files that are written to while they are in use
+
+
+@pytest.mark.parametrize("how", ["cut", "overwritten", "renamed", "removed"])
+def test_a_mapped_file_that_is_written_to_is_told_before_it_is_read(
+    folder, state, monkeypatch, how
+):
+    path = folder / "kontext.safetensors"
+    save_file(state, path)
+    monkeypatch.setattr(safetensors_io, "MAPPED_FROM", 0)  # as if the file were large
+    pipe = KontextPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    call = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 0, "progress": False}
+    before = pipe("a hat", **call).images[0]
+    if how in ("cut", "overwritten"):
+        with open(path, "rb+") as file:
+            file.truncate(1000) if how == "cut" else file.write(b"x")
+        with pytest.raises(WeightsError, match="was written to after it was loaded"):
+            pipe("a hat", **call)
+        return
+    shutil.copy(path, folder / "other")
+    (folder / "other").replace(path) if how == "renamed" else path.unlink()
+    assert list(pipe("a hat", **call).images[0].getdata()) == list(before.getdata())
 
 
 # ---- files that are none

@@ -3,13 +3,16 @@
 import json
 import multiprocessing
 import os
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from minikontext import training
 from minikontext.errors import ConfigError, OutputError, TrainingError
+from minikontext.pretrained import lora
 from minikontext.training import runs
 from minikontext.training.data import build_cache, load_cache
 from minikontext.training.jobs import build_job
@@ -64,6 +67,77 @@ def test_a_run_from_before_a_dial_goes_on_without_it(tmp_path):
         loop(0.5).resume()
 
 
+def lora_config(folder, **more):
+    """A LoRA on tiny weights; `parts`, `start` and the pictures lie in the folder."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64), "red").save(folder / "pictures/1.png")
+    (folder / "pictures/1.txt").write_text("the hat")
+    return {
+        "kind": "lora", "parts": str(folder / "base"), "run": str(folder / "run"),
+        "output": str(folder / "x.safetensors"), "device": "cpu", "lora": {"rank": 2},
+        "data": {"source": str(folder / "pictures"), "side": 64},
+        "loop": {"steps": 1}, "training": {"batch": 1, "bf16": False},
+    } | more  # fmt: skip
+
+
+def test_a_run_is_tied_to_what_its_start_and_its_base_hold(tiny, tmp_path):
+    pipe = tiny()
+    pipe.save_pretrained(tmp_path / "base")
+    first = lora.save(lora.new(pipe.transformer, 2), pipe.transformer, tmp_path / "first")
+    values = lora_config(tmp_path, start=str(first))
+    train(values)
+    train(values)
+    state = load_file(first)
+    save_file({name: tensor + 1 for name, tensor in state.items()}, first)
+    with pytest.raises(TrainingError, match="start's content was"):
+        train(values)
+    save_file(state, first)
+    path = tmp_path / "base/config.json"
+    facts = json.loads(path.read_text())
+    facts["autoencoder"]["scale_factor"] = 3.0
+    path.write_text(json.dumps(facts))
+    with pytest.raises(TrainingError, match="encoded was made as"):  # with other latents
+        train(values)
+    shutil.rmtree(tmp_path / "run/encoded")
+    with pytest.raises(TrainingError, match="base's config was"):
+        train(values)
+
+
+def test_a_checkpoint_from_before_knows_of_no_contents(tmp_path):
+    before = {"seed": "0"}
+    runs.require_same(tmp_path, before, before | dict.fromkeys(runs.LATER, "abc"))
+    with pytest.raises(TrainingError, match="start's content was abc, is not there"):
+        runs.require_same(tmp_path, before | {runs.LATER[0]: "abc"}, before)
+
+
+def test_a_training_never_replaces_or_moves_what_it_reads(tiny, tmp_path):
+    tiny().save_pretrained(tmp_path / "base")
+    values = lora_config(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
+    for change, told in (
+        ({"output": str(tmp_path / "base/transformer.safetensors")}, "is no LoRA"),
+        ({"output": str(tmp_path / "pictures/1.png")}, "is no LoRA"),
+        ({"output": str(tmp_path / "run")}, "one place|is a folder"),
+        ({"run": str(tmp_path / "pictures")}, "run holds what source names"),
+        ({"run": str(tmp_path)}, "run holds what parts names"),
+        ({"output": str(tmp_path / "old"), "start": str(tmp_path / "old")}, "start names"),
+    ):
+        with pytest.raises(OutputError, match=told):
+            train(values | change, resume=False)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()}
+    train(values)
+    train(values, resume=False)  # a LoRA of before is replaced
+
+
+def test_a_model_of_matrices_alone_is_trained_by_muon_alone(tmp_path):
+    model = torch.nn.Linear(3, 3, bias=False)
+    one = Loop(model, LoopConfig(2, warmup=1, ema=0.0), tmp_path)
+    one.run(lambda step: (model(torch.ones(1, 3)).square().sum(), {}))
+    again = Loop(torch.nn.Linear(3, 3, bias=False), LoopConfig(2, warmup=1, ema=0.0), tmp_path)
+    assert again.resume()
+    assert again.optimizer.tensors().keys() == {"momentum_buffer.weight"}
+
+
 def test_a_restart_sets_the_old_run_aside_whole(tmp_path):
     train(config(tmp_path))
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
@@ -108,7 +182,7 @@ def test_two_trainings_never_write_into_one_run(tmp_path):
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path, place):
     key = {"out": "output", "run": "run"}[place]
     (tmp_path / "file").write_text("x")
-    for name in ("x" * 300, "file", "file/below"):
+    for name in ("x" * 300, "file", "file/below", "/proc/no/such"):
         values = config(tmp_path) | {key: str(tmp_path / name)}
         with pytest.raises(OutputError, match="Cannot write"):
             train(values, on_log=lambda facts: pytest.fail("a step was done"))

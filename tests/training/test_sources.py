@@ -5,13 +5,16 @@ import gzip
 import io
 import json
 import logging
+import os
 import tarfile
+import zlib
 
 import pytest
 from PIL import Image
 
 from minikontext import training
 from minikontext.errors import ConfigError
+from minikontext.training import shards
 from minikontext.training.sources import Bad, Reading, Triplet, check_source, triplets
 
 
@@ -154,6 +157,7 @@ def test_a_config_maps_columns(pictures, tmp_path):
     path = training.run_job(training.build_job(values))
     assert path.exists()
     values |= {"run": str(tmp_path / "s"), "start": str(path), "lora": {"rank": 4}}
+    values["output"] = str(tmp_path / "y.safetensors")
     with pytest.raises(ConfigError, match="has rank 8"):
         training.run_job(training.build_job(values))
 
@@ -288,3 +292,79 @@ def test_a_packed_shard_that_ends_early_is_told(tmp_path):
     (tmp_path / "0.tar").unlink()
     (tmp_path / "0.tar.gz").write_bytes(packed[: len(packed) // 2])
     assert isinstance(list(triplets(tmp_path))[-1], Bad)
+
+
+def test_a_packed_shard_is_unpacked_once_and_not_beyond_measure(tmp_path, monkeypatch):
+    members = [(f"{i}.image.png", png(i)) for i in range(9)]
+    write_tar(tmp_path / "0.tar", members + [(f"{i}.txt", b"x") for i in range(9)])
+    data = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").unlink()
+    opened = []
+
+    def counted(file):
+        opened.append(file)
+        return gzip.open(file)
+
+    monkeypatch.setattr(shards, "PACKED", {b"\x1f\x8b": counted})
+    (tmp_path / "0.tar.gz").write_bytes(gzip.compress(data))
+    assert [one.image for one in triplets(tmp_path)] == [png(i) for i in range(9)]
+    assert len(opened) == 1
+    with gzip.open(tmp_path / "0.tar.gz", "wb") as file:
+        file.writelines(bytes(1 << 20) for _ in range(99))
+    (bad,) = triplets(tmp_path)
+    assert isinstance(bad, Bad) and "64 times its size" in bad.why
+
+
+def test_a_packed_shard_cut_where_a_sample_ends_is_told(tmp_path):
+    write_tar(tmp_path / "0.tar", [("1.image.png", png()), ("1.txt", b"x")])
+    packer = zlib.compressobj(wbits=31)
+    data = packer.compress((tmp_path / "0.tar").read_bytes()[:-1024].rstrip(b"\0"))
+    (tmp_path / "0.tar").unlink()
+    (tmp_path / "0.tar.gz").write_bytes(data + packer.flush(zlib.Z_SYNC_FLUSH))
+    *_, bad = triplets(tmp_path)
+    assert isinstance(bad, Bad) and "ends early" in bad.why
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this system's folders")
+@pytest.mark.parametrize("name", ["0.tar", "0.tar.gz", "0.parquet"])
+def test_pipes_and_devices_are_no_shards(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="no ordinary file"):
+        check_source(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="no ordinary file"):
+        check_source(tmp_path)
+
+
+def test_one_bad_cell_costs_its_row_alone(pictures):
+    table = 'file_name,contexts,prompt\na.png,"[""b.png",one\nb.png,,two\n'
+    (pictures / "metadata.csv").write_text(table)
+    bad, fine = triplets(pictures)
+    assert isinstance(bad, Bad) and "JSON list" in bad.why and fine.prompt == "two"
+
+
+def test_half_a_character_in_utf16_lines_costs_its_line_alone(pictures):
+    rows = [json.dumps({"file_name": "a.png", "prompt": word}) + "\n" for word in ("one", "X")]
+    data = "".join(rows).encode("utf-16")
+    (pictures / "metadata.jsonl").write_bytes(data.replace(b"X\0", b"\0\xd8") + b"\n")
+    fine, bad, *_ = triplets(pictures)
+    assert fine.prompt == "one" and isinstance(bad, Bad)
+
+
+def test_pictures_of_one_name_are_kept_apart(tmp_path):
+    for shard in (1, 2, 3):  # the third is the first once more
+        members = [("1.image.png", png(shard % 3 or 1)), ("1.txt", b"x")]
+        write_tar(tmp_path / f"{shard}.tar", members)
+    one, two, bad = triplets(tmp_path)
+    assert (one.key, one.image, two.key, two.image) == ("1", png(1), "1#2", png(2))
+    assert isinstance(bad, Bad) and "before" in bad.why
+
+
+def test_a_picture_in_a_parquet_file_may_have_several_prompts(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = {"file_name": [{"bytes": png(1), "path": "1.png"}], "prompt": [["one", "two"]]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
+    assert [one.prompt for one in good(tmp_path)] == ["one", "two"]

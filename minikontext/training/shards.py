@@ -1,0 +1,75 @@
+"""A shard as a file: unpacked once, bounded, and its members by sample."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from minikontext.errors import ConfigError
+from minikontext.runtime import files
+
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+
+
+def plain_files(source: Path, *endings: str) -> list[Path]:
+    """Files of some names. Raises ConfigError for a pipe or a device, which would have no end."""
+    found = sorted(path for ending in endings for path in source.glob(ending))
+    if odd := [path for path in found if not files.exists(path)]:
+        raise ConfigError(f"{odd[0]} is no ordinary file, or leads nowhere. Move it away.")
+    return found
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """A shard's plain tar, to jump about in: a packed one would be unpacked anew for each sample.
+
+    Raises OSError for one that grows beyond all measure: pictures hardly shrink when packed.
+    """
+    with open(path, "rb") as packed:
+        head = packed.read(6)
+        packed.seek(0)
+        opener = next((PACKED[magic] for magic in PACKED if head.startswith(magic)), None)
+        if opener is None:
+            yield packed
+            return
+        room, ended = 64 * path.stat().st_size + (1 << 24), None
+        with opener(packed) as stream, tempfile.TemporaryFile() as plain:
+            while True:
+                try:
+                    block = stream.read1(1 << 20)
+                except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:  # cut or damaged
+                    block, ended = b"", error
+                if not block:
+                    break
+                room -= plain.write(block)
+                if room < 0:
+                    raise OSError("it unpacks to more than 64 times its size; pack it as .tar")
+            plain.seek(0)
+            yield plain
+        if ended:  # what is there has been read
+            raise EOFError(ended)
+
+
+def grouped(tar: tarfile.TarFile, groups: dict[str, list[tarfile.TarInfo]]) -> Exception | None:
+    """Members by sample; returns what ended the shard early, if anything did."""
+    try:
+        for member in tar:
+            folder, _, name = member.name.rpartition("/")
+            if member.isfile() and not name.startswith("._") and "__MACOSX" not in folder:
+                groups.setdefault(_stem(member.name), []).append(member)
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
+        return error
+    return None
+
+
+def _stem(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.split('.')[0]}" if folder else file.split(".")[0]
