@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from benchmarks.suite import edit_all
 from minikontext.bench import report
 from minikontext.bench.compare import percent_interval
-from minikontext.bench.suite import edit_all
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, score, sizes
 from minikontext.toyworld.edits import sample_case

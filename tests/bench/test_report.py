@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablations, failures, ladd_lab, outside, words, wrong_answers
+from benchmarks import ablations, failures, ladd_lab, outside, suite, words, wrong_answers
 from benchmarks.reader import __main__ as reader
 from minikontext.bench import (
     autoencoder_bench,
@@ -15,7 +15,6 @@ from minikontext.bench import (
     results,
     safety_bench,
     study,
-    suite,
 )
 from minikontext.bench.reader.network import HOME
 from minikontext.course import plane_ladd

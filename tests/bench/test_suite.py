@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minikontext.bench import suite
+from benchmarks import suite
 from minikontext.bench.mini import CATEGORIES
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.sizes import TRAINED, UNSEEN

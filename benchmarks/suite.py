@@ -1,6 +1,6 @@
 """MiniKontextBench 2: KontextBench's proportions at every size, and more sets; both judges.
 
-`python -m minikontext.bench.suite --weights FOLDER --share 0.1` scores a tenth of every set of the
+`python -m benchmarks.suite --weights FOLDER --share 0.1` scores a tenth of every set of the
 dev split. Choices are made there. `--split test --store` is for what is reported, once a release.
 
 Half of the sentences are in phrasings that no training hears. Each case has a noise of its own,
@@ -191,7 +191,7 @@ def page(found: dict[str, list[Outcome]], title: str) -> str:
 
 def main(arguments: list[str] | None = None) -> dict[str, list[Outcome]]:
     """Command line: run sets, write outcomes and the page, print the page."""
-    parser = report.parser("python -m minikontext.bench.suite", __doc__, seed=...)
+    parser = report.parser("python -m benchmarks.suite", __doc__, seed=...)
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
     parser.add_argument("--share", type=float, default=1.0, help="of every set (default: all)")
     parser.add_argument("--sets", nargs="+", default=[*SETS], choices=[*SETS], metavar="SET")
