@@ -33,6 +33,7 @@ from minikontext.training.pictures import PictureTraining
 from minikontext.training.safety import SafetyLossConfig
 from minikontext.training.sources import Reading
 from minikontext.training.stream import WORDS, Stream, StreamConfig
+from minikontext.training.words import WordsTraining
 from minikontext.training.world_editor import WorldEditorTraining
 from minikontext.transformer import TransformerConfig
 
@@ -249,12 +250,30 @@ class WorldAutoEncoderJob(WorldJob):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorldWordsJob(WorldJob):
+    """`kind = "world_words"`: the text encoder alone, before any picture."""
+
+    text: ToyTextConfig = field(default_factory=ToyTextConfig)
+    training: WordsTraining = field(default_factory=WordsTraining)
+
+    @classmethod
+    def bases(cls, values: Values, where: str) -> dict[str, Any]:
+        """The grammar's vocabulary."""
+        return {"text": WORDS["grammar"].encoder()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorldEditorJob(NetJob, WorldJob):
-    """`kind = "world_editor"`. autoencoder: a weights folder."""
+    """`kind = "world_editor"`. autoencoder: a weights folder.
+
+    start: weights to go on from. words: a folder with a text encoder that is taken instead of that
+    of `start`.
+    """
 
     autoencoder: str
     stream: StreamConfig
     start: str | None = None
+    words: str | None = None
     text: ToyTextConfig = field(default_factory=ToyTextConfig)
     training: WorldEditorTraining = field(default_factory=WorldEditorTraining)
     defaults: Defaults = field(default_factory=Defaults)
@@ -297,6 +316,7 @@ JOBS: dict[str, type[Job]] = {
     "safety": SafetyJob,
     "world_autoencoder": WorldAutoEncoderJob,
     "world_editor": WorldEditorJob,
+    "world_words": WorldWordsJob,
 }
 
 

@@ -72,10 +72,12 @@ def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
 
 
 def new_editor(
-    sizes: TransformerConfig, text: ToyTextConfig, seed: int = 0, start: str | None = None
-) -> Editor:
+    sizes: TransformerConfig, text: ToyTextConfig, seed: int = 0, start: str | None = None,
+    words: str | None = None,
+) -> Editor:  # fmt: skip
     """An editor of some sizes: the weights of `start`, a folder, or none yet (meta).
 
+    words: a folder with a text encoder that is taken instead, whose vocabulary has to be `text`'s.
     Stored weights stay in their file until `prepare` moves them, block by block.
     """
     torch.manual_seed(seed)
@@ -85,6 +87,8 @@ def new_editor(
     if start:
         for name, module in (("transformer", model.transformer), ("text_encoder", model.text)):
             safetensors_io.load_into(module, stored_part(start, name))
+    if words:
+        safetensors_io.load_into(model.text, Path(words) / "text_encoder.safetensors")
     return model
 
 

@@ -14,6 +14,8 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import config_fingerprint, lora
 from minikontext.runtime import offload
+from minikontext.text import ToyTextEncoder
+from minikontext.training import words
 from minikontext.training.data import build_cache, load_cache, world_fingerprint
 from minikontext.training.editor import editor_loss
 from minikontext.training.folders import Encoded, encode_folder, folder_loss, validate_folder
@@ -23,6 +25,7 @@ from minikontext.training.jobs import (
     LoraJob,
     WorldAutoEncoderJob,
     WorldEditorJob,
+    WorldWordsJob,
 )
 from minikontext.training.loop import Loop
 from minikontext.training.models import (
@@ -44,7 +47,7 @@ from minikontext.training.parallel import (
     prepare,
 )
 from minikontext.training.pictures import normalised, picture_loss
-from minikontext.training.runs import made_from
+from minikontext.training.runs import content, made_from
 from minikontext.training.stream import Inputs, Stream
 from minikontext.training.tries import Sheets, held_out_check, sample_sheets
 from minikontext.training.watch import Metrics
@@ -78,18 +81,32 @@ def train_world_autoencoder(
     return save_autoencoder(model.eval(), Path(job.output))
 
 
+def train_world_words(job: WorldWordsJob, world: DistContext, on_log: OnLog = None) -> Path:
+    """Train a text encoder to tell the facts of sentences; writes it with its `config.json`."""
+    alone(world, "a text encoder")
+    torch.manual_seed(job.seed)
+    cases = words.sample_cases(job.training)
+    model = words.FactReader(ToyTextEncoder(job.text), words.fact_names(cases)).to(world.device)
+    loop = Loop(model, job.loop, job.run, made_from=made_from(job))
+    loop.resume()
+    loop.run(words.words_loss(model, cases, job.training), on_log)
+    averaged(loop, model)
+    return words.save_words(model.text, Path(job.output))
+
+
 def train_world_editor(job: WorldEditorJob, world: DistContext, on_log: OnLog = None) -> Path:
     """Train text encoder and transformer on the stream of all sizes; writes a weights folder."""
     autoencoder = load_autoencoder(find_autoencoder(job.autoencoder), world.device)
     dials, drawn = job.training, job.stream
     folder = job.folder / "stream" if drawn.batches else None
     stream = Stream(drawn, autoencoder, folder, dials.bf16)
-    model = new_editor(job.transformer, job.text, job.seed, job.start)
+    model = new_editor(job.transformer, job.text, job.seed, job.start, job.words)
     model.layout, model.isolated = dials.layout, dials.isolated
     if dials.isolated and world.size > 1:
         raise ConfigError("[training] isolated: in one process only, start it without torchrun")
     prepare(model, world, dials.bf16, first_weights(job.seed))
-    origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12])
+    language = {"language": content(job.words)} if job.words else {}
+    origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12], **language)
     loop = Loop(model, job.loop, job.run, world, made_from=origin)
     loop.resume()
     source, null = Inputs(stream, model.text), model.text.tokenize([""])[0]

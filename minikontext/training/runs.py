@@ -48,11 +48,11 @@ def made_from(job: Job, config: str = "", **fingerprints: str) -> dict[str, str]
     sizes, scale factors and vocabulary.
     """
     start = getattr(job, "start", None)
-    facts = {LATER[0]: _content(getattr(start, "weights", start)), LATER[1]: config}
+    facts = {LATER[0]: content(getattr(start, "weights", start)), LATER[1]: config}
     return {**_flat(asdict(job)), **fingerprints, **{k: v for k, v in facts.items() if v}}
 
 
-def _content(place: str | None) -> str:
+def content(place: str | None) -> str:
     """A fingerprint of the weights at a place that a config names; empty for none."""
     if not place:
         return ""

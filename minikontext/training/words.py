@@ -1,0 +1,117 @@
+"""Before any picture: the toy's text encoder learns what sentences say, as T5 and CLIP did.
+
+FLUX takes two text encoders that others trained, on text and on pictures with captions. The toy's
+learns language alone, too: from its features, two linear layers tell which facts a sentence states,
+"accessory=hat" or "recolour_thing/colour=red". The layers are thrown away, the encoder is kept. No
+picture is drawn, nothing held out is asked for, and no judge is known.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Interval
+from torch import Tensor, nn
+
+from minikontext.pretrained import safetensors_io
+from minikontext.runtime import files
+from minikontext.runtime.bounds import Level, Seed
+from minikontext.runtime.config import write_json
+from minikontext.text import ToyTextEncoder
+from minikontext.toyworld import Case, wishes
+from minikontext.training.loop import LossFunction
+
+RARE = 5  # a fact of fewer cases than this is left out
+LETTERS = ("sign", "old_sign")  # slots that hold a word of any letters
+
+
+@dataclass(frozen=True)
+class WordsTraining:
+    """Which sentences are read.
+
+    cases: how many different ones; their words are drawn afresh in every batch. batch: sentences
+    of a step. level, seed: of the world's cases.
+    """
+
+    level: Level = 4
+    seed: Seed = 0
+    cases: Annotated[int, Interval(ge=8, le=2**24)] = 20_000
+    batch: Annotated[int, Interval(ge=1, le=2**16)] = 256
+
+
+def facts(case: Case) -> Iterator[str]:
+    """What the sentence of a case states: its operations, their words, what the result shows."""
+    for wish in case.wishes or (case,):
+        yield wish.operation
+        for slot, said in wish.words.items():
+            if slot in LETTERS:
+                yield from (f"{slot}[{i}]={letter}" for i, letter in enumerate(said))
+            elif slot != "caption":
+                yield f"{wish.operation}/{slot}={said}"
+        if len(case.contexts) < 2:  # else the pictures say what the result shows
+            shown = (name for name in wish.claims if name not in LETTERS)
+            yield from (f"{name}={getattr(case.target, name)}" for name in shown)
+
+
+class FactReader(nn.Module):
+    """A text encoder, and a linear layer on each of its two outputs that names facts."""
+
+    def __init__(self, text: ToyTextEncoder, names: Sequence[str]) -> None:
+        super().__init__()
+        self.text, self.names = text, tuple(names)
+        self.from_pooled = nn.Linear(text.config.pooled, len(names))
+        self.from_tokens = nn.Linear(text.config.width, len(names))
+
+    def forward(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of `tokenize` to logits from the pooled feature and from the tokens, (b, facts)."""
+        features = self.text(token_ids)
+        return self.from_pooled(features.pooled), self.from_tokens(features.tokens.mean(dim=1))
+
+
+def sample_cases(config: WordsTraining) -> list[Case]:
+    """The cases whose sentences are read: those of a stream of the training split."""
+    draw = partial(wishes.sample_wishes, number=config.level, split="train", seed=config.seed)
+    return [draw(i) for i in range(config.cases)]
+
+
+def fact_names(cases: Sequence[Case]) -> list[str]:
+    """Every fact that is not rare, sorted."""
+    counts = Counter(name for case in cases for name in {*facts(case)})
+    return sorted(name for name, count in counts.items() if count >= min(RARE, len(cases) // 4))
+
+
+def words_loss(model: FactReader, cases: Sequence[Case], config: WordsTraining) -> LossFunction:
+    """The loss of a step: binary cross-entropy of all facts, from both outputs, summed."""
+    places = {name: i for i, name in enumerate(model.names)}
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(f"words/{config.seed}/{step}")
+        drawn = [rng.choice(cases) for _ in range(config.batch)]
+        said = model.text.tokenize([wishes.ask(case, rng) for case in drawn])
+        right = torch.zeros(len(drawn), len(places))
+        for row, case in zip(right, drawn, strict=True):
+            row[[places[name] for name in facts(case) if name in places]] = 1
+        device = model.from_pooled.weight.device
+        right = right.to(device)
+        pooled, tokens = model(said.to(device))
+        whole = ((pooled.detach() > 0) == right.bool()).all(dim=1).float().mean()
+        error = sum(F.binary_cross_entropy_with_logits(x, right) for x in (pooled, tokens))
+        return error * len(places), {"understood": float(whole)}
+
+    return loss
+
+
+def save_words(text: ToyTextEncoder, folder: Path) -> Path:
+    """Write a text encoder with its configuration."""
+    with files.updating_folder(folder) as new:
+        safetensors_io.save(text.state_dict(), new / "text_encoder.safetensors", torch.bfloat16)
+        write_json(new / "config.json", {"text_encoder": asdict(text.config)})
+    return folder
