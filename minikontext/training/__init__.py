@@ -13,7 +13,7 @@ parallel      many processes: FSDP2, activation checkpointing, torch.compile
 data          encoded pairs of the toy world; editor: batches of them
 sources       triplets of your own, in the layouts that people have; shards: of packed files
 folders       the same, encoded once; batches of them
-stream, pictures, world_editor    the lineage's data and losses
+stream, pictures, words, world_editor    the lineage's data and losses
 watch         speed and validation; tries: edits while training
 plan          memory and time before a GPU is rented; workload: of a job
 """
@@ -26,7 +26,7 @@ MODULES = (
     "data", "editor", "folders", "jobs", "loop",
     "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",
     "runs", "safety", "shards", "sources", "store", "stream", "tries", "watch", "workload",
-    "world_editor",
+    "words", "world_editor",
 )  # fmt: skip
 HOMES = {
     "build_job": "jobs", "main": "run", "read_config": "jobs", "read_job": "jobs", "run_job": "run",

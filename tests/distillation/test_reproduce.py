@@ -33,6 +33,7 @@ def test_stages_come_in_order_and_only_those_that_are_needed():
         "autoencoder",
         "toy_base",
         "toy_first",
+        "text_encoder",
         "toy_small",
         "toy",
     ]
@@ -64,8 +65,8 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     home = tmp_path / "runs"
-    names = "autoencoder, autoencoder_first, toy, toy_base, toy_dev, toy_first, toy_max, toy_pro, "
-    names += "toy_small"
+    names = "autoencoder, autoencoder_first, text_encoder, toy, toy_base, toy_dev, toy_first, "
+    names += "toy_max, toy_pro, toy_small"
     with pytest.raises(ConfigError, match=f"there are {names}"):
         reproduce.reproduce("toy-ultra", configs, home)
     last = configs / "toy.toml"
@@ -92,7 +93,8 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
-        "autoencoder_first", "autoencoder", "toy_base", "toy_first", "toy_small", "toy"
+        "autoencoder_first", "autoencoder", "toy_base", "toy_first", "text_encoder",
+        "toy_small", "toy",
     ]  # fmt: skip
     for student, steps in (("toy_pro", 4), ("toy_max", 4), ("toy_dev", 28)):
         *before, last = reproduce.reproduce(student, configs, home, smoke=True)
@@ -115,7 +117,7 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     last = configs / "toy.toml"
     last.write_text(last.read_text().replace("seed = 32", "seed = 33"))
     anew = reproduce.reproduce("toy", configs, home, smoke=True)
-    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 5 + [False]
+    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 6 + [False]
     assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
 
 
@@ -124,6 +126,6 @@ def test_the_command_lists_the_stages(capsys, tmp_path, monkeypatch):
     assert app.main(["reproduce", "toy", "--list"]) == 0
     said = capsys.readouterr().out
     assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy:")
-    assert said.count("not made") == 6 and "minutes on two cores" in said
+    assert said.count("not made") == 7 and "minutes on two cores" in said
     assert app.main(["reproduce", "nothing"]) == 2
     assert list(tmp_path.iterdir()) == []

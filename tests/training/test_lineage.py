@@ -1,6 +1,7 @@
 """The lineage's trainings: from a config to weights of all sizes, by step, resumed exactly."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,14 @@ from safetensors.torch import load_file
 from benchmarks import sizes as bench
 from benchmarks import variants
 from minikontext import training
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, TrainingError, WeightsError
 from minikontext.pipeline import KontextPipeline
+from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.toyworld import grammar
+from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.sizes import TRAINED
+from minikontext.toyworld.wishes import sample_wishes
+from minikontext.training import words
 from minikontext.training.models import load_autoencoder
 
 TINY = {"ch": 4, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "norm_groups": 2}
@@ -174,3 +180,110 @@ def as_toml(config, prefix=""):
         if isinstance(section, dict):
             lines += [f"[{prefix}{name}]", as_toml(section, f"{prefix}{name}.")]
     return "\n".join(lines)
+
+
+# ------------------------------------------------------------------ words before pictures
+
+TEXT = {"heads": 2, "depth": 1, "max_length": 32, "width": 16, "pooled": 16}
+
+
+def words_config(folder, **loop):
+    return {
+        "kind": "world_words", "run": str(folder / "run"), "output": str(folder / "out"),
+        "text": TEXT, "training": {"cases": 40, "batch": 8}, "loop": LOOP | loop,
+    }  # fmt: skip
+
+
+def test_facts_say_what_the_sentence_says():
+    drawn = (sample_case(i, 4, "train", 0, 1) for i in range(10_000))
+    case = next(x for x in drawn if x.operation == "recolour_accessory")
+    colour, accessory = case.words["colour"], case.words["accessory"]
+    assert {*words.facts(case)} >= {
+        "recolour_accessory",
+        f"recolour_accessory/colour={colour}",
+        f"recolour_accessory/accessory={accessory}",
+        f"accessory_colour={colour}",
+    }
+    drawn = (sample_case(i, 4, "train", 0, 1) for i in range(10_000))
+    case = next(x for x in drawn if x.operation == "add_sign")
+    assert [x for x in words.facts(case) if x.startswith("sign")] == [
+        f"sign[{i}]={letter}" for i, letter in enumerate(case.words["sign"])
+    ]
+
+
+def test_of_several_pictures_only_the_words_are_facts():
+    drawn = (sample_case(i, 4, "train", 0, 2) for i in range(100))
+    case = next(x for x in drawn if x.operation == "borrow_accessory")
+    found = [*words.facts(case)]
+    assert not any(x.startswith("accessory_colour") for x in found)  # the second picture says it
+    assert f"borrow_accessory/accessory={case.words['accessory']}" in found
+
+
+def test_both_wishes_of_a_sentence_are_facts():
+    case = next(x for x in (sample_wishes(i) for i in range(1000)) if x.wishes)
+    assert {wish.operation for wish in case.wishes} <= {*words.facts(case)}
+
+
+def test_nothing_held_out_is_read():
+    assert {case.split for case in words.sample_cases(words.WordsTraining(cases=200))} == {"train"}
+
+
+def test_an_encoder_learns_to_tell_facts():
+    torch.manual_seed(0)
+    dials = words.WordsTraining(cases=60, batch=32, level=1)
+    cases = words.sample_cases(dials)
+    text = ToyTextEncoder(ToyTextConfig(grammar.vocabulary(), **TEXT))
+    model = words.FactReader(text, words.fact_names(cases))
+    loss = words.words_loss(model, cases, dials)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    values = []
+    for step in range(120):
+        value, facts = loss(step)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+    assert 0 <= facts["understood"] <= 1
+    assert sum(values[-5:]) < 0.6 * sum(values[10:15])
+    assert float(text.embedding.weight.grad.abs().sum()) > 0
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """A tiny text encoder's folder."""
+    return train(words_config(tmp_path_factory.mktemp("words")))
+
+
+def test_a_training_that_was_interrupted_ends_in_the_same_encoder(read, tmp_path):
+    config = words_config(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, on_log=stop_at(2))
+    assert same(train(config), read, "text_encoder")
+    assert "understood" in json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
+
+
+def test_an_editor_begins_with_the_words_that_were_learned(read, tmp_path, autoencoder):
+    config = editor_config(tmp_path, autoencoder, lr=0.0, muon_lr=0.0) | {"words": str(read)}
+    config["text"] = TEXT
+    folder = train(config)
+    assert same(folder, read, "text_encoder")
+    config = editor_config(tmp_path / "two", autoencoder) | {"words": str(read)}
+    config["text"] = TEXT | {"ngrams": 0}
+    with pytest.raises(WeightsError, match="ngrams"):
+        train(config)
+
+
+def test_a_run_is_tied_to_the_words_that_it_began_with(read, tmp_path, autoencoder):
+    config = editor_config(tmp_path, autoencoder) | {"words": str(read), "text": TEXT}
+    with pytest.raises(KeyboardInterrupt):
+        train(config, on_log=stop_at(2))
+    other = train(words_config(tmp_path / "other") | {"seed": 5})
+    path = Path(read) / "text_encoder.safetensors"
+    mine = path.read_bytes()
+    path.write_bytes((other / "text_encoder.safetensors").read_bytes())
+    try:
+        with pytest.raises(TrainingError, match="language was"):
+            train(config)
+    finally:
+        path.write_bytes(mine)
+    assert load_file(path).keys()
