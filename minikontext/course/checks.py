@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minikontext.course import progress
+
 Checks = Callable[["Report", Callable[..., Any]], None]
 Mistakes = dict[str, Callable[..., Any]]  # what was done -> a function that does it
 REGISTRY: dict[str, Checks] = {}
@@ -174,6 +176,10 @@ def check(function: Callable[..., Any]) -> None:
         print(f"{name}: not attempted yet")
     else:
         report.finish()
+        for box in (box for box, solved in progress.SOLVED.items() if solved == name):
+            if all(report.results):
+                progress.keep("solved", {name: True})
+                print(f"       {box}: green on the map")
 
 
 def describe(value: Any) -> str:

@@ -132,7 +132,9 @@ class LiveTraining(Working):
         examples: Sequence[Case],
         batch: int = 32,
         every: float = 3.0,
+        empty_prompts: float = 0.08,
     ) -> None:
+        self.empty_prompts = empty_prompts  # the share of samples that learn without words
         self.model, self.pairs, self.autoencoder = model, pairs, autoencoder
         self.examples, self.batch, self.every = list(examples), batch, every
         self.losses: list[float] = []
@@ -202,7 +204,9 @@ class LiveTraining(Working):
 
     def settings(self, steps: int) -> tuple[EditorLossConfig, LoopConfig]:
         """What a training of so many steps sets, beside what the sliders say."""
-        how = EditorLossConfig(self.batch, timesteps=self.timesteps.value)
+        how = EditorLossConfig(
+            self.batch, empty_prompts=self.empty_prompts, timesteps=self.timesteps.value
+        )
         rate, warmup = self.rate.value, steps // 40
         return how, LoopConfig(steps, lr=rate, muon_lr=2.5 * rate, warmup=warmup, decay=0.6)
 

@@ -1,6 +1,7 @@
 """The system map: one small figure, the same in every notebook, with another box lit.
 
-A box is green once the model has run with the student's own code in its place (`course.mine`).
+A box is green once the model has run with the student's own code in its place (`course.mine`), or,
+around the model, once the notebook's last exercise is solved (`course.progress`).
 """
 
 from dataclasses import dataclass

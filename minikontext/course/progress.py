@@ -1,8 +1,8 @@
 """What a student has reached, kept across notebooks in a small file of the course folder.
 
 The file is `progress.json` in the notebooks' folder (or the path in MINIKONTEXT_PROGRESS): the
-pieces of the model that ran with the student's own code, and the predictions. Delete it to begin
-anew.
+pieces of the model that ran with the student's own code, the last exercises that were solved, and
+the predictions. Delete it to begin anew.
 """
 
 import json
@@ -24,6 +24,14 @@ BOXES: dict[str, tuple[str, ...]] = {
     "flow": ("loss",),
     "sampler": ("schedule", "euler", "guide"),
 }
+# Around the model: a box is green once its notebook's last exercise is solved.
+SOLVED = {
+    "distillation": "one_turn",
+    "scale": "sharded_step",
+    "bench": "clustered_interval",
+    "safety": "evade",
+    "weights": "official_block",
+}
 
 
 def path() -> Path:
@@ -32,7 +40,7 @@ def path() -> Path:
 
 
 def load(section: str) -> dict[str, Any]:
-    """One section, "pieces" or "predictions"; empty where there is no file, or a broken one."""
+    """One section, "pieces", "solved" or "predictions"; empty for no file, or a broken one."""
     try:
         found = json.loads(files.read_text(path()))[section]
     except (OSError, ValueError, KeyError, TypeError):
@@ -42,7 +50,7 @@ def load(section: str) -> dict[str, Any]:
 
 def keep(section: str, new: dict[str, Any]) -> None:
     """Add to a section and write the file whole; where it cannot be written, say so and go on."""
-    everything = {name: load(name) for name in ("pieces", "predictions")}
+    everything = {name: load(name) for name in ("pieces", "solved", "predictions")}
     everything[section] |= new
     try:
         with files.replacing(path()) as part:
@@ -52,6 +60,7 @@ def keep(section: str, new: dict[str, Any]) -> None:
 
 
 def green() -> set[str]:
-    """The boxes of the map whose pieces have all run with the student's code."""
-    kept = load("pieces")
-    return {box for box, pieces in BOXES.items() if all(name in kept for name in pieces)}
+    """The boxes of the map whose pieces have all run with the student's code, or are solved."""
+    kept, solved = load("pieces"), load("solved")
+    ran = {box for box, pieces in BOXES.items() if all(name in kept for name in pieces)}
+    return ran | {box for box, name in SOLVED.items() if name in solved}

@@ -162,6 +162,12 @@ def with_the_parts_of_the_net(net, img, txt, vec, rotations):
     return net.final_layer(x, vec)[:, -img.shape[1] :]
 
 
+def step_by_autograd(mine, x, y, rate, all_gather, reduce_scatter, size):
+    whole = torch.nn.Parameter(all_gather(mine.to(torch.bfloat16)).float())
+    F.mse_loss(F.linear(x, whole), y).div(size).backward()
+    return torch.sub(mine, reduce_scatter(whole.grad), alpha=rate)
+
+
 def piece_of(w, rank, size):
     rows = -(-len(w) // size)
     return w[rank * rows : (rank + 1) * rows]
@@ -173,6 +179,17 @@ def strict_enough(scores, forbidden, allowed):
     return min(fits, default=ranked[-1] + 1)
 
 
+def by_optimizer(score, picture, most, rate, steps):
+    moved = torch.zeros_like(picture, requires_grad=True)
+    for _ in range(steps):
+        score(picture + moved).backward()
+        with torch.no_grad():
+            moved -= rate * moved.grad.sgn()
+            moved.copy_((picture + moved.clip(-most, most)).clip(0, 1) - picture)
+        moved.grad = None
+    return (picture + moved).detach()
+
+
 def digits(pixels, count):
     h, w = len(pixels) // count, pixels.shape[1] // count
     return [
@@ -180,6 +197,20 @@ def digits(pixels, count):
         for r in range(0, count * h, h)
         for c in range(0, count * w, w)
     ]
+
+
+def by_a_table(tensors):
+    table = {"proj_out": "linear2", "norm.linear": "modulation.lin"}
+    table |= {f"attn.norm_{word[0]}": f"norm.{word}_norm" for word in ("query", "key")}
+    found = {}
+    for name, tensor in tensors.items():
+        stem, leaf = name.rsplit(".", 1)
+        if stem in table:
+            found[f"{table[stem]}.{'scale' if stem.startswith('attn') else leaf}"] = tensor
+    for leaf in ("weight", "bias"):
+        rows = [tensors[f"attn.to_{x}.{leaf}"] for x in "qkv"] + [tensors[f"proj_mlp.{leaf}"]]
+        found[f"linear1.{leaf}"] = torch.concatenate(rows)
+    return found
 
 
 def merged(weight, down, up, alpha, scale):
@@ -316,6 +347,7 @@ RIGHT = {
                  turn_with(features_without_gradient)],
     "my_slice": [piece_of],
     "gib_each": [lambda p, gpus, average: (20 if average else 16) * p / (gpus * 1024**3)],
+    "sharded_step": [step_by_autograd],
     "step_seconds": [lambda flops, sent, speed, band: max(sent / band, flops / speed)],
     "untouched_share": [share_in_loops, share_by_sums],
     "paired_difference": [paired_in_numpy],
@@ -325,10 +357,12 @@ RIGHT = {
     "choose_threshold": [strict_enough],
     "slip_through": [],
     "tile_checksums": [digits],
+    "evade": [by_optimizer],
     "stored_gb": [lambda matrices, rest, bits: (matrices * bits + 16 * rest) / 8e9],
     "joined": [lambda parts: torch.vstack([parts["to_q"], parts["to_k"], parts["to_v"],
                                            parts["proj_mlp"]])],
     "merged": [merged],
+    "official_block": [by_a_table],
     "count_blocks": [by_numbers],
     "apply_weights": [by_rank],
     "run_blocks": [with_the_parts_of_the_net],

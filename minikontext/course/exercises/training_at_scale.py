@@ -92,3 +92,89 @@ def step_seconds(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("all exchange: 100 GB at 50 GB/s", answer, (0.0, 100e9, 400e12, 50e9), 2.0)
     report.equal("both: not their sum", answer, (400e12, 25e9, 400e12, 50e9), 1.0)
     report.equal("a slow network", answer, (400e12, 100e9, 400e12, 12.5e9), 8.0)
+
+
+Step = Callable[..., torch.Tensor]
+
+
+def _step(
+    sends: torch.dtype = torch.bfloat16, adds: torch.dtype = torch.float32, mean: bool = True,
+    others: bool = True, rounded: bool = False, way: float = -1.0,
+) -> Step:  # fmt: skip
+    """The step with a slip."""
+
+    def step(mine, x, y, rate, all_gather, reduce_scatter, size):  # noqa: ANN001, ANN202
+        whole = all_gather(mine.to(sends)).float().requires_grad_()
+        (gradient,) = torch.autograd.grad((x @ whole.T - y).square().mean(), whole)
+        gradient = gradient / size if mean else gradient
+        summed = reduce_scatter(gradient.to(adds)).float()
+        if not others:  # what this process saw, and nobody else
+            summed = gradient[(whole == mine[0].to(sends)).all(1).nonzero()[0] :][: len(mine)]
+        return (mine.to(sends).float() if rounded else mine) + way * rate * summed
+
+    return step
+
+
+def _processes(step: Step) -> Callable[..., torch.Tensor]:
+    """All processes of a step, one after another; returns the rows of all of them, (rows, in).
+
+    In a first round each says what it sends. In the second each gets its rows of the sum.
+    """
+
+    def run(shards: list, xs: list, ys: list, rate: float) -> torch.Tensor:
+        size, sent = len(shards), []
+
+        def one(rank: int, total: torch.Tensor | None) -> torch.Tensor:
+            def all_gather(rows: torch.Tensor) -> torch.Tensor:
+                return torch.cat([shard.to(rows.dtype) for shard in shards])
+
+            def reduce_scatter(whole: torch.Tensor) -> torch.Tensor:
+                if total is None:
+                    sent.append(whole.detach().clone())
+                return (whole.detach() if total is None else total).chunk(size)[rank].clone()
+
+            given = shards[rank].clone(), xs[rank].clone(), ys[rank].clone()
+            return step(*given, rate, all_gather, reduce_scatter, size)
+
+        rows = [one(rank, None) for rank in range(size)]
+        if sent:
+            total = torch.stack(sent).sum(0)  # in the digits in which they were sent
+            rows = [one(rank, total) for rank in range(size)]
+        return torch.cat(rows)
+
+    return run
+
+
+@exercise(
+    solution='''
+def sharded_step(mine, x, y, rate, all_gather, reduce_scatter, size):
+    """mine: the rows of W that this process keeps, float32; x, y: its samples.
+
+    all_gather(rows) -> the rows of all `size` processes; reduce_scatter(whole) -> my rows of the
+    sum over all processes. Returns my rows after the step, float32."""
+    whole = all_gather(mine.bfloat16()).float().requires_grad_()
+    loss = (x @ whole.T - y).square().mean()
+    (gradient,) = torch.autograd.grad(loss, whole)
+    return mine - rate * reduce_scatter(gradient / size)
+''',
+    known={
+        "the sum is not divided by the number of processes": _step(mean=False),
+        "you gather in float32": _step(sends=torch.float32),
+        "you add in bfloat16": _step(adds=torch.bfloat16),
+        "you learn from your own samples only": _step(others=False),
+        "the rounded rows learn, not those in float32": _step(rounded=True),
+        "you walk up the slope": _step(way=1.0),
+    },
+)
+def sharded_step(report: Report, answer: Callable[..., Any]) -> None:
+    """Gather in bfloat16, compute, sum in float32, keep my rows: all processes together."""
+    answer = report.through(_processes, answer)
+    right = _processes(_step())
+    for size in (2, report.whole(3, 5)):
+        rows, samples = 2 * size, 3 * size
+        parts = [list(report.normal(n, d).chunk(size)) for n, d in
+                 ((rows, 4), (samples, 4), (samples, rows))]  # fmt: skip
+        given = (*parts, 0.1)
+        report.equal(f"{size} processes, two rows each", answer, given, right(*given))
+    zero = ([torch.zeros(2, 3)] * 2, [torch.ones(1, 3)] * 2, [torch.ones(1, 4)] * 2, 1.0)
+    report.equal("equal samples: what one process would learn", answer, zero, right(*zero))
