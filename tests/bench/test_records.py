@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minikontext.bench import compare, records
+from benchmarks import records
+from minikontext.bench import compare
 from minikontext.errors import ConfigError
 from minikontext.runtime.files import shipped
 from minikontext.training.jobs import read_job

@@ -41,7 +41,6 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
 from minikontext import images
-from minikontext.bench import records
 from minikontext.cli import app
 from minikontext.course import session, tiny_flux
 from minikontext.errors import MinikontextError
@@ -54,8 +53,11 @@ from minikontext.training.jobs import JOBS, build_job, read_config, tomllib
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.sources import Bad, Reading, triplets
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import build_tiny_pipeline
+
+from benchmarks import records
 
 ROOT = Path(__file__).parents[2]
 GOOD = ("opens", "refused", "told")

@@ -1,6 +1,6 @@
 """A challenge for a class: how well does an editor edit after 30 minutes of training on two cores?
 
-`python -m minikontext.bench.records make records/baseline/config.toml` trains what a config says
+`python -m benchmarks.records make records/baseline/config.toml` trains what a config says
 and makes an entry of the config's folder; `… check records/*/` checks entries and measures them.
 
 World, oracle and evaluation are fixed, and an entry says which it was trained for: `rules` is their
@@ -186,7 +186,7 @@ def line(name: str, result: Result) -> tuple[object, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: make an entry, or check entries; 1 where one does not count."""
     parser = argparse.ArgumentParser(
-        prog="python -m minikontext.bench.records", description=__doc__,
+        prog="python -m benchmarks.records", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("what", choices=("make", "check"))
