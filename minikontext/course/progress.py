@@ -29,8 +29,8 @@ SOLVED = {
     "distillation": "one_turn",
     "scale": "sharded_step",
     "bench": "clustered_interval",
-    "safety": "evade",
-    "weights": "official_block",
+    "safety": "tile_checksums",
+    "weights": "merged",
 }
 
 
