@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: make an entry, or check entries; 1 where one does not count."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.records", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("what", choices=("make", "check"))
     parser.add_argument("paths", type=Path, nargs="+", help="configs, or folders of entries")

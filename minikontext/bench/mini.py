@@ -125,7 +125,9 @@ def checksum() -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: write the benchmark's folder."""
-    parser = argparse.ArgumentParser(prog="python -m minikontext.bench.mini", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m minikontext.bench.mini", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--more", action="store_true", help="also cues, two images, text to image")
     options = parser.parse_args(arguments)

@@ -31,8 +31,9 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
     A default of ... leaves that option out.
     """
     created = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        prog=prog, description=description, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     texts = {
         "weights": "name or folder (default: %(default)s)",
         "steps": "sampling steps (default: the weights' own)",

@@ -383,8 +383,7 @@ class EditingWidget(Gallery):
     def _refresh(self) -> None:
         turn = self.turns[self.head] if self.head >= 0 else None
         before = turn.before if turn else self.session.start
-        show(self.before, before or blank())
-        show(self.easel.under, before or blank())
+        show(self.before, before or blank(), self.easel.under)
         self._show_after()
         self.before_caption.value = "before" if before else "no picture"
         self.after_caption.value = html.escape(f"“{turn.prompt}”") if turn else "no edit yet"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import html
 import threading
@@ -85,7 +84,6 @@ CSS = f"""<style>
 .jp-OutputArea-child:has(.mk-fallback):has(+ .jp-OutputArea-child .mk) {{ display: none; }}
 </style>"""
 NAMES = browser.script(browser.NAMES)
-PAUSE = 0.3  # seconds
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
 SHOWN = 512  # pixels: the longest side of what is sent to the page, twice as large as it is shown
 REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
@@ -142,6 +140,7 @@ class Working(Widget):
     def __init__(self) -> None:
         self._stop, self._thread = threading.Event(), threading.Thread()
         self._notes: list = []
+        self.at_work = False  # clicks count again from the moment that this is False
         self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
         self.progress.add_class("mk-bar")
         self.cancel = button("Cancel", "Stop after the running step", "mk-quiet", "90px")
@@ -153,16 +152,11 @@ class Working(Widget):
         super().__init__()
         self.cancel.on_click(lambda _: self._stop.set())
 
-    @property
-    def at_work(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
     def wait(self, timeout: float = 60.0) -> Working:
         """Wait for the running work, for scripts and tests. Raises TimeoutError."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        if self.at_work:
+        if self._thread.is_alive():
             raise TimeoutError(f"The work still goes on after {timeout:g} s.")
         return self
 
@@ -196,6 +190,14 @@ class Working(Widget):
             self._fail("error", f"{type(error).__name__}: {error}")
         finally:
             self._busy(False)
+            self.at_work = False
+            super()._say(*self._outcome)
+
+    def _say(self, kind: str, text: str) -> None:
+        """What came of the work is shown when the parts can be used again, no sooner."""
+        self._outcome = kind, text
+        if kind == "busy" or not self.at_work:
+            super()._say(kind, text)
 
     def _step(self, info: StepInfo) -> bool:
         """After each step of the sampler: progress; False stops it."""
@@ -212,6 +214,7 @@ class Working(Widget):
     def _busy(self, busy: bool) -> None:
         """Work begins or ends: enable and disable parts."""
         if busy:
+            self.at_work = True
             self.progress.value = 0
             self._say("busy", "Reading the picture and the prompt …")
         self.working.layout.visibility = "visible" if busy else "hidden"
@@ -245,11 +248,17 @@ class Desk(Working):
         self.seed = W.BoundedIntText(
             0, 0, SEEDS, description="Seed", style=TIGHT, layout=wide("140px")
         )
-        self.asking = W.HBox([self.prompt, self.run], layout=W.Layout(align_items="center"))
+        # What stood in the field at an Enter or a click: `browser.NAMES` fills it in.
+        self.asked = W.Text(tooltip="The words at the click", layout=W.Layout(display="none"))
+        self.asked.add_class("mk-asked")
+        self.asking = W.HBox(
+            [self.prompt, self.run, self.asked], layout=W.Layout(align_items="center")
+        )
         self.presets = row([])
 
     def _connect_desk(self) -> None:
-        on_run(self.prompt, self.run, self._start)
+        follow(lambda: self._fill(self.asked.value.partition(" ")[2]), self.asked)
+        browser.on_run(self.prompt, self.run, self._start)
 
     def _make_tasks(self, name: str, width: str) -> None:
         """A menu of tasks for the `examples`; the chips are those of the chosen one."""
@@ -331,34 +340,6 @@ def captioned(boxes: Sequence[W.Widget], names: Sequence[str], wrap: bool = Fals
     ))  # fmt: skip
 
 
-def on_run(field: W.Text, run: W.Button, act: Callable[[], None]) -> None:
-    """Call `act` when Enter is pressed in a text field or its button is clicked.
-
-    The browser holds letters back until the kernel has answered for the earlier ones, but never an
-    Enter or a click: these arrive first. So `act` waits until no letter has come for `PAUSE`.
-    """
-    waiting: list[asyncio.TimerHandle] = []
-
-    def later() -> None:
-        for handle in waiting:
-            handle.cancel()
-        try:
-            waiting[:] = [asyncio.get_running_loop().call_later(PAUSE, now)]
-        except RuntimeError:  # a script: nothing is on its way
-            now()
-
-    def now() -> None:
-        waiting.clear()
-        act()
-
-    run.on_click(lambda _: later())
-    field.observe(lambda _: later() if waiting else None, "value")
-    with warnings.catch_warnings():
-        # The replacement ipywidgets advises also fires when the field only loses focus.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        field.on_submit(lambda _: later())
-
-
 def put(row: W.HBox, children: Sequence[W.Widget]) -> None:
     """Fill a row; an empty one takes no space."""
     row.children = list(children)
@@ -407,10 +388,16 @@ def plot_box(alt: str, width: str = f"{100 * style.PLOT:.0f}px") -> Picture:
     return Picture(alt, "mk-plot", layout=W.Layout(width=width, max_width="100%"))
 
 
-def show(box: Picture, picture: Image.Image) -> None:
-    """Put a picture into its place, in the size of the screen; small ones show their pixels."""
-    box.show(image_io.png_bytes(image_io.shrunk(picture, SHOWN)))
-    box.add_class("mk-sharp") if max(picture.size) < SHARP_BELOW else box.remove_class("mk-sharp")
+def show(box: Picture, picture: Image.Image, *more: Picture) -> None:
+    """Put a picture into its place, in the size of the screen; small ones show their pixels.
+
+    more: further places of the same picture, for which nothing is encoded again.
+    """
+    png = image_io.png_bytes(image_io.shrunk(picture, SHOWN))
+    for one in (box, *more):
+        one.show(png)
+        small = max(picture.size) < SHARP_BELOW
+        one.add_class("mk-sharp") if small else one.remove_class("mk-sharp")
 
 
 def fade(box: Picture, faded: bool) -> None:

@@ -20,7 +20,6 @@ from minikontext import images
 from minikontext.course.verdict import Verdict
 from minikontext.editing.output import KontextOutput
 from minikontext.errors import ConfigError, WeightsWarning, warn
-from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Scale, Seed, Share, Side, Steps
@@ -138,7 +137,7 @@ class Session:
             callback=callback,
             progress=False,
         )
-        wish = replace(wish, pixels=provenance.checksum(output.images[0]))
+        wish = replace(wish, pixels=output.provenance[0].pixels)
         return Turn(wish, before, output, time.perf_counter() - began)
 
     def _contexts(self, wish: Wish, before: Image.Image | None) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from minikontext.images import shrunk
+from minikontext.images import as_rgb, shrunk
 from minikontext.toyworld import Scene, read
 from minikontext.toyworld.lexicon import WORLD, split_words
 from minikontext.toyworld.scene import ATTRIBUTES, COLOURED, COLOURLESS, IDENTITY
@@ -71,7 +71,8 @@ def judge(
 def changed(before: Image.Image, after: Image.Image) -> tuple[float, str]:
     """The share of the pixels that changed visibly, and in which ninth of the picture most did."""
     size = (min(after.width, 256), min(after.height, 256))
-    a, b = (np.asarray(p.convert("RGB").resize(size), int) for p in (before, after))
+    pictures = (as_rgb(p).resize(size, reducing_gap=2.0) for p in (before, after))
+    a, b = (np.asarray(picture, int) for picture in pictures)
     apart = np.abs(a - b).max(-1) > VISIBLE
     thirds = [[part.sum() for part in np.array_split(rows, 3, axis=1)]
               for rows in np.array_split(apart, 3)]  # fmt: skip

@@ -82,6 +82,13 @@ def test_a_part_does_not_replace_the_whole_in_a_folder_of_ones_own(tmp_path):
     assert (tmp_path / "results.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("word", ["--stor", "--out=x", "--weight=toy"])
+def test_options_are_taken_by_their_whole_names(word, capsys):
+    with pytest.raises(SystemExit):
+        results.main([word, "--every", "0"])
+    assert word in capsys.readouterr().err
+
+
 def test_tables_and_numbers():
     assert report.table(["a", "b"], [[1, None]]) == "| a | b |\n|---|---|\n| 1 |  |"
     assert report.side_by_side({"x": 0, "y": 0}, {"row": [1, 2]}).endswith("| row | 1 | 2 |")

@@ -3,14 +3,28 @@
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lab_page import CHROMIUM, OPTIONS, PATIENCE, free_port, furnish, missing, start_server
+from lab_page import CHROMIUM, OPTIONS, STEP, free_port, furnish, missing, start_server
 
 HERE = Path(__file__).parent
+STATE = """() => [document.activeElement.outerHTML.slice(0, 300),
+    ...[...document.querySelectorAll(".mk-status")].map((e) => e.innerText)].join("\\n")"""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Beside a failure stands what had the focus, and what the widgets said."""
+    report = yield
+    if report.failed and "page" in item.funcargs:
+        with suppress(Exception):  # a page that is gone says nothing
+            state = item.funcargs["page"].evaluate(STATE)
+            report.sections.append(("focus and status in the page", state))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +64,6 @@ def page():
         page = browser.new_page(
             viewport={"width": 1200, "height": 1000}, accept_downloads=True, has_touch=True
         )
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(STEP)
         yield page
         browser.close()

@@ -1,5 +1,6 @@
 """A JupyterLab of its own for the browser's tests, and what they do with its pages."""
 
+import inspect
 import json
 import os
 import shutil
@@ -63,6 +64,7 @@ started(desk)""",
     "mk.course.FitsWidget()",
 )
 PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
+STEP = 240_000  # of these, for one thing that a page should do
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
     filter(None, map(shutil.which, NAMES)), ""
@@ -155,7 +157,8 @@ def open_and_run(page, address):
             break
     page.wait_for_selector(".mk")
     page.wait_for_function(  # no cell waits for its turn any more
-        "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText == '[*]:')"
+        "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText == '[*]:')",
+        timeout=PATIENCE,
     )
 
 
@@ -176,11 +179,12 @@ def settled(widget):
     return seen[-1]
 
 
-def until(condition, seconds=PATIENCE / 1000, pause=0.1):
-    """Wait for what takes a trip to the kernel and back."""
+def until(condition, seconds=STEP / 1000, pause=0.1):
+    """Wait for what takes a trip to the kernel and back; a failure shows what did not come true."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
+        if time.monotonic() > end:
+            pytest.fail(f"still not so after {seconds:g} s: {inspect.getsource(condition).strip()}")
         time.sleep(pause)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from lab_page import HANDS, WIDGETS, open_and_run, status, until
+from lab_page import HANDS, PATIENCE, WIDGETS, open_and_run, status, until
 
 from minikontext.images import provenance
 
@@ -30,7 +30,7 @@ def turn(page, theme):
 def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm):
     open_and_run(page, lab(WIDGETS))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-    page.wait_for_function(IDLE)
+    page.wait_for_function(IDLE, timeout=PATIENCE)
     assert page.locator(".mk").count() == 14
     buttons = page.locator(".mk .widget-play button")  # named, whether they are shown yet or not
     assert buttons.count() and not page.locator(".mk .widget-play button:not([aria-label])").count()
@@ -62,13 +62,15 @@ STOP = """() => {
 
 def tab_to(page, name, back=False):
     """Go there by Tab alone; wherever it stops on the way, one must see where it is."""
+    passed = []
     for _ in range(60):
         stop = page.evaluate(STOP)
+        passed.append(stop["name"])
         assert not stop["inside"] or stop["seen"], f"no focus is seen on {stop['name']!r}"
         if stop["inside"] and stop["name"].startswith(name):
             return
         page.keyboard.press("Shift+Tab" if back else "Tab")
-    pytest.fail(f"Tab does not reach {name!r}")
+    pytest.fail(f"Tab does not reach {name!r}, but {passed}")
 
 
 def press(page, name, *keys, back=False):
@@ -82,6 +84,7 @@ def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp
     open_and_run(page, lab(HANDS))
     widget = page.locator(".mk").first
     widget.scroll_into_view_if_needed()
+    widget.locator("select[data-lm-suppress-shortcuts]").first.wait_for()  # keys are its own
     menu, prompt = widget.locator("select").first, widget.locator(".mk-prompt input")
     page.locator(".jp-InputArea-editor").first.click()  # a cell: where a reader comes from
     page.keyboard.press("Escape")
@@ -117,8 +120,13 @@ def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp
     assert widget.locator(".mk-range").input_value() == "0"
 
     # Suggestions fill the words in; dials; the button.
+    # New chips take the focus from old ones: wait for them, or a slow kernel has Enter go nowhere.
+    presets = widget.locator(".mk-chip")
+    first = presets.all_inner_texts()
     press(page, "Try", "ArrowDown")
+    until(lambda: presets.all_inner_texts() != first)
     press(page, "Try", "ArrowUp")
+    until(lambda: presets.all_inner_texts() == first)
     press(page, "make the hat red", "Enter")
     until(lambda: prompt.input_value() == "make the hat red")
     press(page, "Seed", "Control+a", "7")
@@ -128,15 +136,19 @@ def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp
     press(page, "Edit", "Enter", back=True)
     status(widget, "3 steps")
     status(widget, "seed 7")
+    widget.locator(".mk-thumb").nth(2).wait_for()
+    until(lambda: page.evaluate(STOP)["name"] == "Edit")  # it was disabled, and has it back
 
     # The history and what goes on from it.
     press(page, "1. make it night", "Enter")
     status(widget, "Go on from 1")
+    until(lambda: page.evaluate(STOP)["name"] == "1. make it night")  # the row is made anew
     press(page, "Undo", "Enter")
     status(widget, "Took back")
     press(page, "2. make the hat red", "Enter", back=True)
     press(page, "Another seed", "Enter")
     widget.locator(".mk-thumb").nth(3).wait_for()
+    status(widget, "steps in")
     press(page, "4 seeds", "Enter")
     status(widget, "for 4 seeds")
     with page.expect_download() as download:

@@ -170,6 +170,10 @@ def test_a_large_picture_is_shown_small_and_encoded_once_on_download(tiny_pipe, 
     monkeypatch.setattr(
         editing.provenance, "encode", lambda p, *a: encoded.append(p.size) or whole(p, *a)
     )
+    hashed, checksum = [], editing.provenance.checksum
+    monkeypatch.setattr(
+        editing.provenance, "checksum", lambda p: hashed.append(p.size) or checksum(p)
+    )
     buffer = io.BytesIO()
     Image.new("RGB", (1600, 1200), "red").save(buffer, "PNG")
     demo = editing.EditingWidget(tiny_pipe, PICTURES, ["a sign"])
@@ -178,6 +182,7 @@ def test_a_large_picture_is_shown_small_and_encoded_once_on_download(tiny_pipe, 
     demo.run.click()
     demo.wait()
     assert demo.current.size == (1600, 1200), demo.status.value
+    assert hashed == [(1600, 1200)] * 2  # of the picture and of the result, each once
     demo.view.value = "Difference"
     assert max(max(size) for size in sizes) <= parts.SHOWN
     assert not encoded and demo.download.value == "" and demo.prepare.layout.display is None

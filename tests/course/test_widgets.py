@@ -11,9 +11,9 @@ import pytest
 from ipywidgets import Button
 from PIL import Image
 
+from minikontext.course.browser import PAUSE
 from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
-from minikontext.course.parts import PAUSE
 from minikontext.course.samples import EXAMPLES, Example
 from minikontext.images import png_bytes, provenance
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -195,6 +195,16 @@ def test_a_second_click_while_running_starts_nothing(demo):
     assert len(demo.turns) == 1
 
 
+def test_when_the_status_says_how_it_went_the_next_click_counts(demo):
+    seen = []
+    demo.status.observe(
+        lambda change: seen.append((change["new"], demo.at_work or demo.run.disabled)), "value"
+    )
+    edit(demo)
+    assert "Done" in seen[-1][0]
+    assert not any(dropped for text, dropped in seen if "mk-busy" not in text)
+
+
 @pytest.mark.parametrize("how", ["click", "enter"])
 def test_letters_that_come_after_the_click_or_enter_count(demo, how):
     async def browser():
@@ -205,6 +215,20 @@ def test_letters_that_come_after_the_click_or_enter_count(demo, how):
             demo.prompt._handle_string_msg(demo.prompt, {"event": "submit"}, [])
         await asyncio.sleep(0.1)
         demo.prompt.value = "make the hat red"
+        await asyncio.sleep(PAUSE + 0.1)
+
+    asyncio.run(browser())
+    demo.wait()
+    assert [turn.prompt for turn in demo.turns] == ["make the hat red"]
+
+
+def test_the_words_at_the_click_count_though_the_last_letters_are_on_their_way(demo):
+    """What the browser does where the kernel is slow: the field's letters come after the Enter."""
+
+    async def browser():
+        demo.prompt.value = "make the"
+        demo.asked.value = "17 make the hat red"
+        demo.prompt._handle_string_msg(demo.prompt, {"event": "submit"}, [])
         await asyncio.sleep(PAUSE + 0.1)
 
     asyncio.run(browser())
