@@ -30,7 +30,7 @@ SOLVED = {
     "scale": "sharded_step",
     "bench": "clustered_interval",
     "safety": "tile_checksums",
-    "weights": "merged",
+    "weights": "official_block",
 }
 
 

@@ -88,3 +88,69 @@ def merged(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("alpha = 1", answer, (weight, down, up, 1.0, 1.0), weight + 0.5 * up @ down)
     report.equal("half the scale", answer, (weight, down, up, 2.0, 0.5), weight + 0.5 * up @ down)
     report.equal("scale 0", answer, (weight, down, up, 4.0, 0.0), weight)
+
+
+FOUR = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+NORMS = {"attn.norm_q.weight": "norm.query_norm.scale", "attn.norm_k.weight": "norm.key_norm.scale"}
+PLAIN = {"proj_out": "linear2", "norm.linear": "modulation.lin"}
+Tensors = dict[str, torch.Tensor]
+
+
+def _official(
+    four: tuple[str, ...] = FOUR, norms: dict[str, str] = NORMS, plain: dict[str, str] = PLAIN,
+    biases: bool = True, halves: bool = False,
+) -> Callable[[Tensors], Tensors]:  # fmt: skip
+    """The translation with a slip."""
+
+    def official_block(tensors: Tensors) -> Tensors:
+        block = {ours: tensors[theirs] for theirs, ours in norms.items()}
+        for leaf in ("weight", "bias") if biases else ("weight",):
+            block |= {f"{ours}.{leaf}": tensors[f"{name}.{leaf}"] for name, ours in plain.items()}
+            block[f"linear1.{leaf}"] = torch.cat([tensors[f"{name}.{leaf}"] for name in four])
+            if halves:
+                shift, scale, gate = block[f"modulation.lin.{leaf}"].chunk(3)
+                block[f"modulation.lin.{leaf}"] = torch.cat([scale, shift, gate])
+        return block
+
+    return official_block
+
+
+@exercise(
+    solution='''
+def official_block(tensors):
+    """tensors: a single block's in diffusers' names -> the same in official names.
+
+    attn.to_q, attn.to_k, attn.to_v, proj_mlp: linear1; proj_out: linear2; norm.linear:
+    modulation.lin, all with .weight and .bias. attn.norm_q.weight and attn.norm_k.weight:
+    norm.query_norm.scale and norm.key_norm.scale."""
+    block = {"norm.query_norm.scale": tensors["attn.norm_q.weight"],
+             "norm.key_norm.scale": tensors["attn.norm_k.weight"]}
+    parts = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+    for leaf in ("weight", "bias"):
+        block[f"linear1.{leaf}"] = torch.cat([tensors[f"{part}.{leaf}"] for part in parts])
+        block[f"linear2.{leaf}"] = tensors[f"proj_out.{leaf}"]
+        block[f"modulation.lin.{leaf}"] = tensors[f"norm.linear.{leaf}"]
+    return block
+''',
+    known={
+        "the MLP comes first": _official(four=(FOUR[3], *FOUR[:3])),
+        "you sort by name: k before q": _official(four=tuple(sorted(FOUR))),
+        "the norms of queries and keys are exchanged": _official(
+            norms=dict(zip(NORMS, list(NORMS.values())[::-1], strict=True))
+        ),
+        "you leave the biases out": _official(biases=False),
+        "you swap shift and scale: only the last layer is stored so": _official(halves=True),
+        "you forget the norms": _official(norms={}),
+    },
+)
+def official_block(report: Report, answer: Callable[..., Any]) -> None:
+    """All tensors of a block, as the model's own code wants them."""
+    d, wide = report.whole(2, 4), report.whole(5, 8)
+    shapes = {"proj_mlp": (wide, d), "proj_out": (d, d + wide), "norm.linear": (3 * d, d)}
+    shapes |= dict.fromkeys(FOUR[:3], (d, d))
+    tensors = {f"{name}.weight": report.normal(*shape) for name, shape in shapes.items()}
+    tensors |= {f"{name}.bias": report.normal(shape[0]) for name, shape in shapes.items()}
+    tensors |= {name: report.normal(d) for name in NORMS}
+    report.equal("a block of random numbers", answer, (tensors,), _official()(tensors))
+    other = dict(sorted(tensors.items()))
+    report.equal("the file in another order", answer, (other,), _official()(tensors))
