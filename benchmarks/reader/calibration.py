@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from minikontext.bench.reader.judgement import drawn, left_over, predict
+from benchmarks.reader.pictures import MILD, spoil
+from minikontext.bench.reader.judgement import drawn, left_over, predict, show
 from minikontext.bench.reader.network import Limits, ReaderNetwork, distances
-from minikontext.bench.reader.pictures import MILD, show, spoil
 from minikontext.toyworld.edits import Case, sample_case
 from minikontext.toyworld.sizes import TRAINED, Size
 

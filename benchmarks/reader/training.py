@@ -7,21 +7,23 @@ calibrates it on dev cases. Nothing of the editors' training is in it, and it is
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.reader.pictures import HARD, draw_scene, spoil
+from minikontext.bench.reader.judgement import show
 from minikontext.bench.reader.network import (
     QUESTIONS,
     UNSEEN,
     ReaderConfig,
     ReaderNetwork,
     answers,
-    reading_loss,
 )
-from minikontext.bench.reader.pictures import HARD, draw_scene, show, spoil
 from minikontext.runtime.bounds import Count, Rate, Seed, Share
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld.scene import Scene
@@ -106,6 +108,19 @@ def spots(scene: Scene, height: int, width: int) -> dict[str, tuple[float, float
         if getattr(scene, name) != "none":
             found |= dict.fromkeys((name, f"{name}_colour"), (x, above + 48.0, 4.5))
     return found | {f"letter_{i}": (12.0 + 8 * i, 11.5, 2.5) for i in range(len(scene.sign))}
+
+
+def reading_loss(logits: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy, summed over the questions; what a picture does not show is left out.
+
+    The letters count half: they are four questions of the same kind.
+    """
+    total = torch.zeros(())
+    for name, predicted in logits.items():
+        seen = (right[name] != UNSEEN).sum().clamp(min=1)
+        each = F.cross_entropy(predicted, right[name], ignore_index=UNSEEN, reduction="sum")
+        total = total + each / seen * (0.5 if name.startswith("letter") else 1.0)
+    return total
 
 
 def looking_loss(looks: Tensor, scenes: list[Scene], size: tuple[int, int]) -> Tensor:

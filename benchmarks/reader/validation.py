@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from benchmarks.reader.pictures import HARD, MILD, draw_scene, spoil
 from benchmarks.reader.training import SIZES, right_answers
 from minikontext.bench import report
 from minikontext.bench.oracle_bench import edit_all, held_out_cases
-from minikontext.bench.reader.judgement import Reader
+from minikontext.bench.reader.judgement import Reader, draw, show
 from minikontext.bench.reader.network import UNSEEN, ReaderNetwork
-from minikontext.bench.reader.pictures import HARD, MILD, draw, draw_scene, show, spoil
 from minikontext.bench.wrong_answers import planted
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.edits import Case, sample_case

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.reader import calibration, training, validation
+from benchmarks.reader import calibration, pictures, training, validation
 from minikontext.bench import reader
-from minikontext.bench.reader import judgement, network, pictures
+from minikontext.bench.reader import judgement, network
 from minikontext.bench.reader.judgement import Reader
 from minikontext.bench.wrong_answers import planted
 from minikontext.errors import WeightsError
@@ -208,7 +208,7 @@ def test_what_cannot_be_seen_teaches_nothing():
     model = network.ReaderNetwork(network.ReaderConfig((8, 8, 8), 8, 1, 2))
     scene = Scene(style="sketch", accessory="hat", accessory_colour="red")
     right = training.right_answers([scene])
-    network.reading_loss(model(pictures.show([scene], (64, 64))), right).backward()
+    training.reading_loss(model(judgement.show([scene], (64, 64))), right).backward()
     for name in ("colour", "accessory_colour", "left_colour", "letter_0"):
         assert not model.questions[name]["final_layer"].weight.grad.any()
     assert model.questions["species"]["final_layer"].weight.grad.any()
@@ -244,7 +244,7 @@ def test_spots_are_where_the_world_draws(place, size):
 
 @pytest.mark.parametrize("kind", ["blur", "noise", "shift", "zoom", "cast", "light"])
 def test_every_way_to_spoil_changes_pictures_unless_its_strength_is_nothing(kind):
-    x = pictures.show([SCENE] * 8, (96, 64))
+    x = judgement.show([SCENE] * 8, (96, 64))
     how = pictures.HARD.only(kind)
     y = pictures.spoil(x, how, torch.Generator().manual_seed(0))
     assert y.shape == x.shape and y.min() >= 0 and y.max() <= 1

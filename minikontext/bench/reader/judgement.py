@@ -7,6 +7,7 @@ like the right one and lies far from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,10 +31,11 @@ from minikontext.bench.reader.network import (
     scene_of,
     to_units,
 )
-from minikontext.bench.reader.pictures import show
 from minikontext.errors import WeightsError
 from minikontext.toyworld.edits import Case
+from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import ATTRIBUTES, IDENTITY, Scene
+from minikontext.toyworld.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,17 @@ def seen_as(reading: Reading, wanted: Scene, doubt: float) -> Scene:
     found = found.change(**{name: getattr(wanted, name) for name in hidden_colours(wanted)})
     unread = wanted.style in ILLEGIBLE and len(found.sign) == len(wanted.sign)
     return found.change(sign=wanted.sign) if unread else found
+
+
+def draw(scenes: Sequence[Scene], size: Size) -> Tensor:
+    """Scenes as pixels (b, 3, h, w) in 0..1, drawn in a size = (width, height)."""
+    drawn = np.stack([render(scene, size[1], size[0]) for scene in scenes])
+    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255
+
+
+def show(scenes: Sequence[Scene], size: Size) -> Tensor:
+    """Scenes drawn in a size and brought to world units, (b, 3, h, w) in 0..1."""
+    return to_units(draw(scenes, size))
 
 
 @torch.no_grad()

@@ -264,19 +264,6 @@ def _directions(seen: Seen) -> list[Tensor]:
     return [F.normalize(x.float(), dim=1) for x in seen[1]]
 
 
-def reading_loss(logits: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy, summed over the questions; what a picture does not show is left out.
-
-    The letters count half: they are four questions of the same kind.
-    """
-    total = torch.zeros(())
-    for name, predicted in logits.items():
-        seen = (right[name] != UNSEEN).sum().clamp(min=1)
-        each = F.cross_entropy(predicted, right[name], ignore_index=UNSEEN, reduction="sum")
-        total = total + each / seen * (0.5 if name.startswith("letter") else 1.0)
-    return total
-
-
 # ---------------------------------------------------------------- files
 
 

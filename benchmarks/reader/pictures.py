@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,10 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from minikontext.bench.reader.network import to_units
-from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import CHOICES, Scene, sample_word
-from minikontext.toyworld.sizes import Size
 
 # Shares of "nothing special" where even odds would crowd the picture.
 NOTHING = {"mark": 0.75, "left": 0.35, "right": 0.35, "style": 0.4}
@@ -34,17 +30,6 @@ def draw_scene(rng: random.Random) -> Scene:
         if rng.random() < share:
             values[name] = CHOICES[name][0]
     return Scene(sign=sample_word(rng) if rng.random() < SIGN_SHARE else "").change(**values)
-
-
-def draw(scenes: Sequence[Scene], size: Size) -> Tensor:
-    """Scenes as pixels (b, 3, h, w) in 0..1, drawn in a size = (width, height)."""
-    drawn = np.stack([render(scene, size[1], size[0]) for scene in scenes])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255
-
-
-def show(scenes: Sequence[Scene], size: Size) -> Tensor:
-    """Scenes drawn in a size and brought to world units, (b, 3, h, w) in 0..1."""
-    return to_units(draw(scenes, size))
 
 
 @dataclass(frozen=True)
