@@ -7,6 +7,7 @@ import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, features
 
 from minikontext import images
 from minikontext.cli import app
@@ -605,6 +606,19 @@ def exif_of(path):
 def png_chunk(kind, data):
     crc = zlib.crc32(kind + data).to_bytes(4, "big")
     return len(data).to_bytes(4, "big") + kind + data + crc
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this PIL has no AVIF")
+def test_an_avif_of_several_pictures_is_not_called_unchanged(tmp_path):
+    path, more = tmp_path / "x.avif", Image.new("RGB", (64, 64), "red")
+    first = Image.new("RGB", (64, 64), "blue")
+    first.save(path, save_all=True, append_images=[more])
+    seen = images.read(path)
+    note = Note(replace(MADE, pixels=provenance.checksum(seen)), seen.size,
+                provenance.checksum_tiles(seen))  # fmt: skip
+    for several, verdict in (([more], UNKNOWN), ([], UNCHANGED)):
+        first.save(path, save_all=True, append_images=several, exif=provenance._exif(note))
+        assert inspect.inspect(path).verdict == verdict
 
 
 def test_a_crash_of_inspect_has_a_code_of_its_own(here, monkeypatch, capsys):

@@ -328,15 +328,15 @@ def _weights_verify(options: argparse.Namespace) -> int:
     failed = 0
     for part in summary.parts(options.place):
         try:
-            log.say(f"[OK]   {part}: all {summary.verify(part)} tensors")
+            log.say(f"[OK]   {part}: all {summary.verify(part)} tensors", keep="")
         except MinikontextError as error:
-            log.say(f"[FAIL] {error}")
+            log.say(f"[FAIL] {error}", keep="")
             failed = 1
     try:
         if place := summary.verify_words(options.place):
             log.say(f"[OK]   {place}: both text encoders and their tokenizers")
     except MinikontextError as error:
-        log.say(f"[FAIL] {error}")
+        log.say(f"[FAIL] {error}", keep="")
         failed = 1
     return failed
 

@@ -24,6 +24,7 @@ from minikontext.pretrained.text_encoders import (
 )
 from minikontext.runtime import files, memory_plan
 from minikontext.runtime.config import build_config
+from minikontext.runtime.log import printable
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -44,7 +45,8 @@ class Summary:
     def __str__(self) -> str:
         dtypes = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
         return (
-            f"{self.place}\n  {self.kind}, {self.names} names\n  {self.tensors:,} tensors "
+            f"{printable(str(self.place))}\n  {self.kind}, {self.names} names\n"
+            f"  {self.tensors:,} tensors "
             f"({dtypes}), {self.parameters:,} parameters, {self.size / memory_plan.GB:.3f} GB"
         )
 

@@ -382,7 +382,7 @@ def _role(name: str) -> str | None:
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """The bytes of a member; nothing is ever unpacked to the disk, whatever its name says."""
+    """The bytes of a member; none becomes a file on the disk, whatever its name says."""
     data = tar.extractfile(member).read()
     if len(data) != member.size:
         raise tarfile.TarError(f"{member.name!r:.80} ends early")

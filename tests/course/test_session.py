@@ -69,6 +69,14 @@ def test_other_weights_are_told(demo, tiny, tmp_path):
         replay(path, demo.pipe)
 
 
+def test_a_session_that_asks_for_days_of_work_is_told_beforehand(demo, tmp_path):
+    path = demo.save_session(tmp_path / "session.json")
+    steps = sum(turn.wish.steps or demo.pipe.defaults.num_inference_steps for turn in demo.turns)
+    with pytest.raises(ConfigError, match=rf"asks for {steps} steps in 8 edits.*most={steps}"):
+        replay(path, demo.pipe, most=steps - 1)
+    assert len(replay(path, demo.pipe, most=steps)) == 8
+
+
 def test_a_session_without_a_picture_starts_from_words(tiny, tmp_path):
     demo = EditingWidget(tiny(), PICTURES, ["a sign"])
     demo.picture.value = "no picture"

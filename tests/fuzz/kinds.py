@@ -17,6 +17,7 @@ import argparse
 import base64
 import csv
 import functools
+import gzip
 import io
 import itertools
 import json
@@ -41,6 +42,7 @@ from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file, save_file
 
 from minikontext import images
+from minikontext.bench import kontext, report
 from minikontext.cli import app
 from minikontext.course import session, tiny_flux
 from minikontext.errors import MinikontextError
@@ -51,6 +53,7 @@ from minikontext.runtime import files
 from minikontext.training.folders import Encoded, encode_folder
 from minikontext.training.jobs import JOBS, build_job, read_config, tomllib
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.run import run_job
 from minikontext.training.sources import Bad, Reading, triplets
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -334,12 +337,35 @@ def shards() -> Iterator[Case]:
             return "opens" if len(found) == len(good) else "told"
 
         yield Case("shards", name, run)
+    whole = gzip.compress(shard(fine))
+    for name, data in {
+        **{how: change(whole) for how, change in DAMAGE.items()},
+        "a bomb": gzip.compress(bytes(1 << 28)), "of a bomb": gzip.compress(whole + bytes(1 << 27)),
+    }.items():  # fmt: skip
+
+        def run(folder, data=data):
+            (folder / "0.tar.gz").write_bytes(data)
+            found = list(triplets(folder))
+            good = [one for one in found if not isinstance(one, Bad)]
+            right(all((one.prompt, one.image) == ("fine", encoded()) for one in good), "wrong")
+            right(len(found) > len(good), "nothing was said")
+            return "told"
+
+        yield Case("shards", f"packed, {name}", run)
+    for name, how in itertools.product(("0.tar", "0.tar.gz", "0.tgz", "0.parquet"), PLACES):
+
+        def run(folder, name=name, how=how):
+            place(folder, how, b"").rename(folder / name)
+            list(triplets(folder))
+            raise Silent("it was read")
+
+        yield Case("shards", f"{name} is a {how}", run)
 
 
 # ------------------------------------------------------------------------------------ pictures
 
 FORMATS = {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {},
-           "GIF": {}}  # fmt: skip
+           "GIF": {}, "PPM": {}, "JPEG2000": {}}  # fmt: skip
 
 
 def pictures() -> Iterator[Case]:
@@ -790,9 +816,42 @@ def terminals() -> Iterator[Case]:
     def from_name(folder, text):
         return said("edit", folder / f"{text}.png", "the hat", "--weights", sound() / "own")
 
-    for (what, text), read in itertools.product(
-        EVIL.items(), (from_prompt, from_chunk, from_tensor, from_config, from_name)
-    ):
+    def from_good_name(folder, text):
+        shutil.copyfile(ROOT / "data/images/demo.png", folder / f"{text}.png")
+        (folder / "out").mkdir()
+        return said("edit", folder / f"{text}.png", "the hat", "-o", f"{folder / 'out'}/",
+                    "--weights", sound() / "own", "--steps", 1, "--quiet")  # fmt: skip
+
+    def from_folder(folder, text):
+        shutil.copytree(sound() / "own", folder / text)
+        return said("weights", "verify", folder / text) + said("weights", "inspect", folder / text)
+
+    def from_run(folder, text):
+        values = lora_job(folder) | {"run": str(folder / text)}
+        (folder / "x.toml").write_text(as_toml(values), encoding="utf-8")
+        return said("train", folder / "x.toml")
+
+    def from_error(folder, text):
+        save_file({f"a.{text}": torch.ones(2)}, folder / "x.safetensors")
+        try:
+            return f"{lora.load(folder / 'x.safetensors', tiny().transformer)}"
+        except MinikontextError as error:
+            return str(error)
+
+    def from_warning(folder, text):
+        state = load_file(sound() / "lora.safetensors")
+        save_file(state | {f"lora_te_{text}": torch.ones(2)}, folder / "x.safetensors")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            lora.load(folder / "x.safetensors", tiny().transformer)
+        return "".join(str(one.message) for one in caught)
+
+    def from_cell(folder, text):
+        return report.table(["a"], [[text]]).split("|\n")[-1]
+
+    readers = (from_prompt, from_chunk, from_tensor, from_config, from_name, from_good_name,
+               from_folder, from_run, from_error, from_warning, from_cell)  # fmt: skip
+    for (what, text), read in itertools.product(EVIL.items(), readers):
 
         def run(folder, text=text, read=read):
             printed = read(folder, text)
@@ -868,7 +927,8 @@ def sessions() -> Iterator[Case]:
         "a picture of 10¹⁸ pixels": {"start": base64.b64encode(bomb).decode()},
         "no fingerprint": {"fingerprint": None}, "pictures in a list": {"pictures": []},
         "an unknown key": {"run": "import os"}, "edits of text": {"edits": ["x"]},
-        "10 001 edits": {"edits": [{"prompt": "x"}] * 10_001},
+        "1001 edits": {"edits": [{"prompt": "x"}] * 1001},
+        "5 edits of 9000 steps": {"edits": [{"prompt": "x", "steps": 9000}] * 5},
     }  # fmt: skip
     brush = {"kind": "brush", "points": [[0.1, 0.2]]}
     wishes = {
@@ -994,6 +1054,162 @@ def layouts() -> Iterator[Case]:
         yield Case("layouts", name, run)
 
 
+# ------------------------------------------------------------------------- what a run is made from
+
+
+def lora_job(folder: Path) -> dict:
+    """The config of a LoRA on tiny weights, which lie in the folder with the pictures."""
+    shutil.copytree(sound() / "own", folder / "base")
+    shutil.copy(sound() / "lora.safetensors", folder / "start.safetensors")
+    (folder / "pictures").mkdir()
+    for number in (1, 2):
+        Image.new("RGB", (64, 64), (90 * number, 0, 0)).save(folder / f"pictures/{number}.png")
+        (folder / f"pictures/{number}.txt").write_text("make the hat red")
+    return {
+        "kind": "lora", "parts": str(folder / "base"), "start": str(folder / "start.safetensors"),
+        "run": str(folder / "run"), "output": str(folder / "x.safetensors"), "device": "cpu",
+        "lora": {"rank": 2}, "data": {"source": str(folder / "pictures"), "side": 64},
+        "loop": {"steps": 1, "muon_lr": 0.0}, "training": {"batch": 1, "bf16": False},
+    }  # fmt: skip
+
+
+def as_toml(values: dict) -> str:
+    """A config of texts and numbers, and tables of them, as TOML."""
+    plain = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in plain.items())
+    tables_ = [name for name in values if name not in plain]
+    return text + "".join(f"[{name}]\n{as_toml(values[name])}" for name in tables_)
+
+
+def ties() -> Iterator[Case]:
+    """A run that is gone on with after something that it was made from has changed."""
+
+    def put(*path, value):
+        def change(folder, values):
+            for name in path[:-1]:
+                values = values[name]
+            values[path[-1]] = value(folder) if callable(value) else value
+
+        return change
+
+    def base(*path, value):
+        def change(folder, values):
+            facts = json.loads((folder / "base/config.json").read_text())
+            put(*path, value=value)(folder, facts)
+            (folder / "base/config.json").write_text(json.dumps(facts))
+
+        return change
+
+    def other(name):
+        def change(folder, values):
+            state = {key: x + 1 for key, x in load_file(folder / name).items()}
+            save_file(state, folder / name)
+
+        return change
+
+    def file(name, how):
+        return lambda folder, values: how(folder / "pictures" / name)
+
+    red = Image.new("RGB", (64, 64), "red")
+    changes = {
+        "lr": put("loop", "lr", value=0.1), "rank": put("lora", "rank", value=3),
+        "alpha": put("lora", "alpha", value=3.0), "seed": put("seed", value=5),
+        "layers": put("lora", "layers", value="img_mod"), "side": put("data", "side", value=128),
+        "batch": put("training", "batch", value=2), "weight": put("loop", "ema", value=0.5),
+        "trigger": put("data", "trigger", value="red"), "flips": put("data", "flips", value=True),
+        "no start": lambda folder, values: values.pop("start"),
+        "another output": put("output", value=lambda folder: str(folder / "y.safetensors")),
+        "the start's numbers": other("start.safetensors"),
+        "the base's transformer": other("base/transformer.safetensors"),
+        "the base's autoencoder": other("base/autoencoder.safetensors"),
+        "the base's words": other("base/text_encoder.safetensors"),
+        "the base's scale factor": base("autoencoder", "scale_factor", value=3.3),
+        "the base's shift factor": base("autoencoder", "shift_factor", value=0.5),
+        "a caption": file("1.txt", lambda path: path.write_text("the hat")),
+        "a picture": file("1.png", red.save), "a picture more": file("1.png", lambda path: (
+            red.save(path.with_name("3.png")), path.with_name("3.txt").write_text("the hat"))),
+        "a picture gone": file("1.png", Path.unlink),
+        "another name": file("1.png", lambda path: (
+            path.rename(path.with_name("9.png")),
+            path.with_suffix(".txt").rename(path.with_name("9.txt")))),
+        "output is the base's": put("output", value=lambda folder: str(
+            folder / "base/transformer.safetensors")),
+        "output is a picture": put("output", value=lambda folder: str(folder / "pictures/1.png")),
+        "output is the start": put("output", value=lambda folder: str(
+            folder / "start.safetensors")),
+        "output is the run": put("output", value=lambda folder: str(folder / "run")),
+        "run holds the pictures": put("run", value=lambda folder: str(folder / "pictures")),
+        "run holds the base": put("run", value=lambda folder: str(folder / "base")),
+        "run holds all": put("run", value=str),
+        "a link to the base": lambda folder, values: (
+            (folder / "link").symlink_to(folder / "base"),
+            values.update(run=str(folder / "link"))),
+    }  # fmt: skip
+    for name, change in changes.items():
+
+        def run(folder, name=name, change=change):
+            values = lora_job(folder)
+            run_job(build_job(values))
+            change(folder, values)
+            before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+            try:
+                run_job(build_job(values), resume="holds" not in name)
+            finally:
+                lost = [path for path in before if not path.is_file()]
+                changed = [p for p in before if p not in lost and p.read_bytes() != before[p]]
+                ours = [p for p in (*lost, *changed) if folder / "run" not in p.parents]
+                right(not ours, f"{ours} was changed")
+            raise Silent("it went on")
+
+        yield Case("ties", name, run)
+
+
+def benches() -> Iterator[Case]:
+    """Results of KontextBench's folder that are of something else, or damaged."""
+
+    def bench(folder, **row):
+        (folder / "in").mkdir(exist_ok=True)
+        picture().save(folder / "in/a.png")
+        facts = {"file_name": "a.png", "key": "one", "category": "c", "instruction": "the hat"}
+        (folder / "in/metadata.jsonl").write_text(json.dumps(facts | row))
+        return kontext.load(folder / "in")
+
+    def edited(folder, items, **call):
+        how = {"seed": 0, "num_inference_steps": 1} | call
+        return kontext.run(tiny(), items, folder / "out", **how)[0].read_bytes()
+
+    calls_ = {
+        "seed": 1,
+        "num_inference_steps": 2,
+        "true_cfg_scale": 2.0,
+        "context_layout": "offset",
+    }
+    rows = {"instruction": "a hat", "file_name": "", "more": ["a.png"]}
+    for name in (*calls_, *rows, "picture"):
+
+        def run(folder, name=name):
+            items = bench(folder)
+            edited(folder, items)
+            items = bench(folder, **{name: rows[name]} if name in rows else {})
+            if name == "picture":
+                Image.new("RGB", (64, 48), "red").save(folder / "in/a.png")
+            edited(folder, items, **{name: calls_[name]} if name in calls_ else {})
+            raise Silent("the old result was taken")
+
+        yield Case("benches", f"another {name}", run)
+    for file, (how, change) in itertools.product(("one.png", "settings.json"), DAMAGE.items()):
+
+        def run(folder, file=file, change=change):
+            items = bench(folder)
+            path = folder / "out" / file
+            wanted = images.read(edited(folder, items))
+            path.write_bytes(change(path.read_bytes()))
+            right(images.read(edited(folder, items)) == wanted, "a damaged result stays")
+            return "told"
+
+        yield Case("benches", f"{file}: {how}", run)
+
+
 def packings() -> Iterator[Case]:
     """Packed weights of bitsandbytes and plain GGUF files whose parts do not fit each other."""
     theirs = load_file(ROOT / "tests/parity/bitsandbytes.safetensors")
@@ -1048,7 +1264,7 @@ def packings() -> Iterator[Case]:
 
 
 KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
-         runs, caches, outputs, terminals, calls, sessions, texts, layouts,
+         runs, caches, outputs, terminals, calls, sessions, texts, layouts, ties, benches,
          packings)  # fmt: skip
 
 
