@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import minikontext
+from minikontext import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -159,3 +160,19 @@ def test_what_opens_the_course_installs_what_notebook_10_imports():
         line.startswith("transformers")
         for line in pyproject()["project"]["optional-dependencies"]["flux"]
     )
+
+
+EVIL = "a\x1b[31m\u202e\x9b\u2028b"
+
+
+@pytest.mark.parametrize("kind", errors.MinikontextError.__subclasses__())
+def test_what_an_error_quotes_of_a_file_is_written_out(kind):
+    assert str(kind(EVIL)) == "a\\x1b[31m\\u202e\\x9b\\u2028b"
+    assert str(kind("two\nlines")) == "two\nlines"
+
+
+def test_what_a_warning_quotes_of_a_file_is_written_out():
+    with pytest.warns(errors.WeightsWarning) as caught:
+        errors.warn(errors.WeightsWarning(EVIL))
+    assert str(caught[0].message) == "a\\x1b[31m\\u202e\\x9b\\u2028b"
+    assert errors.shorten_list(["a\nb", EVIL]) == "a\\nb, a\\x1b[31m\\u202e\\x9b\\u2028b"
