@@ -29,7 +29,7 @@ SOLVED = {
     "distillation": "one_turn",
     "scale": "sharded_step",
     "bench": "clustered_interval",
-    "safety": "tile_checksums",
+    "safety": "evade",
     "weights": "official_block",
 }
 

@@ -18,6 +18,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render
 
 STEPS = 10
+OWN = "you take the notebook's own attack"
 SCORES = torch.tensor([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])
 FORBIDDEN = torch.tensor([True, True, False, True, False, False])
 
@@ -150,6 +151,10 @@ def slip_through():
             Scene(species="cat", colour="blue"),
             "turn the cat into a star",
         ),
+        OWN: lambda: (
+            Scene(species="cat", colour="purple"),
+            "turn the cat into a star",
+        ),
         "prompt and scene are exchanged": lambda: (
             "turn the cat into a star",
             Scene(species="cat", colour="purple"),
@@ -163,6 +168,8 @@ def slip_through(report: Report, answer: Callable[..., Any]) -> None:
         why = f"expected (Scene, text); got ({scene!r:.40}, {prompt!r:.40})"
         turned = isinstance(prompt, Scene) and isinstance(scene, str)
         return report.fail("a pair", why + _slip("prompt and scene are exchanged") * turned)
+    why = f"it is a purple cat again{_slip(OWN)}"
+    report.true("another way", (scene.colour, scene.species) != ("purple", "cat"), why)
     pipe, filters = desk()
     picture = Image.fromarray(render(scene))
     reasons = "the prompt names what is forbidden", "the picture shows it already"
@@ -224,3 +231,64 @@ def _tiles(pixels: np.ndarray, count: int) -> list[str]:
         for band in np.split(pixels, count, axis=0)
         for tile in np.split(band, count, axis=1)
     ]
+
+
+def _evaded(
+    way: float = -1.0, limit: bool = True, clamp: bool = True, sign: bool = True,
+    once: bool = False, around: bool = True,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """The attack with a slip."""
+
+    def evade(score, picture, most, rate, steps):  # noqa: ANN001, ANN202
+        x = picture.clone()
+        for _ in range(1 if once else steps):
+            last = x = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(score(x), x)
+            x = x + way * rate * (slope.sign() if sign else slope)
+            if limit:
+                middle = picture if around else last
+                x = torch.minimum(torch.maximum(x, middle - most), middle + most)
+            x = x.clamp(0, 1) if clamp else x
+        return x.detach()
+
+    return evade
+
+
+@exercise(
+    solution='''
+def evade(score, picture, most, rate, steps):
+    """score(x) -> a number with a gradient; picture (3, h, w) in [0, 1]; returns a new picture.
+
+    Each of `steps` moves every value by `rate`, the way that lowers the score. No value may be
+    farther than `most` from the picture's, or outside of [0, 1]."""
+    x = picture.clone()
+    for _ in range(steps):
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(score(x), x)
+        x = (x - rate * slope.sign()).detach()
+        x = x.clamp(picture - most, picture + most).clamp(0, 1)
+    return x
+''',
+    known={
+        "you raise the score": _evaded(way=1.0),
+        "nothing keeps you near the picture": _evaded(limit=False),
+        "values leave [0, 1]": _evaded(clamp=False),
+        "you step by the slope, not by its sign": _evaded(sign=False),
+        "you make one step": _evaded(once=True),
+        "you stay near the last step, not near the picture": _evaded(around=False),
+    },
+)
+def evade(report: Report, answer: Callable[..., Any]) -> None:
+    """Against two small filters of random weights, whose slopes turn on the way."""
+    for side in (4, 6):
+        first, last = report.normal(8, 3 * side * side), report.normal(8)
+        bend = 4 * report.normal(8)
+
+        def score(x: Tensor, first: Tensor = first, last: Tensor = last, bend: Tensor = bend
+                  ) -> Tensor:  # fmt: skip
+            return last @ torch.sin(first @ (8 * x).flatten() + bend)
+
+        given = score, report.uniform(3, side, side), 0.1, 0.03, 6
+        report.equal(f"a filter of {side} × {side} pixels", answer, given, _evaded()(*given))
+    given = score, report.uniform(3, side, side).round(), 0.2, 0.05, 5
+    report.equal("black and white: nothing leaves [0, 1]", answer, given, _evaded()(*given))
