@@ -5,6 +5,7 @@ DECIDED with what the engine makes of the stored outcomes; or it is in OTHER, wi
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -62,6 +63,26 @@ def safe():
     rows = [stored["benign"][name]["successes"] for name in ("toy", "toy-safe")]
     bases = [base for base, _ in safety_bench._benign(stored["settings"]["every"])]
     return safety_bench.price(*rows, bases)
+
+
+def words_first(other):
+    """The loss with a text encoder that had learned words, beside another, in logged steps."""
+    first, second = (
+        {row["step"]: math.log(row["loss"]) for row in map(json.loads, path.open())}
+        for path in (ROOT / "runs-kept/words_first" / f"{name}.jsonl" for name in ("with", other))
+    )
+    steps = sorted(step for step in first.keys() & second.keys() if 60 <= step <= 280)
+    found = compare.paired([first[s] for s in steps], [second[s] for s in steps])
+    return f"{len(steps)} steps, {100 * (math.exp(found.difference) - 1):+.0f} %, {found.word()}"
+
+
+def small_first():
+    """Success after 64 x 64 alone beside all sizes at once, on the same cases at three sizes."""
+    first, second = (
+        [int(x) for row in json.loads(path.read_text()) for x in row["outcomes"]]
+        for path in (ROOT / "runs-kept/small_first" / f"{n}.json" for n in ("after_64", "joint"))
+    )
+    return compare.paired(first, second, [*range(100)] * 3).word()
 
 
 def positions(first, last):
@@ -122,6 +143,11 @@ DECIDED = [
      NOT_DECIDED, lambda: chains("latents", "pixels", 6)),
     ("docs/lineage.md", "whether it brought anything to the oracle is not decided", NOT_DECIDED,
      lambda: shares(94, 100, 92, 100)),
+    ("docs/lineage.md", "the loss is 24 % lower with it than without (decided, p < 0.001, 12 logged"
+     " steps)", "12 steps, -24 %, worse", lambda: words_first("without")),
+    ("docs/lineage.md", "25 % higher than with templates (decided, p = 0.002)",
+     "12 steps, +25 %, better", lambda: words_first("templates")),
+    ("docs/lineage.md", "over all 300 pairs it is not decided", NOT_DECIDED, small_first),
     *[("docs/lineage.md", "the loss falls by another 1.3, 3.4 and 4.5 % in steps 1 to 500, 501 to "
        "1000 and 1001 to 1280", f"worse, {gain} %", lambda span=span: positions(*span))
       for span, gain in (((0, 500), 1.3), ((500, 1000), 3.4), ((1000, 1280), 4.5))],
