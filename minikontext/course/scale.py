@@ -139,16 +139,25 @@ class PlanWidget(Widget):
         return ("done" if chosen.fits else "error"), text
 
 
+# Who ends with its group open is aborted, now and then, while the other one still talks to it.
+LEAVE = """
+import torch.distributed as _group
+if _group.is_initialized():
+    _group.destroy_process_group()
+"""
+
+
 def run_processes(program: str, count: int = 2, arguments: Sequence[str] = ()) -> str:
     """Run a Python program as so many processes under torchrun; returns what they printed.
 
-    One rank's lines come after another's. `program` is source code, or `-m module`.
+    One rank's lines come after another's. `program` is source code, or `-m module`; at the end of
+    source code its processes leave their group.
     Raises TrainingError that says what went wrong.
     """
     with tempfile.TemporaryDirectory() as folder:
         what = program.split() if program.startswith("-m ") else [str(Path(folder) / "program.py")]
         if not program.startswith("-m "):
-            Path(what[0]).write_text(program, encoding="utf-8")
+            Path(what[0]).write_text(program + LEAVE, encoding="utf-8")
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         launch += ["--redirects", "1", "--log-dir", folder]  # or their lines would mix
         quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MINIKONTEXT_DEVICE": "cpu"}
@@ -161,6 +170,7 @@ def run_processes(program: str, count: int = 2, arguments: Sequence[str] = ()) -
         )
         text = "".join(log.read_text(encoding="utf-8") for log in logs)
     if done.returncode:
-        why = [line for line in done.stderr.splitlines() if "Error" in line]
+        lines = done.stderr.splitlines()
+        why = [line for line in lines if "Error" in line and "ChildFailedError" not in line]
         raise TrainingError(f"{count} processes failed: {why[0] if why else done.stderr[-1500:]}")
     return text

@@ -40,3 +40,13 @@ def test_every_position_of_the_dials_has_a_plan():
 def test_a_program_that_fails_says_why():
     with pytest.raises(TrainingError, match="nonsense"):
         run_processes("raise ValueError('nonsense')", 1)
+
+
+def test_processes_leave_their_group_before_they_end():
+    """Else one of them is aborted now and then, while the other still talks to it."""
+    program = (
+        "import atexit, torch.distributed as dist\n"
+        "atexit.register(lambda: print('still in it:', dist.is_initialized()))\n"
+        "dist.init_process_group('gloo')"
+    )
+    assert run_processes(program, 2).split("\n")[:2] == ["still in it: False"] * 2
