@@ -35,6 +35,7 @@ def test_stages_come_in_order_and_only_those_that_are_needed():
         "toy_first",
         "text_encoder",
         "toy_small",
+        "toy_long",
         "toy",
     ]
     assert [one.name for one in reproduce.graph("autoencoder", stages)] == [
@@ -60,13 +61,13 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     # what builds on it, too; not what it builds on
-    assert changed == {"toy_base", "toy_first", "toy_small", "toy"}
+    assert changed == {"toy_base", "toy_first", "toy_small", "toy_long", "toy"}
 
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     home = tmp_path / "runs"
     names = "autoencoder, autoencoder_first, text_encoder, toy, toy_base, toy_dev, toy_first, "
-    names += "toy_max, toy_pro, toy_small"
+    names += "toy_long, toy_max, toy_pro, toy_small"
     with pytest.raises(ConfigError, match=f"there are {names}"):
         reproduce.reproduce("toy-ultra", configs, home)
     last = configs / "toy.toml"
@@ -74,7 +75,7 @@ def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     last.write_text(text.replace("tokens = 3072", "tokns = 3072"))
     with pytest.raises(ConfigError, match="toy: .*tokns.*tokens"):
         reproduce.reproduce("toy", configs, home)
-    last.write_text(text.replace("stage:toy_small", "stage:toy"))
+    last.write_text(text.replace("stage:toy_long", "stage:toy"))
     with pytest.raises(ConfigError, match="toy -> toy form a circle"):
         reproduce.reproduce("toy", configs, home)
     assert not home.exists()
@@ -94,7 +95,7 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
         "autoencoder_first", "autoencoder", "toy_base", "toy_first", "text_encoder",
-        "toy_small", "toy",
+        "toy_small", "toy_long", "toy",
     ]  # fmt: skip
     for student, steps in (("toy_pro", 4), ("toy_max", 4), ("toy_dev", 28)):
         *before, last = reproduce.reproduce(student, configs, home, smoke=True)
@@ -117,7 +118,7 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     last = configs / "toy.toml"
     last.write_text(last.read_text().replace("seed = 32", "seed = 33"))
     anew = reproduce.reproduce("toy", configs, home, smoke=True)
-    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 6 + [False]
+    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 7 + [False]
     assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
 
 
@@ -126,6 +127,6 @@ def test_the_command_lists_the_stages(capsys, tmp_path, monkeypatch):
     assert app.main(["reproduce", "toy", "--list"]) == 0
     said = capsys.readouterr().out
     assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy:")
-    assert said.count("not made") == 7 and "minutes on two cores" in said
+    assert said.count("not made") == 8 and "minutes on two cores" in said
     assert app.main(["reproduce", "nothing"]) == 2
     assert list(tmp_path.iterdir()) == []
