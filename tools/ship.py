@@ -1,6 +1,6 @@
 """Put a stage of the lineage among the shipped weights: `python tools/ship.py STAGE NAME`.
 
-    python tools/ship.py runs/lineage/toy-1be63dc580 toy-any --autoencoder toy
+    python tools/ship.py runs/lineage/toy-KEY toy-any --autoencoder toy
     python tools/ship.py --share
 
 The weights, the note with the stage's key and config, and the training's log are copied. With

@@ -30,7 +30,7 @@ from minikontext.toyworld import Case, wishes
 from minikontext.training.loop import LossFunction
 
 RARE = 5  # a fact of fewer cases than this is left out
-LETTERS = ("sign", "old_sign")  # slots that hold a word of any letters
+SIGN = "sign"  # a slot, and an attribute, that holds a word of any letters
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ def facts(case: Case) -> Iterator[str]:
     for wish in case.wishes or (case,):
         yield wish.operation
         for slot, said in wish.words.items():
-            if slot in LETTERS:
+            if slot == SIGN:
                 yield from (f"{slot}[{i}]={letter}" for i, letter in enumerate(said))
             elif slot != "caption":
                 yield f"{wish.operation}/{slot}={said}"
         if len(case.contexts) < 2:  # else the pictures say what the result shows
-            shown = (name for name in wish.claims if name not in LETTERS)
+            shown = (name for name in wish.claims if name != SIGN)
             yield from (f"{name}={getattr(case.target, name)}" for name in shown)
 
 

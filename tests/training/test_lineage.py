@@ -286,4 +286,3 @@ def test_a_run_is_tied_to_the_words_that_it_began_with(read, tmp_path, autoencod
             train(config)
     finally:
         path.write_bytes(mine)
-    assert load_file(path).keys()
