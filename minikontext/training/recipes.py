@@ -47,7 +47,7 @@ from minikontext.training.parallel import (
     prepare,
 )
 from minikontext.training.pictures import normalised, picture_loss
-from minikontext.training.runs import content, made_from
+from minikontext.training.runs import made_from
 from minikontext.training.stream import Inputs, Stream
 from minikontext.training.tries import Sheets, held_out_check, sample_sheets
 from minikontext.training.watch import Metrics
@@ -105,8 +105,7 @@ def train_world_editor(job: WorldEditorJob, world: DistContext, on_log: OnLog = 
     if dials.isolated and world.size > 1:
         raise ConfigError("[training] isolated: in one process only, start it without torchrun")
     prepare(model, world, dials.bf16, first_weights(job.seed))
-    language = {"language": content(job.words)} if job.words else {}
-    origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12], **language)
+    origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12])
     loop = Loop(model, job.loop, job.run, world, made_from=origin)
     loop.resume()
     source, null = Inputs(stream, model.text), model.text.tokenize([""])[0]

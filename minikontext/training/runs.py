@@ -48,11 +48,12 @@ def made_from(job: Job, config: str = "", **fingerprints: str) -> dict[str, str]
     sizes, scale factors and vocabulary.
     """
     start = getattr(job, "start", None)
-    facts = {LATER[0]: content(getattr(start, "weights", start)), LATER[1]: config}
+    facts = {LATER[0]: _content(getattr(start, "weights", start)), LATER[1]: config}
+    facts["language"] = _content(getattr(job, "words", None))
     return {**_flat(asdict(job)), **fingerprints, **{k: v for k, v in facts.items() if v}}
 
 
-def content(place: str | None) -> str:
+def _content(place: str | None) -> str:
     """A fingerprint of the weights at a place that a config names; empty for none."""
     if not place:
         return ""
@@ -171,7 +172,8 @@ def check_places(job: Job) -> None:
 def _read_from(job: Job) -> Iterator[tuple[str, Path]]:
     """What a job reads: the names in its config, and the places."""
     for owner in (job, getattr(job, "data", None)):
-        for name in ("autoencoder", "parts", "teacher", "start", "source", "validation"):
+        for name in ("autoencoder", "parts", "teacher", "start", "words", "source",
+                     "validation"):  # fmt: skip
             value = getattr(owner, name, None)
             value = getattr(value, "weights", value)
             if isinstance(value, str):

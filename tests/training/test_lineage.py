@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from benchmarks import sizes as bench
 from benchmarks import variants
 from minikontext import training
-from minikontext.errors import ConfigError, TrainingError, WeightsError
+from minikontext.errors import ConfigError, OutputError, TrainingError, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import grammar
@@ -286,3 +286,9 @@ def test_a_run_is_tied_to_the_words_that_it_began_with(read, tmp_path, autoencod
             train(config)
     finally:
         path.write_bytes(mine)
+
+
+def test_a_training_never_replaces_the_words_that_it_reads(read, tmp_path, autoencoder):
+    config = editor_config(tmp_path, autoencoder) | {"words": str(read), "output": str(read)}
+    with pytest.raises(OutputError, match="output is what words names"):
+        train(config | {"text": TEXT})
