@@ -16,6 +16,14 @@ STATE = """() => [document.activeElement.outerHTML.slice(0, 300),
     ...[...document.querySelectorAll(".mk-status")].map((e) => e.innerText)].join("\\n")"""
 
 
+def pytest_collection_modifyitems(items):
+    """A real browser on a busy machine loses a key now and then: it gets one more try, and the
+    summary counts it as `rerun`. What is broken fails twice."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Beside a failure stands what had the focus, and what the widgets said."""
