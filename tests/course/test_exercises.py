@@ -417,6 +417,48 @@ ALSO_NAMED = [
 ]  # fmt: skip
 
 
+# As a student writes what the known mistakes describe.
+AS_WRITTEN = [
+    ("hinge_losses", lambda real, fake: (
+        F.relu(1 - real).sum() / len(real) + F.relu(1 + fake).sum() / len(fake),
+        -fake.sum() / len(fake)),
+     "you divide by the length of the first axis"),
+    ("hinge_losses", lambda real, fake: (
+        F.relu(1 - real).mean() + F.relu(1 + fake).mean(), -fake.sum() / len(fake)),
+     "you divide the student's sum by the length of the first axis"),
+    ("judged_points", lambda z, v, t, again, at: (
+        z - v.detach() * t[:, None],
+        torch.lerp(z - v.detach() * t[:, None], again, at[:, None])), "you detach"),
+    ("judged_points", torch.no_grad()(RIGHT["judged_points"][0]), "you detach"),
+    ("modes_kept", lambda points, answers, within: (
+        (answers[:, None] - points).abs().sum(-1).amin(1) < within).float().mean(), "the 1-norm"),
+    ("modes_kept", lambda points, answers, within: (
+        (answers[:, None] - points).norm(p=math.inf, dim=-1).amin(1) < within).double().mean(),
+     "the max-norm"),
+    ("keep_untouched", lambda before, after, limit: torch.where(
+        (after - before > limit).any(-1, keepdim=True), after, before), "you forget abs()"),
+    ("untouched_share", lambda before, answer, right, limit: (
+        (answer - before).abs().mean(-1) <= limit)[(before == right).all(-1)].double().mean(),
+     "you compare the mean of the channels with the limit"),
+    ("untouched_share", lambda before, answer, right, limit: (
+        (answer - before).abs() <= limit).any(-1)[(before == right).all(-1)].double().mean(),
+     "a pixel counts as the same if one channel of it is"),
+    ("untouched_share", lambda before, answer, right, limit: (
+        (answer - before).abs() <= limit).all(-1)[(before == right).any(-1)].double().mean(),
+     "a pixel should stay if one channel of it should"),
+    ("paired_difference", lambda a, b: (
+        100 * np.mean((a - b).numpy()), 100 * np.std((a - b).numpy()) / np.sqrt(len(a))),
+     "numpy's std() does that"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, wrong, told", AS_WRITTEN)
+def test_a_planted_wrong_answer_fails_and_is_named(checked, name, wrong, told):
+    for _ in range(3):
+        printed = checked(name, wrong)
+        assert "Well done" not in printed and told in printed, printed
+
+
 @pytest.mark.parametrize("name, wrong, told", ALSO_NAMED)
 def test_a_mistake_that_values_do_not_show_is_named(checked, name, wrong, told):
     printed = checked(name, wrong)

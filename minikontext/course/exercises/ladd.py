@@ -37,6 +37,8 @@ def hinge_losses(on_real, on_fake):
         "you divide by the length of the first axis, not by the number of logits":
             lambda r, f: (F.relu(1 - r).sum() / len(r) + F.relu(1 + f).sum() / len(f),
                           -f.sum() / len(f)),
+        "you divide the student's sum by the length of the first axis":
+            lambda r, f: (_judge(r, f), -f.sum() / len(f)),
         "you take half of the sum": lambda r, f: (_judge(r, f) / 2, -f.mean()),
     },
 )  # fmt: skip
