@@ -41,11 +41,7 @@ from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 TICKS = (0.1, 0.2, 0.5, 1, 2)  # of the loss
-CSS = """<style>
-.mk .mk-tries { display: grid; gap: 10px; align-items: end; }
-.mk .mk-tries figure { margin: 0; min-width: 0; }
-.mk .mk-tries img { width: 100%; image-rendering: pixelated; }
-</style>"""
+CSS = style.sheet("live")
 
 
 def small() -> TransformerConfig:

@@ -19,71 +19,8 @@ from minikontext.course.samples import Example
 from minikontext.errors import Cancelled, MinikontextError
 from minikontext.sampler import StepInfo
 
-# A light arrow for the dark theme, where that of a select is black on black.
-ARROW = (
-    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
-    "%3Cpath fill='%23ddd' d='M5 7l4 4 4-4z'/%3E%3C/svg%3E"
-)
-CSS = f"""<style>
-.mk {{ max-width: 700px; padding: 16px 18px; border-radius: 10px; gap: 8px;
-  border: 1px solid var(--jp-border-color2, #d8dee6); background: var(--jp-layout-color1, #fff); }}
-.mk .widget-html-content {{ line-height: 1.45; }}
-.mk .mk-shown {{ margin: 0; }}
-.mk .mk-shown .widget-html-content {{ line-height: 0; height: 100%; }}
-.mk .mk-shown img {{ width: 100%; height: 100%; object-fit: contain; overflow: clip;
-  border-radius: inherit; }}
-.mk .mk-picture {{ border-radius: 8px !important; background: var(--jp-layout-color2, #f1f4f8);
-  width: 256px; max-width: 100%; height: auto; aspect-ratio: 1; margin: 0; }}
-.mk .mk-sharp img {{ image-rendering: pixelated; }}
-.mk .mk-thumb {{ width: 72px; height: 72px; border-radius: 6px !important; margin: 5px; }}
-.mk .mk-faded {{ opacity: .35; }}
-.mk .mk-caption {{ font-size: 12px; color: var(--jp-ui-font-color2, #5b6674); text-align: center;
-  max-width: 256px; white-space: normal; line-height: 1.3; overflow-wrap: anywhere; }}
-.mk .mk-ends {{ display: flex; justify-content: space-between; font-size: 12px; line-height: 1.2;
-  color: var(--jp-ui-font-color2, #5b6674); }}
-.mk .mk-label {{ height: 24px; line-height: 22px; padding: 0 4px; font-size: 12px; border: none;
-  background: transparent; color: var(--jp-ui-font-color2, #5b6674); box-shadow: none; }}
-.mk .mk-label:hover {{ text-decoration: underline; box-shadow: none; }}
-.mk .mk-tile {{ position: relative; width: 108px; align-items: center; }}
-.mk .mk-tile .mk-label::after {{ content: ""; position: absolute; inset: 0; }}
-.mk .mk-here {{ color: var(--jp-ui-font-color1, {style.INK}); font-weight: 600; }}
-.mk .mk-lit {{ outline: 3px solid {style.ACCENT}; outline-offset: 1px; }}
-.mk .mk-view .widget-toggle-button {{ height: 26px; line-height: 24px; font-size: 12px; }}
-.mk .mk-arrow {{ font-size: 26px; color: var(--jp-ui-font-color3, {style.GREY}); }}
-.mk .mk-prompt input {{ font-size: 15px; height: 36px; padding: 0 10px; border-radius: 6px; }}
-.mk .mk-run {{ height: 36px; border-radius: 6px; font-weight: 600;
-  color: #fff; background: {style.ACCENT}; }}
-.mk .mk-run:disabled {{ opacity: .45; }}
-.mk .mk-chip {{ width: auto; height: 26px; line-height: 24px; border-radius: 13px; padding: 0 11px;
-  font-size: 12px; background: var(--jp-layout-color2, #f1f4f8);
-  color: var(--jp-ui-font-color1, {style.INK}); border: 1px solid var(--jp-border-color2, #d8dee6);
-  box-shadow: none; }}
-.mk .mk-chip:hover {{ border-color: {style.BLUE}; }}
-.mk .mk-quiet {{ height: 28px; line-height: 26px; border-radius: 6px; }}
-.mk .mk-bar .progress {{ height: 6px; border-radius: 3px; }}
-.mk .mk-bar .progress-bar {{ background: {style.ACCENT}; transition: none; }}
-.mk .mk-status {{ padding: 5px 10px; border-radius: 6px; font-size: 13px; }}
-.mk .mk-idle {{ color: var(--jp-ui-font-color2, #5b6674); }}
-.mk .mk-busy {{ background: {style.BLUE}1c; }}
-.mk .mk-done {{ background: {style.GREEN}24; }}
-.mk .mk-note {{ background: {style.GOLD}30; }}
-.mk .mk-error {{ background: {style.ACCENT}24; font-weight: 600; }}
-.mk a.mk-save {{ display: inline-block; height: 26px; line-height: 26px; padding: 0 12px;
-  border: 1px solid currentColor; border-radius: 6px; color: var(--jp-ui-font-color1, {style.INK});
-  font-size: 13px; text-decoration: none; }}
-.mk a.mk-save:hover {{ background: {style.BLUE}1c; }}
-.mk .mk-status {{ color: var(--jp-ui-font-color1, {style.INK}); }}
-.mk .mk-plot {{ margin: 0; background: #fff; border-radius: 6px; }}
-.mk .noUi-handle {{ background: {style.BLUE}; border-color: {style.BLUE}; }}
-.mk :is(input, select, button, a, .noUi-handle, .widget-readout):focus-visible {{
-  outline: 2px solid var(--mk-focus, {style.BLUE}) !important; outline-offset: 2px; }}
-[data-jp-theme-light="false"] .mk {{ --mk-focus: {style.GOLD}; }}
-[data-jp-theme-light="false"] .mk .mk-plot {{ filter: {style.DARK}; }}
-[data-jp-theme-light="false"] .mk .widget-dropdown > select {{ color-scheme: dark;
-  background-image: url("{ARROW}"); }}
-.jp-OutputArea-child:has(.mk-fallback):has(+ .jp-OutputArea-child .mk) {{ display: none; }}
-</style>"""
-NAMES = browser.script(browser.NAMES)
+CSS = style.sheet("parts")
+NAMES = browser.script("names")
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
 SHOWN = 512  # pixels: the longest side of what is sent to the page, twice as large as it is shown
 REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
@@ -248,7 +185,7 @@ class Desk(Working):
         self.seed = W.BoundedIntText(
             0, 0, SEEDS, description="Seed", style=TIGHT, layout=wide("140px")
         )
-        # What stood in the field at an Enter or a click: `browser.NAMES` fills it in.
+        # What stood in the field at an Enter or a click: `names.js` fills it in.
         self.asked = W.Text(tooltip="The words at the click", layout=W.Layout(display="none"))
         self.asked.add_class("mk-asked")
         self.asking = W.HBox(

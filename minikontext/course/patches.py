@@ -15,39 +15,7 @@ from minikontext import images as image_io
 from minikontext.course import browser, parts, style
 from minikontext.course.sequence import colour_of
 
-CSS = f"""<style>
-.mk .mk-stack {{ display: grid; overflow: hidden; border-radius: 8px; margin: 0; flex: none; }}
-.mk .mk-map {{ border-radius: 8px !important; margin: 0; flex: none; }}
-.mk .mk-stack > * {{ grid-area: 1 / 1; margin: 0; width: 100%; height: 100%; max-width: none; }}
-.mk .mk-patches {{ gap: 0; overflow: hidden; z-index: 1; }}
-.mk .mk-patch {{ width: auto; height: auto; min-width: 0; margin: 0; padding: 0; border-radius: 0;
-  background: transparent; box-shadow: none; border: 1px solid rgba(255, 255, 255, .28); }}
-.mk .mk-patch:hover, .mk .mk-patch:focus {{ background: {style.ACCENT}30; box-shadow: none;
-  border: 2px solid {style.ACCENT}; outline: none; }}
-.mk .mk-shares {{ display: flex; height: 20px; border-radius: 5px; overflow: hidden;
-  font-size: 11px; line-height: 20px; }}
-.mk .mk-shares > div {{ overflow: hidden; white-space: nowrap; text-overflow: ellipsis;
-  padding-left: 6px; box-sizing: border-box; }}
-.mk .mk-words span {{ display: inline-block; padding: 1px 7px; margin: 1px 3px 1px 0;
-  font-size: 12px; border: 1px solid {style.GOLD}66; border-radius: 5px; }}
-</style>"""
-
-# One stop for Tab, and arrow keys from patch to patch.
-KEYS = """
-const stack = this.closest(".mk-stack"), cells = () => [...stack.querySelectorAll(".mk-patch")];
-stack.addEventListener("keydown", (event) => {
-  const grid = getComputedStyle(stack.querySelector(".mk-patches"));
-  const across = grid.gridTemplateColumns.split(" ").length;
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across };
-  const next = cells()[cells().indexOf(event.target) + steps[event.key]];
-  if (!next) return;
-  event.preventDefault();
-  event.stopPropagation();
-  next.focus();
-});
-stack.addEventListener("focusin", (event) => {
-  for (const cell of cells()) cell.tabIndex = cell === event.target ? 0 : -1;
-});"""
+CSS = style.sheet("patches")
 
 
 def heat(weights: Tensor, top: float, colour: str) -> Image.Image:
@@ -72,7 +40,7 @@ class PatchPicture(W.Box):
     ) -> None:
         self.image, self.grid, self.what = parts.Picture(alt, css), W.GridBox(), what
         self.grid.add_class("mk-patches")
-        super().__init__([self.image, self.grid, W.HTML(browser.script(KEYS))])
+        super().__init__([self.image, self.grid, W.HTML(browser.script("patches"))])
         self.add_class("mk-stack")
         self.divide(rows, cols)
 

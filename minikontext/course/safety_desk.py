@@ -64,22 +64,7 @@ EXAMPLES = (
 DECADES = 4  # the bars go from odds of 1 : 10 000 to 10 000 : 1
 SHOWN = 6  # attempts in the log
 SIDE = "176px"
-CSS = f"""<style>
-.mk .mk-layer.widget-toggle-button {{ height: 30px; line-height: 28px; border-radius: 6px;
-  text-align: left; padding: 0 10px; box-shadow: none; }}
-.mk .mk-layer.mod-active {{ background: {style.BLUE}; color: #fff; }}
-.mk .mk-said {{ font-size: 12px; line-height: 1.25; color: var(--jp-ui-font-color1, {style.INK}); }}
-.mk .mk-off {{ color: var(--jp-ui-font-color2, #5b6674); }}
-.mk .mk-track {{ position: relative; height: 8px; border-radius: 4px; margin-bottom: 3px;
-  background: var(--jp-layout-color2, #f1f4f8); }}
-.mk .mk-fill {{ height: 8px; border-radius: 4px; }}
-.mk .mk-limit {{ position: absolute; top: -3px; width: 2px; height: 14px;
-  background: var(--jp-ui-font-color1, {style.INK}); }}
-.mk .mk-log table {{ border-collapse: collapse; font-size: 12px; width: 100%; margin: 2px 0 0; }}
-.mk .mk-log td, .mk .mk-log th {{ padding: 2px 8px 2px 0; text-align: left; vertical-align: top;
-  line-height: 1.35; background: transparent; }}
-.mk .mk-log th {{ font-weight: 600; color: var(--jp-ui-font-color2, #5b6674); }}
-</style>"""
+CSS = style.sheet("safety_desk")
 
 
 class Open:

@@ -1,5 +1,10 @@
 """The one look of the course: colours and matplotlib settings, shared by plots, map and widgets."""
 
+from pathlib import Path
+from string import Template
+
+STATIC = Path(__file__).parent / "static"  # what widgets bring into a page
+
 # White is readable on every one but GOLD, where INK is: 4.5 to 1 or more, as WCAG 2 AA asks.
 INK, GREY, PALE, PAPER = "#1f2a37", "#687483", "#e9eef4", "#ffffff"
 ACCENT, BLUE, GREEN, GOLD, VIOLET = "#c94521", "#2a7b9e", "#2f8257", "#e0a526", "#7b5ea7"
@@ -11,10 +16,22 @@ DARK = "invert(.87) hue-rotate(180deg)"
 PLOTS = f"""<style>[data-jp-theme-light="false"] .jp-RenderedImage img[width] {{
   filter: {DARK}; }}</style>"""
 
+# A light arrow for the dark theme, where that of a select is black on black.
+ARROW = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
+    "%3Cpath fill='%23ddd' d='M5 7l4 4 4-4z'/%3E%3C/svg%3E"
+)
+
 # 5 x 3 inches at 110 dpi are 550 pixels; the widest figure stays below 800 with its margin.
 FIGURE, DPI, WIDEST = (5.0, 3.0), 110, 6.8
 # Inches of a widget's plot, 100 pixels each: a window of 800 pixels shrinks it by a quarter.
 PLOT = 4.4
+
+
+def sheet(name: str) -> str:
+    """HTML with the rules of `static/NAME.css`, where ${BLUE} is this module's BLUE."""
+    rules = (STATIC / f"{name}.css").read_text(encoding="utf-8")
+    return f"<style>\n{Template(rules).substitute(globals())}</style>"
 
 
 def luminance(colour: str) -> float:
