@@ -1,8 +1,8 @@
 """Write the exercises of the notebooks from their one source, `minikontext/course/exercises`.
 
 `python tools/exercises.py` puts stubs and solutions into them; `--check` only says which differ. In
-the source, `@exercise(solution=…, known=…)` stands above a check: the solution, and the mistakes
-that it names. A stub is a solution without its body. Prose and hints are the notebook's own.
+the source, a table beside the checks of a notebook has the solutions, and the mistakes that are
+named. A stub is a solution without its body. Prose and hints are the notebook's own.
 """
 
 import argparse

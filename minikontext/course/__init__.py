@@ -9,8 +9,8 @@ _MODULES = (
     "attention", "browser", "checks", "easel", "editing", "exercises", "failures", "few_steps",
     "fits", "flow_pictures", "gallery", "latents", "live", "live_ladd", "map", "own_code",
     "parts", "patches", "plane_ladd", "plots", "positions", "predictions", "progress",
-    "safety_desk", "samples", "scale", "sepia", "sequence", "session", "start", "style",
-    "tiny_flux", "trajectory", "verdict", "voters", "who_sees",
+    "safety_desk", "samples", "scale", "sepia", "sequence", "session", "solutions",
+    "start", "style", "tiny_flux", "trajectory", "verdict", "voters", "who_sees",
 )  # fmt: skip
 # Names by the module that has them.
 _HOMES = {

@@ -13,38 +13,39 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minikontext.course import progress
+from minikontext.course import progress, solutions
+from minikontext.course.solutions import Mistakes
 
 Checks = Callable[["Report", Callable[..., Any]], None]
-Mistakes = dict[str, Callable[..., Any]]  # what was done -> a function that does it
 REGISTRY: dict[str, Checks] = {}
+# Filled in from the table beside the checks' module, if there is one.
 KNOWN: dict[str, Mistakes] = {}
 SOLVED: dict[str, str] = {}  # what `tools/exercises.py` writes into the notebooks
+RIGHT: dict[str, Callable[..., Any]] = {}  # the same as functions
+SOLUTION = object()  # expected is what the solution answers
 PASSED, FAILED = "[OK]  ", "[FAIL]"
 FEW = 18  # numbers that are shown in full
 
 
-def exercise(
-    checks: Checks | None = None, *, solution: str = "", known: Mistakes | None = None
-) -> Any:
+def exercise(checks: Checks) -> Checks:
     """Register checks under their own name: `psnr` checks the student's function `psnr`.
 
-    solution: source of a right answer; its signatures and docstrings are the notebook's stub.
-    known: wrong answers by what was done, as in {"you forget the root": function}. Where a wrong
-    answer is one of these, it is named.
+    A table beside the module, as `course.solutions` describes it, has solution and known mistakes.
     """
-    if checks is None:
-        return lambda checks: exercise(checks, solution=solution, known=known)
     name = checks.__name__
     if name in REGISTRY and REGISTRY[name].__module__ != checks.__module__:
         raise ValueError(f"Two exercises are called {name!r}: their names must differ.")
-    REGISTRY[name], KNOWN[name], SOLVED[name] = checks, known or {}, solution.strip("\n")
+    REGISTRY[name] = checks
+    path = Path(inspect.getfile(checks)).with_suffix(".toml")
+    if path.is_file():
+        SOLVED[name], RIGHT[name], KNOWN[name] = solutions.load(path, name)
     return checks
 
 
@@ -62,6 +63,7 @@ class Report:
 
     results: list[bool] = field(default_factory=list)
     known: Mistakes = field(default_factory=dict)
+    solution: Callable[..., Any] | None = None
     draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     def normal(self, *shape: int) -> Tensor:
@@ -79,17 +81,26 @@ class Report:
     def through(
         self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]], answer: Callable[..., Any]
     ) -> Callable[..., Any]:
-        """Look at an answer, and so at all known mistakes, through a function around it."""
+        """Look at an answer, the solution and all known mistakes through a function around it."""
+        self.solution = self.solution and wrap(self.solution)
         self.known = {mistake: wrap(wrong) for mistake, wrong in self.known.items()}
         return wrap(answer)
 
-    def equal(self, case: str, function: Callable[..., Any], arguments: tuple, expected: Any,
-              tolerance: float = 1e-5, also: Any = None) -> None:  # fmt: skip
+    def right(self, *arguments: Any) -> Any:
+        """What the solution answers."""
+        return self.solution(*map(_copy, arguments))
+
+    def equal(
+        self, case: str, function: Callable[..., Any], arguments: tuple, expected: Any = SOLUTION,
+        tolerance: float = 1e-5, also: Any = None,
+    ) -> None:  # fmt: skip
         """Call the function with copies of the arguments and compare with what is expected.
 
         Shapes must be equal, numbers within `tolerance` (relative and absolute), counts whole
-        numbers, and the arguments unchanged. also: a second right answer.
+        numbers, and the arguments unchanged. expected: by default what the solution answers;
+        also: a second right answer.
         """
+        expected = self.right(*arguments) if expected is SOLUTION else expected
         inputs = [_copy(a) for a in arguments]
         try:
             got = function(*inputs)
@@ -169,7 +180,7 @@ def check(function: Callable[..., Any]) -> None:
     if name not in REGISTRY:
         raise KeyError(f"No exercise is called {name!r}. Known: {', '.join(sorted(REGISTRY))}.")
     draw = torch.Generator().manual_seed(random.SystemRandom().getrandbits(31))
-    report = Report(known=dict(KNOWN[name]), draw=draw)
+    report = Report(known=dict(KNOWN.get(name, {})), solution=RIGHT.get(name), draw=draw)
     try:
         REGISTRY[name](report, function)
     except (NotAttempted, NotImplementedError):

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 
 from minikontext import course, sampler, tokens
-from minikontext.course import exercises  # noqa: F401  fills the tables
+from minikontext.course import exercises, solutions  # noqa: F401  fills the tables
 from minikontext.course.checks import KNOWN, REGISTRY, Report
 from minikontext.rope import rotate
 
@@ -375,6 +377,19 @@ def test_a_known_mistake_fails_and_is_named(checked, name, told):
     printed = checked(name, lambda *args: KNOWN[name][told](*args))
     assert "[FAIL]" in printed and "Well done" not in printed
     assert f"this is what you get if {told}" in printed, printed
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_table_has_the_exercises_of_its_checks_and_no_others(module):
+    said, _ = solutions.table(Path(sys.modules[module].__file__).with_suffix(".toml"))
+    assert list(said) == [name for name in NAMES if REGISTRY[name].__module__ == module]
+
+
+def test_a_mistake_that_changes_nothing_is_refused():
+    assert solutions.spoiled("f", "def f(x):\n    return x", ["return x", "return 2"])[-1] == "2"
+    assert solutions.spoiled("f", "def f(x):\n    return x", "right(-x)").endswith("(right(-x))")
+    with pytest.raises(ValueError, match="has no 'y' to be replaced"):
+        solutions.spoiled("f", "def f(x):\n    return x", ["y", "z"])
 
 
 @pytest.mark.parametrize("name", NAMES)

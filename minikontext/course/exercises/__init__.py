@@ -1,4 +1,7 @@
-"""What each exercise expects: one module a notebook, one function an exercise."""
+"""What each exercise expects: one module a notebook, one function an exercise.
+
+Beside each module lies the table of its solutions and mistakes: see `course.solutions`.
+"""
 
 import pkgutil
 from importlib import import_module
