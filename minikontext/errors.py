@@ -1,9 +1,7 @@
-"""Every error and warning that minikontext raises on purpose.
-
-Each is also the builtin that a caller would catch. It says what was got, expected, is to be done.
-"""
+"""Errors and warnings raised on purpose: each says what was got, expected, and is to be done."""
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterable
 
@@ -88,7 +86,7 @@ class ResizeWarning(UserWarning):
 
 
 class MetadataWarning(UserWarning):
-    """A picture's history cannot be read or checked, so it is not carried on."""
+    """What a picture's file says of its history or its colours is broken, or cannot be used."""
 
 
 def plain(text: str, keep: str = "\n") -> str:
@@ -106,6 +104,8 @@ def shorten_list(items: Iterable[str], limit: int = 3) -> str:
 def warn(warning: Warning) -> None:
     """Warn at the nearest line that is neither ours nor torch's: there the caller can act."""
     f, level, warning.args = sys._getframe(1), 2, (plain(str(warning)),)
+    if (heard := getattr(threading.current_thread(), "heard", None)) is not None:
+        return heard.append(warning)  # a widget's work: `catch_warnings` would be for all threads
     while f.f_back and f.f_globals.get("__name__", "").split(".")[0] in ("minikontext", "torch"):
         f, level = f.f_back, level + 1
     warnings.warn(warning, stacklevel=level)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+import warnings
 
 import pytest
 import torch
@@ -205,6 +206,45 @@ def test_whole_differences_and_biases_are_added(model, tmp_path):
         lora.save(found, model, tmp_path / "y.safetensors")
 
 
+def test_a_bias_of_a_thin_pair_is_as_strong_as_the_pair(model, good, tmp_path):
+    """As in peft: lora_B (lora_A x) times alpha / rank, its bias included; diff_b is as it is."""
+    bias = torch.randn(len(model.img_in.bias))
+    for extra, factor in (("lora_B.bias", 2.0), ("lora_B.default.bias", 2.0), ("diff_b", 1.0)):
+        state = pairs(good, str, "lora_A.weight", "lora_B.weight") | {f"img_in.{extra}": bias}
+        found = read(state | {"img_in.alpha": torch.tensor(6.0)}, model, tmp_path)
+        torch.testing.assert_close(found.layers["img_in"].bias.data, factor * bias)
+    both = {"img_in.lora_B.bias": bias, "img_in.diff_b": bias}
+    with pytest.raises(WeightsError, match="bias beside no thin pair, or two"):
+        read(pairs(good, str) | both, model, tmp_path)
+
+
+def test_a_lokr_of_whole_factors_takes_no_heed_of_its_alpha(model, tmp_path):
+    """Trainers write 10^10 where nothing is thin."""
+    out, wide = model.img_in.weight.shape
+    left, right = torch.randn(4, 2), torch.randn(out // 4, wide // 2)
+    state = {"lora_unet_img_in.lokr_w1": left, "lora_unet_img_in.lokr_w2": right}
+    alpha = {"lora_unet_img_in.alpha": torch.tensor(1e10)}
+    found = read(state | alpha, model, tmp_path)
+    torch.testing.assert_close(found.updates[0].delta, torch.kron(left, right))
+
+
+@pytest.mark.parametrize("how", ["alphas of 0", "zeros", "a difference of 0"])
+def test_a_lora_that_changes_nothing_is_told(model, good, tmp_path, how):
+    state = pairs(good, str)
+    if how == "alphas of 0":
+        state |= {f"{layer}.alpha": torch.zeros(()) for layer in good}
+    elif how == "zeros":
+        state = {k: x * ("lora_down" in k) for k, x in state.items()}
+    else:
+        state = {"img_in.diff": torch.zeros_like(model.img_in.weight)}
+    with pytest.warns(WeightsWarning, match="changes nothing"):
+        read(state, model, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = pairs({"img_in": good["img_in"]}, str)
+        read(state | one if how == "zeros" else one, model, tmp_path)
+
+
 def test_a_lokr_is_no_thin_pair_to_save(model, tmp_path):
     out, wide = model.get_submodule("img_in").weight.shape
     state = {"img_in.lokr_w1": torch.ones(2, 2), "img_in.lokr_w2": torch.ones(out // 2, wide // 2)}
@@ -285,6 +325,13 @@ def test_one_layer_under_two_names_is_refused(model, good, tmp_path):
         read(state, model, tmp_path)
     with pytest.raises(WeightsError, match="twice"):
         read(pairs(good, str) | pairs(good, str, "lora_A.default.weight"), model, tmp_path)
+    wide = model.config.hidden_size  # a part of the rows, beside all of them
+    part = {"transformer_blocks.0.attn.to_k": (torch.ones(1, wide), torch.ones(wide, 1))}
+    with pytest.raises(WeightsError, match="under two names"):
+        read(pairs(good, str) | pairs(part, str), model, tmp_path)
+    part = {"single_blocks.0.processor.qkv_lora": (torch.ones(1, wide), torch.ones(3 * wide, 1))}
+    with pytest.raises(WeightsError, match="under two names"):
+        read(pairs(good, str) | pairs(part, str, "down.weight", "up.weight"), model, tmp_path)
 
 
 @pytest.mark.parametrize("alpha", [math.inf, -math.inf, math.nan, 1e30])
@@ -310,6 +357,9 @@ SETTINGS = {
     "infinite for one": '{"alpha_pattern": {"to_q": Infinity}}',
     "an infinite rank": '{"r": Infinity}',
     "DoRA": '{"use_dora": true}',
+    "a changed base": '{"init_lora_weights": "pissa_niter_16", "lora_alpha": 2}',
+    "another changed base": '{"init_lora_weights": "OLoRA"}',
+    "a base of more layers": '{"layer_replication": [[0, 2], [1, 2]]}',
     "a list": "[1]",
     "a list of patterns": '{"alpha_pattern": [1]}',
 }

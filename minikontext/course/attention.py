@@ -15,13 +15,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from minikontext import images as image_io
-from minikontext import layers, rope
+from minikontext import rope
 from minikontext.course import parts, samples, style
 from minikontext.course.patches import CSS, PatchPicture, chips, heat, share_bar
 from minikontext.course.sequence import colour_of
 from minikontext.editing.output import KontextOutput
 from minikontext.errors import SizeError
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.attention import Function, instead
 from minikontext.sampler import StepInfo
 
 LIMIT = 2**27  # weights to keep: half a gigabyte in float32
@@ -49,9 +50,8 @@ def watch_attention(limit: int = LIMIT) -> Iterator[list[Tensor]]:
     numbers: at full size one block has gigabytes of them.
     """
     seen: list[Tensor] = []
-    real = layers.attention
 
-    def watching(q: Tensor, k: Tensor, v: Tensor, rotations: Tensor) -> Tensor:
+    def note(q: Tensor, k: Tensor, rotations: Tensor) -> None:
         count = sum(x.numel() for x in seen) + q.shape[0] * q.shape[2] * q.shape[1] ** 2
         if count > limit:
             raise SizeError(
@@ -59,13 +59,12 @@ def watch_attention(limit: int = LIMIT) -> Iterator[list[Tensor]]:
                 "Use a smaller picture, fewer steps, or a higher limit."
             )
         seen.append(attention_weights(q, k, rotations).detach())
-        return real(q, k, v, rotations)
 
-    layers.attention = watching
-    try:
+    def watching(real: Function) -> Function:
+        return lambda q, k, v, rotations: (note(q, k, rotations), real(q, k, v, rotations))[1]
+
+    with instead("attention", watching):
         yield seen
-    finally:
-        layers.attention = real
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,7 @@ class EditingWidget(Gallery):
     def _work(self) -> None:
         for i in range(self._count):
             self.turns.append(self._edit(i))
-        notes = [str(note.message) for note in self._notes]
+        notes = [*map(str, self._notes)]
         self._done([*notes, *self._cannot(self.turns[-1].prompt)])
 
     def _cancelled(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +75,7 @@ class Working(Widget):
 
     def __init__(self) -> None:
         self._stop, self._thread = threading.Event(), threading.Thread()
-        self._notes: list = []
+        self._notes: list[Warning] = []
         self.at_work = False  # clicks count again from the moment that this is False
         self.progress = W.IntProgress(0, 0, 1, layout=W.Layout(flex="1 1 auto", margin="0 8px 0 0"))
         self.progress.add_class("mk-bar")
@@ -114,11 +113,11 @@ class Working(Widget):
         self._thread.start()
 
     def _guarded(self) -> None:
-        """Do the work; whatever goes wrong is said in the status line."""
+        """Do the work; whatever goes wrong, or is warned of, is said in the status line."""
+        here: Any = threading.current_thread()
+        here.heard = self._notes = []  # of this thread alone: two widgets may work at once
         try:
-            with warnings.catch_warnings(record=True) as self._notes:
-                warnings.simplefilter("always")
-                self._work()
+            self._work()
         except (Cancelled, KeyboardInterrupt):
             self._fail("idle", self._cancelled())
         except MinikontextError as error:
@@ -126,6 +125,7 @@ class Working(Widget):
         except Exception as error:  # a widget must show what went wrong, whatever it was
             self._fail("error", f"{type(error).__name__}: {error}")
         finally:
+            here.heard = None
             self._busy(False)
             self.at_work = False
             super()._say(*self._outcome)
@@ -160,7 +160,7 @@ class Working(Widget):
 
     def _say_with_notes(self, kind: str, text: str) -> None:
         """Show a line behind what the work warned of, such as words that are not known."""
-        notes = dict.fromkeys(str(note.message) for note in self._notes)
+        notes = dict.fromkeys(map(str, self._notes))
         self._say("note" if notes else kind, " ".join([*notes, text]))
 
 

@@ -219,7 +219,7 @@ class SafetyWidget(Desk):
     def _work(self) -> None:
         attempt = self._try(self.prompt.value, self.on)
         # That a picture was withheld is said already.
-        self._notes = [n for n in self._notes if not issubclass(n.category, SafetyWarning)]
+        self._notes = [n for n in self._notes if not isinstance(n, SafetyWarning)]
         self.attempts.append(attempt)
         self._show_result(attempt.picture)
         self._show_layers(attempt.said, attempt.stopped)

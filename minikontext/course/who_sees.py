@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from minikontext import layers
 from minikontext.course import samples
 from minikontext.course.parts import (
     Desk,
@@ -27,6 +26,7 @@ from minikontext.course.parts import (
 )  # fmt: skip
 from minikontext.denoiser import PATCH
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.attention import instead
 from minikontext.sampler import StepInfo
 
 PARTS = ("text", "target", "context")
@@ -55,17 +55,13 @@ def seeing_without(cut: Collection[Arrow], text: int, target: int) -> Iterator[N
 
     text, target: how many tokens they have; the rest of the row is context.
     """
-    own = layers.attend
 
     def masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         mask = mask_without(cut, (text, target, q.shape[-2] - text - target))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.device))
 
-    layers.attend = masked
-    try:
+    with instead("attend", lambda _: masked):
         yield
-    finally:
-        layers.attend = own
 
 
 class WhoSeesWidget(Desk):

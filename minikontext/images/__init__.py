@@ -12,7 +12,7 @@ The functions that everybody needs are also here: `images.read(...)`, `images.pl
 """
 
 from minikontext import lazy
-from minikontext.images.read import FORMATS, MAX_NOTE, MAX_PIXELS, NOTE, read
+from minikontext.images.read import FORMATS, MAX_NOTE, MAX_PIXELS, NOTE, odd_colours, read
 from minikontext.images.resize import (
     KONTEXT_SIZES,
     ResizePlan,
@@ -26,8 +26,8 @@ from minikontext.images.tensors import as_rgb, data_url, png_bytes, shrunk, to_p
 
 __all__ = [
     "FORMATS", "KONTEXT_SIZES", "MAX_NOTE", "MAX_PIXELS", "NOTE", "ResizePlan", "Size", "as_rgb",
-    "data_url", "nearest", "plan", "png_bytes", "read", "shrunk", "sizes_near", "snap", "to_pil",
-    "to_tensor",
+    "data_url", "nearest", "odd_colours", "plan", "png_bytes", "read", "shrunk", "sizes_near",
+    "snap", "to_pil", "to_tensor",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, ("inspect", "provenance", "watermark"), {})

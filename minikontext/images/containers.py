@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -136,9 +136,40 @@ def remarks(data: bytes) -> list[str]:
     names |= {name for name, _ in webp_chunks(data)} if data[8:12] == b"WEBP" else set()
     if names & {b"acTL", b"ANIM"} or _is_long_gif(data) or _is_long_avif(data):
         found.append("it is an animation, of which only the first picture is looked at")
-    if b"cICP" in names or (b"cHRM" in names and not names & {b"sRGB", b"iCCP"}):
-        found.append("it names colours in a way that is not applied here (cICP, cHRM)")
+    if colours := odd_colours(data):
+        found.append(f"its colours are named by {colours}, which is not applied here")
     return found
+
+
+# White, red, green and blue of sRGB as cHRM has them: x and y, times 100 000.
+SRGB_POINTS = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+
+
+def odd_colours(data: bytes) -> str:
+    """By what a file says that its colours are not sRGB, where no profile says it; else nothing.
+
+    PNG's cICP (which goes before a profile) and cHRM, and the nclx of AVIF and HEIC: primaries and
+    curve by their numbers in H.273, of which 1 and 13 are sRGB's.
+    """
+    if data.startswith(PNG):
+        before = takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(data))
+        chunks = {name: body for name, body, _ in before}
+        if (cicp := chunks.get(b"cICP", b"")[:2]) and cicp != b"\1\r":
+            return f"cICP {cicp[0]}, {cicp[-1]}"
+        points = chunks.get(b"cHRM", b"")
+        known = cicp or chunks.keys() & {b"sRGB", b"iCCP"} or len(points) != 32
+        return "" if known or is_srgb(struct.unpack(">8I", points)) else "cHRM"
+    at = data.find(b"colrnclx") if data[4:8] == b"ftyp" and b"colrprof" not in data else -1
+    if at < 0 or len(data) < at + 12:
+        return ""
+    primaries, curve = struct.unpack_from(">2H", data, at + 8)
+    usual = primaries in (1, 2) and curve in (1, 2, 6, 13)
+    return "" if usual else f"nclx {primaries}, {curve}"
+
+
+def is_srgb(points: Sequence[float]) -> bool:
+    """Whether eight coordinates, times 100 000, are those of sRGB but for rounding."""
+    return all(abs(got - own) < 500 for got, own in zip(points, SRGB_POINTS, strict=True))
 
 
 def _is_long_avif(data: bytes) -> bool:

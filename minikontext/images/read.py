@@ -53,7 +53,8 @@ def read(source: object) -> Image.Image:
     first frame of an animation counts, a camera's rotation and colour profile are applied.
     Arrays are (h, w), (h, w, 3) or (h, w, 4). The source is never changed. Of the file's metadata
     only what `provenance` wrote is kept, unchecked, in `image.info[NOTE]`.
-    Metadata that is broken is left out, with a MetadataWarning.
+    Metadata that is broken is left out, with a MetadataWarning; so it is told where colours other
+    than sRGB are named without a profile: they are taken for sRGB.
     Raises ImageError for what cannot be read.
     """
     _check_parts(source)
@@ -72,7 +73,13 @@ def _read(source: object) -> Image.Image:
     try:
         _check_area(image.size)
         _check_work(image, source)
-        return _decode(image)
+        picture = _decode(image)
+        if found := _odd_colours(image, source):
+            warn(MetadataWarning(
+                f"The picture's colours are not sRGB, and no profile says what they are ({found}): "
+                "they are taken for sRGB, and may look paler. Save it with a profile, or in sRGB."
+            ))  # fmt: skip
+        return picture
     finally:
         if image is not source:
             image.close()  # An animation keeps its file open, which Windows then cannot replace.
@@ -85,6 +92,38 @@ def _read_bare(source: object) -> Image.Image | None:
         return _read(data) if data else None
     except ImageError:
         return None
+
+
+def odd_colours(source: object) -> str:
+    """How a picture names colours that `read` takes for sRGB although they are not; else nothing.
+
+    Raises ImageError for what cannot be opened.
+    """
+    image = _open(source)
+    try:
+        return _odd_colours(image, source)
+    finally:
+        if image is not source:
+            image.close()
+
+
+def _odd_colours(image: Image.Image, source: object) -> str:
+    data = content(source, -1 if image.format == "PNG" else 1 << 16)
+    if (found := containers.odd_colours(data)) or image.info.get("icc_profile"):
+        return found
+    try:
+        exif = image.getexif()
+        inside = exif.get_ifd(ExifTags.IFD.Exif)
+        if exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03" or inside.get(0xA001) == 2:
+            return "Adobe RGB in EXIF"
+        points = [*exif.get(318, ()), *exif.get(319, ())]  # TIFF's white point and primaries
+        if not data and "srgb" not in image.info:  # opened by somebody else
+            points += image.info.get("chromaticity", ())
+        if points and not containers.is_srgb([1e5 * float(x) for x in points]):
+            return "primaries"
+    except Exception:  # As in _upright: metadata that is broken must not cost the picture.
+        pass
+    return ""
 
 
 def content(source: object, most: int = -1) -> bytes:

@@ -85,6 +85,7 @@ def autoencoder_from_shapes(state: StateDict) -> AutoEncoderConfig:
 
 def _transformer_from_json(c: Mapping[str, Any]) -> TransformerConfig:
     require_entries(c, {"num_attention_heads": int, "attention_head_dim": int})
+    _require_usual(c, patch_size=1)
     return make_config(
         TransformerConfig,
         in_channels=c["in_channels"],
@@ -125,6 +126,7 @@ def transformer_to_json(c: TransformerConfig) -> dict[str, Any]:
 
 def _autoencoder_from_json(c: Mapping[str, Any]) -> AutoEncoderConfig:
     require_entries(c, {"block_out_channels": tuple[int, ...]})
+    _require_usual(c, act_fn="silu", latents_mean=None, latents_std=None)
     widths = c["block_out_channels"]
     if not 1 <= len(widths) <= 16:
         raise ConfigError(f"{len(widths)} levels; expected 1 to 16")
@@ -162,6 +164,13 @@ def autoencoder_to_json(c: AutoEncoderConfig) -> dict[str, Any]:
         "use_quant_conv": False,
         "use_post_quant_conv": False,
     }
+
+
+def _require_usual(c: Mapping[str, Any], **usual: Any) -> None:
+    """Raise ConfigError for an entry that would change the result, and is not looked at here."""
+    for name, value in usual.items():
+        if c.get(name, value) != value:
+            raise ConfigError(f"{name} = {c[name]!r:.80}; FLUX.1 has {value!r}")
 
 
 def _from_json(folder: Path, kind: str, build: Any) -> Any:

@@ -51,12 +51,13 @@ def rewrite(source: str | Path, target: str | Path, dtype: torch.dtype | None = 
     reader, target = Reader(source), Path(target)
     sketch = reader.sketch()
     rules = official_rules(sketch)
-    if target.suffix == ".safetensors":
-        built = {rule.official: partial(build_tensor, reader, rule) for rule in rules}
-        return [write(target, built, join_parts(sketch, rules), dtype)]
-    state = load(source)  # memory-mapped, and so are the parts that it is cut into
-    state = state if is_diffusers(state) else to_diffusers(state)
-    return save_shards(state, target / "diffusion_pytorch_model", dtype)
+    with reader.leased():
+        if target.suffix == ".safetensors":
+            built = {rule.official: partial(build_tensor, reader, rule) for rule in rules}
+            return [write(target, built, join_parts(sketch, rules), dtype)]
+        state = load(source)  # memory-mapped, and so are the parts that it is cut into
+        state = state if is_diffusers(state) else to_diffusers(state)
+        return save_shards(state, target / "diffusion_pytorch_model", dtype)
 
 
 def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits: bool) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from minikontext.autoencoder import AutoEncoder
-from minikontext.errors import WeightsError
+from minikontext.errors import WeightsError, WeightsWarning, shorten_list, warn
 from minikontext.images.resize import KONTEXT_SIZES
 from minikontext.pretrained import file_kinds, purpose, safetensors_io, stored
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
@@ -84,6 +84,11 @@ def find(place: str | Path) -> Checkpoint | None:
         return None
     kind = kind if place.is_dir() else ""  # a file is what its own name says, not its neighbours
     schedule = read_json_if_there(folder / "scheduler" / "scheduler_config.json")
+    if not isinstance(schedule.get("use_dynamic_shifting", True), bool):
+        raise WeightsError(f"{folder}/scheduler: use_dynamic_shifting is neither true nor false.")
+    if odd := purpose.odd_schedule(schedule):
+        warn(WeightsWarning(f"{folder}/scheduler says {shorten_list(odd)}, which is not followed "
+                            "here: pictures differ from those of its own pipeline."))  # fmt: skip
     guided = transformer_config(transformer).guidance_embed
     name = folder.name if transformer.is_dir() else transformer.stem
     return Checkpoint(

@@ -176,12 +176,14 @@ def load(
     for layer, update in found.items():
         official, rows = places[lora_files.bare_layer(layer)]
         _require_part(path, layer, update, rows, model, official)
-        if any(torch.equal(rows, other) for other, _ in parts[official]):
+        if any(torch.isin(rows, other).any() for other, _ in parts[official]):
             raise WeightsError(f"{path} holds {layer} under two names. Get the file again.")
         base = model.get_submodule(official).weight
         parts[official].append((rows, _turned(f"{path}: {layer}", update, base, rows)))
     layers = {n: lora_layers.join(parts[n], len(model.get_submodule(n).weight)) for n in parts}
     lora = Lora(layers, path.stem, scale)
+    if all(map(lora_layers.is_idle, layers.values())):
+        warn(WeightsWarning(f"{path} changes nothing: its numbers, or all alphas, are 0."))
     lora.fingerprint = safetensors_io.fingerprint(path)
     _require_shapes(lora, model)
     return lora.requires_grad_(False)

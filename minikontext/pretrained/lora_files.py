@@ -140,7 +140,9 @@ def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
 def _leaf(found: re.Match[str]) -> str | None:
     kind = found.groupdict().get("kind")
     leaf = _SAME.get(found["leaf"], found["leaf"])
-    if leaf == "diff_b" or (kind == ".bias" and leaf == "lora_B"):
+    if kind == ".bias" and leaf == "lora_B":
+        return "lora_bias"  # of the thin pair: its strength is the pair's
+    if leaf == "diff_b":
         return "bias"
     return None if kind == ".bias" else leaf
 
@@ -167,7 +169,8 @@ def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
         raise WeightsError(f"{where}: {odd[0]} is stored as integers. Get the file again.")
     if not all(bool(x.float().isfinite().all()) for x in tensors.values()):
         raise WeightsError(f"{where} holds NaN or infinity. Get the file again.")
-    rest = {k: x for k, x in tensors.items() if k not in ("alpha", "bias", "magnitude")}
+    apart = ("alpha", "bias", "lora_bias", "magnitude")
+    rest = {k: x for k, x in tensors.items() if k not in apart}
     odd = [k for k, x in rest.items() if x.dim() < 2 or not x.numel() or x[0, 0].numel() != 1]
     if odd:
         raise WeightsError(f"{where}: {odd[0]} is no matrix. Get the file again.")
@@ -177,6 +180,11 @@ def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
         raise WeightsError(f"{where} is {' and '.join(sorted(kinds)) or 'nothing'} at once.")
     build = {"lora": _thin, "lokr": _kronecker, "hada": _hadamard, "diff": _full}[kinds.pop()]
     bias = tensors["bias"].float() if "bias" in tensors else None
+    if "lora_bias" in tensors:
+        if bias is not None or "lora_A" not in rest:
+            raise WeightsError(f"{where} has a bias beside no thin pair, or two. Get it again.")
+        scale = scaling.factor(where.name, len(rest["lora_A"]), tensors.get("alpha"))
+        bias = tensors["lora_bias"].float() * scale
     update = build(where, rest, tensors.get("alpha"), scaling, bias)
     if bias is not None and bias.shape != update.shape[:1]:
         raise WeightsError(f"{where} has a bias of the shape {tuple(bias.shape)}. Get it again.")
@@ -309,7 +317,19 @@ def read_scaling(path: Path, names: Mapping[str, Any]) -> LoraScaling:
         raise WeightsError(f"{path}: its settings by peft are no JSON of numbers") from error
 
 
+# Ways to begin a LoRA that change the base's weights: it counts from other weights than the base's.
+_MOVED = ("pissa", "olora", "corda", "lora_ga", "loftq", "milora")
+
+
 def _scaling(facts: Mapping[str, Any]) -> LoraScaling:
+    begun = facts.get("init_lora_weights", facts.get("init_weights"))
+    moved = isinstance(begun, str) and begun.lower().startswith(_MOVED)
+    if moved or facts.get("layer_replication"):
+        what = f"init_lora_weights = {begun!r:.40}" if moved else "layer_replication"
+        raise WeightsError(
+            f"The settings say {what}: this LoRA is for a base whose weights were changed. Convert "
+            "it with peft (path_initial_model_for_weight_conversion), or merge it there."
+        )
     alpha, rank = facts.get("lora_alpha", facts.get("alpha")), facts.get("r")
     return LoraScaling(
         None if alpha is None else _bounded(float(alpha), "alpha"),

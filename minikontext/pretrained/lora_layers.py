@@ -186,6 +186,14 @@ def turned(update: Update, base: Tensor, magnitude: Tensor) -> FullLayer:
     return FullLayer((whole - base.float()).to(base.dtype), update.bias)
 
 
+def is_idle(update: Update) -> bool:
+    """Whether an update adds nothing to any input: of each of its products one factor is 0."""
+    parts = getattr(update, "parts", [update])
+    factors = [[p for name, p in one.named_parameters() if name != "bias"] for one in parts]
+    still = all(any(not p.any() for p in some) for some in factors)
+    return still and (update.bias is None or not update.bias.any())
+
+
 def join(parts: Sequence[tuple[Tensor, Update]], out: int) -> Update:
     """One update of a layer of `out` rows from those of its parts; each comes with its rows.
 

@@ -10,6 +10,7 @@ from torch import nn
 from minikontext.errors import WeightsError
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
+from minikontext.runtime.lease import Lease
 
 Stamp = tuple[int, int, int]
 
@@ -18,12 +19,26 @@ def watch(modules: Iterable[nn.Module], weight_files: Iterable[Path]) -> None:
     """Let modules look, before each of their calls, whether their large files are as they were.
 
     They then raise WeightsError: such a file may be read while it is used, so one that is written
-    to changes the model, and one that is cut short ends the process. A file that another has
-    replaced by a rename, or removed, stays mapped as it was.
+    to changes the model, and one that is cut short would end the process. During a call the files
+    are leased: another program that wants to write waits, and the call ends with a WeightsError
+    before the next block. A file that another has replaced by a rename, or removed, stays mapped.
     """
     large = {path: stamp for path in weight_files if (stamp := _stamp(path)) and _is_large(stamp)}
     for module in modules if large else ():
-        module.register_forward_pre_hook(lambda one, _: _require_untouched(one, large))
+        if any(parameter.device.type == "cpu" for parameter in module.parameters()):
+            _guard(module, large, Lease(large))
+
+
+def _guard(module: nn.Module, before: dict[Path, Stamp], lease: Lease) -> None:
+    def enter(one: nn.Module, _: object) -> None:
+        lease.__enter__()  # no wrapped forward: that of a copied module would be its original's
+        _require_untouched(one, before)
+
+    module.register_forward_pre_hook(enter)
+    module.register_forward_hook(lambda *_: lease.__exit__(None, None, None), always_call=True)
+    for blocks in (part for part in module.modules() if isinstance(part, nn.ModuleList)):
+        for block in blocks:
+            block.register_forward_pre_hook(lambda *_: lease.check())
 
 
 def _stamp(path: Path) -> Stamp | None:

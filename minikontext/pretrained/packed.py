@@ -25,12 +25,15 @@ from minikontext.runtime.config import parse_json
 # ---- ComfyUI --------------------------------------------------------------------------------
 def unpack_float8(numbers: Tensor, scale: Tensor, what: str) -> Tensor:
     """Numbers times their scale, one for all or one a row -> float32. Raises WeightsError."""
-    scale = scale.float()
-    if scale.numel() not in (1, len(numbers)) or not scale.isfinite().all():
+    shape, whole = tuple(scale.shape), scale.is_floating_point()
+    one_a_row = shape in ((len(numbers),), (len(numbers), 1))
+    sound = whole and scale.isfinite().all() and (scale.float() > 0).all()
+    if not sound or not (scale.numel() == 1 or one_a_row):
         raise WeightsError(
-            f"{what} has shape {tuple(scale.shape)} or no finite numbers; expected one number, or "
+            f"{what} has shape {shape} or no finite numbers above 0; expected one number, or "
             f"{len(numbers)}. Get the file again."
         )
+    scale = scale.float()
     return numbers.float() * scale.reshape(-1, *[1] * (numbers.dim() - 1))
 
 

@@ -8,7 +8,7 @@ of a single file the first matrix tells, or names of tensors that nothing else h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minikontext.autoencoder import AutoEncoderConfig
@@ -70,6 +70,23 @@ _LEFT_OUT = {
     "Inpaint": "masks are not used here",
     "Img2Img": "start from a picture is not used here",
 }
+
+
+# What a scheduler's config may say: FLUX's Euler steps. All else is another sampler.
+_SCHEDULE = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000,
+    "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096,
+    "invert_sigmas": False, "use_karras_sigmas": False, "use_exponential_sigmas": False,
+    "use_beta_sigmas": False, "shift_terminal": None, "time_shift_type": "exponential",
+    "stochastic_sampling": False,
+}  # fmt: skip
+
+
+def odd_schedule(schedule: Mapping[str, Any]) -> list[str]:
+    """What a scheduler_config.json says that is not followed here; pictures then differ."""
+    usual = _SCHEDULE if schedule.get("use_dynamic_shifting") else _SCHEDULE | {"shift": 1.0}
+    found = [name for name, value in usual.items() if schedule.get(name, value) != value]
+    return [f"{name} = {schedule[name]!r:.60}" for name in found]
 
 
 def class_problem(class_name: Any) -> str | None:

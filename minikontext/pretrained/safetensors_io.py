@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from minikontext.pretrained.key_mapping import (
 from minikontext.runtime.config import parse_json
 from minikontext.runtime.files import exists, is_folder, replacing
 from minikontext.runtime.files import fingerprint as file_fingerprint
+from minikontext.runtime.lease import Lease
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,7 +37,6 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,  # these two for storage: nothing computes in them
     "F8_E5M2": torch.float8_e5m2,
 }
-SCALED = ("F8_E4M3", "F8_E5M2")
 # Bytes from which on a file stays mapped: a smaller one is read, so that nobody changes it later.
 MAPPED_FROM = 1 << 30
 LARGEST_INDEX = 64 << 20
@@ -78,8 +79,8 @@ def load(
 
     With the stored dtype on a CPU, large files stay memory-mapped. Raises WeightsError.
     """
-    reader = Reader(path)
-    return {name: reader.read(name, device, dtype) for name in reader.header}
+    with Reader(path).leased() as reader:
+        return {name: reader.read(name, device, dtype) for name in reader.header}
 
 
 def load_into(
@@ -99,11 +100,12 @@ def load_into(
     rules: other names than FLUX's. prepare(name, tensor): a last change on the device. part: of a
     file that may hold several, see `Reader`. Raises WeightsError.
     """
-    reader = Reader(path, part)
-    state: StateDict = {}
-    for rule in check(module, reader, rules):
-        tensor = build_tensor(reader, rule, device, dtype)
-        state[rule.official] = prepare(rule.official, tensor) if prepare else tensor
+    reader, state = Reader(path, part), {}
+    plan = check(module, reader, rules)
+    with reader.leased():
+        for rule in plan:
+            tensor = build_tensor(reader, rule, device, dtype)
+            state[rule.official] = prepare(rule.official, tensor) if prepare else tensor
     module.load_state_dict(state, assign=True)
     return module
 
@@ -296,6 +298,7 @@ class Reader:
         self._files = {name: file for file in files(path) for name in _header(file)}
         self._names = stored.sort_names(self._stored, part, path)
         self._open: tuple[Path | None, safe_open | packed.GgufFile | None] = (None, None)
+        self._lease: Lease | None = None
         self.header = {name: self._effective(name) for name in self._names.stored}
 
     def _effective(self, name: str) -> TensorInfo:
@@ -305,8 +308,17 @@ class Reader:
             with packed.sound(self.path, name):
                 near = {end: self._raw(stored_as) for end, stored_as in beside.items()}
                 return TensorInfo("BF16", packed.shape(info.shape, near))
-        scaled = name in self._names.scales and info.dtype in SCALED
+        scaled = name in self._names.scales and info.dtype in stored.SCALED
         return TensorInfo("BF16", info.shape) if scaled or info.packed else info
+
+    @contextmanager
+    def leased(self) -> Iterator[Reader]:
+        """For a block: who wants to write to the files waits, and reading ends in WeightsError."""
+        try:
+            with Lease({*self._files.values()}) as self._lease:
+                yield self
+        finally:
+            self._lease = None
 
     def __getitem__(self, name: str) -> Tensor:
         """One tensor in its stored dtype, on the CPU."""
@@ -348,6 +360,8 @@ class Reader:
     def _raw(self, name: str) -> Tensor:
         """A tensor as it is mapped; what was mapped before is let go unless it is in use."""
         file = self._files[name]
+        if self._lease:
+            self._lease.check()
         if file != self._open[0]:
             self._open = (file, opened(file))
         try:
@@ -360,20 +374,14 @@ class Reader:
 
         Raises WeightsError for a LoRA and for weights that a quantiser has packed.
         """
-        _refuse_lora(self.header, self.path)
+        stored.refuse_lora(self.header, self.path)
         stored.refuse_quantised(self._stored, self.path)
-        stored.refuse_formats({n: self._format(n) for n in self._names.formats}, self.path)
+        said = {name: self._format(at) for name, at in self._names.formats.items()}
+        stored.refuse_formats(said, {name: self.dtype(name) for name in said}, self.path)
         _require_floats(self.header, self.path)
-        if odd := [name for name in self._names.scales if self.dtype(name) not in SCALED]:
-            raise WeightsError(
-                f"{self.path} has a scale beside {shorten_list(odd)}, stored as "
-                f"{self.dtype(odd[0])}; expected float8 there. Get the file again."
-            )
-        if odd := sorted(self._names.beside.keys() - self.header.keys()):
-            raise WeightsError(
-                f"{self.path} has tables of bitsandbytes beside {shorten_list(odd)}, which is not "
-                "there. Get the file again."
-            )
+        dtypes = {name: self.dtype(name) for name in self.header}
+        matrices = [name for name, info in self.header.items() if len(info.shape) == 2]
+        stored.require_scales(self._names, dtypes, matrices, self.path)
         return {
             name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
             for name, info in self.header.items()
@@ -439,8 +447,3 @@ def _require_fit(state: StateDict, module: nn.Module, path: str | Path) -> None:
             f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
             "Use the weights of this model, or the configuration they were made with."
         )
-
-
-def _refuse_lora(names: Iterable[str], path: str | Path) -> None:
-    if any(".lora_" in name for name in names):
-        raise WeightsError(f"{path} holds a LoRA, expected a whole model. Load its base model.")

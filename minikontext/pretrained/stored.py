@@ -25,7 +25,10 @@ PARTS = {
     "cond_stage_model.": "text_encoder",
 }
 _SCALES = {".scale_weight": ".weight", ".weight_scale": ".weight"}
-_DROPPED = (".scale_input", ".input_scale", ".comfy_quant", ".weight_format", "scaled_fp8")
+_MARK, _NOTE = "scaled_fp8", ".comfy_quant"  # of a whole file, and of one matrix
+_DROPPED = (".scale_input", ".input_scale", _NOTE, ".weight_format", _MARK)
+SCALED = ("F8_E4M3", "F8_E5M2")
+FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}  # of ComfyUI, and ours
 # Names that a quantiser leaves beside its packed numbers, which are no floats any more.
 _QUANTISERS = {
     ".weight_scale_2": "NVFP4 weights",
@@ -57,15 +60,16 @@ def parts_in(names: Iterable[str]) -> list[str]:
 class Names:
     """Bare names of the tensors that count, and where each is stored.
 
-    scales: the stored name of the number by which a matrix is multiplied. formats: stored names of
-    texts that say how a matrix is packed. beside: what bitsandbytes stores beside a matrix, by the
-    end of its name.
+    scales: the stored name of the number by which a matrix is multiplied. formats: of the text that
+    says how a matrix is packed. beside: what bitsandbytes stores beside a matrix, by the end of its
+    name. marked: the file says that its float8 has scales.
     """
 
     stored: dict[str, str] = field(default_factory=dict)
     scales: dict[str, str] = field(default_factory=dict)
-    formats: list[str] = field(default_factory=list)
+    formats: dict[str, str] = field(default_factory=dict)
     beside: dict[str, dict[str, str]] = field(default_factory=dict)
+    marked: bool = False
 
 
 def sort_names(names: Iterable[str], part: str | None, place: object) -> Names:
@@ -80,6 +84,11 @@ def sort_names(names: Iterable[str], part: str | None, place: object) -> Names:
         if several and part:
             start = next((s for s, p in PARTS.items() if p == part and name.startswith(s)), None)
             if start is None:
+                if not name.startswith(tuple(PARTS)) and not name.endswith(_DROPPED):
+                    raise WeightsError(
+                        f"{place} holds several parts, and {name:.80} is of none of them. Expected "
+                        f"{', '.join(PARTS)} before every name: get the file again."
+                    )
                 continue
             plain = name[len(start) :]
         plain = name if several and not part else bare_name(plain.removeprefix("vae."))
@@ -88,13 +97,16 @@ def sort_names(names: Iterable[str], part: str | None, place: object) -> Names:
 
 
 def _sort(plain: str, name: str, found: Names, place: object) -> None:
-    if plain.endswith(".comfy_quant"):
-        found.formats.append(name)
+    if plain.endswith(_NOTE):
+        found.formats[plain.removesuffix(_NOTE) + ".weight"] = name
+    found.marked |= plain.endswith((_MARK, _NOTE))
     if plain.endswith(_DROPPED):
         return
     for end, of in _SCALES.items():
         if plain.endswith(end):
-            found.scales[plain.removesuffix(end) + of] = name
+            if (matrix := plain.removesuffix(end) + of) in found.scales:
+                raise WeightsError(f"{place} has two scales for {matrix}. Get the file again.")
+            found.scales[matrix] = name
             return
     for end in (*packed.FOUR_BITS, packed.EIGHT_BITS):
         if plain.endswith(f".{end}"):
@@ -117,8 +129,43 @@ def refuse_quantised(names: Iterable[str], place: object) -> None:
                 raise WeightsError(f"{place} holds {what} ({name:.80}). {INSTEAD}")
 
 
-def refuse_formats(formats: Mapping[str, object], place: object) -> None:
-    """Raise WeightsError for a packing that is no float8 with one scale for each matrix."""
-    odd = sorted({str(x) for x in formats.values() if x not in ("float8_e4m3fn", "float8_e5m2")})
-    if odd:
+def refuse_lora(names: Iterable[str], place: object) -> None:
+    """Raise WeightsError for updates of a model in the place of one."""
+    if any(".lora_" in name for name in names):
+        raise WeightsError(f"{place} holds a LoRA, expected a whole model. Load its base model.")
+
+
+def require_scales(
+    names: Names, dtypes: Mapping[str, str], matrices: Iterable[str], place: object
+) -> None:
+    """Raise WeightsError unless scales and tables stand beside what they are for, and all do."""
+    again = "Get the file again."
+    if odd := [name for name in names.scales if dtypes.get(name) not in SCALED]:
+        what = dtypes.get(odd[0], "nothing")
+        raise WeightsError(
+            f"{place} has a scale beside {shorten_list(odd)}, stored as {what}; expected float8 "
+            f"there. {again}"
+        )
+    narrow = [name for name in matrices if dtypes[name] in SCALED and name not in names.scales]
+    if narrow and (names.scales or names.marked):
+        raise WeightsError(
+            f"{place} has no scale beside {shorten_list(narrow)}, but says that its float8 is "
+            f"scaled. {again}"
+        )
+    if odd := sorted(names.beside.keys() - dtypes.keys()):
+        raise WeightsError(
+            f"{place} has tables of bitsandbytes beside {shorten_list(odd)}, which is not there. "
+            f"{again}"
+        )
+
+
+def refuse_formats(formats: Mapping[str, object], dtypes: Mapping[str, str], place: object) -> None:
+    """Raise WeightsError for a packing that is no float8 with scales, or not what is stored."""
+    if odd := sorted({str(x) for x in formats.values() if x not in FORMATS}):
         raise WeightsError(f"{place} says that it is packed as {shorten_list(odd)}. {INSTEAD}")
+    for name, said in formats.items():
+        if dtypes[name] != FORMATS[str(said)]:
+            raise WeightsError(
+                f"{place} says that {name} is {said}, and stores {dtypes[name]}. Get the file "
+                "again."
+            )

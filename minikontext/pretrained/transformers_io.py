@@ -16,13 +16,16 @@ import torch
 from torch import nn
 
 from minikontext.errors import MissingPackageError, WeightsError, shorten_list
-from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.pretrained import key_mapping, safetensors_io, stored
 from minikontext.runtime import files
 from minikontext.runtime.config import read_json
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 # Attention that comes with PyTorch and transformers. Any other name can be one of a hub's kernels.
 BUILT_IN = (None, "eager", "sdpa")
+# Entries by which transformers takes other layers, kernels or files than it would by itself.
+CHANGES = ("quantization_config", "compression_config", "kernel_config", "use_kernels",
+           "fusion_config", "distributed_config", "transformers_weights", "gguf_file")  # fmt: skip
 LARGEST = 64 << 20  # bytes of a configuration; published ones have a few thousand
 
 
@@ -43,9 +46,14 @@ def read_local(kind: Any, folder: Path, **options: Any) -> Any:
     Raises WeightsError for a folder that is damaged or names code, kernels or other places.
     """
     require_data_only(folder)
+    return _made(kind, folder, str(folder), **options)
+
+
+def _made(kind: Any, folder: Path, place: str | None, **options: Any) -> Any:
+    """What transformers makes of a place; what it says of `folder` becomes a WeightsError."""
     try:
         return kind.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False, **options
+            place, local_files_only=True, trust_remote_code=False, **options
         )
     except Exception as error:  # tokenizers raise a bare Exception, and damaged files nearly any
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -79,9 +87,9 @@ def _fetched(entry: Any) -> Iterator[str]:
         for name, value in entry.items():
             if name.strip("_").startswith(("attn_implementation", "experts_implementation")):
                 values = value.values() if isinstance(value, dict) else [value]
-                if any(one not in BUILT_IN for one in values):
+                if any(one not in BUILT_IN and not isinstance(one, bool) for one in values):
                     yield f"{name:.40} = {value!r:.80}"
-            elif name in ("quantization_config", "kernel_config") and value:
+            elif name in CHANGES and value:
                 yield f"{name} = {value!r:.80}"
             else:
                 yield from _fetched(value)
@@ -111,26 +119,43 @@ def load_encoder(
     that is asked of the headers first, since transformers would fill in random numbers.
     """
     reader = safetensors_io.Reader(folder)
-    check_encoder(kind, folder, reader)
+    rules = check_encoder(kind, folder, reader)
     kinds = {safetensors_io.DTYPES[info.dtype] for info in reader.header.values()}
-    stored = kinds.pop() if len(kinds) == 1 else torch.float32
-    encoder = read_local(kind, folder, use_safetensors=True, dtype=stored)
-    return _unmapped(encoder.to(device, dtype or stored), folder)
+    own = kinds.pop() if len(kinds) == 1 else torch.float32
+    config = read_local(kind.config_class, folder)
+    with reader.leased():  # read as all weights are: with scales, without prefixes
+        state = {r.official: safetensors_io.build_tensor(reader, r, dtype=own) for r in rules}
+        encoder = _made(kind, folder, None, config=config, state_dict=state, dtype=own)
+        return encoder.to(device, dtype or own)
 
 
-def _unmapped(encoder: nn.Module, folder: Path) -> nn.Module:
-    """A small encoder's weights, copied: whoever overwrites the file does not change them."""
-    size = sum(file.stat().st_size for file in safetensors_io.files(folder))
-    if size <= safetensors_io.MAPPED_FROM:
-        for parameter in encoder.parameters():
-            parameter.data = parameter.data.clone()
-    return encoder
+def read_model(kind: Any, folder: Path) -> nn.Module:
+    """Any model of transformers from a folder, as `read_local`, with all its tensors.
+
+    Raises WeightsError where one is missing, for which transformers would take random numbers, and
+    for packed ones, which it would take as they are.
+    """
+    model, found = read_local(kind, folder, use_safetensors=True, output_loading_info=True)
+    missing = {*found["missing_keys"], *(one[0] for one in found["mismatched_keys"])}
+    names = stored.sort_names(found["unexpected_keys"], None, folder)
+    if missing or names.scales or names.beside or names.marked:
+        what = f"lacks {shorten_list(sorted(missing))}" if missing else "holds packed numbers"
+        raise WeightsError(f"{folder} {what}, so its {kind.__name__} would be another. Download "
+                           "it again, as it was published.")  # fmt: skip
+    narrow = any(p.is_floating_point() and p.itemsize == 1 for p in model.parameters())
+    return model.float() if narrow else model
 
 
-def check_encoder(kind: Any, folder: Path, reader: safetensors_io.Reader) -> None:
-    """Check that a folder holds every tensor of its CLIP or T5. Raises WeightsError."""
+def check_encoder(kind: Any, folder: Path, reader: safetensors_io.Reader) -> list[key_mapping.Rule]:
+    """How a folder fills its CLIP or T5, every tensor accounted for. Raises WeightsError."""
     module = _sketch_encoder(kind, folder)
-    safetensors_io.check(module, reader, lambda state: _encoder_rules(module, state))
+    named: dict[str, str] = {}
+    for name in reader.header:
+        first = named.setdefault(_plain(name), name)
+        if first != name and not torch.equal(reader.read(first), reader.read(name)):
+            raise WeightsError(f"{folder} holds {first} and {name}, which differ and mean one "
+                               "tensor. Download it again.")  # fmt: skip
+    return safetensors_io.check(module, reader, lambda state: _encoder_rules(module, state))
 
 
 def _sketch_encoder(kind: Any, folder: Path) -> nn.Module:

@@ -1,13 +1,45 @@
-"""Attention kernels: FlashAttention 3 where it is installed; else the best that torch brings."""
+"""Attention's kernels, FlashAttention 3 where it is installed, and another one for a while."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from threading import Lock, get_ident
+from typing import Any
 
 import torch
 
+from minikontext import layers
+
 LOG = logging.getLogger(__name__)
+Function = Callable[..., Any]
+_LOCK = Lock()
+_INSTEAD: dict[str, dict[int, list[Function]]] = {}  # by name, and by thread
+_OWN: dict[str, Function] = {}
+
+
+@contextmanager
+def instead(name: str, make: Callable[[Function], Function]) -> Iterator[None]:
+    """For a block, in this thread alone, `layers.NAME` is make(it): others may edit meanwhile."""
+    me = get_ident()
+    with _LOCK:
+        threads = _INSTEAD.setdefault(name, {})
+        if not threads:
+            own = _OWN[name] = getattr(layers, name)
+            setattr(layers, name, lambda *a: threads.get(get_ident(), [own])[-1](*a))
+        mine = threads.setdefault(me, [])
+        mine.append(make(mine[-1] if mine else _OWN[name]))
+    try:
+        yield
+    finally:
+        with _LOCK:
+            mine.pop()
+            if not mine:
+                del threads[me]
+            if not threads:
+                setattr(layers, name, _OWN.pop(name))
 
 
 def use_flash_attention_3(device: torch.device) -> bool:

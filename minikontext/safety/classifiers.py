@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minikontext.errors import WeightsError
-from minikontext.pretrained.transformers_io import import_transformers, read_local
+from minikontext.pretrained.transformers_io import import_transformers, read_local, read_model
 from minikontext.safety.filters import Safety, read_threshold
 
 BATCH = 16
@@ -75,7 +75,7 @@ class ImageClassifier(Classifier):
         `transformers`.
         """
         folder, hf = checked(folder), import_transformers()
-        model = read_local(hf.AutoModelForImageClassification, folder, use_safetensors=True)
+        model = read_model(hf.AutoModelForImageClassification, folder)
         processor = read_local(hf.AutoImageProcessor, folder)
         return cls(model, processor, forbidden, threshold, where=str(folder))
 
@@ -108,7 +108,7 @@ class TextClassifier(Classifier):
     ) -> TextClassifier:
         """Load a folder; as `ImageClassifier.from_folder`."""
         folder, hf = checked(folder), import_transformers()
-        model = read_local(hf.AutoModelForSequenceClassification, folder, use_safetensors=True)
+        model = read_model(hf.AutoModelForSequenceClassification, folder)
         tokenizer = read_local(hf.AutoTokenizer, folder)
         return cls(model, tokenizer, forbidden, threshold, where=str(folder))
 

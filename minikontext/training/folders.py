@@ -135,8 +135,9 @@ def _encode_shard(
             continue
         tensors |= {f"{one.key}//{name}": tensor for name, tensor in encoded.items()}
         shapes = [list(encoded[name].shape) for name in sorted(encoded) if name.isdigit()]
-        row = {"key": one.key, "prompt": one.prompt, "shapes": shapes, "resized": resized}
-        samples.append(row)
+        colours = next(filter(None, map(images.odd_colours, (one.image, *one.contexts))), "")
+        row = {"key": one.key, "prompt": one.prompt, "shapes": shapes, "colours": colours}
+        samples.append(row | {"resized": resized})
     with files.replacing(place) as temporary:
         save_file(tensors, temporary)
         facts = {"asked": _asked(chunk, how), "bytes": temporary.stat().st_size}
@@ -212,6 +213,7 @@ class Encoded:
     def __init__(self, cache: str | Path, repeats: Mapping[str, int] | None = None) -> None:
         self.cache = Path(cache)
         self.resized: list[tuple[float, float]] = []  # the most that any picture was
+        self.colours: list[str] = []  # how pictures name theirs that are taken for sRGB
         self.places: list[tuple[str, Path]] = []
         self.prompts: list[str] = []
         self.shapes: list[tuple[Shape, ...]] = []
@@ -243,12 +245,13 @@ class Encoded:
         self._sums[place] = facts["sha256"]
         self.skipped += [Bad(**one) for one in facts["skipped"]]
         for one in facts["samples"]:
-            known = {"key": str, "prompt": str, "shapes": tuple[Shape, ...]}
+            known = {"key": str, "prompt": str, "shapes": tuple[Shape, ...], "colours": str | None}
             require_entries(one, known | {"resized": tuple[float, float] | None})
             self.places.append((one["key"], place))
             self.prompts.append(one["prompt"])
             self.shapes.append(tuple(map(tuple, one["shapes"])))
             self.resized.append(tuple(one.get("resized") or (1.0, 1.0)))
+            self.colours.append(one.get("colours") or "")
 
     def __len__(self) -> int:
         return len(self.places)
@@ -257,8 +260,7 @@ class Encoded:
         """How many samples there are, what is left out and why, and what pictures went through."""
         contexts = Counter(len(shapes) - 1 for shapes in self.shapes)
         counts = ", ".join(f"{n} with {k or 'no'} context(s)" for k, n in sorted(contexts.items()))
-        counts = counts and f" ({counts})"
-        lines = [f"{len(self)} samples{counts}, {len(self.skipped)} left out"]
+        lines = [f"{len(self)} samples{counts and f' ({counts})'}, {len(self.skipped)} left out"]
         kinds: dict[str, list[Bad]] = {}
         for bad in self.skipped:
             kinds.setdefault(bad.why.split(":")[0].split(" /")[0], []).append(bad)
@@ -272,6 +274,8 @@ class Encoded:
                 most, key = max(some)
                 lines.append(f"  {len(some)} have pictures that are {what}, at most by {most:g} "
                              f"({key:.80}); {dial} in [data] leaves such out")  # fmt: skip
+        if odd := [(found, key) for found, (key, _) in zip(self.colours, self.places) if found]:
+            lines.append(f"  {len(odd)} have colours that are taken for sRGB ({odd[0][1]:.80})")
         return "\n".join(lines)
 
     def fingerprint(self) -> str:

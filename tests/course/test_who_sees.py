@@ -1,6 +1,7 @@
 """Cut arrows: the mask, the model under it, and the widget."""
 
 import io
+import threading
 from itertools import product
 
 import pytest
@@ -89,4 +90,45 @@ def test_the_widget_cuts_nothing_outside_of_its_run(demo, monkeypatch):
     demo.run.click()
     demo.wait()
     assert "TypeError" in demo.status.value and layers.attend is real
-    assert attention.layers.attend is real
+
+
+@pytest.mark.parametrize("first_ends_first", [True, False])
+def test_who_cuts_or_watches_in_one_thread_changes_nothing_in_another(first_ends_first):
+    """Two widgets at once: each sees its own attention, and the model is itself afterwards."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 6, 8, generator=draw) for _ in range(3))
+    own, plain = layers.attend, layers.attend(q, k, v)
+    inside, leave, found = threading.Event(), threading.Event(), []
+
+    def cutting():
+        with seeing_without([("target", "text")], 2, 3):
+            inside.set()
+            leave.wait()
+            found.append(layers.attend(q, k, v))
+
+    other = threading.Thread(target=cutting)
+    other.start()
+    inside.wait()
+    assert torch.equal(layers.attend(q, k, v), plain)  # here nothing is cut
+    with seeing_without([("text", "target")], 2, 3):
+        mine = layers.attend(q, k, v)
+        if first_ends_first:
+            leave.set()
+            other.join()
+        assert torch.equal(layers.attend(q, k, v), mine) and not torch.equal(mine, plain)
+    leave.set()
+    other.join()
+    (theirs,) = found
+    assert not torch.equal(theirs, mine) and not torch.equal(theirs, plain)
+    assert layers.attend is own
+
+
+def test_attention_is_noted_of_the_own_thread_alone():
+    x, turns = torch.ones(1, 3, 2, 8), torch.ones(3, 4, 2)
+    with attention.watch_attention() as seen:
+        other = threading.Thread(target=lambda: layers.attention(x, x, x, turns))
+        other.start()
+        other.join()
+        assert not seen
+        layers.attention(x, x, x, turns)
+        assert len(seen) == 1

@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import threading
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from minikontext.course.browser import PAUSE
 from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
 from minikontext.course.samples import EXAMPLES, Example
+from minikontext.errors import PromptWarning, warn
 from minikontext.images import png_bytes, provenance
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import vocabulary
@@ -244,6 +247,32 @@ def test_unknown_words_are_shown_with_suggestions(demo):
     assert demo.prompt.value == "make the hat red" and not demo.suggestions.children
     edit(demo, "the zzzz hat")
     assert "Finished" in demo.status.value and "zzzz" in demo.status.value
+
+
+def test_two_widgets_at_work_at_once_keep_their_notes_and_nobody_elses_warnings(tiny):
+    """`catch_warnings` is for all threads: left in another order, it hides warnings for ever."""
+    first, second = (EditingWidget(tiny(), PICTURES, ["make the hat red"]) for _ in range(2))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(info):
+        begun.set()
+        go_on.wait()
+        return EditingWidget._step(first, info)
+
+    first._step = held
+    before = list(warnings.filters), warnings.showwarning
+    first.prompt.value = "make the hat xyzzy"
+    first.run.click()
+    begun.wait()
+    with pytest.warns(PromptWarning, match="here"):
+        warn(PromptWarning("here"))  # of no widget
+    edit(second, "make the hat plugh")
+    second.wait()
+    go_on.set()
+    first.wait()
+    assert "xyzzy" in first.status.value and "plugh" not in first.status.value
+    assert "plugh" in second.status.value and "xyzzy" not in second.status.value
+    assert (list(warnings.filters), warnings.showwarning) == before
 
 
 def test_html_in_a_prompt_is_only_text(demo):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,121 @@ def test_older_names_of_the_same_tensors_load(folder, how):
         )
     got = FluxTextEncoder.from_folder(folder, torch.float32).encode(["make the hat red"])
     assert torch.equal(got.tokens, expected.tokens) and torch.equal(got.pooled, expected.pooled)
+
+
+def model_file(folder, part):
+    return folder / part / "model.safetensors"
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "transformer."])
+def test_prefixes_of_trainers_are_taken_off_encoders_too(folder, part, prefix):
+    """transformers would find none of its names, and take random numbers."""
+    expected = FluxTextEncoder.from_folder(folder, torch.float32).encode(["make the hat red"])
+    rewrite(model_file(folder, part), lambda s: {prefix + k: v for k, v in s.items()})
+    got = FluxTextEncoder.from_folder(folder, torch.float32).encode(["make the hat red"])
+    assert torch.equal(got.tokens, expected.tokens) and torch.equal(got.pooled, expected.pooled)
+
+
+def test_scaled_float8_of_a_text_encoder_is_multiplied_out(folder):
+    """As ComfyUI writes T5: transformers would take the numbers without their scales."""
+    path = model_file(folder, "text_encoder_2")
+    whole = {k: v.float() for k, v in safetensors_io.load(path).items()}
+    stored, expected = dict(whole), dict(whole)
+    for name in [k for k, v in whole.items() if v.dim() == 2 and "block" in k]:
+        scale = whole[name].abs().max() / 448
+        stored[name] = (whole[name] / scale).to(torch.float8_e4m3fn)
+        stored[name.removesuffix("weight") + "scale_weight"] = scale
+        expected[name] = (stored[name].float() * scale).bfloat16()
+    rewrite(path, lambda _: stored)
+    t5 = transformers_io.load_encoder(hf.T5EncoderModel, path.parent, "cpu", torch.float32)
+    for name, tensor in t5.state_dict().items():
+        if name in expected:
+            torch.testing.assert_close(tensor, expected[name].float(), atol=1e-2, rtol=0)
+    largest = max(v.abs().max() for v in t5.state_dict().values())
+    assert largest < 100  # without scales up to 448
+
+
+def test_a_second_file_beside_the_shards_is_not_taken_for_them(folder):
+    """The index says which files are the model; transformers would take model.safetensors."""
+    path = model_file(folder, "text_encoder_2")
+    expected = transformers_io.load_encoder(hf.T5EncoderModel, path.parent, "cpu", None)
+    expected = {name: x.clone() for name, x in expected.state_dict().items()}
+    whole = safetensors_io.load(path)
+    shard = path.with_name("model-00001-of-00001.safetensors")
+    safetensors_io.save(whole, shard)
+    homes = {"weight_map": dict.fromkeys(whole, shard.name)}
+    path.with_name("model.safetensors.index.json").write_text(json.dumps(homes))
+    rewrite(path, lambda s: {k: torch.zeros_like(v) for k, v in s.items()})
+    got = transformers_io.load_encoder(hf.T5EncoderModel, path.parent, "cpu", None).state_dict()
+    assert all(torch.equal(got[name], x) for name, x in expected.items())
+
+
+def test_two_embeddings_that_differ_are_refused(folder):
+    rewrite(
+        model_file(folder, "text_encoder_2"),
+        lambda s: s | {"encoder.embed_tokens.weight": s["shared.weight"] + 1},
+    )
+    with pytest.raises(WeightsError, match="which differ and mean one"):
+        FluxTextEncoder.from_folder(folder, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"transformers_weights": "other.safetensors"}, {"fusion_config": {"a": "b"}},
+     {"compression_config": {"a": 1}}, {"use_kernels": True}, {"distributed_config": {"a": 1}}],
+)  # fmt: skip
+def test_entries_that_lead_elsewhere_are_refused(folder, entry):
+    edit(folder / "text_encoder_2/config.json", **entry)
+    with pytest.raises(WeightsError, match="neither fetched nor run"):
+        FluxTextEncoder.from_folder(folder, torch.float32)
+
+
+def test_a_note_that_transformers_chose_attention_by_itself_is_no_kernel(folder):
+    edit(folder / "text_encoder_2/config.json", _attn_implementation_autoset=True)
+    FluxTextEncoder.from_folder(folder, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A tiny classifier of prompts."""
+    place = tmp_path_factory.mktemp("classifier")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = hf.BertConfig(
+        vocab_size=200, intermediate_size=64, id2label={0: "fine", 1: "bad"},
+        label2id={"fine": 0, "bad": 1}, **sizes,
+    )  # fmt: skip
+    hf.BertForSequenceClassification(config).save_pretrained(place)
+    t5_tokenizer().save_pretrained(place)
+    return place
+
+
+@pytest.mark.parametrize("how", ["no head", "no layer", "a prefix", "another shape", "scales"])
+def test_a_classifier_without_all_its_numbers_is_refused(classifier, tmp_path, how):
+    """transformers would make the rest up: a filter that says anything."""
+    folder = tmp_path / "classifier"
+    shutil.copytree(classifier, folder)
+    assert len(TextClassifier.from_folder(folder, ["bad"]).score(["a hat"])) == 1
+    changes = {
+        "no head": lambda s: without(s, "classifier.weight"),
+        "no layer": lambda s: without(s, "attention.self.query.weight"),
+        "a prefix": lambda s: {f"net.{k}": v for k, v in s.items()},
+        "another shape": lambda s: s | {"classifier.weight": torch.zeros(3, 32)},
+        "scales": lambda s: s | {"classifier.scale_weight": torch.ones(())},
+    }
+    rewrite(folder / "model.safetensors", changes[how])
+    with pytest.raises(WeightsError):
+        TextClassifier.from_folder(folder, ["bad"])
+
+
+def test_a_classifier_in_plain_float8_computes(classifier, tmp_path):
+    folder = tmp_path / "classifier"
+    shutil.copytree(classifier, folder)
+    rewrite(folder / "model.safetensors", lambda s: {
+        k: v.to(torch.float8_e4m3fn) if v.dim() == 2 else v for k, v in s.items()
+    })  # fmt: skip
+    (score,) = TextClassifier.from_folder(folder, ["bad"]).score(["a hat"])
+    assert 0 < score < 1
 
 
 MEASURE = """

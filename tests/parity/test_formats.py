@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,10 @@ from folders import CONFIG, build
 from safetensors.torch import load_file, save_file
 
 from minikontext.cli import app
-from minikontext.errors import MissingPackageError, WeightsError
+from minikontext.errors import MissingPackageError, WeightsError, WeightsWarning
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import safetensors_io
+from minikontext.runtime.lease import Lease
 from minikontext.transformer import KontextTransformer
 
 
@@ -139,10 +142,28 @@ def test_scaled_float8_keeps_all_its_digits_in_float32(tmp_path, state):
         assert torch.equal(model.state_dict()[name], stored[name].float() * scale)
 
 
+SCALES = {
+    "infinite scale": lambda matrix: torch.tensor(float("inf")),
+    "scale of columns": lambda matrix: torch.ones(1, matrix.shape[1]),
+    "scale of 0": lambda matrix: torch.zeros(()),
+    "negative scale": lambda matrix: torch.tensor(-1.0),
+    "whole scale": lambda matrix: torch.tensor(2),
+}
+
+
 @pytest.mark.parametrize(
     ("how", "match"),
     [
         ("scale of another length", "has shape"),
+        ("scale of columns", "has shape"),
+        ("scale of 0", "no finite numbers above 0"),
+        ("negative scale", "no finite numbers above 0"),
+        ("whole scale", "no finite numbers above 0"),
+        ("two scales", "two scales for"),
+        ("one scale gone", "no scale beside"),
+        ("all scales gone", "no scale beside"),
+        ("a note of another float8", "is float8_e5m2, and stores F8_E4M3"),
+        ("a note beside nothing", "is float8_e4m3fn, and stores nothing"),
         ("scale without a matrix", "nothing; expected float8"),
         ("scale beside full width", "F32; expected float8"),
         ("infinite scale", "no finite"),
@@ -161,8 +182,19 @@ def test_scales_that_make_no_sense_are_refused(folder, state, how, match):
         stored["nowhere.scale_weight"] = torch.ones(())
     elif how == "scale beside full width":
         stored[name] = state[name]
-    elif how == "infinite scale":
-        stored[f"{stem}.scale_weight"] = torch.tensor(float("inf"))
+    elif how in SCALES:
+        stored[f"{stem}.scale_weight"] = SCALES[how](state[name])
+    elif how == "two scales":
+        stored[f"{stem}.weight_scale"] = scales[name] * 2
+    elif how == "one scale gone":
+        other = matrices(state)[1]
+        stored[other] = state[other].to(torch.float8_e4m3fn)
+    elif how == "all scales gone":
+        stored["scaled_fp8"] = stored.pop(f"{stem}.scale_weight").to(torch.float8_e4m3fn)
+    elif how.startswith("a note") and "JSON" not in how:
+        kind, place = ("float8_e5m2", stem) if "another" in how else ("float8_e4m3fn", "nowhere")
+        note = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+        stored[f"{place}.comfy_quant"] = note
     else:
         note = json.dumps({"format": "nvfp4"}) if how == "another packing" else "{"
         stored[f"{stem}.comfy_quant"] = torch.tensor(list(note.encode()), dtype=torch.uint8)
@@ -201,6 +233,46 @@ def test_an_all_in_one_file_with_half_an_autoencoder_is_refused(folder, state):
     with pytest.raises(WeightsError, match="missing decoder.mid"):
         load(folder)
     assert app.main(["weights", "verify", str(folder / "kontext.safetensors")]) == 1
+
+
+def test_what_is_of_no_part_of_an_all_in_one_file_is_not_dropped_in_silence(folder, state):
+    whole = {f"model.diffusion_model.{k}": v for k, v in state.items()}
+    whole |= {f"vae.{k}": v for k, v in safetensors_io.load(folder / "ae.safetensors").items()}
+    save_file(whole | {"control_model.x": torch.ones(1)}, folder / "kontext.safetensors")
+    with pytest.raises(WeightsError, match="control_model.x is of none of them"):
+        load(folder)
+
+
+# ---- entries of a folder that decide the picture
+
+
+def test_a_schedule_that_is_not_followed_is_told(tmp_path, recwarn):
+    build()[0].save_pretrained(tmp_path)
+    path = tmp_path / "scheduler/scheduler_config.json"
+    usual = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "shift": 3.0}
+    path.write_text(json.dumps(usual))
+    load(tmp_path)
+    assert not [one for one in recwarn if "scheduler" in str(one.message)]
+    for entry in ({"max_shift": 2.0}, {"use_karras_sigmas": True}, {"shift_terminal": 0.02},
+                  {"_class_name": "DDIMScheduler"}, {"use_dynamic_shifting": False}):  # fmt: skip
+        path.write_text(json.dumps(usual | entry))
+        with pytest.warns(WeightsWarning, match="scheduler says .* not followed"):
+            load(tmp_path)
+    path.write_text(json.dumps(usual | {"use_dynamic_shifting": "false"}))
+    with pytest.raises(WeightsError, match="neither true nor false"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("transformer", "patch_size", 2), ("vae", "act_fn", "relu"), ("vae", "latents_mean", [1])],
+)
+def test_an_entry_that_would_change_the_result_is_refused(tmp_path, part, name, value):
+    build()[0].save_pretrained(tmp_path)
+    path = tmp_path / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(WeightsError, match=f"{name} = .*; FLUX.1 has"):
+        load(tmp_path)
 
 
 # ---- other names and other formats
@@ -475,6 +547,79 @@ def test_a_mapped_file_that_is_written_to_is_told_before_it_is_read(
     shutil.copy(path, folder / "other")
     (folder / "other").replace(path) if how == "renamed" else path.unlink()
     assert list(pipe("a hat", **call).images[0].getdata()) == list(before.getdata())
+
+
+leases = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no leases")
+CUT = "import os, sys; os.truncate(sys.argv[1], 1000)"
+PATIENCE = 600
+
+
+def cut_from_elsewhere(path):
+    """Another program that cuts a file, and by now waits for those who hold it."""
+    other = subprocess.Popen([sys.executable, "-c", CUT, str(path)])
+    facts, end = path.stat(), time.monotonic() + PATIENCE
+    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    while True:
+        lines = [x for x in Path("/proc/locks").read_text().splitlines() if place in x]
+        if any("LEASE" in line and "BREAKING" in line for line in lines):
+            assert path.stat().st_size == facts.st_size
+            return other
+        assert time.monotonic() < end and other.poll() is None, "nobody waits"
+        time.sleep(0.01)
+
+
+def is_cut(path, other):
+    return other.wait(PATIENCE) == 0 and path.stat().st_size == 1000
+
+
+@leases
+def test_who_wants_to_cut_a_leased_file_waits_and_is_seen(tmp_path):
+    path = tmp_path / "x.bin"
+    path.write_bytes(bytes(8000))
+    with Lease([path, tmp_path / "gone"]) as lease:
+        lease.check()
+        other = cut_from_elsewhere(path)
+        with pytest.raises(WeightsError, match="is about to write to"):
+            lease.check()
+    assert is_cut(path, other)
+    with open(path, "rb+"), pytest.raises(WeightsError, match="open for writing"), Lease([path]):
+        pass
+
+
+@leases
+def test_a_mapped_file_that_is_cut_during_a_step_ends_it_in_words(folder, state, monkeypatch):
+    """Without the lease the process would be ended by SIGBUS."""
+    path = folder / "kontext.safetensors"
+    save_file(state, path)
+    monkeypatch.setattr(safetensors_io, "MAPPED_FROM", 0)  # as if the file were large
+    pipe = KontextPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    call = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 0, "progress": False}
+    others = []
+
+    def cut(*_):
+        others.append(cut_from_elsewhere(path))
+
+    midst = pipe.transformer.img_in.register_forward_pre_hook(cut)
+    with pytest.raises(WeightsError, match="is about to write to"):
+        pipe("a hat", **call)
+    midst.remove()
+    assert len(others) == 1 and is_cut(path, others[0])
+    with pytest.raises(WeightsError, match="was written to after it was loaded"):
+        pipe("a hat", **call)
+
+
+@leases
+def test_a_file_that_is_cut_while_it_is_loaded_ends_loading_in_words(folder, state):
+    path = folder / "kontext.safetensors"
+    save_file(state, path)
+    reader = safetensors_io.Reader(path)
+    first, second, *_ = reader.header
+    with reader.leased():
+        reader.read(first)
+        other = cut_from_elsewhere(path)
+        with pytest.raises(WeightsError, match="is about to write to"):
+            reader.read(second)
+    assert is_cut(path, other)
 
 
 # ---- files that are none
