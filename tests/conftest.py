@@ -34,6 +34,15 @@ def build_tiny_pipeline(guidance=False):
 
 
 @pytest.fixture
+def two_threads():
+    """Compute with two threads, for tests of what threads could change: `make test` uses one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def tiny():
     """Build a tiny random pipeline; `tiny(guidance=True)` takes guidance as an input."""
     return build_tiny_pipeline

@@ -13,6 +13,8 @@ from minikontext.runtime.isolated import IsolatedContext, sampling_net
 from minikontext.runtime.step_cache import StepCache
 from minikontext.training.editor import Editor
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @pytest.fixture
 def editor():

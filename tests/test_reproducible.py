@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ("make the hat red", "a blue sign", "make the sign blue", "the red hat")
 SEEDS = (3, 1, 4, 1592)
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 # What a new process does; it prints a checksum of latents and pixels.
 PROGRAM = """
 import hashlib, sys
@@ -61,7 +63,8 @@ def test_another_process_draws_the_same_bits(tiny_pipe, picture, tmp_path):
     for hashes in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(folder), str(picture)], text=True, check=True,
-            capture_output=True, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": hashes},
+            capture_output=True, cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": hashes, "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
         found.add(done.stdout.split()[-1])
     pipe = KontextPipeline.from_pretrained(folder, "cpu", "float32")

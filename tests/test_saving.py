@@ -23,7 +23,10 @@ from minikontext.training.models import (
 sys.path.insert(0, str(Path(__file__).parent))
 from children import NOBODY, full_disk, in_child, open_folder, snapshot
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork"),
+    pytest.mark.usefixtures("two_threads"),  # which a fork does not have
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,10 @@ from minikontext.training.tries import write_sheet
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from children import NOBODY, full_disk, in_child, open_folder, snapshot
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork"),
+    pytest.mark.usefixtures("two_threads"),  # which a fork does not have
+]
 
 
 def source(folder):
