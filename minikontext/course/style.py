@@ -65,6 +65,8 @@ def apply() -> None:
             "figure.dpi": DPI,
             "savefig.dpi": DPI,
             "figure.constrained_layout.use": True,
+            "figure.titlesize": 10,
+            "figure.titleweight": "bold",
             "axes.prop_cycle": cycler(color=CYCLE),
             "axes.spines.top": False,
             "axes.spines.right": False,
