@@ -20,7 +20,7 @@ LAB    ?= $(VENV)-lab
 KERNEL := $(VENV)/share/jupyter/kernels/minikontext-lab/kernel.json
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
-.PHONY: help lab demo test units course page book mutants lint lock clean
+.PHONY: help lab demo test units course browser page book mutants lint lock clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,24 +35,28 @@ demo: $(CORE)  ## edit a picture without a browser, and say where the result lie
 
 test:  ## run every test: units, parity, bad input, notebooks, browser
 	$(MAKE) --no-print-directory --jobs=2 lint $(KERNEL)
-	$(MAKE) --no-print-directory --jobs=2 units course
+	$(MAKE) --no-print-directory --jobs=2 units course browser
 
-# `make test` runs these two beside each other, and each computes with one thread: threads that wait
-# for each other on cores that both halves share cost more than they bring. Tests of what threads
-# could change ask for two (the fixture `two_threads`).
-units: export OMP_NUM_THREADS ?= 1
+# `make test` runs two of these beside each other, the last where one has ended. Each computes with
+# one thread: threads that wait for each other on cores that others share cost more than they bring.
+# Tests of what threads could change ask for two (the fixture `two_threads`).
+units course browser: export OMP_NUM_THREADS ?= 1
 units:
 	$(PY) -m pytest tests --ignore=tests/browser
 
-# Notebooks and browser, shown when they end: lines of two runs would mix. A run begins without
+# Notebooks and browser are shown when they end: lines of two runs would mix. A run begins without
 # what a student has reached, and leaves the notebooks' folder as it was.
-course: export OMP_NUM_THREADS ?= 1
 course: export MINIKONTEXT_PROGRESS = $(CURDIR)/build/progress.json
 course:
 	@mkdir -p build && rm -f build/progress.json
-	@$(PY) -m pytest $(NOTEBOOKS) tests/browser --nbval-lax \
-	  --nbval-kernel-name=minikontext-lab --nbval-cell-timeout=300 > build/course.log 2>&1; \
+	@$(PY) -m pytest $(NOTEBOOKS) --nbval-lax --nbval-kernel-name=minikontext-lab \
+	  --nbval-cell-timeout=300 > build/course.log 2>&1; \
 	  code=$$?; cat build/course.log; exit $$code
+
+browser:
+	@mkdir -p build
+	@$(PY) -m pytest tests/browser > build/browser.log 2>&1; \
+	  code=$$?; cat build/browser.log; exit $$code
 
 page: $(TEST)  ## the editor in a web page that needs no install: build/page (needs npm)
 	npm install --prefix tests/browser --no-audit --no-fund --no-package-lock --silent

@@ -71,10 +71,11 @@ def one_turn(report: Report, answer: Callable[..., Any]) -> None:
     torch.manual_seed(report.whole(0, 2**31))
     teacher = plane_ladd.Net(8).requires_grad_(False)
     student, judges = plane_ladd.Net(8), plane_ladd.Discriminator(teacher, 1)
-    draws = plane_ladd.draw(torch.randn(40, 2), 64, 0.0)
-    draws = draws._replace(t=0.2 + 0.3 * torch.rand(64), judged_at=0.6 + 0.3 * torch.rand(64))
-    given = (student, judges.features, _heads(judges), *draws)
-    report.equal("both losses", answer, given)
+    for name in ("both losses", "of other points"):  # once in a hundred, a slip changes little
+        draws = plane_ladd.draw(torch.randn(40, 2), 64, 0.0)
+        draws = draws._replace(t=0.2 + 0.3 * torch.rand(64), judged_at=0.6 + 0.3 * torch.rand(64))
+        given = (student, judges.features, _heads(judges), *draws)
+        report.equal(name, answer, given)
     got = report.call("gradients", answer, *given)
     if got is FAILED or not isinstance(got, (tuple, list)) or len(got) != 2:
         return
