@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Outcome]]:
     steps = options.steps or pipe.defaults.num_inference_steps
     title = f"# MiniKontextBench 2: {options.weights}, {steps} steps, {options.split} split"
     text = page(found, title)
-    name = f"{NAME}_{pipe.name}"
+    name = f"{NAME}_{pipe.name}_{options.split}"  # choices (dev) and reports (test) stay apart
     content = {"weights": pipe.weights_fingerprint, "steps": steps, "split": options.split}
     plain = {key: [asdict(one) for one in outcomes] for key, outcomes in found.items()}
     report.write_json(content | {"outcomes": plain}, folder / f"{name}.json")

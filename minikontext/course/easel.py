@@ -14,13 +14,14 @@ from minikontext.course import browser, style
 from minikontext.course.parts import Picture
 from minikontext.runtime.config import parse_json
 
-# What a view makes of the pointer: nothing, the slider, or one of the pens.
+# What a view makes of the pointer, nothing, the slider or a pen, is up to its button in the page
+# (in this order: easel.css): the slider is there at once, however late the kernel hears of it.
 VIEWS = {
-    "Result": ((), "The picture after the edit"),
-    "Compare": (("mk-compare",), "A slider between the picture before and after"),
-    "Difference": ((), "What the edit changed, amplified"),
-    "Ellipse": (("mk-draw", "mk-ellipse"), "Draw a red ellipse around what you mean"),
-    "Brush": (("mk-draw",), "Paint in red on what you mean"),
+    "Result": "The picture after the edit",
+    "Compare": "A slider between the picture before and after",
+    "Difference": "What the edit changed, amplified",
+    "Ellipse": "Draw a red ellipse around what you mean",
+    "Brush": "Paint in red on what you mean",
 }
 HELP = (
     "Draw on the picture. Arrow keys move the ellipse or the brush, Shift and arrow keys change "
@@ -53,12 +54,6 @@ class Easel(W.VBox):
         self.said.observe(lambda change: heard(_message(change["new"])), "value")
         super().__init__([self.image, self.under, board, self.said])
         self.add_class("mk-stage")
-
-    def turn(self, view: str) -> None:
-        """Take up a view: show the slider, or let the pointer draw."""
-        wanted = VIEWS[view][0]
-        for name in {name for names, _ in VIEWS.values() for name in names}:
-            self.add_class(name) if name in wanted else self.remove_class(name)
 
 
 def _message(text: str) -> Mapping[str, Any]:

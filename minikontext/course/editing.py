@@ -101,7 +101,7 @@ class EditingWidget(Gallery):
         self.before_caption, self.after_caption = html_part("mk-caption"), html_part("mk-caption")
         self.view = W.ToggleButtons(
             options=list(easel.VIEWS), style={"button_width": "88px"},
-            tooltips=[tip for _, tip in easel.VIEWS.values()],
+            tooltips=list(easel.VIEWS.values()),
         )  # fmt: skip
         self.view.add_class("mk-view")
         self.clear = button("Clear", "Take the marks away", "mk-quiet", "70px")
@@ -245,13 +245,13 @@ class EditingWidget(Gallery):
         return verdict.scene if verdict else None
 
     def _replacement(self, word: str, known: str) -> W.Button:
-        part = chip(f"{word} → {known}")
+        part = chip(f"{word} → {known}", "mk-fill")
         pattern = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
         part.on_click(lambda _: self._fill(pattern.sub(known, self.prompt.value)))
         return part
 
     def _ending(self, word: str) -> W.Button:
-        part = chip(word)
+        part = chip(word, "mk-fill", "mk-ending")
         part.on_click(
             lambda _: self._fill(f"{self.prompt.value.rpartition(' ')[0]} {word}".strip())
         )
@@ -397,7 +397,6 @@ class EditingWidget(Gallery):
 
     def _show_after(self) -> None:
         """The result, or what it changed, or the picture with the marks for the next edit."""
-        self.easel.turn(self.view.value)
         picture = drawn(self.current or blank(), self.marks)
         if self.view.value == "Difference" and self.head >= 0:
             picture = difference(self.turns[self.head].before or blank(), picture)

@@ -22,9 +22,10 @@ CSS = style.sheet("parts")
 NAMES = browser.script("names")
 SHARP_BELOW = 129  # pixels: smaller pictures show their pixels, larger ones are smoothed
 SHOWN = 512  # pixels: the longest side of what is sent to the page, twice as large as it is shown
-REPR = "A widget: run this cell to use it."  # all that a reader without a kernel sees
+REPR = "A widget: run the cell above to use it."  # all that a reader without a kernel sees
 # Stands above a widget, and in its place in a notebook that is opened without a kernel: there the
-# front end can only say that it finds no model, so that line goes.
+# front end can only say that it finds no model, so that line goes. The same where the kernel was
+# started anew: a widget that answers to nothing must not look as if work went on.
 FALLBACK = f"""<div class="mk-fallback">{REPR}</div><style>
 .jp-OutputArea-child:has(.mk-fallback) + .jp-OutputArea-child:not(:has(.mk)) {{ display: none; }}
 </style>"""
@@ -215,7 +216,7 @@ class Desk(Working):
 
     def _offer(self, prompts: Mapping[str, Callable[[], None]]) -> None:
         """Fill the row of chips: words, and what a click on them does."""
-        chips = [chip(prompt or "(no words)") for prompt in prompts]
+        chips = [chip(one, "mk-fill") if one else chip("(no words)") for one in prompts]
         for part, act in zip(chips, prompts.values(), strict=True):
             part.on_click(lambda _, act=act: act())
         put(self.presets, chips)
@@ -296,9 +297,12 @@ def button(text: str, tip: str, css: str, width: str, kind: str = "") -> W.Butto
     return part
 
 
-def chip(text: str) -> W.Button:
-    """A small round button that offers words."""
-    return button(text, f"Use: {text}", "mk-chip", "auto")
+def chip(text: str, *css: str) -> W.Button:
+    """A small round button that offers words; with "mk-fill" the page fills them in at once."""
+    part = button(text, f"Use: {text}", "mk-chip", "auto")
+    for name in css:
+        part.add_class(name)
+    return part
 
 
 class Picture(W.HTML):

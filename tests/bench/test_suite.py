@@ -33,7 +33,7 @@ def test_a_part_is_scored_by_both_judges_and_kept_by_case(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     found = suite.main(["--share", "0.02", "--sets", "text", "two images", "--steps", "1"])
     stored = json.loads(
-        (tmp_path / "runs" / "bench" / "suite-dev-0.02" / "suite_toy.json").read_text()
+        (tmp_path / "runs" / "bench" / "suite-dev-0.02" / "suite_toy_dev.json").read_text()
     )
     assert (
         {name: len(rows) for name, rows in stored["outcomes"].items()}
@@ -42,7 +42,7 @@ def test_a_part_is_scored_by_both_judges_and_kept_by_case(tmp_path, monkeypatch)
     )
     assert stored["split"] == "dev" and stored["steps"] == 1
     assert stored["weights"] == KontextPipeline.from_pretrained("toy").weights_fingerprint
-    text = (tmp_path / "runs" / "bench" / "suite-dev-0.02" / "suite_toy.md").read_text()
+    text = (tmp_path / "runs" / "bench" / "suite-dev-0.02" / "suite_toy_dev.md").read_text()
     assert "KontextBench's five together** | 2 |" in text and "two images | 2 |" in text
 
 

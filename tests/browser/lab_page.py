@@ -28,6 +28,17 @@ CELLS = (
     "mk.course.EditingWidget(pipe)",
     'pipe("make the hat red", mk.course.pictures()["cat"], seed=1, progress=False)',
 )
+LATE = "late.ipynb"  # the same where the kernel answers late, and thinks long about every step
+LAG = """import time
+import ipywidgets
+from minikontext.transformer import KontextTransformer
+def late(function, seconds):
+    def wait(*given, **more):
+        time.sleep(seconds)
+        return function(*given, **more)
+    return wait
+ipywidgets.Widget._handle_msg = late(ipywidgets.Widget._handle_msg, 0.3)
+KontextTransformer.forward = late(KontextTransformer.forward, 0.5)"""
 WIDGETS = "widgets.ipynb"  # made here: every widget of the course, each after some work
 ALL = (
     """import minikontext as mk
@@ -63,7 +74,7 @@ desk.prompt.value = "make the star purple"
 started(desk)""",
     "mk.course.FitsWidget()",
 )
-PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
+PATIENCE = 900_000  # milliseconds: for slow machines, never waited for on others
 STEP = 240_000  # of these, for one thing that a page should do
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
@@ -71,7 +82,8 @@ CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
 )
 OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
            "disable-background-networking", "disable-component-update")  # fmt: skip
-PIXELS = """image => {
+PIXELS = """async image => {
+  await image.decode();  // it may have its address, and not its pixels yet
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
   canvas.getContext("2d").drawImage(image, 0, 0);
@@ -103,7 +115,7 @@ def furnish(home):
     for name in (START, ATTENTION, SAFETY):
         shutil.copy(NOTEBOOKS / name, home)
     new, facts = nbformat.v4, {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    for name, sources in ((HANDS, CELLS), (WIDGETS, ALL)):
+    for name, sources in ((HANDS, CELLS), (LATE, (LAG, *CELLS)), (WIDGETS, ALL)):
         cells = list(map(new.new_code_cell, sources))
         nbformat.write(new.new_notebook(cells=cells, metadata=facts), home / name)
     for name, value in SETTINGS.items():
@@ -155,7 +167,7 @@ def open_and_run(page, address):
         with suppress(PlaywrightTimeout):
             page.wait_for_function(begun, timeout=30_000)
             break
-    page.wait_for_selector(".mk")
+    page.wait_for_selector(".mk", timeout=PATIENCE)
     page.wait_for_function(  # no cell waits for its turn any more
         "() => ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.innerText == '[*]:')",
         timeout=PATIENCE,
@@ -174,9 +186,52 @@ def picture(widget):
 
 def settled(widget):
     """The picture once it no longer changes: the last preview may still be on its way."""
+    answered(widget.page)
     seen = [""]
     until(lambda: seen.append(picture(widget)) or seen[-1] == seen[-2], pause=0.4)
     return seen[-1]
+
+
+# The kernel answers a widget's messages in order, so that its answer to one more comes after all.
+# Twice: letters wait in the page until the kernel has answered for earlier ones.
+ANSWERED = """async () => {
+  const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
+  const comm = [...kernel._comms.values()].find((one) => one.targetName === "jupyter.widget");
+  for (let i = 0; i < 2; i += 1) await comm.send({ method: "custom", content: {} }).done; }"""
+
+
+def answered(page):
+    """Wait until the kernel has answered for all that was typed and clicked, and the page heard."""
+    page.evaluate(ANSWERED)
+
+
+HAS_FOCUS = "e => { e.focus(); return e === document.activeElement && e.checkVisibility({"\
+            "visibilityProperty: true}) && !e.disabled; }"  # fmt: skip
+
+
+def focused(part):
+    """The part, with the focus. One that is hidden or disabled takes none, without a word.
+
+    Nothing is on its way from the kernel then that could take the part, and with it a key, away.
+    """
+    answered(part.page)
+    part.wait_for()
+    until(lambda: part.evaluate(HAS_FOCUS))
+    return part
+
+
+def keys(part, *names):
+    """Press keys on a part, which they reach: see `focused`."""
+    focused(part)
+    for name in names:
+        part.page.keyboard.press(name)
+
+
+def write(field, words):
+    """Type words into a field, in the place of those in it; the kernel has them all in the end."""
+    keys(field, "Control+a")
+    field.page.keyboard.type(words)
+    answered(field.page)
 
 
 def until(condition, seconds=STEP / 1000, pause=0.1):
@@ -194,7 +249,8 @@ def status(widget, text):
 
 def red(widget):
     """Where the result's picture is as red as a mark: rows and columns, from 0 to 1."""
-    code = """image => {
+    code = """async image => {
+      await image.decode();
       const canvas = document.createElement("canvas");
       [canvas.width, canvas.height] = [64, 64];
       canvas.getContext("2d").drawImage(image, 0, 0, 64, 64);
@@ -206,26 +262,40 @@ def red(widget):
 
 
 def view(widget, name):
+    """Turn to a view; the slider or the board is there as soon as its button is pressed."""
+    answered(widget.page)
     widget.locator("button", has_text=name).click()
     widget.locator("button.mod-active", has_text=name).wait_for()
 
 
-def at(board, x, y):
-    box = board.bounding_box()
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+BOX = """e => new Promise((done) => {  // where it is once it stays there for two frames
+  e.scrollIntoView({ block: "nearest" });
+  const box = () => JSON.stringify(e.getBoundingClientRect());
+  const wait = (old, count) => requestAnimationFrame(() => (
+    box() !== old ? wait(box(), 0) : count < 2 ? wait(old, count + 1) : done(JSON.parse(old))));
+  wait("", 0); })"""
+
+
+def at(board, *places):
+    """Where shares of a part's sides are on the screen, once nothing is on its way."""
+    answered(board.page)
+    board.wait_for()
+    box = board.evaluate(BOX)
+    return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
 
 
 def draw(page, board, *places):
     """Draw through places with the mouse."""
-    page.mouse.move(*at(board, *places[0]))
+    first, *others = at(board, *places)
+    page.mouse.move(*first)
     page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*at(board, *place))
+    for place in others:
+        page.mouse.move(*place)
     page.mouse.up()
 
 
 def marked(widget, test):
-    until(lambda: len(red(widget)[0]) and test(*red(widget)))
+    until(lambda: (seen := red(widget)) and len(seen[0]) and test(*seen))
     widget.locator("button", has_text="Clear").click()
     until(lambda: not len(red(widget)[0]))
 

@@ -57,7 +57,7 @@ def test_the_widget_alone_edits_tries_seeds_takes_drops_and_exports(address, tmp
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         widget = page.locator(".mk").first
-        widget.locator(".mk-prompt input").fill("make it night")
+        widget.locator(".mk-prompt input[aria-label]").fill("make it night")  # its script has run
         widget.locator(".mk-prompt input").press("Enter")
         widget.locator(".mk-status", has_text="Passes").wait_for()
         widget.locator("button", has_text="4 seeds").click()
@@ -67,13 +67,13 @@ def test_the_widget_alone_edits_tries_seeds_takes_drops_and_exports(address, tmp
             widget.locator("a.mk-save", has_text="Export").click()
         download.value.save_as(tmp_path / "session.json")
 
-        # A result of the history becomes one more picture.
-        source = widget.locator(".mk-tile img[alt^='1. ']").bounding_box()
-        target = widget.locator(".mk-hint").bounding_box()
-        page.mouse.move(source["x"] + 30, source["y"] + 30)
+        # A result of the history becomes one more picture. `hover` waits until a part stands still.
+        source, target = widget.locator(".mk-tile img[alt^='1. ']"), widget.locator(".mk-hint")
+        source.hover(position={"x": 30, "y": 30})
         page.mouse.down()
-        page.mouse.move(source["x"] + 40, source["y"] + 20, steps=3)
-        page.mouse.move(target["x"] + 20, target["y"] + 5, steps=5)
+        source.hover(position={"x": 40, "y": 20}, force=True)
+        for x in (20, 30):  # the second one says where it is above
+            target.hover(position={"x": x, "y": 5}, force=True)
         page.mouse.up()
         widget.locator(".mk-tray button", has_text="1. make it night").wait_for()
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from lab_page import HANDS, PATIENCE, WIDGETS, open_and_run, status, until
+from lab_page import HANDS, LATE, PATIENCE, WIDGETS, answered, keys, open_and_run, status, until
 
 from minikontext.images import provenance
 
@@ -27,22 +27,42 @@ def turn(page, theme):
         "--jp-layout-color1").trim().match(/white|#fff/i) !== null === {light}""")
 
 
+# Widths and colours no longer change: one size at two frames, and no transition runs.
+SETTLED = """() => new Promise((done) => {
+  const box = () => JSON.stringify([...document.querySelectorAll(".mk, .mk *")].map(
+    (e) => e.getBoundingClientRect().width));
+  const wait = (old) => setTimeout(() => requestAnimationFrame(() => (
+    box() !== old || document.getAnimations().some((one) => one.playState === "running")
+      ? wait(box()) : done())), 100);
+  wait(""); })"""
+
+
+def settle(page):
+    """Wait until a new size or theme has reached every part."""
+    page.evaluate(SETTLED)
+
+
 def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm):
     open_and_run(page, lab(WIDGETS))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
     page.wait_for_function(IDLE, timeout=PATIENCE)
-    assert page.locator(".mk").count() == 14
+    until(lambda: page.locator(".mk").count() == 14)
+    answered(page)
     buttons = page.locator(".mk .widget-play button")  # named, whether they are shown yet or not
-    assert buttons.count() and not page.locator(".mk .widget-play button:not([aria-label])").count()
+    nameless = page.locator(".mk .widget-play button:not([aria-label])")
+    until(lambda: buttons.count() and not nameless.count())
     # A plot has two pixels for each of the page's; in the dark theme it is dark.
     plot = page.locator(".jp-RenderedImage img").first
-    sizes = plot.evaluate("e => [e.naturalWidth, Number(e.getAttribute('width'))]")
+    sizes = plot.evaluate(
+        "async e => { await e.decode(); return [e.naturalWidth, Number(e.getAttribute('width'))]; }"
+    )
     assert sizes[0] // 2 == sizes[1]
     page.evaluate((npm / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
     for theme in ("Dark", "Light"):
         turn(page, theme)
         for width in (800, 1280):
             page.set_viewport_size({"width": width, "height": 1000})
+            settle(page)
             found = page.evaluate("axe.run('.mk')")
             assert [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]] == []
             assert page.evaluate(CONTRAST) == []
@@ -73,15 +93,23 @@ def tab_to(page, name, back=False):
     pytest.fail(f"Tab does not reach {name!r}, but {passed}")
 
 
-def press(page, name, *keys, back=False):
+def press(page, name, *names, back=False):
+    """Go there and press keys. What the kernel has yet to answer might take a part away."""
+    answered(page)
     tab_to(page, name, back)
-    for key in keys:
+    for key in names:
         page.keyboard.press(key)
 
 
-def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp_path):
+def at_last(page, name):
+    """Wait until the focus is on a part that was disabled or made anew, and has it back."""
+    until(lambda: page.evaluate(STOP)["name"] == name)
+
+
+@pytest.mark.parametrize("notebook", [HANDS, LATE])
+def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp_path, notebook):
     """No mouse at all: every part of the widget, in the order in which Tab meets it."""
-    open_and_run(page, lab(HANDS))
+    open_and_run(page, lab(notebook))
     widget = page.locator(".mk").first
     widget.scroll_into_view_if_needed()
     widget.locator("select[data-lm-suppress-shortcuts]").first.wait_for()  # keys are its own
@@ -106,7 +134,7 @@ def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp
     press(page, "Ellipse", "Enter", back=True)
     press(page, "Draw on the picture", "ArrowLeft", "Shift+ArrowUp", "Enter", back=True)
     status(widget, "sees these marks")
-    page.keyboard.press("Escape")
+    keys(widget.locator(".mk-board"), "Escape")
     status(widget, "No marks")
     press(page, "Prompt")
     page.keyboard.type("make it night")
@@ -120,7 +148,6 @@ def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp
     assert widget.locator(".mk-range").input_value() == "0"
 
     # Suggestions fill the words in; dials; the button.
-    # New chips take the focus from old ones: wait for them, or a slow kernel has Enter go nowhere.
     presets = widget.locator(".mk-chip")
     first = presets.all_inner_texts()
     press(page, "Try", "ArrowDown")
@@ -137,20 +164,24 @@ def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp
     status(widget, "3 steps")
     status(widget, "seed 7")
     widget.locator(".mk-thumb").nth(2).wait_for()
-    until(lambda: page.evaluate(STOP)["name"] == "Edit")  # it was disabled, and has it back
+    at_last(page, "Edit")
 
     # The history and what goes on from it.
     press(page, "1. make it night", "Enter")
     status(widget, "Go on from 1")
-    until(lambda: page.evaluate(STOP)["name"] == "1. make it night")  # the row is made anew
+    at_last(page, "1. make it night")
     press(page, "Undo", "Enter")
     status(widget, "Took back")
     press(page, "2. make the hat red", "Enter", back=True)
+    status(widget, "Go on from 2")
+    at_last(page, "2. make the hat red")
     press(page, "Another seed", "Enter")
     widget.locator(".mk-thumb").nth(3).wait_for()
     status(widget, "steps in")
+    at_last(page, "Another seed")
     press(page, "4 seeds", "Enter")
     status(widget, "for 4 seeds")
+    at_last(page, "4 seeds")
     with page.expect_download() as download:
         press(page, "Download PNG", "Enter")
     download.value.save_as(tmp_path / "made.png")

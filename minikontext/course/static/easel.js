@@ -13,7 +13,8 @@ const say = (message) => {
   field.value = JSON.stringify({ ...message, number: (said += 1) });
   for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind, { bubbles: true }));
 };
-const kind = () => (stage.classList.contains("mk-ellipse") ? "ellipse" : "brush");
+const view = () => root.querySelector(".mk-view .mod-active")?.textContent.trim();
+const kind = () => (view() === "Ellipse" ? "ellipse" : "brush");
 
 range.addEventListener("input", () => stage.style.setProperty("--at", `${range.value}%`));
 

@@ -21,15 +21,29 @@ const name = () => {
 };
 // Letters wait in the browser until the kernel has answered for earlier ones, an Enter or a click
 // does not: before these, a field of its own says all that is written. The time makes it differ.
+const put = (field, words) => {
+  field.value = words;
+  for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind, { bubbles: true }));
+};
 const ask = () => {
   const field = root.querySelector(".mk-asked input");
-  if (!field) return;
-  field.value = `${Date.now()} ${root.querySelector(".mk-prompt input").value}`;
-  for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind, { bubbles: true }));
+  if (field) put(field, `${Date.now()} ${root.querySelector(".mk-prompt input").value}`);
+};
+// The words of a chip stand in the field at once: an Edit right after it means these, and letters
+// that are still on their way do not come out on top.
+const fill = (chip) => {
+  const field = root.querySelector(".mk-prompt input"), text = chip.textContent.trim();
+  const [old, known] = text.split(" → ");
+  const words = field.value.split(/([\p{L}\p{N}_]+)/u);
+  put(field, known ? words.map((x) => (x.toLowerCase() === old.toLowerCase() ? known : x)).join("")
+    : chip.matches(".mk-ending") ? field.value.replace(/[^ ]*$/, () => text) : text);
 };
 root.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.closest(".mk-prompt")) ask(); }, true);
-root.addEventListener("click", (event) => { if (event.target.closest(".mk-run")) ask(); }, true);
+root.addEventListener("click", (event) => {
+  const chip = event.target.closest(".mk-fill");
+  if (chip) fill(chip);
+  else if (event.target.closest(".mk-run")) ask(); }, true);
 // A button loses the focus while work goes on, or when its row is made anew: it gets it back.
 let last = null;
 document.addEventListener("focusin", (event) => {

@@ -3,7 +3,7 @@ import * as ort from "./ort/ort.wasm.min.mjs";
 import { Editor, tokenize } from "./model.js";
 
 const $ = (id) => document.getElementById(id);
-const state = { editor: null, input: null, context: null, steps: [], z: null, patch: 5, busy: false };
+const state = { editor: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
@@ -36,7 +36,14 @@ function drawPixels(canvas, tensor) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-async function setInput(source, label) {
+/** Show a picture that `load` brings, and encode it, after those before; `state.input` is the last. */
+function setInput(load, label) {
+  const done = state.input.then(load).then((source) => encodeInput(source, label));
+  state.input = done.catch(() => {}); // the next one, and an edit, need not care
+  return done;
+}
+
+async function encodeInput(source, label) {
   const [width, height] = trainedSize(source.width, source.height), canvas = $("before");
   [canvas.width, canvas.height] = [width, height];
   const pen = canvas.getContext("2d", { willReadFrequently: true });
@@ -52,7 +59,7 @@ async function setInput(source, label) {
 
 async function useFile(file) {
   try {
-    await setInput(await createImageBitmap(file), file.name);
+    await setInput(() => createImageBitmap(file), file.name);
     for (const button of $("samples").querySelectorAll("button")) button.ariaPressed = "false";
   } catch {
     say(`${file.name} cannot be read as a picture. Use PNG, JPEG or WebP.`);
@@ -63,12 +70,14 @@ async function useFile(file) {
 
 async function run(event) {
   event.preventDefault();
-  if (state.busy || !state.context) return;
+  if (state.busy) return;
   state.busy = $("run").disabled = true;
   const began = performance.now(), steps = Number($("steps").value), prompt = $("prompt").value;
-  const [, , h, w] = state.context.dims;
-  state.steps = [];
+  let end = "";
   try {
+    await state.input; // a picture that was chosen just now is the one that is meant
+    const [, , h, w] = state.context.dims;
+    state.steps = [];
     const done = await state.editor.edit(prompt, state.context, {
       seed: Number($("seed").value) >>> 0, steps, width: 8 * w, height: 8 * h,
       onStep: async (info) => {
@@ -83,19 +92,20 @@ async function run(event) {
     $("after").setAttribute("aria-label", `The result of: ${prompt}`);
     $("save").href = $("after").toDataURL("image/png");
     $("save").hidden = false;
-    say(`Done in ${((performance.now() - began) / 1000).toFixed(1)} s: ${steps} steps, seed ${$("seed").value}.`);
+    end = `Done in ${((performance.now() - began) / 1000).toFixed(1)} s: ${steps} steps, seed ${$("seed").value}.`;
     [$("t").max, $("t").value, $("t").disabled] = [steps, steps, false];
     await showStep();
   } catch (error) {
-    say(`Stopped: ${error.message}`);
+    end = `Stopped: ${error.message}`;
     console.error(error);
   } finally {
     state.busy = $("run").disabled = false;
+    say(end); // not before: an Enter from now on counts
   }
 }
 
 async function goOn() {
-  if (!state.z || state.busy) return say("There is no result yet.");
+  if (!state.z || state.busy) return say("There is no finished result yet.");
   const [from, to] = [$("after"), $("before")];
   [to.width, to.height] = [from.width, from.height];
   to.getContext("2d").drawImage(from, 0, 0);
@@ -211,8 +221,7 @@ function addSamples(samples) {
       for (const other of $("samples").querySelectorAll("button")) other.ariaPressed = String(other === button);
       $("prompt").value = prompt;
       readPrompt();
-      await image.decode();
-      await setInput(image, label);
+      await setInput(() => image.decode().then(() => image), label);
     });
     $("samples").append(button);
   }
