@@ -8,6 +8,7 @@ python benchmarks/speed.py training_step [--recipe]    # ours against diffusers'
 python benchmarks/speed.py attention                   # PyTorch's kernels and the formula
 python benchmarks/speed.py data                        # training data against what eats it
 python benchmarks/speed.py imports                     # the package against torch
+python benchmarks/speed.py start                       # what `import minikontext`, --help cost
 
 All take --rounds, --threads, --device, --dtype, --compile and --json. A ratio is that of two times
 of one round: below 1, the first is faster. The recipe is a whole step of `Loop`: drawing the batch,
@@ -24,7 +25,6 @@ import argparse
 import copy
 import hashlib
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -35,6 +35,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 import torch
 import torch.nn.functional as F
@@ -398,17 +399,29 @@ def imports(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Processor time of importing in fresh interpreters, which other work changes least."""
     code = {"torch": "import torch", "minikontext": "import torch, minikontext",
             "KontextPipeline": "import minikontext as mk; mk.KontextPipeline"}  # fmt: skip
+    return fresh(code, args.rounds)
+
+
+def start(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Processor time of a bare Python, of importing the package alone, and of the first answer."""
+    help_ = "import sys, minikontext.cli as cli; sys.argv[1:] = ['--help']; cli.main()"
+    code = {"python": "", "import minikontext": "import minikontext", "--help": help_}
+    return fresh(code, args.rounds)
+
+
+def fresh(code: dict[str, str], rounds: int) -> dict[str, dict[str, float]]:
+    """The least processor time of each in interpreters of its own, and beyond the first."""
 
     def used(code: str) -> float:
-        before = os.times()
-        subprocess.run([sys.executable, "-c", code], check=True)
-        after = os.times()
-        return (after.children_user - before.children_user
-                + after.children_system - before.children_system)  # fmt: skip
+        before = getrusage(RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        after = getrusage(RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    times = [{name: used(text) for name, text in code.items()} for _ in range(args.rounds + 1)][1:]
-    rows = {name: statistics.median(one[name] for one in times) for name in code}
-    return {name: {"seconds": t, "of torch": t / rows["torch"]} for name, t in rows.items()}
+    times = [{name: used(text) for name, text in code.items()} for _ in range(rounds + 1)][1:]
+    rows = {name: min(one[name] for one in times) for name in code}
+    first = rows[next(iter(rows))]
+    return {name: {"seconds": t, "more": t - first} for name, t in rows.items()}
 
 
 # ---- turns
@@ -449,7 +462,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=[*TIMED, "data", "imports"])
+    parser.add_argument("what", choices=[*TIMED, "data", "imports", "start"])
     parser.add_argument("--weights", default="toy")
     parser.add_argument("--batch", type=int, help="samples at a time")
     parser.add_argument("--grid", type=int, default=4, help="tokens along a side of one image")
@@ -472,7 +485,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     args = options().parse_args(arguments)
     args.batch = args.batch or BATCH.get(args.what, 1)
     torch.set_num_threads(args.threads)
-    own = {"data": data, "imports": imports}
+    own = {"data": data, "imports": imports, "start": start}
     found = own[args.what](args) if args.what in own else in_turn(TIMED[args.what](args), args)
     unit = "" if args.what in own else ", milliseconds and ratios"
     print(f"{args.what}: batch {args.batch}, {args.dtype}, {args.device}, {args.threads} "

@@ -107,6 +107,14 @@ def test_a_long_module_or_function_says_why(path):
     assert not [n.name for n in functions if _long(n) > 60 and not _reason(n)]
 
 
+def test_functions_are_short():
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in FILES]
+    lines = sorted(_long(n) for tree in trees for n in ast.walk(tree) if isinstance(n, kinds))
+    nine_in_ten, half = lines[len(lines) * 9 // 10], lines[len(lines) // 2]
+    assert half <= 7 and nine_in_ten <= 18 and lines[-1] <= 61
+
+
 def test_the_top_can_be_read_in_an_afternoon():
     top = sorted(PACKAGE.glob("[a-z]*.py"))
     assert {path.stem for path in top} == set(minikontext.IDEAS)

@@ -45,3 +45,10 @@ def test_both_loops_sample_the_same(monkeypatch):
     ours, theirs = (side() for side in speed.sampling(args).values())
     shift = abs(ours - theirs).max()
     assert ours.shape == theirs.shape and shift < 0.5 * abs(ours).max()
+
+
+def test_the_start_is_measured_beyond_a_bare_python(capfd):
+    found = speed.main(["start", "--rounds", "1"])
+    assert list(found) == ["python", "import minikontext", "--help"]
+    assert found["python"]["more"] == 0 and found["python"]["seconds"] > 0
+    assert "usage: minikontext" not in capfd.readouterr().out
