@@ -3,6 +3,10 @@
 python tests/mutants.py                  # all of them; `make mutants`
 python tests/mutants.py --only kl ema    # those whose reasons hold one of the words
 python tests/mutants.py --table data/bench/mutants.md
+python tests/mutants.py --since 80b9e57 --table data/bench/mutants.md
+
+With --since only those are planted whose code or tests have changed since a commit, and those that
+the table lacks; its other rows stay, and its head says so.
 
 A planted fault is caught if one of its tests fails. Each says which tests should: a few, so that
 all of them take minutes. A fault that survives is a hole in the tests, or makes no difference.
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -28,7 +33,8 @@ FLOW, LOSSES, WIRING = "tests/test_flow.py", "tests/distillation/test_losses.py"
     "tests/distillation/test_wiring.py"  # fmt: skip
 DISTIL, ROLLOUT = "tests/distillation/test_distillation.py", "tests/distillation/test_rollout.py"
 RUNS, SIZES = "tests/training/test_runs.py", "tests/toyworld/test_sizes.py"
-TRAINING = "tests/training/test_training.py"
+TRAINING, LINEAGE = "tests/training/test_training.py", "tests/training/test_lineage.py"
+POLICY = "tests/distillation/test_policy.py"
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,12 @@ MUTANTS = (
     Mutant("rollouts square their distance", "distillation/losses.py", "+ TINY).sqrt().mean()", "+ TINY).mean()", f"{LOSSES}::test_the_rollout_loss_weighs_late_steps_more_and_squares_nothing"),
     Mutant("rollouts ignore the share of last steps", "distillation/rollout.py", "< self.final", "< 0", f"{ROLLOUT}::test_times_are_those_of_the_sampler_up_to_one_of_its_steps"),
     Mutant("rollouts teach one answer where many are right", "distillation/rollout.py", "torch.where(determined.view(-1, 1, 1, 1), generated, x)", "generated", f"{ROLLOUT}::test_where_many_answers_are_right_the_student_is_left_alone"),
+    Mutant("a policy's velocity forgets its time", "distillation/policy.py", "return (z - self.estimate(t)) / _beside(t, z)", "return z - self.estimate(t)", POLICY),
+    Mutant("a policy is followed the wrong way", "distillation/policy.py", "z = torch.lerp(clean, z, _beside(later / now, z))", "z = torch.lerp(z, clean, _beside(later / now, z))", POLICY),
+    Mutant("a policy is compared away from its path", "distillation/policy.py", "        z = policy.follow(z, start, t)\n", "", f"{POLICY}::test_the_student_learns_the_plane_in_one_pass"),
+    Mutant("sentences of held-out cases are read", "training/words.py", 'split="train", seed', 'split="test", seed', f"{LINEAGE}::test_nothing_held_out_is_read"),
+    Mutant("words say what only pictures show", "training/words.py", "if len(case.contexts) < 2:", "if True:", f"{LINEAGE}::test_of_several_pictures_only_the_words_are_facts"),
+    Mutant("no fact is right", "training/words.py", "if name in places]] = 1", "if name in places]] = 0", f"{LINEAGE}::test_an_encoder_learns_to_tell_facts"),
     Mutant("no clipping", "training/loop.py", "self.model.parameters(), c.clip)", "self.model.parameters(), 1e9)", f"{WIRING}::test_gradients_are_clipped_to_the_norm_asked_for"),
     Mutant("the average has no warm-up (ema)", "training/loop.py", "min(self.config.ema, (1 + self.step) / (10 + self.step))", "self.config.ema", f"{WIRING}::test_the_average_warms_up"),
     Mutant("the schedule ignores the clock", "training/loop.py", "return max(self.step, self.config.steps * self.seconds / limit) if limit else self.step", "return self.step", f"{WIRING}::test_the_schedule_follows_the_clock_where_minutes_are_given"),
@@ -133,11 +145,36 @@ def _tested(tests: list[str], copy: Path) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), log.read_text(encoding="utf-8")
 
 
-def table(found: dict[str, bool | None]) -> str:
+SAID = {True: "**survived**", False: "caught", None: "**cannot be planted**"}
+
+
+def kept(place: Path) -> dict[str, bool | None]:
+    """The outcomes in a table that was written."""
+    rows = [line.split(" | ") for line in place.read_text(encoding="utf-8").splitlines()]
+    ends = {end: outcome for outcome, end in SAID.items()}
+    known = {mutant.why for mutant in MUTANTS}
+    found = {row[0].removeprefix("| "): row[-1].removesuffix(" |") for row in rows if len(row) > 3}
+    return {why: ends[end] for why, end in found.items() if why in known}
+
+
+def changed(since: str, before: dict[str, bool | None]) -> list[Mutant]:
+    """Mutants whose file or tests have changed since a commit, or that have no outcome yet."""
+    command = ["git", "diff", "--name-only", since]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    touched = set(names.splitlines())
+
+    def is_touched(one: Mutant) -> bool:
+        tests = {test.partition("::")[0] for test in one.tests.split(" ")}
+        return bool(touched & {f"minikontext/{one.file}", *tests})
+
+    return [one for one in MUTANTS if one.why not in before or is_touched(one)]
+
+
+def table(found: dict[str, bool | None], again: str = "") -> str:
     """The outcome of each, as a Markdown table."""
-    said = {True: "**survived**", False: "caught", None: "**cannot be planted**"}
+    said = SAID
     caught = sum(one is False for one in found.values())
-    lines = [f"{caught} of {len(found)} planted faults are caught (`make mutants`).", ""]
+    lines = [f"{caught} of {len(found)} planted faults are caught (`make mutants`).{again}", ""]
     lines += ["| fault | in | tests | |", "|---|---|---|---|"]
     lines += [
         f"| {m.why} | {m.file} | {m.tests.split('::')[-1].removeprefix('tests/')} "
@@ -159,9 +196,18 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", help="words that stand in their reasons")
     parser.add_argument("--table", type=Path, help="write the table here")
+    parser.add_argument("--since", metavar="COMMIT", help="only what has changed since")
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if not options.only or any(w in m.why for w in options.only)]
     found: dict[str, bool | None] = {}
+    again = ""
+    if options.since:
+        found = kept(options.table)
+        chosen = changed(options.since, found)
+        again = (
+            f" The last run planted the {len(chosen)} of them that are new or whose code or tests "
+            f"had changed since {options.since}."
+        )
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         skip = shutil.ignore_patterns(".*", "__pycache__", "runs", "outputs", "results")
@@ -175,7 +221,7 @@ def main() -> None:
             said = {True: "SURVIVED", False: "caught", None: "CANNOT BE PLANTED"}
             print(f"{said[found[mutant.why]]:18}{mutant.why}", flush=True)
     if options.table:
-        options.table.write_text(table(found) + "\n", encoding="utf-8")
+        options.table.write_text(table(found, again) + "\n", encoding="utf-8")
     caught = sum(one is False for one in found.values())
     print(f"{caught} of {len(found)} caught")
     sys.exit(caught < 0.9 * len(found))

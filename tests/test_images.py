@@ -654,3 +654,37 @@ def test_wrong_modes_lists_and_pictures():
         images.plan((64, 64), "none").apply(gradient(32, 32))
     with pytest.raises(SizeError, match="plan is for 64×64"):
         images.plan((60, 60), "none").undo(gradient(60, 60))
+
+
+P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+SRGB = struct.pack(">8I", *containers.SRGB_POINTS)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "told"),
+    [(("cHRM", P3), "cHRM"), (("cICP", b"\x0c\x10\0\1"), "cICP 12, 16"), (("cHRM", SRGB), ""),
+     (("cICP", b"\1\r\0\1"), ""), (("cHRM", b"1"), "")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["path", "bytes"])
+def test_colours_that_no_profile_names_are_told(tmp_path, chunk, told, kind):
+    path = saved(gradient(), tmp_path, "a.png")
+    name, content = chunk
+    path.write_bytes(with_chunks(png_bytes(), png_chunk(name.encode(), content)))
+    source = path if kind == "path" else path.read_bytes()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert difference(images.read(source), gradient()) == 0
+    said = [str(one.message) for one in said if "not sRGB" in str(one.message)]
+    assert len(said) == bool(told) and all(f"({told}): they are taken for" in one for one in said)
+    assert images.odd_colours(source) == told
+    if content != b"1":  # a picture that somebody else has opened
+        assert images.odd_colours(Image.open(path)) == ("primaries" if told == "cHRM" else "")
+
+
+def test_adobe_rgb_is_told_where_only_exif_says_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
+    path = saved(gradient(), tmp_path, "a.jpg", exif=exif)
+    with pytest.warns(MetadataWarning, match="not sRGB.*Adobe RGB in EXIF"):
+        images.read(path)
+    assert images.odd_colours(saved(gradient(), tmp_path, "b.jpg")) == ""

@@ -97,9 +97,12 @@ def _read_bare(source: object) -> Image.Image | None:
 def odd_colours(source: object) -> str:
     """How a picture names colours that `read` takes for sRGB although they are not; else nothing.
 
-    Raises ImageError for what cannot be opened.
+    Nothing is also said of what opens without its metadata only: `read` tells that.
     """
-    image = _open(source)
+    try:
+        image = _open(source)
+    except ImageError:
+        return ""
     try:
         return _odd_colours(image, source)
     finally:

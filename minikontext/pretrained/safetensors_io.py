@@ -80,6 +80,7 @@ def load(
     With the stored dtype on a CPU, large files stay memory-mapped. Raises WeightsError.
     """
     with Reader(path).leased() as reader:
+        reader.check_scales()
         return {name: reader.read(name, device, dtype) for name in reader.header}
 
 
@@ -162,10 +163,8 @@ def save_shards(
 ) -> list[Path]:
     """Write `stem.safetensors`, or shards of at most `limit` bytes and their index.
 
-    No more than one shard is copied to the host at a time. huggingface_hub's
-    `save_torch_state_dict` would not do: it wants all tensors in their new dtype at once, removes
-    the older files before the new ones are there, and would become a package that all need.
-    Raises OutputError.
+    One shard at a time is on the host; huggingface_hub's `save_torch_state_dict` wants all tensors
+    at once, and removes older files before the new ones are there. Raises OutputError.
     """
     groups = _grouped(state_dict, dtype, limit)
     stem, total = Path(stem), len(groups)
@@ -329,8 +328,7 @@ class Reader:
     ) -> Tensor:
         """One tensor on a device; dtype None keeps the stored one, bfloat16 for scaled float8.
 
-        On a CPU without a change of dtype it stays memory-mapped, if its file is large: a small
-        one is copied, so that whoever overwrites the file later does not change it.
+        On a CPU without a change of dtype it stays memory-mapped, if its file is large.
         """
         mapped = self._raw(self._names.stored[name])
         tensor = mapped.to(device)
@@ -379,13 +377,16 @@ class Reader:
         said = {name: self._format(at) for name, at in self._names.formats.items()}
         stored.refuse_formats(said, {name: self.dtype(name) for name in said}, self.path)
         _require_floats(self.header, self.path)
-        dtypes = {name: self.dtype(name) for name in self.header}
-        matrices = [name for name, info in self.header.items() if len(info.shape) == 2]
-        stored.require_scales(self._names, dtypes, matrices, self.path)
+        self.check_scales()
         return {
             name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
             for name, info in self.header.items()
         }
+
+    def check_scales(self) -> None:
+        """Raise WeightsError unless what is packed has its scales and tables, and they fit."""
+        info = {name: self._stored[at] for name, at in self._names.stored.items()}
+        stored.require_scales(self._names, info, self.path)
 
     def _format(self, name: str) -> object:
         """What ComfyUI's note beside a matrix, JSON in bytes, says of its packing."""

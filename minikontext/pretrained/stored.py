@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from minikontext.errors import WeightsError, shorten_list
 from minikontext.pretrained import packed
@@ -135,18 +136,17 @@ def refuse_lora(names: Iterable[str], place: object) -> None:
         raise WeightsError(f"{place} holds a LoRA, expected a whole model. Load its base model.")
 
 
-def require_scales(
-    names: Names, dtypes: Mapping[str, str], matrices: Iterable[str], place: object
-) -> None:
+def require_scales(names: Names, stored: Mapping[str, Any], place: object) -> None:
     """Raise WeightsError unless scales and tables stand beside what they are for, and all do."""
-    again = "Get the file again."
+    again, dtypes = "Get the file again.", {name: info.dtype for name, info in stored.items()}
     if odd := [name for name in names.scales if dtypes.get(name) not in SCALED]:
         what = dtypes.get(odd[0], "nothing")
         raise WeightsError(
             f"{place} has a scale beside {shorten_list(odd)}, stored as {what}; expected float8 "
             f"there. {again}"
         )
-    narrow = [name for name in matrices if dtypes[name] in SCALED and name not in names.scales]
+    narrow = [n for n, info in stored.items() if info.dtype in SCALED and len(info.shape) == 2]
+    narrow = [name for name in narrow if name not in names.scales]
     if narrow and (names.scales or names.marked):
         raise WeightsError(
             f"{place} has no scale beside {shorten_list(narrow)}, but says that its float8 is "

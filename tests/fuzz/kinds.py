@@ -30,6 +30,7 @@ import tarfile
 import tempfile
 import traceback
 import warnings
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ from typing import NamedTuple
 import harness
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, features
 from safetensors.torch import load_file, save_file
 
 from minikontext import images
@@ -49,12 +50,14 @@ from minikontext.errors import MinikontextError
 from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import convert, lora, safetensors_io
+from minikontext.pretrained.text_encoders import FluxTextEncoder
 from minikontext.runtime import files
 from minikontext.training.folders import Encoded, encode_folder
 from minikontext.training.jobs import JOBS, build_job, read_config, tomllib
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.run import run_job
 from minikontext.training.sources import Bad, Reading, triplets
+from minikontext.transformer import KontextTransformer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -522,6 +525,29 @@ def loras() -> Iterator[Case]:
     for leaf in ("dora_scale", "lora_magnitude_vector.weight", "oft_blocks", "ia3_l.weight",
                  "lora_mid.weight", "lokr_t2", "hada_t1", "unknown", "weight"):  # fmt: skip
         odd[leaf] = lambda s, n=leaf: s.update({f"{stem}.{n}": torch.ones(2, 2)})
+    wide = tiny().transformer.config.hidden_size
+    other = "double_blocks.0.img_attn.qkv", "transformer.transformer_blocks.0.attn.to_q"
+    thin = {"lora_A.weight": torch.ones(2, wide), "lora_B.weight": torch.ones(3 * wide, 2)}
+    odd |= {
+        "a part of rows twice": lambda s: s.update(
+            {f"{other[0]}.{n}": t for n, t in thin.items()}
+        ),
+        "two adapters": lambda s: s.update({
+            n.replace("lora_A", "lora_A.second").replace("lora_B", "lora_B.second"): t + 1
+            for n, t in [*s.items()]
+        }),
+        "a bias of another length": lambda s: s.update({f"{stem}.lora_B.bias": torch.ones(5)}),
+        "two biases": lambda s: s.update({f"{stem}.{n}": torch.ones(len(s[partner])) for n in (
+            "lora_B.bias", "diff_b")}),
+        "a bias alone": lambda s: (s.clear(), s.update({f"{stem}.lora_B.bias": torch.ones(5)})),
+        "a norm's difference": lambda s: s.update(
+            {"double_blocks.0.img_attn.norm.query_norm.scale.diff": torch.ones(8)}),
+        "modules to save": lambda s: s.update({"base_model.model.img_in.weight": torch.ones(8, 8)}),
+        "packed by bitsandbytes": lambda s: s.update({f"{stem}.absmax": torch.ones(2)}),
+    }  # fmt: skip
+    for leaf in ("vera_lambda_b", "boft_R", "a1.weight", "w_norm", "scalar", "set_weight",
+                 "lora_embedding_A", "lora_down.bias", "on_input"):  # fmt: skip
+        odd[leaf] = lambda s, n=leaf: s.update({f"{stem}.{n}": torch.ones(2, 2)})
     for name, change in odd.items():
 
         def run(folder, change=change):
@@ -540,6 +566,9 @@ def loras() -> Iterator[Case]:
         "no expression": {"alpha_pattern": {"[": 1}}, "5000 patterns": {
             "alpha_pattern": {f"a{i}": 1 for i in range(5000)}},
         "a list": [], "patterns in a list": {"rank_pattern": [[1, 2]]},
+        "PiSSA": {"init_lora_weights": "pissa"}, "OLoRA": {"init_lora_weights": "olora"},
+        "LoftQ": {"init_lora_weights": "loftq"}, "CorDA": {"init_lora_weights": "corda"},
+        "layers twice": {"layer_replication": [[0, 2], [1, 2]]},
     }  # fmt: skip
     for name, facts in settings.items():
 
@@ -564,6 +593,10 @@ def encoders() -> Iterator[Case]:
         "experts of a hub": {"experts_implementation": "somebody/k"},
         "a quantiser": {"quantization_config": {"quant_method": "gptq"}},
         "kernels": {"kernel_config": {"a": "b"}},
+        "use kernels": {"use_kernels": True},
+        "another file": {"transformers_weights": "other.safetensors"},
+        "fusions": {"fusion_config": {"a": "b"}},
+        "a compressor": {"compression_config": {"quant_method": "x"}},
         "a million layers": {"num_hidden_layers": 10**6, "num_layers": 10**6},
         "10¹² words": {"vocab_size": 10**12},
         "a width of 0": {"hidden_size": 0, "d_model": 0},
@@ -577,6 +610,42 @@ def encoders() -> Iterator[Case]:
             path.write_text(json.dumps(json.loads(path.read_text()) | change))
             KontextPipeline.from_pretrained(folder / "w", "cpu")
             raise Silent("it opened")
+
+        yield Case("encoders", f"{name} in {part}", run)
+
+    def scaled(state):
+        names = [n for n, t in state.items() if t.dim() == 2 and "layer" in n]
+        made = {n: (state[n].float() * 100).to(torch.float8_e4m3fn) for n in names}
+        made |= {n.removesuffix("weight") + "scale_weight": torch.tensor(0.01) for n in names}
+        return state | made
+
+    stored = {
+        "behind module.": lambda s: {f"module.{n}": t for n, t in s.items()},
+        "compiled": lambda s: {f"_orig_mod.{n}": t for n, t in s.items()},
+        "behind net.": lambda s: {f"net.{n}": t for n, t in s.items()},
+        "scaled float8": scaled,
+        "a scale gone": lambda s: {
+            n: t for i, (n, t) in enumerate(scaled(s).items()) if i < len(scaled(s)) - 1},
+        "a tensor gone": lambda s: dict([*s.items()][1:]),
+        "a tensor more": lambda s: s | {"more.weight": torch.ones(2)},
+    }  # fmt: skip
+    for (name, change), part in itertools.product(
+        stored.items(), ("text_encoder", "text_encoder_2")
+    ):
+
+        def run(folder, change=change, part=part):
+            shutil.copytree(sound() / "flux", folder / "w")
+            path = folder / "w" / part / "model.safetensors"
+            state = change(load_file(path))
+            path.unlink()
+            save_file(state, path)
+            pipe = FluxTextEncoder.from_folder(folder / "w", torch.float32)
+            whole = FluxTextEncoder.from_folder(sound() / "flux", torch.float32)
+            got, wanted = (p.encode(["a hat"]) for p in (pipe, whole))
+            pairs = (got.tokens, wanted.tokens), (got.pooled, wanted.pooled)
+            close = [torch.allclose(a, b, atol=0.3 * float(b.abs().max())) for a, b in pairs]
+            right(all(close), "other features")
+            return "opens"
 
         yield Case("encoders", f"{name} in {part}", run)
     for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
@@ -1263,9 +1332,185 @@ def packings() -> Iterator[Case]:
         yield Case("packings", f"GGUF, {name}", run)
 
 
+# ------------------------------------------------------------------- float8 with scales, prefixes
+
+
+@functools.cache
+def numbers() -> dict[str, torch.Tensor]:
+    """The tiny transformer's tensors, float32."""
+    return {k: v.float() for k, v in load_file(sound() / "own/transformer.safetensors").items()}
+
+
+def filled(folder: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a tiny transformer holds that was read from a file of these tensors."""
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "x.safetensors")
+    with torch.device("meta"):
+        net = KontextTransformer(tiny().transformer.config)
+    net = safetensors_io.load_into(net, folder / "x.safetensors", dtype=torch.float32,
+                                   part="transformer")  # fmt: skip
+    return net.state_dict()
+
+
+def float8() -> Iterator[Case]:
+    """Float8 with scales as ComfyUI writes it, in two styles, with a part that does not fit."""
+    whole = numbers()
+    names = [k for k, v in whole.items() if v.dim() == 2 and "blocks" in k]
+    one, other = names[:2]
+    stem = one.removesuffix(".weight")
+
+    def put(tensor):
+        return lambda s, end: s.update({f"{stem}.{end}": tensor})
+
+    def note(kind, place=stem):
+        told = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+        return lambda s, end: s.update({f"{place}.comfy_quant": told})
+
+    odd: dict[str, Callable[[dict, str], object]] = {
+        "as it is": lambda s, end: None,
+        "in float16": lambda s, end: s.update({f"{stem}.{end}": s[f"{stem}.{end}"].half()}),
+        "in rows": lambda s, end: s.update(
+            {f"{stem}.{end}": s[f"{stem}.{end}"].expand(len(whole[one]), 1)}
+        ),
+        "without marks": lambda s, end: [s.pop(n) for n in [*s] if n.endswith(("fp8", "quant"))],
+        "a scale gone": lambda s, end: s.pop(f"{stem}.{end}"),
+        "all scales gone": lambda s, end: [s.pop(n) for n in [*s] if n.endswith(end)],
+        "two scales": lambda s, end: s.update(
+            {f"{stem}.scale_weight": torch.ones(()), f"{stem}.weight_scale": torch.ones(())}
+        ),
+        "a scale of 0": put(torch.zeros(())), "a negative scale": put(-torch.ones(())),
+        "a scale of NaN": put(torch.tensor(math.nan)), "no number": put(torch.ones(0)),
+        "an infinite scale": put(torch.tensor(math.inf)), "whole numbers": put(torch.tensor(3)),
+        "seven numbers": put(torch.ones(7)), "in columns": put(torch.ones(1, whole[one].shape[1])),
+        "a matrix of scales": put(torch.ones(whole[one].shape)),
+        "a scale beside full width": lambda s, end: s.update({one: whole[one]}),
+        "a scale beside nothing": lambda s, end: s.pop(one),
+        "a matrix more, without": lambda s, end: s.update(
+            {"txt_in.weight": whole["txt_in.weight"].to(torch.float8_e4m3fn)}
+        ),
+        "a note of NVFP4": note("nvfp4"), "a note of another float8": note("float8_e5m2"),
+        "a note beside nothing": note("float8_e4m3fn", "nowhere"),
+        "the other float8": lambda s, end: s.update({other: s[other].to(torch.float8_e5m2)}),
+    }  # fmt: skip
+    for (name, change), end in itertools.product(odd.items(), ("scale_weight", "weight_scale")):
+
+        def run(folder, name=name, change=change, end=end):
+            state, wanted = dict(whole), dict(whole)
+            for key in names:
+                scale = whole[key].abs().max() / 448
+                state[key] = (whole[key] / scale).to(torch.float8_e4m3fn)
+                state[f"{key.removesuffix('.weight')}.{end}"] = scale
+                wanted[key] = state[key].float() * scale
+                if end == "weight_scale":
+                    note("float8_e4m3fn", key.removesuffix(".weight"))(state, end)
+            state["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+            change(state, end)
+            got = filled(folder, state)
+            close = {k: torch.allclose(got[k], wanted[k], rtol=0.15, atol=1e-3) for k in wanted}
+            right(all(close.values()), f"{[k for k in close if not close[k]]} is another")
+            return "opens"
+
+        yield Case("float8", f"{name}, {end}", run)
+
+
+def prefixes() -> Iterator[Case]:
+    """What tools put before names: all, some, several, in an all-in-one file, and what is none."""
+    whole = numbers()
+    vae = {f"vae.{k}": v for k, v in load_file(sound() / "own/autoencoder.safetensors").items()}
+    known = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "_orig_mod.")
+    first, half = next(iter(whole)), len(whole) // 2
+    files_: dict[str, dict[str, torch.Tensor]] = {}
+    for one in (*known, "module._orig_mod.", "_orig_mod.module.transformer.", "module.module."):
+        files_[f"{one} before all"] = {one + k: v for k, v in whole.items()}
+    for one in known:
+        files_[f"{one} before half"] = {
+            one * (i < half) + k: v for i, (k, v) in enumerate(whole.items())
+        }
+        files_[f"{one} and without"] = whole | {one + first: whole[first] + 1}
+    for one in ("net.", "model.", "ema.", "MODULE.", " ", "../", "module", "lora_unet_"):
+        files_[f"{one!r}, which is none"] = {one + k: v for k, v in whole.items()}
+    inside = {f"model.diffusion_model.{k}": v for k, v in whole.items()} | vae
+    files_["all in one"] = inside
+    files_["all in one, two autoencoders"] = inside | {
+        k.replace("vae.", "first_stage_model."): v + 1 for k, v in vae.items()
+    }
+    for name in ("control_model.x", "redux_up.weight", "x", "lora_unet_img_in.lora_up.weight"):
+        files_[f"all in one, and {name}"] = inside | {name: torch.ones(2, 2)}
+    files_["all in one, a tensor gone"] = {k: v for k, v in inside.items() if first not in k}
+    files_["all in one, with encoders"] = inside | {"text_encoders.clip_l.x": torch.ones(2)}
+    files_["parts without a prefix"] = whole | vae
+    for name, state in files_.items():
+
+        def run(folder, state=state):
+            got = filled(folder, state)
+            right(all(torch.equal(got[k], v) for k, v in whole.items()), "other numbers")
+            return "opens"
+
+        yield Case("prefixes", name, run)
+
+
+# ------------------------------------------------------------------------------------- colours
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A PNG chunk."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def colours() -> Iterator[Case]:
+    """Pictures whose colours are named without a profile: read as sRGB, or it is told."""
+    srgb = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    wide = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+    png = {
+        "nothing": (b"", "opens"), "cHRM of sRGB": (chunk(b"cHRM", srgb), "opens"),
+        "cHRM of P3": (chunk(b"cHRM", wide), "told"),
+        "cHRM of P3, said to be sRGB": (chunk(b"cHRM", wide) + chunk(b"sRGB", b"\0"), "opens"),
+        "cHRM of zeros": (chunk(b"cHRM", bytes(32)), "told"),
+        "gAMA of sRGB": (chunk(b"gAMA", struct.pack(">I", 45455)), "opens"),
+        "gAMA and cHRM of sRGB": (
+            chunk(b"gAMA", struct.pack(">I", 45455)) + chunk(b"cHRM", srgb), "opens"),
+    }  # fmt: skip
+    for numbers_ in ((1, 13), (9, 16), (9, 18), (12, 13), (12, 16), (1, 8), (0, 0), (255, 255)):
+        end = "opens" if numbers_ == (1, 13) else "told"
+        png[f"cICP {numbers_}"] = chunk(b"cICP", bytes([*numbers_, 0, 1])), end
+    png["cICP, said to be sRGB"] = chunk(b"cICP", b"\x0c\x0d\0\1") + chunk(b"sRGB", b"\0"), "told"
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: 65535, 0xA005: {1: "R03"}}
+    plain = encoded("JPEG", quality=95)
+    adobe = encoded("JPEG", quality=95, exif=exif)
+    tiff = {318: (0.3127, 0.329), 319: (0.68, 0.32, 0.265, 0.69, 0.15, 0.06)}
+    usual = {318: (0.3127, 0.329), 319: (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)}
+    others = {
+        "JPEG": (plain, "opens"), "JPEG of Adobe RGB": (adobe, "told"),
+        "TIFF": (encoded("TIFF"), "opens"),
+        "TIFF of P3": (encoded("TIFF", tiffinfo=tiff), "told"),
+        "TIFF of sRGB": (encoded("TIFF", tiffinfo=usual), "opens"),
+    }  # fmt: skip
+    if features.check("avif"):
+        avif = encoded("AVIF")
+        at = avif.find(b"colrnclx") + 8
+        for numbers_ in ((1, 13), (12, 13), (9, 16), (9, 18)):
+            end = "opens" if numbers_ == (1, 13) else "told"
+            data = avif[:at] + struct.pack(">2H", *numbers_) + avif[at + 4 :]
+            others[f"AVIF {numbers_}"] = (data if at > 8 else plain), end if at > 8 else "opens"
+    base = encoded()
+    made = {name: (base[:33] + more + base[33:], end) for name, (more, end) in png.items()}
+    for name, (data, end) in {**made, **others}.items():
+
+        def run(folder, data=data, end=end):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                images.read(data)
+            told = any("not sRGB" in str(one.message) for one in said)
+            right(told == (end == "told"), "nothing was said" if end == "told" else "a false alarm")
+            right(bool(images.odd_colours(data)) == told, "asked, it says something else")
+            return end
+
+        yield Case("colours", name, run)
+
+
 KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
          runs, caches, outputs, terminals, calls, sessions, texts, layouts, ties, benches,
-         packings)  # fmt: skip
+         packings, float8, prefixes, colours)  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
@@ -1287,19 +1532,29 @@ def table(found: dict[str, Counter[str]]) -> str:
     return head + "\n" + "\n".join(rows) + "\n"
 
 
+def stored_rows(path: Path) -> Iterator[tuple[str, Counter[str]]]:
+    """The rows of a table that was written: kinds and their outcomes."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if cells and cells[0].isdigit() and "*" not in name:
+            yield name, Counter(dict(zip(OUTCOMES, map(int, cells[1:]))))
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", type=Path, help="write the table here")
-    parser.add_argument("--kind", help="only this one")
+    parser.add_argument("--kind", nargs="+", help="only these; in a table, the others stay")
     options, found, bad = parser.parse_args(), defaultdict(Counter), 0
+    if options.kind and options.table:  # the others stay as they are
+        found |= {name: row for name, row in stored_rows(options.table) if name not in options.kind}
     for case in cases():
-        if options.kind not in (None, case.kind):
+        if options.kind and case.kind not in options.kind:
             continue
         end, said = outcome(case)
-        found[case.kind][end] += 1
+        found.setdefault(case.kind, Counter())[end] += 1
         if end not in GOOD:
             bad += 1
             print(f"{end}: {case.kind}: {case.name}\n{said}", flush=True)

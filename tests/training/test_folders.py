@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from minikontext import images, training
-from minikontext.errors import ConfigError, TrainingError
+from minikontext.errors import ConfigError, MetadataWarning, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.folders import (
     Ahead,
@@ -227,6 +227,18 @@ def test_stretched_and_enlarged_pictures_are_told_and_can_be_left_out(odd_shapes
     assert [key for key, _ in samples.places] == ["a.png"]
     assert "beyond max_aspect = 2: by 5" in why["a.png#2"] and "640×64" in why["a.png#2"]
     assert "beyond upscale = 4: by 16" in why["tiny.png"]
+
+
+def test_colours_that_no_profile_names_are_told_in_a_cache(pipe, tmp_path):
+    """Adobe RGB, as cameras write it: by EXIF alone."""
+    exif = Image.Exif()
+    exif[0x8769] = {0xA005: {1: "R03"}}
+    for name, how in (("a", {}), ("b", {"exif": exif})):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / f"{name}.jpg", **how)
+        (tmp_path / f"{name}.txt").write_text("make the hat red")
+    with pytest.warns(MetadataWarning, match="not sRGB"):
+        encode_folder(tmp_path, tmp_path / "cache", pipe, side=64)
+    assert "1 have colours that are taken for sRGB (b.jpg)" in Encoded(tmp_path / "cache").report()
 
 
 def test_a_mirrored_sample_is_mirrored_in_all_its_pictures(pipe, tmp_path):

@@ -1,6 +1,7 @@
 """The lineage's trainings: from a config to weights of all sizes, by step, resumed exactly."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from minikontext import training
 from minikontext.errors import ConfigError, OutputError, TrainingError, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.text import ToyTextConfig, ToyTextEncoder
-from minikontext.toyworld import grammar
+from minikontext.toyworld import grammar, wishes
 from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.sizes import TRAINED
 from minikontext.toyworld.wishes import sample_wishes
@@ -246,6 +247,11 @@ def test_an_encoder_learns_to_tell_facts():
     assert 0 <= facts["understood"] <= 1
     assert sum(values[-5:]) < 0.6 * sum(values[10:15])
     assert float(text.embedding.weight.grad.abs().sum()) > 0
+    stated = [{*words.facts(case)} for case in cases]
+    with torch.no_grad():
+        found, _ = model(text.tokenize([wishes.ask(case, random.Random(0)) for case in cases]))
+    right = torch.tensor([[name in some for name in model.names] for some in stated])
+    assert found[right].mean() > found[~right].mean() + 1
 
 
 @pytest.fixture(scope="module")
