@@ -35,9 +35,9 @@ demo: $(CORE)  ## edit a picture without a browser, and say where the result lie
 
 test:  ## run every test: units, parity, bad input, notebooks, browser
 	$(MAKE) --no-print-directory --jobs=2 lint $(KERNEL)
-	$(MAKE) --no-print-directory --jobs=2 units course browser
+	$(MAKE) --no-print-directory --keep-going --jobs=2 units course browser
 
-# `make test` runs two of these beside each other, the last where one has ended. Each computes with
+# `make test` runs two of these beside each other, the last when one has ended. Each computes with
 # one thread: threads that wait for each other on cores that others share cost more than they bring.
 # Tests of what threads could change ask for two (the fixture `two_threads`).
 units course browser: export OMP_NUM_THREADS ?= 1
