@@ -97,6 +97,7 @@ class FailuresWidget(Widget):
             0, 0, 0, readout=False, description="Answer", style=TIGHT, layout=wide("220px")
         )
         self.boxes = {n: Picture(n) for n in ("input", "second", "answer", "right", "differs")}
+        self.boxes["differs"].add_class("mk-plot")  # white is 0, and dark in the dark theme
         self.prompt = W.HTML()
 
     def _count(self, task: str) -> str:

@@ -192,7 +192,7 @@ class FlowWidget(Widget):
         _arrows(ax, average_velocity(x), t)
         ax.scatter(*x.T, s=3, color=style.ACCENT, linewidths=0)
         ax.scatter(*between(times, stops, t).T, s=14, color=style.INK, linewidths=0)
-        _plane(ax, f"the points (black) at t = {t:.2f}, the data (red)")
+        _plane(ax, f"the points at t = {t:.2f}, the data in red")
         return figure
 
     def _paths(self, times: Tensor, stops: Tensor) -> Figure:

@@ -74,7 +74,7 @@ desk.prompt.value = "make the star purple"
 started(desk)""",
     "mk.course.FitsWidget()",
 )
-PATIENCE = 900_000  # milliseconds: for slow machines, never waited for on others
+PATIENCE = 600_000  # milliseconds: for slow machines, never waited for on others
 STEP = 240_000  # of these, for one thing that a page should do
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
@@ -194,15 +194,18 @@ def settled(widget):
 
 # The kernel answers a widget's messages in order, so that its answer to one more comes after all.
 # Twice: letters wait in the page until the kernel has answered for earlier ones.
-ANSWERED = """async () => {
+ANSWERED = """async (patience) => {
   const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
   const comm = [...kernel._comms.values()].find((one) => one.targetName === "jupyter.widget");
-  for (let i = 0; i < 2; i += 1) await comm.send({ method: "custom", content: {} }).done; }"""
+  const end = new Promise((_, fail) => setTimeout(
+    () => fail(new Error("the kernel answers to nothing")), patience));
+  for (let i = 0; i < 2; i += 1)
+    await Promise.race([comm.send({ method: "custom", content: {} }).done, end]); }"""
 
 
 def answered(page):
     """Wait until the kernel has answered for all that was typed and clicked, and the page heard."""
-    page.evaluate(ANSWERED)
+    page.evaluate(ANSWERED, STEP)
 
 
 HAS_FOCUS = "e => { e.focus(); return e === document.activeElement && e.checkVisibility({"\
@@ -271,9 +274,10 @@ def view(widget, name):
 BOX = """e => new Promise((done) => {  // where it is once it stays there for two frames
   e.scrollIntoView({ block: "nearest" });
   const box = () => JSON.stringify(e.getBoundingClientRect());
-  const wait = (old, count) => requestAnimationFrame(() => (
-    box() !== old ? wait(box(), 0) : count < 2 ? wait(old, count + 1) : done(JSON.parse(old))));
-  wait("", 0); })"""
+  const wait = (old, still, left) => requestAnimationFrame(() => (
+    still > 1 || !left ? done(JSON.parse(box()))
+      : wait(box(), box() === old ? still + 1 : 0, left - 1)));
+  wait("", 0, 600); })"""
 
 
 def at(board, *places):

@@ -31,10 +31,10 @@ def turn(page, theme):
 SETTLED = """() => new Promise((done) => {
   const box = () => JSON.stringify([...document.querySelectorAll(".mk, .mk *")].map(
     (e) => e.getBoundingClientRect().width));
-  const wait = (old) => setTimeout(() => requestAnimationFrame(() => (
-    box() !== old || document.getAnimations().some((one) => one.playState === "running")
-      ? wait(box()) : done())), 100);
-  wait(""); })"""
+  const moves = () => document.getAnimations().some((one) => one.playState === "running");
+  const wait = (old, left) => setTimeout(() => requestAnimationFrame(() => (
+    left && (box() !== old || moves()) ? wait(box(), left - 1) : done())), 100);
+  wait("", 300); })"""
 
 
 def settle(page):
