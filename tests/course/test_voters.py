@@ -17,7 +17,8 @@ def test_a_baked_editor_wins_naive_votes_and_loses_the_others():
                for name, made in editors.items()}  # fmt: skip
     order = {
         question: list(votes.ratings(voters.simulate(answers, cases, range(12), question, 20)))
-        for question in voters.QUESTIONS
+        for question, facts in voters.QUESTIONS.items()
+        if "letters" not in facts
     }
     assert order["Which do you prefer?"][0] == "baked"
     assert order["Which looks more real?"].index("right") < 2
@@ -32,3 +33,19 @@ def test_votes_are_of_all_pairs_and_the_same_every_time():
     cast = voters.simulate(*call)
     assert len(cast) == 2 * 3 * 4 and {v.cluster for v in cast} == {"x", "y"}
     assert cast == voters.simulate(*call)
+
+
+def test_letters_are_asked_about_where_a_request_has_some():
+    held = [c for c in held_out_cases(400, 4) if len(c.contexts) == 1]
+    asked = [c for c in held if c.operation in ("add_sign", "change_sign")][:6]
+    others = [c for c in held if c.task == "local"][:6]
+    cases = [*asked, *others]
+    right, lazy = ([make(c) for c in cases] for make in (
+        lambda c: c.target_image(), lambda c: c.context_images()[0]))  # fmt: skip
+    made = {"right": right, "baked": [voters.bake(one) for one in right], "copy": lazy}
+    answers = {name: [(p, score(p, c)) for p, c in zip(rows, cases, strict=True)]
+               for name, rows in made.items()}  # fmt: skip
+    cast = voters.simulate(answers, cases, range(12), "Which has the better letters?", 40)
+    assert {vote.cluster for vote in cast} == {*range(6)}  # six requests have letters
+    assert votes.beside(cast, "right", "copy").word() == "better"
+    assert votes.beside(cast, "baked", "copy").word() == "better"  # it can be read
