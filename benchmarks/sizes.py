@@ -48,9 +48,11 @@ class Row:
     outcomes: str
 
 
-def cases_of(count: int, level: int, split: str, seed: int = 0) -> list[Case]:
-    """The first cases of a level's stream of a split."""
-    return [sample_case(i, level, split, seed) for i in range(count)]
+def cases_of(
+    count: int, level: int, split: str, seed: int = 0, pictures: int | None = None
+) -> list[Case]:
+    """The first cases of a level's stream of a split; with `pictures`, those of so many only."""
+    return [sample_case(i, level, split, seed, pictures) for i in range(count)]
 
 
 def measure(
@@ -101,11 +103,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         "--sizes", type=sizes.parse, default="all", help="trained, unseen, all, WxH,…"
     )
     parser.add_argument("--own", action="store_true", help="contexts have sizes of their own")
+    parser.add_argument("--pictures", type=int, help="context pictures (default: all numbers)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
     pipe = KontextPipeline.from_pretrained(options.weights)
-    cases = cases_of(options.cases, options.level, options.split)
+    cases = cases_of(options.cases, options.level, options.split, pictures=options.pictures)
     call = {"num_inference_steps": options.steps}
     rows = [
         measure(pipe, cases, size, options.own, **call) for size in tqdm(options.sizes, "sizes")

@@ -48,7 +48,8 @@ class StreamConfig:
     sizes: (width, height), all trained ones unless given; one comes as often as it is named.
     contexts: numbers of context pictures; all that the level's operations take unless given; (0,)
     is text-to-image alone.
-    words: "grammar", with two wishes in some of the sentences, or "templates", the first edition's.
+    words: "grammar", with two wishes in some of the sentences; "plain", one wish in the first
+    edition's templates, read by the grammar's encoder; "templates", read by the first edition's.
     """
 
     level: Level = 4
@@ -83,14 +84,14 @@ class Words:
     encoder: Callable[[], ToyTextConfig]
 
 
+def grammar_encoder() -> ToyTextConfig:
+    """The text encoder that knows every word of the grammar, and letter groups of all others."""
+    return ToyTextConfig(grammar.vocabulary(), max_length=32, ngrams=2048, absent=absent_words())
+
+
 WORDS = {
-    "grammar": Words(
-        wishes.sample_wishes,
-        wishes.ask,
-        lambda: ToyTextConfig(
-            grammar.vocabulary(), max_length=32, ngrams=2048, absent=absent_words()
-        ),
-    ),
+    "grammar": Words(wishes.sample_wishes, wishes.ask, grammar_encoder),
+    "plain": Words(sample_case, Case.phrased, grammar_encoder),
     "templates": Words(
         sample_case,
         Case.phrased,

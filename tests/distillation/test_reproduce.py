@@ -32,10 +32,9 @@ def test_stages_come_in_order_and_only_those_that_are_needed():
         "autoencoder_first",
         "autoencoder",
         "toy_base",
-        "toy_first",
         "text_encoder",
+        "toy_plain",
         "toy_small",
-        "toy_long",
         "toy",
     ]
     assert [one.name for one in reproduce.graph("autoencoder", stages)] == [
@@ -61,13 +60,13 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     # what builds on it, too; not what it builds on
-    assert changed == {"toy_base", "toy_first", "toy_small", "toy_long", "toy"}
+    assert changed == {"toy_base", "toy_plain", "toy_small", "toy"}
 
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     home = tmp_path / "runs"
-    names = "autoencoder, autoencoder_first, text_encoder, toy, toy_base, toy_dev, toy_first, "
-    names += "toy_long, toy_max, toy_pro, toy_small"
+    names = "autoencoder, autoencoder_first, text_encoder, toy, toy_base, toy_dev, toy_max, "
+    names += "toy_plain, toy_pro, toy_small"
     with pytest.raises(ConfigError, match=f"there are {names}"):
         reproduce.reproduce("toy-ultra", configs, home)
     last = configs / "toy.toml"
@@ -75,7 +74,7 @@ def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     last.write_text(text.replace("tokens = 3072", "tokns = 3072"))
     with pytest.raises(ConfigError, match="toy: .*tokns.*tokens"):
         reproduce.reproduce("toy", configs, home)
-    last.write_text(text.replace("stage:toy_long", "stage:toy"))
+    last.write_text(text.replace("stage:toy_small", "stage:toy"))
     with pytest.raises(ConfigError, match="toy -> toy form a circle"):
         reproduce.reproduce("toy", configs, home)
     assert not home.exists()
@@ -94,8 +93,8 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
-        "autoencoder_first", "autoencoder", "toy_base", "toy_first", "text_encoder",
-        "toy_small", "toy_long", "toy",
+        "autoencoder_first", "autoencoder", "toy_base", "text_encoder", "toy_plain",
+        "toy_small", "toy",
     ]  # fmt: skip
     for student, steps in (("toy_pro", 4), ("toy_max", 4), ("toy_dev", 28)):
         *before, last = reproduce.reproduce(student, configs, home, smoke=True)
@@ -118,7 +117,7 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     last = configs / "toy.toml"
     last.write_text(last.read_text().replace("seed = 32", "seed = 33"))
     anew = reproduce.reproduce("toy", configs, home, smoke=True)
-    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 7 + [False]
+    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 6 + [False]
     assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
 
 

@@ -85,7 +85,9 @@ def test_nothing_held_out_is_drawn(autoencoder):
     assert {scene.style for scene in drawn} >= {"comic", "neon", "plain"}
 
 
-@pytest.mark.parametrize(("words", "two"), [("grammar", True), ("templates", False)])
+@pytest.mark.parametrize(
+    ("words", "two"), [("grammar", True), ("plain", False), ("templates", False)]
+)
 def test_prompts_are_of_words_that_the_encoder_knows(autoencoder, words, two):
     stream = Stream(StreamConfig(tokens=2000, words=words), autoencoder)
     known = {*SPECIAL, *stream.words.encoder().vocabulary}
