@@ -126,6 +126,6 @@ def test_the_command_lists_the_stages(capsys, tmp_path, monkeypatch):
     assert app.main(["reproduce", "toy", "--list"]) == 0
     said = capsys.readouterr().out
     assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy:")
-    assert said.count("not made") == 8 and "minutes on two cores" in said
+    assert said.count("not made") == 7 and "minutes on two cores" in said
     assert app.main(["reproduce", "nothing"]) == 2
     assert list(tmp_path.iterdir()) == []
