@@ -46,15 +46,30 @@ class Piece:
 
 def _rotated(f: Function) -> Function:
     """From [cos, sin] for every pair, as the package keeps angles, to angles."""
-    return lambda x, r: f(x, torch.atan2(r[..., 1], r[..., 0]).unsqueeze(-3)).float()
+
+    def rotate(x: Tensor, r: Tensor) -> Tensor:
+        angles = getattr(r, "angles", None)  # cosine and sine alone have lost their last digits
+        angles = torch.atan2(r[..., 1], r[..., 0]) if angles is None else angles
+        return f(x, angles.unsqueeze(-3)).float()
+
+    return rotate
 
 
 def _turns(f: Function) -> Function:
+    """`rope.rotations` of angles, which they keep for a student's `rotate`."""
+
     def rotations(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor:
         angles = f(ids, axes_dim, theta)
-        return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
+        turns = torch.stack((angles.cos(), angles.sin()), dim=-1).float()
+        turns.angles = angles  # type: ignore[attr-defined]
+        return turns
 
     return rotations
+
+
+def _angles(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor:
+    speeds = [theta ** -(torch.arange(0, d, 2).double() / d) for d in axes_dim]
+    return torch.cat([ids[..., a, None] * speed for a, speed in enumerate(speeds)], dim=-1)
 
 
 def _numbered(f: Function) -> Function:
@@ -198,6 +213,9 @@ class Run:
         for name, own in self.functions.items():
             for place in PIECES[name].places:
                 self._patches.enter_context(patch.object(*own.put(place)))
+        if "rotate" in self.functions and "angles" not in self.functions:
+            kept = patch("minikontext.transformer.rotations", _turns(_angles))
+            self._patches.enter_context(kept)
         call = KontextPipeline.__call__
 
         def compared(pipe: KontextPipeline, *args: Any, **named: Any) -> Any:
