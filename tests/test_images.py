@@ -656,14 +656,14 @@ def test_wrong_modes_lists_and_pictures():
         images.plan((60, 60), "none").undo(gradient(60, 60))
 
 
-P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
-SRGB = struct.pack(">8I", *containers.SRGB_POINTS)
+P3_POINTS = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+SRGB_POINTS = struct.pack(">8I", *containers.SRGB_POINTS)
 
 
 @pytest.mark.parametrize(
     ("chunk", "told"),
-    [(("cHRM", P3), "cHRM"), (("cICP", b"\x0c\x10\0\1"), "cICP 12, 16"), (("cHRM", SRGB), ""),
-     (("cICP", b"\1\r\0\1"), ""), (("cHRM", b"1"), "")],
+    [(("cHRM", P3_POINTS), "cHRM"), (("cICP", b"\x0c\x10\0\1"), "cICP 12, 16"),
+     (("cHRM", SRGB_POINTS), ""), (("cICP", b"\1\r\0\1"), ""), (("cHRM", b"1"), "")],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["path", "bytes"])
 def test_colours_that_no_profile_names_are_told(tmp_path, chunk, told, kind):

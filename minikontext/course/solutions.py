@@ -26,6 +26,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
+HOME = Path(__file__).resolve().parent / "exercises"  # what is run below is the package's own
 Mistakes = dict[str, Callable[..., Any]]  # what was done -> a function that does it
 # What the notebooks import before their exercises.
 SCOPE = {"F": F, "math": math, "mk": mk, "np": np, "rearrange": rearrange, "torch": torch}
@@ -33,7 +34,12 @@ SCOPE = {"F": F, "math": math, "mk": mk, "np": np, "rearrange": rearrange, "torc
 
 @cache
 def table(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a file says of its exercises by name, and what their solutions share."""
+    """What a file says of its exercises by name, and what their solutions share.
+
+    Raises ValueError for a file that is not the package's: what it says is run.
+    """
+    if path.resolve().parent != HOME:
+        raise ValueError(f"{path} is none of the package's own tables: its code is not run.")
     return tomllib.loads(path.read_text(encoding="utf-8")), dict(SCOPE)
 
 

