@@ -16,6 +16,7 @@ import minikontext as mk
 from minikontext import images
 from minikontext.cli import app, doctor
 from minikontext.images import provenance
+from minikontext.images.change import told_change
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -367,6 +368,16 @@ def test_a_size_that_was_asked_for_is_not_called_the_pictures(here, weights, cap
     assert edit(weights, "--width", 128, "--height", 128, "--resize", "none") == 0
     told = capsys.readouterr().err
     assert "picture: 64×64, result: 128×128" in told and "used as it is" not in told
+
+
+def test_what_an_edit_changed_is_told(here, weights, capsys):
+    assert edit(weights, "--seed", "3,4") == 0  # untrained weights make noise of every picture
+    told = capsys.readouterr().err
+    assert re.search(r"seed 3: \d+% of the picture changed, most of it (at|in) the", told)
+    assert "seed 4: " in told
+    assert edit(weights, "--quiet") == 0 and "of the picture changed" not in capsys.readouterr().err
+    picture = images.read("fox.png")
+    assert told_change(picture, picture) == "Nothing that one could see has changed."
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,8 @@ def _draw(
             result = pipe(options.prompt, image=pictures or None, **_sampling(options, seed))
         if i == 0 and pictures and not options.quiet:
             _tell_size(pictures[0], result)
+        if len(pictures) == 1 and not options.quiet and not result.withheld:
+            _tell_change(pictures[0], result)
         _save(result, paths[i * options.count : (i + 1) * options.count], options)
 
 
@@ -233,6 +235,13 @@ def _tell_size(picture: Any, result: KontextOutput) -> None:
         print(f"picture: {sizes[0]}, result: {sizes[1]}", file=sys.stderr)
     elif not result.plan.changed:
         print(f"picture: {result.plan}", file=sys.stderr)
+
+
+def _tell_change(picture: Any, result: KontextOutput) -> None:
+    from minikontext.images.change import told_change
+
+    for seed, image in zip(result.seeds, result.images, strict=True):
+        print(f"seed {seed}: {told_change(picture, image)}", file=sys.stderr)
 
 
 def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace) -> None:

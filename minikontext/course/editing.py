@@ -39,9 +39,10 @@ from minikontext.course.parts import (
 )
 from minikontext.course.samples import Example
 from minikontext.course.session import Mark, Session, Turn, Wish, drawn
-from minikontext.course.verdict import difference, judge
+from minikontext.course.verdict import judge
 from minikontext.errors import ConfigError
 from minikontext.images import provenance
+from minikontext.images.change import difference
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.config import build_config
 from minikontext.sampler import StepInfo

@@ -9,17 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
-from minikontext.images import as_rgb, shrunk
+from minikontext.images.change import LITTLE, changed, told_change
 from minikontext.toyworld import Scene, read
 from minikontext.toyworld.lexicon import WORLD, split_words
 from minikontext.toyworld.scene import ATTRIBUTES, COLOURED, COLOURLESS, IDENTITY
 
-VISIBLE = 24  # of 255: a smaller difference of a pixel is not counted
-AMPLIFIED = 3  # times: small differences are hard to see
-LITTLE = 0.005  # a smaller share of the pixels is noise of the autoencoder
 # Where the forms of an attribute's values stand in the lexicon.
 SLOTS = {
     "colour": ("colour",), "pattern": ("pattern", "markings"), "eyes": ("eyes", "looks"),
@@ -44,10 +40,8 @@ def judge(
 ) -> Verdict:
     """What became of one wish; `scene` is what the picture before shows, None if nobody knows."""
     if scene is None:
-        share, where = changed(before, after)
-        if share < LITTLE:
-            return Verdict("note", "Nothing that one could see has changed.")
-        return Verdict("done", f"{share:.0%} of the picture changed, most of it {where}.")
+        kind = "note" if changed(before, after)[0] < LITTLE else "done"
+        return Verdict(kind, told_change(before, after))
     found = read(after, scene, [name for name in ATTRIBUTES if name != "mark"])
     apart = [name for name in ATTRIBUTES if getattr(found, name) != getattr(scene, name)]
     apart = [name for name in apart if not _hidden(name, found, scene)]
@@ -66,28 +60,6 @@ def judge(
     return Verdict(
         "error", f"Fails: {', '.join(missed)}. Read by the oracle: {', '.join(reads)}.", found
     )
-
-
-def changed(before: Image.Image, after: Image.Image) -> tuple[float, str]:
-    """The share of the pixels that changed visibly, and in which ninth of the picture most did."""
-    size = (min(after.width, 256), min(after.height, 256))
-    pictures = (as_rgb(p).resize(size, reducing_gap=2.0) for p in (before, after))
-    a, b = (np.asarray(picture, int) for picture in pictures)
-    apart = np.abs(a - b).max(-1) > VISIBLE
-    thirds = [[part.sum() for part in np.array_split(rows, 3, axis=1)]
-              for rows in np.array_split(apart, 3)]  # fmt: skip
-    row, col = divmod(int(np.argmax(thirds)), 3)
-    down, across = ("at the top", "in the middle", "at the bottom")[row], ("left", "", "right")[col]
-    return float(apart.mean()), f"{down} {across}".strip()
-
-
-def difference(before: Image.Image, after: Image.Image) -> Image.Image:
-    """How much each pixel changed, amplified: black is no change."""
-    after = shrunk(after, 512)
-    a, b = (
-        np.asarray(p.convert("RGB").resize(after.size), int) for p in (shrunk(before, 512), after)
-    )
-    return Image.fromarray(np.clip(AMPLIFIED * np.abs(b - a), 0, 255).astype(np.uint8))
 
 
 def _hidden(name: str, found: Scene, scene: Scene) -> bool:

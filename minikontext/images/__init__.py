@@ -5,6 +5,7 @@
     tensors      pictures to tensors and back
     resize       one explicit resize plan and its inverse
     provenance   how a result was made, written into its file
+    change       how much of a picture changed, and where
     inspect      what a file says of itself, and whether its pixels have changed
     watermark    an invisible mark in the pixels
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from minikontext.course.editing import EditingWidget
-from minikontext.course.verdict import changed, judge
+from minikontext.course.verdict import judge
+from minikontext.images.change import changed
 from minikontext.toyworld import Scene, render
 
 CAT = Scene(species="cat", colour="orange", eyes="big", accessory="hat", accessory_colour="blue",

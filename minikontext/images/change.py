@@ -1,0 +1,42 @@
+"""How much of a picture changed, and where."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from minikontext.images.tensors import as_rgb, shrunk
+
+VISIBLE = 24  # of 255: a smaller difference of a pixel is not counted
+AMPLIFIED = 3  # times: small differences are hard to see
+LITTLE = 0.005  # a smaller share of the pixels is noise of the autoencoder
+
+
+def changed(before: Image.Image, after: Image.Image) -> tuple[float, str]:
+    """The share of the pixels that changed visibly, and in which ninth of the picture most did."""
+    size = (min(after.width, 256), min(after.height, 256))
+    pictures = (as_rgb(p).resize(size, reducing_gap=2.0) for p in (before, after))
+    a, b = (np.asarray(picture, int) for picture in pictures)
+    apart = np.abs(a - b).max(-1) > VISIBLE
+    thirds = [[part.sum() for part in np.array_split(rows, 3, axis=1)]
+              for rows in np.array_split(apart, 3)]  # fmt: skip
+    row, col = divmod(int(np.argmax(thirds)), 3)
+    down, across = ("at the top", "in the middle", "at the bottom")[row], ("left", "", "right")[col]
+    return float(apart.mean()), f"{down} {across}".strip()
+
+
+def difference(before: Image.Image, after: Image.Image) -> Image.Image:
+    """How much each pixel changed, amplified: black is no change."""
+    after = shrunk(after, 512)
+    a, b = (
+        np.asarray(p.convert("RGB").resize(after.size), int) for p in (shrunk(before, 512), after)
+    )
+    return Image.fromarray(np.clip(AMPLIFIED * np.abs(b - a), 0, 255).astype(np.uint8))
+
+
+def told_change(before: Image.Image, after: Image.Image) -> str:
+    """The same as a sentence."""
+    share, where = changed(before, after)
+    if share < LITTLE:
+        return "Nothing that one could see has changed."
+    return f"{share:.0%} of the picture changed, most of it {where}."
