@@ -20,7 +20,7 @@ LAB    ?= $(VENV)-lab
 KERNEL := $(VENV)/share/jupyter/kernels/minikontext-lab/kernel.json
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
-.PHONY: help lab demo test units course browser page book mutants lint lock clean
+.PHONY: help lab demo test units wings course browser page book mutants lint lock clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,28 +35,30 @@ demo: $(CORE)  ## edit a picture without a browser, and say where the result lie
 
 test:  ## run every test: units, parity, bad input, notebooks, browser
 	$(MAKE) --no-print-directory --jobs=2 lint $(KERNEL)
-	$(MAKE) --no-print-directory --keep-going --jobs=2 units course browser
+	$(MAKE) --no-print-directory --keep-going --jobs=2 course units browser wings
 
-# `make test` runs two of these beside each other, the last when one has ended. Each computes with
-# one thread: threads that wait for each other on cores that others share cost more than they bring.
-# Tests of what threads could change ask for two (the fixture `two_threads`).
-units course browser: export OMP_NUM_THREADS ?= 1
+# `make test` runs two of these beside each other, and the next when one has ended: the longest begin.
+# Each computes with one thread: threads that wait for each other on cores that others share cost more
+# than they bring. Tests of what threads could change ask for two (the fixture `two_threads`).
+units wings course browser: export OMP_NUM_THREADS ?= 1
+WINGS := tests/bench tests/course tests/fuzz
 units:
-	$(PY) -m pytest tests --ignore=tests/browser
+	$(PY) -m pytest tests $(addprefix --ignore=,tests/browser $(WINGS))
 
-# Notebooks and browser are shown when they end: lines of two runs would mix. A run begins without
-# what a student has reached, and leaves the notebooks' folder as it was.
+# The others are shown when they end: lines of two runs would mix.
+QUIET = mkdir -p build; $(1) > build/$@.log 2>&1; code=$$?; cat build/$@.log; exit $$code
+wings:
+	@$(call QUIET,$(PY) -m pytest $(WINGS))
+
+# A run begins without what a student has reached, and leaves the notebooks' folder as it was.
 course: export MINIKONTEXT_PROGRESS = $(CURDIR)/build/progress.json
 course:
-	@mkdir -p build && rm -f build/progress.json
-	@$(PY) -m pytest $(NOTEBOOKS) --nbval-lax --nbval-kernel-name=minikontext-lab \
-	  --nbval-cell-timeout=300 > build/course.log 2>&1; \
-	  code=$$?; cat build/course.log; exit $$code
+	@rm -f build/progress.json
+	@$(call QUIET,$(PY) -m pytest $(NOTEBOOKS) --nbval-lax --nbval-kernel-name=minikontext-lab \
+	  --nbval-cell-timeout=300)
 
 browser:
-	@mkdir -p build
-	@$(PY) -m pytest tests/browser > build/browser.log 2>&1; \
-	  code=$$?; cat build/browser.log; exit $$code
+	@$(call QUIET,$(PY) -m pytest tests/browser)
 
 page: $(TEST)  ## the editor in a web page that needs no install: build/page (needs npm)
 	npm install --prefix tests/browser --no-audit --no-fund --no-package-lock --silent
