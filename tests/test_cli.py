@@ -17,6 +17,7 @@ from minikontext import images
 from minikontext.cli import app, doctor
 from minikontext.images import provenance
 from minikontext.images.change import told_change
+from minikontext.runtime import files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -434,9 +435,16 @@ def test_help_loads_nothing_heavy():
     assert not {"torch", "numpy", "PIL", "packaging", "jupyterlab"} & set(loaded)
 
 
-def test_what_the_toy_world_lacks_is_said(here, weights, capsys):
-    run("edit", "fox.png", 'add a sign "HELLO WORLD"', "--steps", 1, "--weights", weights)
-    assert "A sign holds 4 letters at most" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "prompt", "said"),
+    [("fox", 'add a sign "HELLO WORLD"', "letters at most"), ("fox", "remove the tree", "")]
+    + [(name, "remove the tree", "shows no tree") for name in ("demo", "ghost")],
+)
+def test_what_the_world_or_a_picture_lacks_is_said(here, weights, capsys, name, prompt, said):
+    place = files.shipped("data", "images", f"{name}.png") if name != "fox" else "fox.png"
+    run("edit", place, prompt, "--steps", 1, "--weights", weights)
+    told = capsys.readouterr().err
+    assert said in told and ("shows no" in told) == ("shows no" in said)
 
 
 def test_the_page_of_its_own_says_what_it_needs(capsys):

@@ -561,7 +561,10 @@ def test_a_notebook_shows_the_parts_of_a_pipeline_and_their_sizes(tiny):
         ({}, {"width": 128}, r"were trained at .*64×64.*, not at 128×64"),
         ({"shifted": False}, {"true_cfg_scale": 5}, "few steps without it.*Use true_cfg_scale=1"),
         ({}, {"true_cfg_scale": 20}, "beyond 10, pictures break"),
+        ({}, {"true_cfg_scale": 0.5}, "below 1 the prompt counts for less"),
         ({}, {"context_layout": "offset"}, "have learned 'index'"),
+        ({}, {"context_layout": "scaled", "image": 1}, "have learned 'index'"),
+        ({"context_layout": "scaled"}, {"context_layout": "index", "image": 1}, "learned 'scaled'"),
     ],
 )
 def test_beyond_what_the_weights_were_trained_for_it_is_said(tiny, picture, defaults, call, said):
@@ -571,8 +574,16 @@ def test_beyond_what_the_weights_were_trained_for_it_is_said(tiny, picture, defa
     with warnings.catch_warnings():
         warnings.simplefilter("error", WeightsWarning)
         run(pipe, "a sign", pictures, num_inference_steps=1, true_cfg_scale=1.0)
+    call, count = dict(call), call.get("image", 2)
+    call.pop("image", None)
     with pytest.warns(WeightsWarning, match=said):
-        run(pipe, "a sign", pictures, num_inference_steps=1, **call)
+        run(pipe, "a sign", pictures[:count], num_inference_steps=1, **call)
+
+
+def test_one_context_lies_in_the_same_place_beside_and_in_line(tiny_pipe, picture):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeightsWarning)
+        run(tiny_pipe, "a sign", [picture], num_inference_steps=1, context_layout="offset")
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,21 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
             continue
         with _hushed(options.quiet):
             pipe = pipe or load(options)
+        with _hushed(options.quiet):
+            _tell_what_cannot_be(pipe, pictures, options.prompt)
         _draw(pipe, pictures, job.paths, options)
     return failed
+
+
+def _tell_what_cannot_be(pipe: KontextPipeline, pictures: list, prompt: str) -> None:
+    """What the toy world lacks of a prompt, or a sample picture does not show: before any work."""
+    from minikontext.course import samples, verdict
+    from minikontext.text import ToyTextEncoder
+
+    scene = samples.shown(pictures[0]) if len(pictures) == 1 else None
+    known = isinstance(pipe.text_encoder, ToyTextEncoder)  # these weights know the toy world alone
+    for note in verdict.cannot(prompt, scene) if known else ():
+        warn(note)
 
 
 def _read(source: str) -> Any:
@@ -259,10 +272,8 @@ def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace)
 
 
 def load(options: argparse.Namespace) -> KontextPipeline:
-    """The pipeline that the options ask for; what its world lacks of the prompt is told."""
+    """The pipeline that the options ask for."""
     from minikontext.pipeline import KontextPipeline
-    from minikontext.text import ToyTextEncoder
-    from minikontext.toyworld.reader import unusable
 
     pipe = KontextPipeline.from_pretrained(
         options.weights,
@@ -273,9 +284,6 @@ def load(options: argparse.Namespace) -> KontextPipeline:
     )
     for path, scale in map(_lora, options.lora):
         pipe.load_lora(path, scale)
-    known = isinstance(pipe.text_encoder, ToyTextEncoder)  # these weights know the toy world alone
-    for note in unusable(options.prompt) if known else ():
-        warn(note)
     return pipe.use_float8() if options.float8 else pipe
 
 

@@ -39,7 +39,7 @@ from minikontext.course.parts import (
 )
 from minikontext.course.samples import Example
 from minikontext.course.session import Mark, Session, Turn, Wish, drawn
-from minikontext.course.verdict import judge
+from minikontext.course.verdict import cannot, judge
 from minikontext.errors import ConfigError
 from minikontext.images import provenance
 from minikontext.images.change import difference
@@ -48,7 +48,6 @@ from minikontext.runtime.config import build_config
 from minikontext.sampler import StepInfo
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Scene
-from minikontext.toyworld.reader import unusable
 
 PREVIEW_SHARE = 0.25  # of the time may go into pictures of the unfinished result
 AS_IT_IS = "as the picture"
@@ -130,13 +129,17 @@ class EditingWidget(Gallery):
 
     def _arrange(self) -> list[W.Widget]:
         arrow = W.HTML('<div class="mk-arrow" aria-hidden="true">→</div>')
+        arrow.layout.align_self = "center"
         shown = W.HBox(
             [
                 W.VBox([self.before, self.before_caption]),
                 arrow,
                 W.VBox([self.easel, self.after_caption]),
             ],
-            layout=W.Layout(align_items="center", justify_content="space-around", grid_gap="4px"),
+            # At the top: captions of one and two lines leave the pictures on one height.
+            layout=W.Layout(
+                align_items="flex-start", justify_content="space-around", grid_gap="4px"
+            ),
         )
         bar = row([self.view, self.clear])
         bar.layout.justify_content = "flex-end"
@@ -236,7 +239,7 @@ class EditingWidget(Gallery):
         if not isinstance(self.pipe.text_encoder, ToyTextEncoder):
             return []
         scene = None if self.others or self.marks else self._scene(self.head)
-        return [*map(str, unusable(prompt, scene))]
+        return [*map(str, cannot(prompt, scene))]
 
     def _scene(self, number: int) -> Scene | None:
         """What a result, or the start, shows, if that is known."""

@@ -106,6 +106,8 @@ class Gallery(Desk):
                 picture = image_io.read(bytes(upload["content"]))
             except MinikontextError as error:
                 return self._say("error", str(error))
+            if scene := samples.shown(picture):
+                self.known[str(upload["name"])] = scene
             self._add(str(upload["name"]), picture, context=adding)
             adding = True
         self.upload.value = ()

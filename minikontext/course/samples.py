@@ -3,8 +3,10 @@
 import random
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
+from minikontext.images import as_rgb
 from minikontext.toyworld import Scene, render, sample_scene
 from minikontext.toyworld.samples import SAMPLES
 
@@ -68,6 +70,13 @@ def pictures() -> dict[str, Image.Image]:
 def more_pictures() -> dict[str, Image.Image]:
     """Pictures with a style to borrow, or with something circled."""
     return {name: Image.fromarray(render(scene)) for name, scene in MORE.items()}
+
+
+def shown(picture: Image.Image) -> Scene | None:
+    """What one of the sample pictures shows; None for any other picture."""
+    pixels = np.asarray(as_rgb(picture))
+    scenes = (SCENES | MORE).values()
+    return next((one for one in scenes if np.array_equal(render(one), pixels)), None)
 
 
 def random_scene(seed: int) -> Scene:

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 from PIL import Image
 
+from minikontext.errors import PromptWarning
 from minikontext.images.change import LITTLE, changed, told_change
-from minikontext.toyworld import Scene, read
-from minikontext.toyworld.lexicon import WORLD, split_words
-from minikontext.toyworld.scene import ATTRIBUTES, COLOURED, COLOURLESS, IDENTITY
+from minikontext.text import LETTERS, split_prompt
+from minikontext.toyworld import read
+from minikontext.toyworld.lexicon import SPEECH, WORLD, split_words
+from minikontext.toyworld.reader import LongSign, clauses, unusable
+from minikontext.toyworld.scene import (
+    ATTRIBUTES,
+    CHOICES,
+    COLOURED,
+    COLOURLESS,
+    IDENTITY,
+    MAX_SIGN,
+    Scene,
+)
 
 # Where the forms of an attribute's values stand in the lexicon.
 SLOTS = {
@@ -22,6 +34,15 @@ SLOTS = {
     "left": ("thing",), "right": ("thing",), "accessory_colour": ("colour",),
     "left_colour": ("colour",), "right_colour": ("colour",), "place": ("side", "place"),
 }  # fmt: skip
+# What the forms of other slots tell; places are told with things, pictures and moves: not these.
+MEANT = {
+    "species": "species", "colour": "colour", "pattern": "pattern", "markings": "pattern",
+    "eyes": "eyes", "looks": "eyes", "accessory": "accessory", "thing": "left",
+    "background": "background", "where": "background", "time": "time", "when": "time",
+    "style": "style", "restyle": "style",
+}  # fmt: skip
+REMOVING = (*SPEECH["remove"]["remove"], *SPEECH["undress"]["take off"], *SPEECH["no"]["no"],
+            *SPEECH["gone"]["be gone"], *SPEECH["dislike"]["i do not want"])  # fmt: skip
 # Words that ask for the character somewhere else: there all but the character is free.
 ELSEWHERE = {"this", "same", "these"}
 
@@ -33,6 +54,14 @@ class Verdict:
     kind: str
     text: str
     scene: Scene | None = None
+
+
+def cannot(prompt: str, scene: Scene | None = None) -> list[PromptWarning]:
+    """What the toy world, or the picture of a scene, lacks of a prompt, as the encoder reads it."""
+    found = unusable(prompt, scene)
+    if not any(isinstance(one, LongSign) for one in found):
+        found += [LongSign(word) for word in _letters(prompt) if len(word) > MAX_SIGN]
+    return found
 
 
 def judge(
@@ -52,8 +81,13 @@ def judge(
     wrong = [name for name in apart if name not in requested and name not in free]
     if not wrong:
         changes = ", ".join(f"{_name(n)} is {_value(found, n)}" for n in apart)
-        return Verdict("done", f"Passes, as far as the words tell. Read by the oracle: {changes}.",
-                       found)  # fmt: skip
+        lost = unseen(prompt, scene, found)
+        says = f"Passes in part: not seen: {', '.join(lost)}" if lost else "Passes"
+        return Verdict(
+            "note" if lost else "done",
+            f"{says}, as far as the words tell. Read by the oracle: {changes}.",
+            found,
+        )
     missed = ["instruction"] * (not requested) + ["identity"] * bool(set(wrong) & set(IDENTITY))
     missed += ["preservation"] * bool(set(wrong) - set(IDENTITY))
     reads = (f"{_name(n)} is {_value(found, n)}, not {_value(scene, n)}" for n in wrong)
@@ -83,6 +117,78 @@ def _named(name: str, scene: Scene, found: Scene, prompt: str) -> bool:
     value = getattr(scene, name) if value == "none" else value
     said = " ".join(split_words(prompt))
     return any(re.search(rf"\b{re.escape(form)}\b", said) for form in _forms(name, value))
+
+
+def unseen(prompt: str, scene: Scene, found: Scene) -> list[str]:
+    """What the words name that is not there, and was not before; for what should go, what stayed.
+
+    So the second of two wishes is missed where only the first was done.
+    """
+    lost = [word for word in _letters(prompt) if word not in (found.sign, scene.sign)]
+    removes = False
+    for words in clauses(prompt):
+        said = " ".join(words)
+        removes &= words[:1] == ["the"]  # "remove the hat and the tree"
+        removes |= any(f" {form} " in f" {said} " for form in REMOVING)
+        named = _meant(said)
+        things = [value for _, readings in named for name, value in readings
+                  if name in ("accessory", "left")]  # fmt: skip
+        for form, readings in named:
+            now, was = (any(_shows(one, n, v, things) for n, v in readings)
+                        for one in (found, scene))  # fmt: skip
+            less = any(_count(found, v) < _count(scene, v) for _, v in readings)
+            thing = any(name in ("accessory", "left") for name, _ in readings)
+            if (thing and now and not less) if removes else not (now or was):
+                lost.append(form)
+    return lost
+
+
+def _count(scene: Scene, thing: str) -> int:
+    return (scene.accessory, scene.left, scene.right).count(thing)
+
+
+def _letters(prompt: str) -> list[str]:
+    """The words that the text encoder spells out: quoted, or in capitals."""
+    pieces = split_prompt(prompt, ())
+    return "".join(p.source if p.token in LETTERS else " " for p in pieces).split()
+
+
+@cache
+def _table() -> dict[str, list[tuple[str, str]]]:
+    """What each form of the lexicon can mean: an attribute (left: either side) and its value."""
+    table: dict[str, list[tuple[str, str]]] = {}
+    for slot, name in MEANT.items():
+        for value, found in WORLD[slot].items():
+            if value in CHOICES[name]:
+                for form in (value, *found):
+                    table.setdefault(" ".join(split_words(form)), []).append((name, value))
+    return dict(sorted(table.items(), key=lambda item: -len(item[0])))
+
+
+def _meant(said: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The forms in a clause and what they can mean; the longest first: "beach ball" is no beach."""
+    found = []
+    for form, readings in _table().items():
+        whole, count = f" {said} ", 0
+        while f" {form} " in whole:
+            whole, count = whole.replace(f" {form} ", " · ", 1), count + 1
+        said = whole.strip()
+        if count and not any(name == "eyes" or value == "plain" for name, value in readings):
+            found.append((form, readings))
+    return found
+
+
+def _shows(scene: Scene, name: str, value: str, things: list[str]) -> bool:
+    """Whether a scene has a value, and a colour at one of the things that a clause names."""
+    if name == "left":
+        return value in (scene.left, scene.right)
+    if name != "colour":
+        return getattr(scene, name) == value
+    if scene.style in COLOURLESS:
+        return True
+    own = [thing for thing in COLOURED if getattr(scene, thing) in things]
+    places = [f"{thing}_colour" for thing in own] or ["colour", *(f"{t}_colour" for t in COLOURED)]
+    return value in [getattr(scene, place) for place in places]
 
 
 def _forms(name: str, value: str) -> list[str]:

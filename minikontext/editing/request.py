@@ -202,7 +202,11 @@ def _untrained(
         )
     elif scale > STRONG:
         yield f"Got true_cfg_scale={scale:g}: beyond {STRONG}, pictures break. Try 2 to 5."
-    if contexts > 1 and layout not in (None, settings.context_layout):
+    elif scale < 1:
+        yield f"Got true_cfg_scale={scale:g}: below 1 the prompt counts for less, at 0 for nothing."
+    # One context lies in the same place in any layout but the stretched one.
+    one = contexts == 1 and "scaled" not in (layout, settings.context_layout)
+    if contexts and not one and layout not in (None, settings.context_layout):
         yield (
             f"Got context_layout={shown(layout)}, but these weights have learned "
             f"{settings.context_layout!r}: pictures may come out wrong."

@@ -1,13 +1,19 @@
 """What became of a wish: the oracle's verdict where the scene is known, else how much changed."""
 
+import random
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from minikontext.course.editing import EditingWidget
-from minikontext.course.verdict import judge
+from minikontext.course.verdict import cannot, judge, unseen
 from minikontext.images.change import changed
-from minikontext.toyworld import Scene, render
+from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import Scene, render, sample_scene
+from minikontext.toyworld.grammar import CLEAN
+from minikontext.toyworld.reader import LongSign
+from minikontext.toyworld.wishes import ask, sample_wishes
 
 CAT = Scene(species="cat", colour="orange", eyes="big", accessory="hat", accessory_colour="blue",
             left="tree", left_colour="green", sign="HI")  # fmt: skip
@@ -57,6 +63,61 @@ def test_a_picture_that_is_the_same_is_not_called_done():
     noise = np.random.default_rng(0).normal(0, 4, (64, 64, 3))
     near = Image.fromarray((render(CAT) + noise).clip(0, 255).astype(np.uint8))
     assert judge("make the hat red", picture(CAT), near, CAT).kind == "note"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "changes", "lost"),
+    [
+        ("make the hat red and the background night", {"accessory_colour": "red"}, "night"),
+        ("make it night, then remove the tree", {"time": "night"}, "tree"),
+        ("remove the hat and the tree", {"accessory": "none"}, "tree"),
+        ("make the hat red and the tree pink", {"accessory_colour": "red"}, "pink"),
+        ("the same cat on the beach at night", {"background": "beach"}, "at night"),
+        ('make it night and the sign say "NO"', {"time": "night"}, "NO"),
+        ("make it night and turn the cat into a frog", {"time": "night"}, "frog"),
+    ],
+)
+def test_a_wish_of_two_that_is_not_done_is_named(prompt, changes, lost):
+    found = verdict(prompt, **changes)
+    assert found.kind == "note", found.text
+    assert found.text.startswith(f"Passes in part: not seen: {lost}, as far as"), found.text
+
+
+def test_right_answers_are_hardly_ever_doubted_and_half_answers_mostly_are():
+    rng, doubted, halves = random.Random(0), [], []
+    for case in map(sample_wishes, range(200)):
+        if len(case.contexts) == 1:
+            prompt = ask(case, rng, noise=CLEAN)
+            doubted.append(bool(unseen(prompt, case.contexts[0], case.target)))
+            some = [case.contexts[0].change(**{n: getattr(case.target, n) for n in one.claims})
+                    for one in case.wishes]  # fmt: skip
+            halves += [bool(unseen(prompt, case.contexts[0], one)) for one in some]
+    assert np.mean(doubted) < 0.05 and np.mean(halves) > 0.75
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [
+        ("write HELLO WORLD on the sign", "HELLOWORLD"),
+        ("write 'HELLO' on it", "HELLO"),
+        ("add a sign with the text WELCOME", "WELCOME"),
+        ('add a sign that says "HELLO WORLD"', "HELLO WORLD"),
+    ],
+)
+def test_a_sign_is_too_long_however_its_letters_are_written(prompt, word):
+    (warning,) = [one for one in cannot(prompt) if isinstance(one, LongSign)]
+    assert warning.word == word
+    assert cannot("MAKE THE HAT RED") == cannot('add a sign with the text HI') == []
+
+
+def test_what_the_autoencoder_alone_does_is_no_change():
+    pipe, rng = KontextPipeline.from_pretrained("toy"), random.Random(1)
+    scenes = [sample_scene(rng) for _ in range(24)]
+    through = pipe.decode(pipe.encode([picture(scene) for scene in scenes]))
+    told = [judge("x", picture(scene), one).kind for scene, one in zip(scenes, through)]
+    assert told.count("note") >= 18
+    eyes = [judge("x", picture(CAT), picture(CAT.change(eyes=e))).kind for e in ("single", "round")]
+    assert eyes == ["done", "done"]
 
 
 def test_of_an_unknown_picture_it_is_said_how_much_changed_and_where():
