@@ -1,7 +1,8 @@
 """No page says that one measurement is better than another unless `bench.compare` decided it.
 
 Every sentence of a page that compares and has a measurement in it says what is decided, and is in
-DECIDED with what the engine makes of the stored outcomes; or it is in OTHER, with the reason.
+DECIDED with what the engine makes of the stored outcomes; or it is in OTHER, with the reason. The
+prose of a notebook is a page, too; what its code says is read by tests/notebooks/test_decided.py.
 """
 
 import json
@@ -20,6 +21,7 @@ BENCH = ROOT / "data" / "bench"
 PAGES = [
     ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(BENCH.glob("*.md")),
     *sorted((ROOT / "data").glob("*/README.md")), *sorted((ROOT / "data").glob("*/*/README.md")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]  # fmt: skip
 SOUNDS = re.compile(
     r"\b(better|worse|(?<!any )more(?! release)|less|fewer|higher|lower|wins?|won|loses?|lost|lose"
@@ -129,6 +131,8 @@ DECIDED = [
      lambda: {chains("latents", "pixels", 6), chains("paste-back", "pixels", 6),
               chains("paste-back", "latents", 6), chains("known", "latents", 6)}),
     ("docs/inside.md", "at most 0.1 points are lost", True, lambda: safe().not_worse(0.001)),
+    ("notebooks/10_safety.ipynb", "Of harmless edits at most 0.1 points are lost: the interval ends"
+     " there.", True, lambda: safe().not_worse(0.001)),
     ("docs/inside.md", "`toy` 90.2: not decided", NOT_DECIDED, lambda: safe().word()),
     ("data/weights/toy-safe/README.md", "`bench.compare` does not decide (+1.1 points, 95 %: -0.1"
      " to +2.2;", NOT_DECIDED, lambda: safe().word()),
@@ -185,6 +189,14 @@ OTHER = {
     "docs/lineage.md": {
         "the loss is 1.4 % lower than with indices": "by hand; of indices no log is left",
     },
+    "notebooks/07_ladd.ipynb": {
+        "guidance held at 1.5, LADD, and more training": "what was done, not what came out",
+        "**Predict:** by how much is it worse": "a question",
+    },
+    "notebooks/11_full_flux_weights.ipynb": {
+        "a step cannot take less than 0.17 s there": "a bound, computed from a data sheet",
+        "no other edit counted as right (0 %)": "none of them: nothing to decide",
+    },
     "data/bench/ladd_lab_small.md": {
         "At half the steps a distilled student passes as often": "the claim, before any run",
     },
@@ -198,9 +210,18 @@ OTHER = {
 }
 
 
+def prose(path):
+    """A page, or what of a notebook is no code, up to its references."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells).split("\n## References")[0]
+    return text
+
+
 def plain(path):
-    """A page without code, in one line a paragraph, tables left out."""
-    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The same without code, in one line a paragraph, tables left out."""
+    text = re.sub(r"```.*?```", "", prose(path), flags=re.DOTALL)
     lines = [line.strip() for line in text.splitlines() if not line.startswith("|")]
     return " ".join(line if line else "\n" for line in lines)
 

@@ -93,6 +93,10 @@ def test_executed_top_to_bottom_without_errors(notebook):
     assert notebook.metadata["measured_seconds"] <= 180
 
 
+def test_all_notebooks_together_run_in_25_minutes():
+    assert sum(load(path).metadata["measured_seconds"] for path in NOTEBOOKS) <= 25 * 60
+
+
 def test_nothing_of_one_machine_or_session_is_stored(path, notebook):
     assert "widgets" not in notebook.metadata
     text = path.read_text()
