@@ -387,6 +387,15 @@ def saved_bytes(data, tmp_path):
     return str(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize("magic", ["P1", "P2", "P3"])
+def test_numbers_in_letters_are_read_of_small_pictures_only(magic):
+    levels = b"" if magic == "P1" else b"1 "
+    head, count = magic.encode() + b" 4 2 " + levels, 24 if magic == "P3" else 8
+    assert images.read(head + b"1 " * count).size == (4, 2)
+    with pytest.raises(ImageError, match="written in letters"):
+        images.read(magic.encode() + b" 2000 1001 " + levels + b"1 ")
+
+
 def test_scans_are_counted_in_the_picture_alone():
     data = many_scans(3)
     exif = b"\xff\xe1" + struct.pack(">H", 2 + 400) + b"\xff\xda" * 200  # a preview's, or noise

@@ -301,6 +301,8 @@ KINDS = {
     "img_in.lokr_t2": "LoKr of convolutions",
     "img_in.hada_t1": "LoHa of convolutions",
     "double_blocks.0.img_attn.norm.query_norm.scale": "control LoRA",
+    "time_in.in_layer.weight": "a whole model",
+    "time_text_embed.timestep_embedder.linear_1.weight": "a whole model",
 }
 
 

@@ -527,12 +527,12 @@ def test_warnings_name_the_line_that_called(pipe, picture):
 
 # -------------------------------------------------------------------- what a notebook shows
 def test_a_notebook_shows_the_pictures_of_an_output(pipe, picture):
-    out = pipe(["make the hat <red>", "a sign"], picture, seed=3, progress=False)
+    out = pipe(["make the hat <red>\u202e", "a sign"], picture, seed=3, progress=False)
     page = out._repr_html_()
     found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"', page)
     shown = [Image.open(io.BytesIO(base64.b64decode(data))).tobytes() for data, _ in found]
     assert shown == [image.tobytes() for image in out.images]
-    assert [alt for _, alt in found] == ["make the hat &lt;red&gt;", "a sign"]
+    assert [alt for _, alt in found] == ["make the hat &lt;red&gt;\\u202e", "a sign"]
     assert "<red>" not in page and "seed 4, 64 × 64" in page
     large = replace(out[0], images=[Image.new("RGB", (2000, 1000))])
     assert len(large._repr_html_()) < 20_000  # a picture to look at, not the whole
@@ -542,7 +542,8 @@ def test_a_notebook_shows_the_pictures_of_an_output(pipe, picture):
 
 def test_a_notebook_shows_the_parts_of_a_pipeline_and_their_sizes(tiny):
     pipe = tiny()
-    pipe.name, pipe.loras = "<tiny>", [lora.new(pipe.transformer).attach(pipe.transformer)]
+    pipe.name = "<tiny>\u202e\x1b"
+    pipe.loras = [lora.new(pipe.transformer).attach(pipe.transformer)]
     page = pipe._repr_html_()
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)][1:]
     for (name, module), row in zip(pipe.modules.items(), rows, strict=True):
@@ -551,7 +552,7 @@ def test_a_notebook_shows_the_parts_of_a_pipeline_and_their_sizes(tiny):
         assert int(row[2].replace(",", "")) == sum(one.numel() for one in weights)
         assert float(row[3]) == pytest.approx(4e-6 * sum(one.numel() for one in weights), abs=0.05)
         assert row[4:] == ["float32", "cpu"]
-    assert "&lt;tiny&gt;" in page and "LoRA: " in page and "64 × 64" in page
+    assert "&lt;tiny&gt;\\u202e\\x1b" in page and "LoRA: " in page and "64 × 64" in page
 
 
 # ------------------------------------------------- beyond what the weights were trained for

@@ -264,3 +264,11 @@ def test_a_share_names_a_folder_beside_and_no_path(sharing, said):
     (sharing / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="expected the name of another folder beside it"):
         KontextPipeline.from_pretrained(sharing)
+
+
+@pytest.mark.parametrize("entry", ["saftey", "default"])
+def test_a_misspelt_entry_is_refused_and_not_passed_over(tiny_pipe, tmp_path, entry):
+    path = tiny_pipe.save_pretrained(tmp_path) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {entry: "strict"}))
+    with pytest.raises(WeightsError, match=f"has {entry}, which is nothing of ours"):
+        KontextPipeline.from_pretrained(tmp_path)

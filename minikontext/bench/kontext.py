@@ -10,7 +10,6 @@ share on its own GPU, and the last to finish writes the pages. Nothing is downlo
 
 from __future__ import annotations
 
-import html
 import logging
 import os
 import re
@@ -33,6 +32,7 @@ from minikontext.images import provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files, log
 from minikontext.runtime.config import fits_type, parse_json
+from minikontext.runtime.log import markup
 from minikontext.text import check_prompts
 
 LOG = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ def contact_sheet(items: list[Item], output: str | Path, category: str, side: in
     output = Path(output)
     rows = "\n".join(_row(item, output, side) for item in items if item.category == category)
     path = output / f"{_slug(category)}.html"
-    title = html.escape(category)
+    title = markup(category)
     report.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:14px sans-serif;margin:24px}figure{display:inline-block;margin:8px}"
@@ -272,7 +272,7 @@ def _row(item: Item, output: Path, side: int) -> str:
     shown = [path for path in (*item.pictures, output / f"{item.key}.png") if path.exists()]
     small = [images.data_url(images.shrunk(images.read(path), side)) for path in shown]
     tags = "".join(f'<img src="{url}" alt="">' for url in small)
-    words = html.escape(item.instruction)
+    words = markup(item.instruction)
     return f"<figure>{tags}<figcaption>{words}<br><small>{item.key}</small></figcaption></figure>"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minikontext import images
 from minikontext.errors import MissingPackageError, WeightsError
-from minikontext.pretrained.transformers_io import read_local, read_model
+from minikontext.pretrained.transformers_io import read_local, read_model, tokenize
 
 # What CLIP's training subtracted and divided by, for red, green and blue.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -51,9 +51,8 @@ class Clip:
     def words(self, prompts: Sequence[str]) -> Tensor:
         """(n, d), cut off at CLIP's length."""
         length = self.model.config.text_config.max_position_embeddings
-        inputs = self.tokenizer(
-            list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt"
-        )
+        fit = {"truncation": True, "max_length": length, "padding": True}
+        inputs = tokenize(self.tokenizer, list(prompts), return_tensors="pt", **fit)
         pooled = self.model.text_model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
         ).pooler_output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 import re
 import time
@@ -45,6 +44,7 @@ from minikontext.images import provenance
 from minikontext.images.change import difference
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.config import build_config
+from minikontext.runtime.log import markup
 from minikontext.sampler import StepInfo
 from minikontext.text import ToyTextEncoder
 from minikontext.toyworld import Scene
@@ -390,7 +390,7 @@ class EditingWidget(Gallery):
         show(self.before, before or blank(), self.easel.under)
         self._show_after()
         self.before_caption.value = "before" if before else "no picture"
-        self.after_caption.value = html.escape(f"“{turn.prompt}”") if turn else "no edit yet"
+        self.after_caption.value = markup(f"“{turn.prompt}”") if turn else "no edit yet"
         near_by = {*self.path(), *self.session.alike(self.head)}
         put(self.history, [self._thumb(i, i not in near_by) for i in range(-1, len(self.turns))]
             if self.turns else [])  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,8 @@ from PIL import Image
 from minikontext import images as image_io
 from minikontext.course import browser, style
 from minikontext.course.samples import Example
-from minikontext.errors import Cancelled, MinikontextError
+from minikontext.errors import Cancelled, MinikontextError, plain
+from minikontext.runtime.log import markup
 from minikontext.sampler import StepInfo
 
 CSS = style.sheet("parts")
@@ -244,7 +244,7 @@ def follow(act: Callable[[], None], *dials: W.Widget, trait: str = "value") -> N
 
 def status_line(kind: str, text: str) -> str:
     """A line of text, escaped, in the look of its kind."""
-    return f'<div class="mk-status mk-{kind}" role="status">{html.escape(text)}</div>'
+    return f'<div class="mk-status mk-{kind}" role="status">{markup(text)}</div>'
 
 
 def near(report: Warning) -> Sequence[str]:
@@ -266,7 +266,7 @@ def html_part(css: str) -> W.HTML:
 
 def caption(text: str) -> W.HTML:
     """A line below a picture."""
-    return W.HTML(f'<div class="mk-caption">{html.escape(text)}</div>')
+    return W.HTML(f'<div class="mk-caption">{markup(text)}</div>')
 
 
 def captioned(boxes: Sequence[W.Widget], names: Sequence[str], wrap: bool = False) -> W.HBox:
@@ -321,7 +321,7 @@ class Picture(W.HTML):
         """Show the bytes of a PNG."""
         self.png = png
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        self.value = f'<img src="{source}" alt="{html.escape(self.alt, quote=True)}">'
+        self.value = f'<img src="{source}" alt="{markup(self.alt)}">'
 
 
 def plot_box(alt: str, width: str = f"{100 * style.PLOT:.0f}px") -> Picture:
@@ -350,6 +350,7 @@ def thumb(
     picture: Image.Image, caption: str, lit: bool = False, name_button: W.Button | None = None
 ) -> W.VBox:
     """A small picture above a button with its name; the lit one is the current one."""
+    caption = plain(caption)  # it may come from a session's file
     box = Picture(caption, "mk-thumb")
     show(box, image_io.shrunk(picture, 144))
     label = name_button or button(caption, f"Go on from: {caption}", "mk-label", "104px")

@@ -14,6 +14,7 @@ from torch import Tensor
 from minikontext import images as image_io
 from minikontext.course import browser, parts, style
 from minikontext.course.sequence import colour_of
+from minikontext.runtime.log import markup
 
 CSS = style.sheet("patches")
 
@@ -83,7 +84,7 @@ def chips(words: Sequence[str], weights: Sequence[float]) -> str:
     if pads:
         pairs.append((f"{len(pads)} × <pad>", sum(pads)))
     shown = [
-        f'<span style="{_shaded(weight)}" title="{weight:.1%}">{html.escape(word)}</span>'
+        f'<span style="{_shaded(weight)}" title="{weight:.1%}">{markup(word)}</span>'
         for word, weight in pairs
     ]
     return f'<div class="mk-words">{"".join(shown)}</div>'

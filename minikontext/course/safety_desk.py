@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from minikontext.course.samples import Example
 from minikontext.editing.output import KontextOutput
 from minikontext.errors import SafetyError, SafetyWarning
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.log import markup
 from minikontext.safety import Safety, Verdict
 from minikontext.toyworld import Scene, render
 from minikontext.toyworld.concept import PURPLE_STAR, Concept
@@ -370,7 +370,7 @@ def _log_row(number: int, attempt: Attempt) -> str:
     on = ", ".join(attempt.on) or "none"
     colour = style.ACCENT if attempt.drawn else style.GREEN if attempt.stopped else style.GREY
     dot = f'<span style="color:{colour}" aria-hidden="true">●</span>'
-    cells = (str(number), f"“{html.escape(attempt.prompt)}”", on, f"{dot} {attempt.outcome}")
+    cells = (str(number), f"“{markup(attempt.prompt)}”", on, f"{dot} {attempt.outcome}")
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 

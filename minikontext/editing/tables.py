@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from minikontext import images
 from minikontext.editing.defaults import Defaults
+from minikontext.runtime.log import markup
 
 SIDE = 256  # pixels of a picture on the page; twice as many are sent, for dense screens
 MOST = 16  # pictures: of more, only the number is said
@@ -37,7 +37,7 @@ def pictures(rows: Iterable[tuple[Image.Image, str, str]]) -> str:
 
 
 def _figure(picture: Image.Image, prompt: str, facts: str) -> str:
-    words = html.escape(prompt, quote=True)
+    words = markup(prompt)
     # Few pixels are shown as such, many are smoothed.
     pixels = "image-rendering:pixelated;" if max(picture.size) <= SIDE // 2 else ""
     shape = "width:100%" if picture.width >= picture.height else f"height:{SIDE}px"
@@ -57,8 +57,8 @@ def parts(pipe: HasParts) -> str:
     body = "".join(_cells(row) for row in rows)
     loras = f" LoRA: {', '.join(map(str, pipe.loras))}." if pipe.loras else ""
     return (
-        f"<table><caption>{html.escape(pipe.name)}</caption><thead>{head}</thead>"
-        f"<tbody>{body}</tbody></table><p>{html.escape(_made_for(pipe.defaults) + loras)}</p>"
+        f"<table><caption>{markup(pipe.name)}</caption><thead>{head}</thead>"
+        f"<tbody>{body}</tbody></table><p>{markup(_made_for(pipe.defaults) + loras)}</p>"
     )
 
 
@@ -83,4 +83,4 @@ def _row(name: str, module: nn.Module) -> list[str]:
 
 
 def _cells(values: Iterable[str], kind: str = "td") -> str:
-    return f"<tr>{''.join(f'<{kind}>{html.escape(value)}</{kind}>' for value in values)}</tr>"
+    return f"<tr>{''.join(f'<{kind}>{markup(value)}</{kind}>' for value in values)}</tr>"

@@ -38,6 +38,7 @@ FORMATS = (
 # A small file can unpack into more pixels than the memory holds; a camera stays below this.
 MAX_PIXELS = 120_000_000
 MAX_SCANS, MAX_WORK = 100, 2_000_000_000  # of a progressive JPEG; pixels times scans
+MAX_PLAIN = 2_000_000  # pixels of a PPM file with its numbers in letters, read one by one
 MAX_BYTES = 1 << 30  # of a file that is looked at as a whole
 
 # The key in `image.info` of the note that `provenance` wrote into a picture's file, and the most
@@ -255,7 +256,11 @@ def _check_parts(source: object) -> None:
 
 
 def _check_work(image: Image.Image, source: object) -> None:
-    """Refuse a JPEG file that goes over its pixels again and again: few bytes, endless work."""
+    """Refuse a JPEG file that goes over its pixels again and again, and a long list of numbers."""
+    plain = any(part[0] == "ppm_plain" for part in getattr(image, "tile", ()))
+    if plain and image.width * image.height > MAX_PLAIN:
+        raise ImageError("The picture's numbers are written in letters, which takes too long to "
+                         "read for so many. Save it as PNG.")  # fmt: skip
     if image.format not in ("JPEG", "MPO") or isinstance(source, Image.Image):
         return
     most = min(MAX_SCANS, max(20, MAX_WORK // (image.width * image.height)))

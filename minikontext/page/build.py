@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import minikontext
-from minikontext.errors import ConfigError, OutputError
+from minikontext.errors import ConfigError, OutputError, plain
 from minikontext.page.export import export
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
@@ -73,7 +73,7 @@ def facts(pipe: KontextPipeline, samples: list[dict[str, str]]) -> dict[str, Any
     config, defaults, text = pipe.transformer.config, pipe.defaults, pipe.text_encoder
     parameters = (p.numel() for module in pipe.modules.values() for p in module.parameters())
     return {
-        "name": pipe.name,
+        "name": plain(pipe.name),
         "version": minikontext.__version__,
         "parameters": sum(parameters),
         "words": list(text.words),

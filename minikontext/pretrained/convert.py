@@ -30,7 +30,6 @@ from minikontext.pretrained.layouts import AUTOENCODER, Checkpoint, find
 from minikontext.pretrained.safetensors_io import (
     Reader,
     build_tensor,
-    load,
     save_shards,
     write,
 )
@@ -55,7 +54,8 @@ def rewrite(source: str | Path, target: str | Path, dtype: torch.dtype | None = 
         if target.suffix == ".safetensors":
             built = {rule.official: partial(build_tensor, reader, rule) for rule in rules}
             return [write(target, built, join_parts(sketch, rules), dtype)]
-        state = load(source)  # memory-mapped, and so are the parts that it is cut into
+        # Memory-mapped, and so are the parts that it is cut into.
+        state = {name: reader.read(name) for name in reader.header}
         state = state if is_diffusers(state) else to_diffusers(state)
         return save_shards(state, target / "diffusion_pytorch_model", dtype)
 

@@ -225,22 +225,23 @@ def _transformer_place(place: Path) -> Path | None:
     if files.is_folder(place / "transformer"):
         return place / "transformer"
     names = sorted(x for x in place.iterdir() if files.exists(x) and x.stem != AUTOENCODER)
-    singles = [file for file in names if file.suffix in file_kinds.SUFFIXES]
+    singles = [file for file in names if file.suffix.lower() in file_kinds.SUFFIXES]
     if len(singles) > 1:
         found = ", ".join(file.name for file in singles)
         raise WeightsError(f"{place} holds several models ({found}). Give the path of one file.")
     if not singles and files.exists(place / "model_index.json"):
         raise WeightsError(f"{place} lacks the folder transformer. Complete the download.")
-    if not singles and (others := [file for file in names if file.suffix in file_kinds.FOREIGN]):
+    others = [file for file in names if file.suffix.lower() in file_kinds.FOREIGN]
+    if not singles and others:
         return _model_file(others[0])
     return singles[0] if singles else None
 
 
 def _model_file(file: Path) -> Path | None:
     """A file if it is safetensors, else None. Raises WeightsError for weights in other formats."""
-    if file.suffix in file_kinds.FOREIGN:
+    if file.suffix.lower() in file_kinds.FOREIGN:
         raise WeightsError(file_kinds.diagnose(file, "it is of another format"))
-    return file if file.suffix in file_kinds.SUFFIXES else None
+    return file if file.suffix.lower() in file_kinds.SUFFIXES else None
 
 
 def _autoencoder_place(folder: Path, transformer: Path) -> Path:

@@ -85,7 +85,9 @@ def _load_native(
     )  # fmt: skip
     stored = {part: part_file(folder, part, config) for part in PARTS}
     loaded = {p: safetensors_io.load_into(modules[p], stored[p], device, dtype) for p in PARTS}
-    mapped.watch([loaded["transformer"]], stored.values())
+    codec = loaded["autoencoder"]
+    watched = (loaded["transformer"], loaded["text_encoder"], codec.encoder, codec.decoder)
+    mapped.watch(watched, stored.values())
     return loaded | {
         "defaults": from_dict(Defaults, config.get("defaults", {})),
         "name": config.get("name") or folder.name,
@@ -106,8 +108,10 @@ def _load_published(
     loaded = layouts.load(found, *select_device(device, dtype), offload)
     if filters is None and loaded["transformer"].config.guidance_embed:
         registry.tell_once()
-    weight_files, text = [*found.files, *_encoder_files(found.encoders)], loaded["text_encoder"]
-    mapped.watch([loaded["transformer"], text.t5, text.clip], weight_files)
+    weight_files = [*found.files, *_encoder_files(found.encoders)]
+    text, codec = loaded["text_encoder"], loaded["autoencoder"]
+    watched = (loaded["transformer"], text.t5, text.clip, codec.encoder, codec.decoder)
+    mapped.watch(watched, weight_files)
     return loaded | {
         "defaults": Defaults(**layouts.defaults(found)),
         "name": found.name,

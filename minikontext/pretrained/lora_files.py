@@ -59,6 +59,8 @@ _TEXT = re.compile(
 )
 # What a file may be instead, by parts of its tensors' names.
 _KINDS = {
+    "time_in.in_layer.weight": "a whole model: give it as the weights",
+    "time_text_embed.timestep_embedder.linear_1.weight": "a whole model: give it as the weights",
     "oft_": "OFT or BOFT, rotations of the base's weights: merge it into its base model",
     "lora_mid": "a LoRA of convolutions, which FLUX's transformer has not",
     "lokr_t2": "a LoKr of convolutions, which FLUX's transformer has not",
@@ -177,7 +179,8 @@ def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
     rest = {name: tensor.flatten(1).float() for name, tensor in rest.items()}
     kinds = {name.partition("_")[0] for name in rest}
     if len(kinds) != 1:
-        raise WeightsError(f"{where} is {' and '.join(sorted(kinds)) or 'nothing'} at once.")
+        what = f"is {' and '.join(sorted(kinds))} at once" if kinds else "changes no matrix"
+        raise WeightsError(f"{where} {what}. Expected one update of a layer's matrix.")
     build = {"lora": _thin, "lokr": _kronecker, "hada": _hadamard, "diff": _full}[kinds.pop()]
     bias = tensors["bias"].float() if "bias" in tensors else None
     if "lora_bias" in tensors:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from minikontext.errors import WeightsError
+from minikontext.errors import WeightsError, WeightsWarning, shorten_list, warn
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
 from minikontext.runtime.lease import Lease
@@ -22,11 +22,21 @@ def watch(modules: Iterable[nn.Module], weight_files: Iterable[Path]) -> None:
     to changes the model, and one that is cut short would end the process. During a call the files
     are leased: another program that wants to write waits, and the call ends with a WeightsError
     before the next block. A file that another has replaced by a rename, or removed, stays mapped.
+    Warns of files on which no lease is to be had.
     """
     large = {path: stamp for path in weight_files if (stamp := _stamp(path)) and _is_large(stamp)}
-    for module in modules if large else ():
-        if any(parameter.device.type == "cpu" for parameter in module.parameters()):
-            _guard(module, large, Lease(large))
+    here = [one for one in modules if any(p.device.type == "cpu" for p in one.parameters())]
+    for module in here if large else ():
+        _guard(module, large, Lease(large))
+    with Lease(large if here else ()) as lease:
+        loose = lease.unheld()
+    if loose:
+        warn(WeightsWarning(
+            f"{shorten_list(map(str, loose))} stays mapped into memory and cannot be held: the "
+            "file is another user's, or its disk or this system lends no lease. A program that "
+            "overwrites it ends an edit in an error; one that cuts it ends this process. Copy "
+            "the file to a folder of your own on a local disk."
+        ))  # fmt: skip
 
 
 def _guard(module: nn.Module, before: dict[Path, Stamp], lease: Lease) -> None:
@@ -35,7 +45,11 @@ def _guard(module: nn.Module, before: dict[Path, Stamp], lease: Lease) -> None:
         _require_untouched(one, before)
 
     module.register_forward_pre_hook(enter)
-    module.register_forward_hook(lambda *_: lease.__exit__(None, None, None), always_call=True)
+    def leave(one: nn.Module, *_: object) -> None:
+        lease.__exit__(None, None, None)
+        _require_untouched(one, before)
+
+    module.register_forward_hook(leave, always_call=True)
     for blocks in (part for part in module.modules() if isinstance(part, nn.ModuleList)):
         for block in blocks:
             block.register_forward_pre_hook(lambda *_: lease.check())

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
-from minikontext.errors import WeightsError
-from minikontext.pretrained import PARTS
+from minikontext.errors import WeightsError, shorten_list
+from minikontext.pretrained import PARTS, file_kinds
 from minikontext.runtime import files
 from minikontext.runtime.config import (
     build_config,
@@ -30,6 +30,7 @@ from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 FORMAT, FORMAT_VERSION = "minikontext", 1
+ENTRIES = {"format", "format_version", "name", *PARTS, "defaults", "safety", "shares"}
 
 
 def home() -> Path:
@@ -50,6 +51,11 @@ def find_weights(name: str | Path) -> Path:
         return own[0]
     if places:  # of ours in another version, or of somebody else: say which
         read_config(places[0])
+    if files.exists(name):
+        raise WeightsError(
+            f"{str(name)[:200]!r} is a file of which it is not known what it holds: its name ends "
+            f"in none of {', '.join(file_kinds.SUFFIXES)}. Rename it if it is of such a kind."
+        )
     known = sorted(path.parent.name for path in home().glob("*/config.json"))
     raise WeightsError(
         f"No weights called {str(name)[:200]!r}: no config.json in that folder or in {home()}. "
@@ -80,6 +86,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     require_format(config, path, (FORMAT, FORMAT_VERSION))
     if missing := [part for part in PARTS if not isinstance(config.get(part), dict)]:
         raise WeightsError(f"{path} lacks the parts {', '.join(missing)}. Restore the file.")
+    if odd := sorted(config.keys() - ENTRIES):  # a misspelt "safety" would be none
+        raise WeightsError(f"{path} has {shorten_list(odd)}, which is nothing of ours. Expected "
+                           f"{', '.join(sorted(ENTRIES))}. Restore the file.")  # fmt: skip
     if not fits_type(config.get("name"), str | None):
         raise WeightsError(f"{path} has name = {config['name']!r:.80}; expected text.")
     return config
@@ -93,9 +102,9 @@ def part_file(folder: Path, part: str, config: dict[str, Any]) -> Path:
     Raises WeightsError if it is another, if it is nowhere, and for a name that is a path.
     """
     shares = config.get("shares", {})
-    if not isinstance(shares, dict) or part not in shares:
+    if isinstance(shares, dict) and part not in shares:
         return folder / f"{part}.safetensors"
-    match shares[part]:
+    match shares[part] if isinstance(shares, dict) else shares:
         case {"with": str(name), "fingerprint": str(mark)} if re.fullmatch(r"\w[\w.-]{0,99}", name):
             places = [place / name / f"{part}.safetensors" for place in (folder.parent, home())]
         case other:

@@ -75,13 +75,13 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> StateDict:
-    """Load a weights file or folder as it is, names unchanged but for prefixes such as `module.`.
+    """Read a weights file or folder as it is, names unchanged but for prefixes such as `module.`.
 
-    With the stored dtype on a CPU, large files stay memory-mapped. Raises WeightsError.
+    Nothing stays memory-mapped. Raises WeightsError.
     """
     with Reader(path).leased() as reader:
         reader.check_scales()
-        return {name: reader.read(name, device, dtype) for name in reader.header}
+        return {name: reader.read(name, device, dtype).clone() for name in reader.header}
 
 
 def load_into(
@@ -243,7 +243,7 @@ def files(path: str | Path) -> list[Path]:
         )
     for index in sorted(path.glob("*.safetensors.index.json")):
         return _indexed(index)
-    found = sorted(x for x in path.iterdir() if x.suffix in SUFFIXES)
+    found = sorted(x for x in path.iterdir() if x.suffix.lower() in SUFFIXES)
     if not found:
         raise WeightsError(
             f"The folder {path} lacks a .safetensors file. "

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minikontext.errors import OutputError, PromptWarning, WeightsError, warn
+from minikontext.errors import OutputError, PromptWarning, WeightsError, shorten_list, warn
 from minikontext.pretrained import safetensors_io
 from minikontext.pretrained.transformers_io import (
     check_encoder,
     import_transformers,
     load_encoder,
     load_tokenizer,
+    tokenize,
 )
 from minikontext.runtime import offload
 from minikontext.text import TextFeatures, check_prompts, too_long
@@ -110,7 +111,10 @@ class FluxTextEncoder(nn.Module):
         return TextFeatures(tokens, torch.cat([features.pooled for features in found]))
 
     def report(self, prompt: str) -> list[PromptWarning]:
-        """What does not fit: T5 drops the end of a very long prompt, CLIP all after 77 tokens."""
+        """What is lost: letters that a tokenizer does not know, the end of a very long prompt.
+
+        T5 knows no Chinese and no emoji, say. CLIP reads the first 77 tokens only.
+        """
         check_prompts([prompt])
         pairs = (
             ("T5", self.t5_tokenizer, self.max_length),
@@ -118,7 +122,16 @@ class FluxTextEncoder(nn.Module):
         )
         found = []
         for name, tokenizer, limit in pairs:
-            ids = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+            batch = tokenize(tokenizer, prompt, verbose=False, return_offsets_mapping=True)
+            ids, places = batch["input_ids"], batch["offset_mapping"]
+            # Marks of beginning and end stand nowhere; one of them is CLIP's for the unknown, too.
+            strange = [prompt[a:b].strip() for one, (a, b) in zip(ids, places)
+                       if one == tokenizer.unk_token_id and a < b]  # fmt: skip
+            if strange:
+                found.append(PromptWarning(
+                    f"{name} cannot read {shorten_list(dict.fromkeys(strange))}: for it, something "
+                    "unknown stands there. Say it in other words."
+                ))  # fmt: skip
             if len(ids) > limit:
                 lost = tokenizer.decode(ids[limit - 1 : -1])
                 found.append(PromptWarning(f"{name}: {too_long(len(ids), limit, [lost])}"))
@@ -154,9 +167,8 @@ class FluxTextEncoder(nn.Module):
         return TextFeatures(tokens, clip.pooler_output)
 
     def _ids(self, tokenizer: Any, prompt: str, length: int) -> Tensor:
-        batch = tokenizer(
-            prompt, truncation=True, max_length=length, padding="max_length", return_tensors="pt"
-        )
+        fit = {"truncation": True, "max_length": length, "padding": "max_length"}
+        batch = tokenize(tokenizer, prompt, return_tensors="pt", **fit)
         return batch["input_ids"].to(self.device)
 
     @property

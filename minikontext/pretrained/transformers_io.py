@@ -8,6 +8,7 @@ and the others are refused by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ BUILT_IN = (None, "eager", "sdpa")
 # Entries by which transformers takes other layers, kernels or files than it would by itself.
 CHANGES = ("quantization_config", "compression_config", "kernel_config", "use_kernels",
            "fusion_config", "distributed_config", "transformers_weights", "gguf_file")  # fmt: skip
+# A group that is repeated, in an expression: some texts then take for ever to match.
+ENDLESS = re.compile(r"(?<!\\)\)[*+{]")
 LARGEST = 64 << 20  # bytes of a configuration; published ones have a few thousand
 
 
@@ -55,11 +58,18 @@ def _made(kind: Any, folder: Path, place: str | None, **options: Any) -> Any:
         return kind.from_pretrained(
             place, local_files_only=True, trust_remote_code=False, **options
         )
-    except Exception as error:  # tokenizers raise a bare Exception, and damaged files nearly any
+    except BaseException as error:  # tokenizers raise a bare Exception, and damaged files any
+        if not _is_failure(error):
+            raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"Cannot read {kind.__name__} from {folder}: {reason:.300}. Complete the download."
         ) from error
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether a library failed: a panic of Rust, as tokenizers have them, is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def require_data_only(folder: Path) -> None:
@@ -105,7 +115,36 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
             f"{folder} holds no vocabulary, none of {', '.join(VOCABULARIES)}. Complete the "
             "download."
         )
+    path = folder / "tokenizer.json"
+    words = read_json(path, WeightsError, "Download it again.") if files.exists(path) else {}
+    for part in ("normalizer", "pre_tokenizer"):
+        for pattern in filter(ENDLESS.search, _expressions(words.get(part))):
+            raise WeightsError(
+                f"{path} splits words by {pattern!r:.80}, which could take for ever. Download the "
+                "tokenizer as it was published."
+            )
     return read_local(kind, folder)
+
+
+def _expressions(entry: Any) -> Iterator[str]:
+    """The regular expressions of a tokenizer's part, at any depth."""
+    if isinstance(entry, dict) and isinstance(entry.get("Regex"), str):
+        yield entry["Regex"]
+    inside = entry.values() if isinstance(entry, dict) else entry
+    for one in inside if isinstance(entry, (dict, list)) else ():
+        yield from _expressions(one)
+
+
+def tokenize(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
+    """What a tokenizer makes of texts. Raises WeightsError where its own rules fail it."""
+    try:
+        return tokenizer(texts, **options)
+    except BaseException as error:
+        if not _is_failure(error):
+            raise
+        raise WeightsError(
+            f"The tokenizer cannot read this prompt: {error!s:.200}. Download its folder again."
+        ) from error
 
 
 # ---- encoders -------------------------------------------------------------------------------

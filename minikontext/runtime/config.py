@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
 from functools import cache
@@ -35,8 +36,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file."""
-    return read_json(path, WeightsError, "Download it again.") if files.exists(path) else {}
+    """A JSON object; empty if nothing has that name: a link that leads nowhere is an error."""
+    return read_json(path, WeightsError, "Download it again.") if os.path.lexists(path) else {}
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from minikontext.errors import OutputError
+from minikontext.errors import ConfigError, OutputError
 
 FULL_IN_RUST = re.compile(rf"os error ({errno.ENOSPC}|{errno.EFBIG}|{errno.EDQUOT})\b")
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # no more room, for one reason or another
@@ -333,8 +333,10 @@ def tell_if_hidden(name: str | Path, home: Path) -> None:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether there is such a folder."""
-    return _asked(Path(path).is_dir)
+    """Whether there is such a folder. Raises ConfigError for one that may not be looked into."""
+    if (found := _asked(Path(path).is_dir)) and not os.access(path, os.R_OK | os.X_OK):
+        raise ConfigError(f"You may not read the folder {path}. Allow it (chmod u+rx), or copy it.")
+    return found
 
 
 def _asked(question: Callable[[], bool]) -> bool:

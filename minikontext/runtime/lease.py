@@ -3,12 +3,13 @@
 A page of a mapped file that another program has cut away ends the process (SIGBUS). Linux lets the
 owner of a file take a lease on it: whoever opens it for writing, or cuts it, then has to wait until
 the lease is given back, 45 seconds at most. On other systems, and for another user's file, nothing
-is held.
+is held: `unheld` names those, and where the process ends Python says in which line.
 """
 
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
 import signal
 from collections.abc import Iterable
@@ -40,6 +41,7 @@ class Lease:
         """Take the leases. Raises WeightsError for a file that is open for writing elsewhere."""
         with self._lock:
             self._leave()
+            _let_death_speak()
             try:
                 for path in self.paths if hasattr(fcntl, "F_SETLEASE") else ():
                     if path not in self._held:
@@ -57,6 +59,10 @@ class Lease:
         """Give them back: who waits can go on."""
         with self._lock:
             self._leave()
+
+    def unheld(self) -> list[Path]:
+        """Inside: files that another program could cut, so that this process would end."""
+        return [path for path in self.paths if fcntl and path not in self._held]
 
     def check(self) -> None:
         """Raise WeightsError if somebody waits for one of the files, to write to it."""
@@ -92,3 +98,10 @@ class Lease:
             with suppress(OSError):  # of a fork, closing would not be enough
                 fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             os.close(handle)
+
+
+def _let_death_speak() -> None:
+    """A fatal signal writes the lines that every thread is in to the standard error output."""
+    if not faulthandler.is_enabled():
+        with suppress(RuntimeError, AttributeError, ValueError, OSError):  # no such output
+            faulthandler.enable()

@@ -6,6 +6,7 @@ The command line and the course's notebooks ask, with `show`. In a program of yo
 
 from __future__ import annotations
 
+import html
 import logging
 import sys
 
@@ -34,6 +35,11 @@ def show() -> None:
 def say(*texts: object, keep: str = "\n") -> None:
     """Print lines to stdout, with whatever a stranger's file or name brought in written out."""
     print(*(printable(str(text), LONGEST, keep) for text in texts), sep="\n", flush=True)
+
+
+def markup(text: str) -> str:
+    """A stranger's text for a page: nothing of it is HTML, nor turns or hides what stands there."""
+    return html.escape(plain(text))
 
 
 def printable(text: str, limit: int = 500, keep: str = "") -> str:

@@ -17,7 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from minikontext.errors import WeightsError
-from minikontext.pretrained.transformers_io import import_transformers, read_local, read_model
+from minikontext.pretrained.transformers_io import (
+    import_transformers,
+    read_local,
+    read_model,
+    tokenize,
+)
 from minikontext.safety.filters import Safety, read_threshold
 
 BATCH = 16
@@ -132,8 +137,8 @@ class TextClassifier(Classifier):
         """Encoded pieces that the model can read, and the number of the prompt each is from."""
         if not prompts:
             return [], []
-        batch = self.tokenizer(
-            list(prompts), truncation=True, max_length=self.max_length,
+        batch = tokenize(
+            self.tokenizer, list(prompts), truncation=True, max_length=self.max_length,
             stride=self.max_length // 4, return_overflowing_tokens=True,
         )  # fmt: skip
         owners = batch.pop("overflow_to_sample_mapping")

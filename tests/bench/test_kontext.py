@@ -115,10 +115,10 @@ def test_a_contact_sheet_shows_pictures_and_escapes_words(folder, tmp_path):
     items = kontext.load(folder)[:2]
     for item in items:
         Image.new("RGB", (400, 300)).save(tmp_path / f"{item.key}.png")
-    evil = kontext.Item("x", items[0].category, "<script>alert(1)</script>", ())
+    evil = kontext.Item("x", items[0].category, "<script>alert(1)</script>\u202e\x1b", ())
     page = kontext.contact_sheet([*items, evil], tmp_path, items[0].category).read_text()
     assert page.count("<img ") == 4 and items[1].instruction in page
-    assert "<script>" not in page
+    assert "<script>" not in page and "\u202e" not in page and "\x1b" not in page
 
 
 @pytest.fixture(scope="module")

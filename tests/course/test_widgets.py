@@ -276,10 +276,12 @@ def test_two_widgets_at_work_at_once_keep_their_notes_and_nobody_elses_warnings(
 
 
 def test_html_in_a_prompt_is_only_text(demo):
-    edit(demo, "<img src=x onerror=alert(1)>")
+    edit(demo, "<img src=x onerror=alert(1)>\u202e")
     for part in (demo.status, demo.after_caption):
-        assert "<img" not in part.value
-    assert isinstance(demo.history.children[1].children[1], Button)  # shows text as it is
+        assert "<img" not in part.value and "\u202e" not in part.value
+    tile, name = demo.history.children[1].children
+    assert isinstance(name, Button)  # shows text as it is
+    assert "\u202e" not in name.description + name.tooltip + tile.value
 
 
 def test_errors_show_in_the_status_line(demo):

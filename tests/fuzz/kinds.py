@@ -448,6 +448,8 @@ def folders() -> Iterator[Case]:
         "version 2": put("format_version", value=2),
         "another format": put("format", value="other"),
         "an unknown key": put("transformer", "deepth", value=1),
+        "an unknown part": put("saftey", value="toy"),
+        "shares of text": put("shares", value="toy"), "shares of a list": put("shares", value=[]),
         "20 000 levels": put("autoencoder", "ch_mult", value=[1] * 20_000),
         "no levels": put("autoencoder", "ch_mult", value=[]),
         "a level of width 0": put("autoencoder", "ch_mult", value=[0, 1, 1, 1]),

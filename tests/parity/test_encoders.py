@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers as hf
 from folders import clip_tokenizer, t5_tokenizer, text_encoders
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from minikontext.errors import WeightsError
+from minikontext.errors import PromptWarning, WeightsError
 from minikontext.pretrained import safetensors_io, transformers_io
 from minikontext.pretrained.text_encoders import FluxTextEncoder
 from minikontext.safety.classifiers import TextClassifier
@@ -129,6 +130,37 @@ def test_older_names_of_the_same_tensors_load(folder, how):
         )
     got = FluxTextEncoder.from_folder(folder, torch.float32).encode(["make the hat red"])
     assert torch.equal(got.tokens, expected.tokens) and torch.equal(got.pooled, expected.pooled)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer"])
+@pytest.mark.parametrize("tokenizer", ["tokenizer", "tokenizer_2"])
+def test_expressions_that_never_end_are_refused(folder, tokenizer, part):
+    """Doubling with each letter, up to a panic of Rust, which no `except Exception` sees."""
+    one = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}
+    if part == "pre_tokenizer":
+        one = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}
+        one["invert"] = False
+    many = {"type": "Sequence", part.replace("_", "") + "s": [one]}
+    edit(folder / tokenizer / "tokenizer.json", **{part: many})
+    with pytest.raises(WeightsError, match="could take for ever"):
+        FluxTextEncoder.from_folder(folder, torch.float32)
+
+
+def test_a_panic_of_a_tokenizer_is_an_error_in_words():
+    words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    words = hf.PreTrainedTokenizerFast(tokenizer_object=words)
+    with pytest.raises(WeightsError, match="cannot read this prompt"):
+        transformers_io.tokenize(words, "a" * 40 + "b")
+
+
+def test_letters_that_a_tokenizer_does_not_know_are_told(folder):
+    text = FluxTextEncoder.from_folder(folder, torch.float32)
+    assert text.report("make the hat red") == []
+    said = [str(one) for one in text.report("make the 帽子 red 🎩")]
+    assert any(one.startswith("T5 cannot read 帽子, 🎩:") for one in said), said
+    with pytest.warns(PromptWarning, match="T5 cannot read 帽子"):
+        text.encode(["帽子"])
 
 
 def model_file(folder, part):

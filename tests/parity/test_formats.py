@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -622,6 +624,67 @@ def test_a_file_that_is_cut_while_it_is_loaded_ends_loading_in_words(folder, sta
     assert is_cut(path, other)
 
 
+UNHELD = """
+import os, sys, warnings
+from minikontext import errors
+from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import safetensors_io
+
+folder, how = sys.argv[1:]
+safetensors_io.MAPPED_FROM = 0  # as if the files were large
+call = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 0, "progress": False}
+
+def load():
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        pipe = KontextPipeline.from_pretrained(folder, device="cpu", dtype="bfloat16")
+    told = [str(one.message) for one in heard if one.category is errors.WeightsWarning]
+    print(told, flush=True)
+    return pipe
+
+load()("a hat", **call)
+written = os.open(folder + "/kontext.safetensors", os.O_RDWR)  # by their owner
+size = os.fstat(written).st_size
+os.setuid(65534)  # the files are another user's now, who lends no lease
+pipe = load()
+
+def change(*_):
+    os.truncate(written, 1000) if how == "cut" else os.pwrite(written, bytes(100), size - 100)
+
+for one in pipe.transformer.final_layer.children():
+    one.register_forward_pre_hook(change)
+try:
+    pipe("a hat", **call)
+except errors.WeightsError as error:
+    print(error)
+"""
+
+
+@leases
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs two users")
+@pytest.mark.parametrize("how", ["cut", "overwritten"])
+def test_a_mapped_file_that_cannot_be_held_is_told_and_death_says_where(folder, state, how):
+    with tempfile.TemporaryDirectory() as open_to_all:
+        path = Path(open_to_all) / "model/kontext.safetensors"
+        shutil.copytree(folder, path.parent)
+        save_file({k: v.bfloat16() for k, v in state.items()}, path)
+        for place in (path.parents[1], path.parent):
+            place.chmod(0o755)
+        for place in path.parent.rglob("*"):
+            place.chmod(0o755)
+        command = [sys.executable, "-c", UNHELD, str(path.parent), how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.count("\n") >= 2, done.stderr
+    held, told, *error = done.stdout.splitlines()
+    assert held == "[]"
+    assert "kontext.safetensors" in told and "cannot be held" in told, done.stderr
+    if how == "cut":
+        assert done.returncode == -signal.SIGBUS and not error
+        assert "Bus error" in done.stderr and "pipeline.py" in done.stderr
+    else:
+        assert done.returncode == 0 and "was written to after it was loaded" in error[0]
+
+
 # ---- files that are none
 
 
@@ -630,13 +693,13 @@ def test_a_file_that_is_cut_while_it_is_loaded_ends_loading_in_words(folder, sta
 @pytest.mark.parametrize(
     "name",
     ["kontext.safetensors", "text_encoder_2/model.safetensors", "text_encoder/config.json",
-     "tokenizer/tokenizer_config.json", "vae/diffusion_pytorch_model.safetensors.index.json"],
+     "tokenizer/tokenizer_config.json", "vae/diffusion_pytorch_model.safetensors.index.json",
+     "model_index.json", "scheduler/scheduler_config.json"],
 )  # fmt: skip
 def test_what_is_no_file_is_refused_at_once(folder, sound, name, what):
     path = folder / name
     shutil.copy(sound / "kontext.safetensors", folder)
-    if name.startswith("vae"):
-        path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     if what == "pipe":
         os.mkfifo(path)
@@ -664,6 +727,14 @@ def test_a_file_that_another_program_overwrites_does_not_change_a_living_pipelin
 
 
 # ---- sizes without sense
+
+
+def test_a_name_of_another_ending_is_no_reason_to_say_that_nothing_is_there(folder, sound, state):
+    shutil.copy(sound / "kontext.safetensors", folder / "KONTEXT.SafeTensors")
+    same(load(folder / "KONTEXT.SafeTensors").transformer, state)
+    (folder / "KONTEXT.SafeTensors").rename(folder / "kontext.safetensors.part")
+    with pytest.raises(WeightsError, match="ends in none of .safetensors, .sft, .gguf"):
+        load(folder / "kontext.safetensors.part")
 
 
 @pytest.mark.parametrize(
