@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minikontext import images
 from minikontext.errors import MissingPackageError, WeightsError
-from minikontext.pretrained.transformers_io import read_local, read_model, tokenize
+from minikontext.pretrained.transformers_io import read_model, read_tokenizer, tokenize
 
 # What CLIP's training subtracted and divided by, for red, green and blue.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -36,7 +36,7 @@ class Clip:
         if not (Path(folder) / "model.safetensors").is_file():
             raise WeightsError(f"{folder} holds no model.safetensors: give a CLIP folder")
         self.model = read_model(CLIPModel, Path(folder)).eval()
-        self.tokenizer = read_local(AutoTokenizer, Path(folder))
+        self.tokenizer = read_tokenizer(AutoTokenizer, Path(folder))
 
     @torch.no_grad()
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -76,7 +76,7 @@ def find(place: str | Path) -> Checkpoint | None:
     folder = place if place.is_dir() else place.parent
     if own_config(folder):
         return None
-    kind = read_json_if_there(folder / "model_index.json").get("_class_name", "")
+    kind = read_json_if_there(folder / "model_index.json").get("_class_name") or ""
     if place.is_dir() and (problem := purpose.class_problem(kind)):
         raise WeightsError(f"{folder} {problem}. {purpose.INSTEAD}")
     transformer = _transformer_place(place)

@@ -115,6 +115,11 @@ def load_tokenizer(kind: Any, folder: Path) -> Any:
             f"{folder} holds no vocabulary, none of {', '.join(VOCABULARIES)}. Complete the "
             "download."
         )
+    return read_tokenizer(kind, folder)
+
+
+def read_tokenizer(kind: Any, folder: Path) -> Any:
+    """As `read_local`; expressions that some prompts would keep busy for ever are refused, too."""
     path = folder / "tokenizer.json"
     words = read_json(path, WeightsError, "Download it again.") if files.exists(path) else {}
     for part in ("normalizer", "pre_tokenizer"):

@@ -21,6 +21,7 @@ from minikontext.pretrained.transformers_io import (
     import_transformers,
     read_local,
     read_model,
+    read_tokenizer,
     tokenize,
 )
 from minikontext.safety.filters import Safety, read_threshold
@@ -114,7 +115,7 @@ class TextClassifier(Classifier):
         """Load a folder; as `ImageClassifier.from_folder`."""
         folder, hf = checked(folder), import_transformers()
         model = read_model(hf.AutoModelForSequenceClassification, folder)
-        tokenizer = read_local(hf.AutoTokenizer, folder)
+        tokenizer = read_tokenizer(hf.AutoTokenizer, folder)
         return cls(model, tokenizer, forbidden, threshold, where=str(folder))
 
     @property

@@ -268,6 +268,15 @@ def test_a_classifier_without_all_its_numbers_is_refused(classifier, tmp_path, h
         TextClassifier.from_folder(folder, ["bad"])
 
 
+def test_a_classifiers_expressions_that_never_end_are_refused(classifier, tmp_path):
+    folder = tmp_path / "classifier"
+    shutil.copytree(classifier, folder)
+    one = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}
+    edit(folder / "tokenizer.json", normalizer=one)
+    with pytest.raises(WeightsError, match="could take for ever"):
+        TextClassifier.from_folder(folder, ["bad"])
+
+
 def test_a_classifier_in_plain_float8_computes(classifier, tmp_path):
     folder = tmp_path / "classifier"
     shutil.copytree(classifier, folder)

@@ -616,6 +616,7 @@ def test_a_redux_folder_has_no_transformer_and_is_named_all_the_same(broken):
     [
         ("FluxKontextPipeline", 2, "edits pictures\n"),
         ("FluxKontextInpaintPipeline", 2, "edits pictures .*masks are not used"),
+        (None, 2, "edits pictures\n"),
         ("FluxPipeline", 0, "only paints\n"),
         ("FluxImg2ImgPipeline", 0, "only paints .*start from a picture"),
         ("FluxInpaintPipeline", 0, "only paints .*masks are not used"),
