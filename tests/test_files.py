@@ -4,7 +4,6 @@ import hashlib
 import os
 
 import pytest
-from children import NOBODY, in_child, open_folder
 
 from minikontext.errors import OutputError
 from minikontext.runtime import files
@@ -203,12 +202,3 @@ def test_a_folder_is_whole_or_absent(tmp_path, error):
     with pytest.raises(OutputError, match="is a folder"), replacing_folder(path):
         pass
     assert (path / "file").read_text() == "whole"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no users here")
-def test_a_folder_that_may_not_be_read_is_told_and_not_called_absent():
-    with open_folder() as place:
-        (place / "sealed").mkdir(mode=0o000)
-        died, said = in_child(lambda: files.is_folder(place / "sealed"), NOBODY)
-        assert not died and said.startswith("ConfigError: You may not read the folder")
-        assert in_child(lambda: files.is_folder(place / "sealed/x"), NOBODY) == (0, "")

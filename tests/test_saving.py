@@ -272,3 +272,11 @@ def test_a_misspelt_entry_is_refused_and_not_passed_over(tiny_pipe, tmp_path, en
     path.write_text(json.dumps(json.loads(path.read_text()) | {entry: "strict"}))
     with pytest.raises(WeightsError, match=f"has {entry}, which is nothing of ours"):
         KontextPipeline.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_told_and_not_called_absent():
+    with open_folder() as place:
+        (place / "sealed").mkdir(mode=0o000)
+        died, said = in_child(lambda: files.is_folder(place / "sealed"), NOBODY)
+        assert not died and said.startswith("ConfigError: You may not read the folder")
+        assert in_child(lambda: files.is_folder(place / "sealed/x"), NOBODY) == (0, "")
