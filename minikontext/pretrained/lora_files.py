@@ -344,19 +344,23 @@ def _scaling(facts: Mapping[str, Any]) -> LoraScaling:
     )
 
 
+def check_pattern(pattern: str) -> None:
+    """Raise WeightsError for what is no expression, or could take hours: it is refused unseen."""
+    repeats = len(re.findall(r"(?<!\\)[*+?{]", pattern))
+    if len(pattern) > 300 or repeats > 2 or re.search(r"[)}*+?][*+?{]", pattern):
+        raise WeightsError(
+            f"The settings name layers by {pattern!r:.80}, which could take for ever to match. "
+            "Expected names, or expressions with at most two simple repeats."
+        )
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise WeightsError(f"The settings' {pattern!r:.80} is no expression.") from error
+
+
 def _patterns(table: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Names or simple expressions for names. One that could run for hours is refused unseen."""
     if len(table) > 4096:
         raise WeightsError(f"The settings have {len(table)} patterns; expected at most 4096.")
     for pattern, value in table.items():
-        repeats = len(re.findall(r"(?<!\\)[*+?{]", pattern))
-        if len(pattern) > 300 or repeats > 2 or re.search(r"[)}*+?][*+?{]", pattern):
-            raise WeightsError(
-                f"The settings name layers by {pattern!r:.80}, which could take for ever to match. "
-                "Expected names, or expressions with at most two simple repeats."
-            )
-        try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise WeightsError(f"The settings' {pattern!r:.80} is no expression.") from error
+        check_pattern(pattern)
         yield pattern, _bounded(float(value), f"value of {pattern!r:.80}")

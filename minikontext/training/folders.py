@@ -197,7 +197,6 @@ def _text(pipe: KontextPipeline, prompt: str) -> dict[str, Tensor]:
 
 # --------------------------------------------------------------------------------- reading again
 
-
 REMADE = "Remove it, and it is made again."
 Shape = tuple[int, ...]
 
@@ -261,6 +260,7 @@ class Encoded:
         contexts = Counter(len(shapes) - 1 for shapes in self.shapes)
         counts = ", ".join(f"{n} with {k or 'no'} context(s)" for k, n in sorted(contexts.items()))
         lines = [f"{len(self)} samples{counts and f' ({counts})'}, {len(self.skipped)} left out"]
+        lines[0] += f", {n} with an empty prompt" if (n := self.prompts.count("")) else ""
         kinds: dict[str, list[Bad]] = {}
         for bad in self.skipped:
             kinds.setdefault(bad.why.split(":")[0].split(" /")[0], []).append(bad)

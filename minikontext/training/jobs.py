@@ -16,8 +16,9 @@ from annotated_types import Interval
 
 from minikontext.autoencoder import AutoEncoderConfig
 from minikontext.editing.defaults import Defaults
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, WeightsError
 from minikontext.pretrained.lora import BLOCKS
+from minikontext.pretrained.lora_files import check_pattern
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Count, Level, Seed
 from minikontext.runtime.config import Preset, build_config, check_sections
@@ -30,8 +31,8 @@ from minikontext.training.folders import FolderLossConfig
 from minikontext.training.loop import LoopConfig
 from minikontext.training.parallel import ParallelConfig
 from minikontext.training.pictures import PictureTraining
+from minikontext.training.reading import Reading
 from minikontext.training.safety import SafetyLossConfig
-from minikontext.training.sources import Reading
 from minikontext.training.stream import WORDS, Stream, StreamConfig
 from minikontext.training.words import WordsTraining
 from minikontext.training.world_editor import WorldEditorTraining
@@ -98,8 +99,14 @@ class LoraSection:
 
     rank: Annotated[int, Interval(ge=1, le=2**14)] = 8
     layers: str = BLOCKS
-    alpha: Annotated[float, Interval(gt=0, le=2**20)] | None = None
+    alpha: Annotated[float, Interval(ge=1e-3, le=2**20)] | None = None
     keep: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            check_pattern(self.layers)
+        except WeightsError as error:
+            raise ConfigError(f"layers: {error}") from error
 
     @property
     def factor(self) -> float:

@@ -21,7 +21,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from minikontext.errors import ConfigError, OutputError, TrainingError
+from minikontext.errors import ConfigError, OutputError, TrainingError, warn
 from minikontext.runtime.bounds import Count, Minutes, Often, Rate, Share, Weight
 from minikontext.runtime.config import parse_json
 from minikontext.runtime.log import printable
@@ -136,6 +136,11 @@ class Loop:
         self.optimizer.load(state)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.grad_norm_ema = float(facts.get("grad_norm_ema", 0))
+        if self.step > self.config.steps and self.world.rank == 0:
+            warn(UserWarning(
+                f"{place} is of step {self.step}, beyond the config's last, {self.config.steps}: "
+                "no step is done. For a shorter run start over with --restart."
+            ))  # fmt: skip
         return True
 
     def run(self, loss: LossFunction, on_log: Callable[[dict], None] | None = None) -> None:

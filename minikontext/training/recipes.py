@@ -201,16 +201,16 @@ def train_lora(job: LoraJob, world: DistContext, on_log: OnLog = None) -> Path:
     alone(world, "a LoRA")
     options = {name: getattr(job, name) for name in ("dtype", "offload") if getattr(job, name)}
     pipe = KontextPipeline.from_pretrained(job.parts, world.device, **options)
+    base, dials = pipe.transformer.requires_grad_(False), job.training
+    model = lora.new(base, job.lora.rank, job.lora.layers, job.seed)
+    model.scale = job.lora.factor
+    if job.start:  # what does not fit is told before the pictures are encoded
+        go_on_from(model, job.start, base)
     samples, *unseen = encoded(job, pipe, world)
     weights, config = pipe.weights_fingerprint[:12], config_fingerprint(pipe)[:12]
     origin = made_from(job, config, base=weights, data=samples.fingerprint())
-    base, dials = pipe.transformer.requires_grad_(False), job.training
     sheets = sheets_of(job, pipe, [*unseen, samples][0])
     del pipe  # the text encoders are not needed from here on
-    model = lora.new(base, job.lora.rank, job.lora.layers, job.seed)
-    model.scale = job.lora.factor
-    if job.start:
-        go_on_from(model, job.start, base)
     model.to(world.device).attach(base)
     if job.parallel.checkpointing != "none" and offload.is_streamed(base):
         raise ConfigError("streamed blocks are gone when checkpointing would make them again")
@@ -252,6 +252,9 @@ def go_on_from(model: lora.Lora, path: str, base: KontextTransformer) -> None:
         raise ConfigError(f"start = {path!r} has other layers ({strange[0]} …)")
     for name, thin in own.items():
         other = stored[name]
+        if not isinstance(other, lora.LoraLayer):
+            raise ConfigError(f"start = {path!r} has no plain pair lora_A, lora_B for {name}, as "
+                              "those have that were trained here")  # fmt: skip
         if other.down.shape != thin.down.shape or other.bias is not None:
             got, wanted = len(other.down), len(thin.down)
             raise ConfigError(f"start = {path!r} has rank {got} in {name}; [lora] rank = {wanted}")

@@ -6,6 +6,7 @@ sets the old folder aside whole, as `NAME.1`, so nothing of it is ever gone on f
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from minikontext.pretrained.native import find_weights
 from minikontext.runtime import files
 from minikontext.training.parallel import DistContext
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from minikontext.training.jobs import Job
 
@@ -28,17 +31,20 @@ LEFT_OUT = {
     # where, for whom and how it is shown, not what is learned
     "run", "name", "device", "parallel", "peak", "defaults", "safety",
     # known by their fingerprints: a folder may move
-    "autoencoder", "parts", "teacher", "source", "folder",
+    "autoencoder", "parts", "teacher", "[data] source", "[data] folder",
     # how long and how often, memory for time; a run may be made longer
-    "steps", "minutes", "save_minutes", "save_every", "log_every", "validate_every", "tensorboard",
-    "accumulate", "validation", "tries", "keep", "workers", "compile",
+    *(f"[loop] {name}" for name in ("steps", "minutes", "save_minutes", "save_every", "log_every",
+                                    "validate_every", "tensorboard", "accumulate")),
+    "validation", "[data] validation", "[data] tries", "[lora] keep", "[training] workers",
 }  # fmt: skip
 
 
 # -------------------------------------------------------------------------------- what it is of
 
 
-LATER = ("start's content", "base's config")  # facts that checkpoints of before do not have
+# Facts that checkpoints of before do not have, by the beginnings of their names.
+LATER = ("start's content", "base's config", "[autoencoder] ", "[training] steps",
+         "[teacher_samples] steps")  # fmt: skip
 
 
 def made_from(job: Job, config: str = "", **fingerprints: str) -> dict[str, str]:
@@ -74,10 +80,11 @@ def _place(name: str) -> Path:
 def _flat(values: Mapping[str, Any], section: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping) and not (name in LEFT_OUT and section == ""):
+        place = f"[{section}] {name}" if section else name
+        if isinstance(value, Mapping) and place not in LEFT_OUT - {"autoencoder"}:
             found |= _flat(value, f"{section}.{name}" if section else name)
-        elif name not in LEFT_OUT:
-            found[f"[{section}] {name}" if section else name] = str(value)
+        elif place not in LEFT_OUT:
+            found[place] = str(value)
     return found
 
 
@@ -86,7 +93,7 @@ def require_same(place: Path, before: Mapping[str, str], now: Mapping[str, str])
 
     A dial that is None is as good as one that was not there yet.
     """
-    before = {name: now[name] for name in LATER if name in now} | dict(before)
+    before = {name: now[name] for name in now if name.startswith(LATER)} | dict(before)
     names = [n for n in {**before, **now} if before.get(n, "None") != now.get(n, "None")]
     if names:
         differences = [
@@ -108,7 +115,7 @@ def opened(job: Job, world: DistContext, resume: bool = True) -> Iterator[None]:
 
     Raises TrainingError if another training holds it, and OutputError if it cannot be written.
     """
-    folder = job.folder.absolute()
+    folder = Path(os.path.realpath(job.folder))  # whoever comes by a link finds the same lock
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     held, said = 1.0, ""
     if world.rank == 0:
@@ -141,6 +148,7 @@ def set_aside(folder: Path) -> Path | None:
     while (other := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     os.replace(folder, other)
+    log.warning("The run of before is now %s.", other)
     return other
 
 
@@ -157,6 +165,9 @@ def check_places(job: Job) -> None:
         for parent in (p for p in place.parents if files.exists(p)):
             raise OutputError(f"Cannot write {place}: {parent} is a file, not a folder.")
     run, result = (Path(os.path.realpath(place)) for place in (job.folder, output))
+    if not job.output.strip() or Path.cwd().is_relative_to(run):
+        raise OutputError("run and output must be named, and run must not hold the folder you are "
+                          "in: --restart would set that aside.")  # fmt: skip
     for name, place in _read_from(job):
         if place == result:
             raise OutputError(f"output is what {name} names, and would replace it. Name another.")
@@ -167,6 +178,8 @@ def check_places(job: Job) -> None:
         raise OutputError("run and output are one place. Name another.")
     if job.output_is_file and output.exists() and not _is_lora(output):
         raise OutputError(f"{output} is there and is no LoRA. Name another file.")
+    if job.output_is_file and output.suffix not in (".safetensors", ".sft"):  # none would open it
+        raise OutputError(f"output is {job.output!r:.80}; expected a name with .safetensors")
 
 
 def _read_from(job: Job) -> Iterator[tuple[str, Path]]:
@@ -176,7 +189,7 @@ def _read_from(job: Job) -> Iterator[tuple[str, Path]]:
                      "validation"):  # fmt: skip
             value = getattr(owner, name, None)
             value = getattr(value, "weights", value)
-            if isinstance(value, str):
+            if isinstance(value, str) and "\0" not in value:  # no file has such a name
                 yield name, Path(os.path.realpath(_place(value)))
 
 

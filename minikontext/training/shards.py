@@ -63,7 +63,7 @@ def grouped(tar: tarfile.TarFile, groups: dict[str, list[tarfile.TarInfo]]) -> E
     try:
         for member in tar:
             folder, _, name = member.name.rpartition("/")
-            if member.isfile() and not name.startswith("._") and "__MACOSX" not in folder:
+            if not (member.isdir() or name.startswith("._") or "__MACOSX" in folder):
                 groups.setdefault(_stem(member.name), []).append(member)
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         return error

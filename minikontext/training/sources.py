@@ -5,18 +5,18 @@ A source is a folder in one of these layouts, recognised in this order:
     metadata.jsonl      {"file_name": "after/1.png", "contexts": ["before/1.png"], "prompt": "…"}
     metadata.csv        the same columns; several contexts in one cell are a JSON list
     *.parquet           the same columns; pictures as names, bytes or {"bytes": …} (needs pyarrow)
-    *.tar, *.tar.gz     1.image.png, 1.context1.png, 1.txt (the prompt), in any order
+    *.tar, *.tar.gz …   1.image.png, 1.context1.png, 1.txt (the prompt), in any order
     target/, control/   target/1.png, target/1.txt, control/1.png; also control1/, control2/ …
     1.png, 1.txt        pictures with captions, no contexts: text-to-image
 
 `prompt` may be a list: one sample each. Other names of columns are mapped by [data.columns], for
 example `conditioning_image = "contexts"`; `id = ""` leaves one out. Captions are UTF-8, UTF-16 with
-its mark, or what `encoding` says. Whatever cannot be used becomes a `Bad` one, with its reason.
+its mark, or what `encoding` says. Whatever cannot be used becomes a `Bad` one, with its reason; all
+else in the folder is named.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import itertools
@@ -25,93 +25,26 @@ import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from annotated_types import Interval
+from typing import Any
 
 from minikontext.errors import ConfigError, MissingPackageError, PromptError, shorten_list
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.text import check_prompts
+from minikontext.training.reading import AS_IT_IS, COLUMNS, MARKS, SIDES, Reading
 from minikontext.training.shards import grouped, plain_files, unpacked
 
 Picture = Path | bytes
-COLUMNS = ("file_name", "contexts", "prompt")
 LARGEST = 1 << 28  # bytes of one file in a shard, or of a caption's row; a picture stays below
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-SHARDS = ("*.tar", "*.tar.gz", "*.tgz")
+SHARDS = ("*.tar", "*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz")
 CONTEXT = re.compile(r"(context|control|input|before|source|conditioning)[_-]?\d*")
-TRIGGER = "[trigger]"
-MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-SIDES = re.compile(r"\b(left|right|mirror)", re.IGNORECASE)
+TABLES = (".jsonl", ".csv", ".parquet")
+PLAIN = (".json", ".txt")
 _DIGITS = re.compile(r"(\d+)")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a source is read.
-
-    columns: names of its columns -> ours. encoding: of text that is not Unicode, for example
-    "cp1252"; without it, such samples are left out. trigger: a word for what is learned; it takes
-    the place of [trigger] in a prompt, or goes in front of one that lacks it. flips: every sample
-    comes mirrored as well, unless its prompt speaks of left, right or mirrors.
-    max_aspect, upscale: the most by which a picture's proportions may change, and by which it may
-    be enlarged, on its way to a trained size; others are left out. 0: any, and it is told.
-    """
-
-    columns: dict[str, str] = field(default_factory=dict)
-    encoding: str | None = None
-    trigger: str = ""
-    flips: bool = False
-    max_aspect: Annotated[float, Interval(ge=0, le=1000)] = 0.0
-    upscale: Annotated[float, Interval(ge=0, le=1000)] = 0.0
-
-    def __post_init__(self) -> None:
-        if unknown := sorted({*self.columns.values()} - {*COLUMNS, ""}):
-            raise ConfigError(f"[data.columns] maps to {shorten_list(unknown)}; ours are {COLUMNS}")
-        try:
-            b"a".decode(self.encoding or "utf-8")
-        except (LookupError, ValueError) as error:
-            problem = f"encoding = {self.encoding!r:.80}: expected a text encoding, as cp1252"
-            raise ConfigError(problem) from error
-        if len(self.trigger) > 200 or not self.trigger.isprintable():
-            raise ConfigError(f"trigger = {self.trigger!r:.80}: expected a word or a few")
-        if any(0 < limit < 1 for limit in (self.max_aspect, self.upscale)):
-            raise ConfigError("max_aspect and upscale are factors from 1; 0 leaves nothing out")
-
-    def decode(self, data: bytes) -> str:
-        """Text in UTF-8, UTF-16 with its mark, or `encoding`. Raises PromptError for any other."""
-        first = "utf-16" if data.startswith(MARKS) else "utf-8"
-        for coding in filter(None, (first, self.encoding)):
-            with suppress(UnicodeDecodeError):
-                text = data.decode(coding).replace("\ufeff", "")
-                if "\0" not in text:  # UTF-16 without its mark, or UTF-32
-                    return text
-        odd = next(byte for byte in data if byte == 0 or byte > 127)
-        raise PromptError(
-            f"it is not {self.encoding or 'UTF-8'} (byte {odd:#04x} at {data.index(odd)}). Save it "
-            'as UTF-8, or name its encoding: [data] encoding = "cp1252" for Windows-1252'
-        )
-
-    def caption(self, data: bytes) -> str:
-        """A caption's text. Raises PromptError for one that is no text."""
-        (prompt,) = check_prompts([self.decode(data).strip()])
-        return prompt
-
-    def with_trigger(self, prompt: str) -> str:
-        """The prompt that is learned from. Raises PromptError if there is no trigger for it."""
-        word = self.trigger
-        if TRIGGER in prompt and not word:
-            raise PromptError(f"its prompt has {TRIGGER}, and [data] names no trigger")
-        if TRIGGER in prompt:
-            (prompt,) = check_prompts([prompt.replace(TRIGGER, word)])
-        elif word and not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE):
-            prompt = f"{word}, {prompt}" if prompt else word
-        return prompt
 
 
 @dataclass(frozen=True)
@@ -137,7 +70,6 @@ class Bad:
 
 
 Found = Iterator[Triplet | Bad]
-AS_IT_IS = Reading()
 
 
 def triplets(source: str | Path, how: Reading = AS_IT_IS) -> Found:
@@ -185,23 +117,39 @@ def check_source(source: str | Path, how: Reading = AS_IT_IS) -> None:
 
 
 def _layout(source: Path, how: Reading) -> Found:
+    """The samples of a source; what else lies there is named at the end."""
+    samples, read = _recognised(source, how)
+    yield from samples
+    table = any(path.suffix in TABLES for path in read)
+    maybe_named = (*ENDINGS, ".txt", "") if table else ()
+    inside = (p for place in (source, *read) if place.is_dir() for p in place.glob("[!.]*"))
+    if rest := sorted({p for p in inside if p not in read and p.suffix.lower() not in maybe_named}):
+        names = [str(path.relative_to(source)) for path in rest]
+        log.warning("%s: not read: %s", source, shorten_list(names, 6))
+
+
+def _recognised(source: Path, how: Reading) -> tuple[Found, set[Path]]:
+    """The samples of a source in the first layout that is there, and what they are read from."""
     if not files.is_folder(source):
         raise ConfigError(f"{str(source)[:200]!r} is no folder")
     if files.exists(lines := source / "metadata.jsonl"):
-        if others := [x.name for x in source.iterdir() if x.suffix in (".csv", ".parquet", ".tar")]:
-            log.warning("%s: not read beside metadata.jsonl: %s", source, shorten_list(others))
-        return _from_rows(_json_lines(lines, how), source, how.columns)
+        return _from_rows(_json_lines(lines, how), source, how.columns), {lines}
     if files.exists(table := source / "metadata.csv"):
-        return _from_rows(_csv_rows(table, how), source, how.columns)
+        return _from_rows(_csv_rows(table, how), source, how.columns), {table}
     if tables := plain_files(source, "*.parquet"):
-        return _from_rows(itertools.chain(*map(_parquet_rows, tables)), source, how.columns)
+        rows = itertools.chain(*map(_parquet_rows, tables))
+        return _from_rows(rows, source, how.columns), {*tables}
     if shards := plain_files(source, *SHARDS):
-        return itertools.chain.from_iterable(_from_tar(shard, how) for shard in shards)
-    pictures = source / "target" if files.is_folder(source / "target") else source
-    controls = [p for p in source.glob("control*") if p.is_dir()]
+        return itertools.chain.from_iterable(_from_tar(s, how) for s in shards), {*shards}
+    folders = [p for p in source.glob("[!.]*") if p.is_dir()]
+    pictures = next((p for p in folders if p.name.lower() == "target"), source)
+    controls = [p for p in folders if p.name.lower().startswith("control")]
     controls.sort(key=lambda p: _counted(p.name))  # control10 comes after control2
     if found := _with_endings(pictures):
-        return _from_pictures(found, controls, how)
+        captions = {p.with_suffix(".txt") for p in found}
+        inputs = itertools.chain(*map(_with_endings, controls))
+        read = {pictures, *controls, *found, *captions, *inputs}
+        return _from_pictures(found, controls, how), read
     raise ConfigError(f"{source} holds neither metadata.jsonl, metadata.csv, .parquet nor .tar "
                       "files, and no pictures with captions (1.png, 1.txt) by themselves or in "
                       "target/")  # fmt: skip
@@ -239,16 +187,25 @@ def _csv_rows(path: Path, how: Reading) -> Iterator[dict | Bad]:
             if None in row or None in row.values():
                 yield Bad(f"line {number}", 'more or fewer cells than columns: quote "red, please"')
                 continue
-            contexts = str(row.get("contexts") or "").strip()
             try:
-                if contexts.startswith("["):
-                    row["contexts"] = parse_json(contexts)
+                cells = {k: _cell(how.columns.get(k, k), v) for k, v in row.items() if v != ""}
             except ValueError as error:
                 yield Bad(f"line {number}", f"its contexts are no JSON list: {error}")
                 continue
-            yield {k: v for k, v in row.items() if v != ""}
+            yield cells
     except (OSError, ValueError, csv.Error) as error:
         yield Bad(path.name, f"the table cannot be read on: {error}")
+
+
+def _cell(column: str, text: str) -> Any:
+    """What a cell says; several contexts or prompts are a JSON list."""
+    try:
+        listed = column in ("contexts", "prompt") and text.lstrip().startswith("[")
+        return parse_json(text) if listed else text
+    except ValueError:
+        if column == "prompt":  # "[trigger], a hat"
+            return text
+        raise
 
 
 def _parquet_rows(path: Path) -> Iterator[dict | Bad]:
@@ -259,7 +216,12 @@ def _parquet_rows(path: Path) -> Iterator[dict | Bad]:
         raise MissingPackageError("run pip install 'minikontext[parquet]' first") from error
     try:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
-            yield from batch.to_pylist()
+            for i in range(len(batch)):
+                try:
+                    (row,) = batch.slice(i, 1).to_pylist()
+                except (ValueError, ArithmeticError) as error:  # another coding, a wild time
+                    row = Bad(path.name, f"no triplet: {error!s:.200}")
+                yield row
     except (pyarrow.ArrowException, OSError) as error:
         yield Bad(path.name, f"the table ends early: {error!s:.200}")
 
@@ -342,9 +304,6 @@ def _from_members(
 ) -> Triplet | Bad:  # fmt: skip
     """The sample of some files; no two may be the same of it, none is taken for another."""
     names = [member.name[len(key) + 1 :] for member in members]
-    for member in members:
-        if member.issparse() or not 0 <= member.size <= LARGEST:
-            return Bad(key, f"{member.name!r:.80} is sparse or above {LARGEST:,} bytes")
     named: dict[str, tarfile.TarInfo] = {}
     strange: list[str] = []
     for name, member in zip(names, members, strict=True):
@@ -352,12 +311,18 @@ def _from_members(
             strange.append(name)
         elif role in named:
             return Bad(key, f"has two files for {role}: {', '.join(sorted(names))}")
+        elif not member.isfile() or member.issparse() or not 0 <= member.size <= LARGEST:
+            return Bad(key, f"{member.name!r:.80} is a link, sparse or above {LARGEST:,} bytes; "
+                            "pack with tar --dereference --hard-dereference")  # fmt: skip
         else:
             named[role] = member
     if "image" not in named or "txt" not in named:
         return Bad(key, f"needs an image and a txt, has {', '.join(sorted(names))}")
     contexts = sorted((r for r in named if r not in ("image", "txt")), key=_counted)
     pictures = [name for name in strange if name.lower().endswith(ENDINGS)]
+    if lost := [n for n in strange if CONTEXT.fullmatch(n.lower().rpartition(".")[0])
+            and not n.endswith(PLAIN)]:
+        return Bad(key, f"{shorten_list(lost)}: expected one of {', '.join(ENDINGS)}")
     if pictures and not contexts:
         return Bad(key, f"{shorten_list(pictures)}: contexts are called context1.png, context2.png")
     ignored.update(strange)

@@ -181,7 +181,8 @@ WORDS = {
     "utf-8": "don’t – été", "utf-8-sig": "don’t", "utf-16": "don’t", "utf-16-le": "make it red",
     "utf-16-be": "make it red", "utf-32": "don’t", "cp1252": "don’t", "latin-1": "été",
     "cp1251": "красная шляпа", "gbk": "红色的帽子", "shift_jis": "赤い帽子",
-    "big5": "紅色的帽子", "euc_kr": "빨간 모자", "mac_roman": "don’t", "cp437": "été",
+    "iso2022_jp": "赤い帽子", "big5": "紅色的帽子", "euc_kr": "빨간 모자", "mac_roman": "don’t",
+    "cp437": "été",
 }  # fmt: skip
 
 

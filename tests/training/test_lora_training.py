@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from minikontext import training
 from minikontext.course import sepia, tiny_flux
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import lora
 from minikontext.toyworld import sample_edit
 
 
@@ -88,6 +89,22 @@ def test_alpha_is_in_the_file_and_a_lora_is_gone_on_from(source, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(path.read_bytes()[:-9])
     with pytest.raises(WeightsError, match="broken"):
         train(further | {"start": str(tmp_path / "broken.safetensors"), "run": str(tmp_path / "b")})
+
+
+def test_what_no_lora_goes_on_from_is_told_before_the_pictures_are_encoded(source, tmp_path):
+    pipe = KontextPipeline.from_pretrained("toy", device="cpu", dtype="float32")
+    path = lora.save(lora.new(pipe.transformer, 4), pipe.transformer, tmp_path / "x.safetensors")
+    state = {}
+    for name, down in load_file(path).items():
+        layer, found, _ = name.partition(".lora_A")
+        if found:
+            up = load_file(path)[f"{layer}.lora_B.weight"]
+            state[f"{layer}.diff"] = torch.ones(len(up), down.shape[1])
+    save_file(state, tmp_path / "start.safetensors")
+    told = config(source, tmp_path, 1) | {"start": str(tmp_path / "start.safetensors")}
+    with pytest.raises(ConfigError, match="no plain pair"):
+        train(told)
+    assert not (tmp_path / "run/encoded").exists()
 
 
 def test_files_pictures_and_losses_on_the_way(source, tmp_path):

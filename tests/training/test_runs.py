@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from minikontext import training
-from minikontext.errors import ConfigError, OutputError, TrainingError
+from minikontext.distillation import run as distillation
+from minikontext.errors import ConfigError, OutputError, TrainingError, WeightsError
 from minikontext.pretrained import lora
 from minikontext.training import runs
 from minikontext.training.data import build_cache, load_cache
@@ -45,11 +46,29 @@ def test_a_run_is_tied_to_what_it_was_made_from(tmp_path):
         ({"loop": longer | {"lr": 0.1}}, r"\[loop\] lr was 0.001, is 0.1"),
         ({"training": SMALL | {"kl": 0.1}}, r"\[training\] kl was 0.0001, is 0.1"),
         ({"seed": 7}, "seed was 0, is 7"),
+        ({"autoencoder": TINY | {"norm_groups": 4}}, r"\[autoencoder\] norm_groups was 2, is 4"),
         ({"output": str(tmp_path / "other")}, "output was"),
     ):
         with pytest.raises(TrainingError, match=told) as caught:
             train(config(tmp_path, loop=longer) | change)
         assert "--restart" in str(caught.value)
+
+
+def test_what_is_left_out_of_a_tie_is_left_out_by_its_place():
+    values = {"kind": "rollout", "teacher": "t", "run": "r", "output": "o"}
+    values |= {"loop": {"steps": 1}, "stream": {"level": 4}}
+    values["training"] = {"steps": [1, 2], "shares": [0.5, 0.5]}
+    few = runs.made_from(distillation.build_job(values))
+    longer = runs.made_from(distillation.build_job(values | {"loop": {"steps": 9}}))
+    steps = values["training"] | {"steps": [1, 4]}
+    other = runs.made_from(distillation.build_job(values | {"training": steps}))
+    assert few == longer and few != other
+
+
+def test_a_run_that_is_beyond_its_last_step_says_so(tmp_path):
+    train(config(tmp_path))
+    with pytest.warns(UserWarning, match="is of step 2, beyond the config's last, 1"):
+        train(config(tmp_path, loop={"steps": 1, "warmup": 1, "log_every": 1}))
 
 
 def test_a_run_from_before_a_dial_goes_on_without_it(tmp_path):
@@ -178,6 +197,19 @@ def test_two_trainings_never_write_into_one_run(tmp_path):
     assert train(config(tmp_path))  # a lock does not outlive who held it
 
 
+def test_a_run_by_a_link_is_the_same_run(tmp_path, caplog):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "run").symlink_to("real")
+    job = build_job(config(tmp_path, run=str(tmp_path / "real")))
+    told = pytest.raises(TrainingError, match="Another training works in")
+    with runs.opened(job, ALONE), told:
+        train(config(tmp_path))
+    train(config(tmp_path))
+    train(config(tmp_path), resume=False)
+    assert (tmp_path / "run").is_symlink() and (tmp_path / "real.1/log.jsonl").exists()
+    assert f"The run of before is now {tmp_path / 'real.1'}" in caplog.text
+
+
 @pytest.mark.parametrize("place", ["out", "run"])
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path, place):
     key = {"out": "output", "run": "run"}[place]
@@ -186,6 +218,27 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path, place):
         values = config(tmp_path) | {key: str(tmp_path / name)}
         with pytest.raises(OutputError, match="Cannot write"):
             train(values, on_log=lambda facts: pytest.fail("a step was done"))
+
+
+def test_no_name_of_a_config_ends_in_a_traceback(tiny, tmp_path, monkeypatch):
+    tiny().save_pretrained(tmp_path / "base")
+    values = lora_config(tmp_path)
+    here = tmp_path / "in/here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for change, told in (
+        *(({name: "a\0b"}, ".") for name in ("run", "output", "parts", "start")),
+        *(({"data": values["data"] | {name: "a\0b"}}, "no folder")
+          for name in ("source", "validation")),
+        ({"output": ""}, "Cannot write|must be named"), ({"run": ""}, "must be named"),
+        ({"run": str(tmp_path / "in")}, "hold the folder you are in"),
+        ({"output": str(tmp_path / "x.ckpt")}, "a name with .safetensors"),
+        ({"lora": {"layers": "("}}, "no expression"),
+        ({"lora": {"layers": "(a|[a-z]+)+x"}}, "could take for ever"),
+    ):  # fmt: skip
+        with pytest.raises((ConfigError, OutputError, WeightsError), match=told):
+            train(values | change, on_log=lambda facts: pytest.fail("a step was done"))
+    assert not list(here.iterdir())
 
 
 def test_a_source_that_is_none_is_said_before_the_work(tmp_path):

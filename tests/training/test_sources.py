@@ -116,10 +116,11 @@ def test_a_trigger_word_stands_in_every_prompt_once(pictures):
 
 def test_mirrored_samples_come_beside_their_own_and_sides_are_left_alone(pictures):
     rows = [{"file_name": "a.png", "prompt": p} for p in ("a tree", "the LEFT one", "a leftover")]
+    rows += [{"file_name": "a.png", "prompt": "write HATS on the wall"}]  # letters have sides, too
     lines(pictures, *rows, {"file_name": "a.png~", "prompt": "x"})
-    found = [(one.key, one.mirrored) for one in good(pictures, flips=True)][:5]
+    found = [(one.key, one.mirrored) for one in good(pictures, flips=True)][:6]
     assert found == [("a.png", False), ("a.png~", True), ("a.png#2", False),
-                     ("a.png#3", False), ("a.png~#2", False)]  # fmt: skip
+                     ("a.png#3", False), ("a.png#4", False), ("a.png~#2", False)]  # fmt: skip
 
 
 def test_no_two_samples_have_one_name(pictures):
@@ -368,3 +369,88 @@ def test_a_picture_in_a_parquet_file_may_have_several_prompts(tmp_path):
     rows = {"file_name": [{"bytes": png(1), "path": "1.png"}], "prompt": [["one", "two"]]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
     assert [one.prompt for one in good(tmp_path)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("broken", ["don\ufffdt", "don\x92t", "\x1b$B@V", "a\0b"])
+def test_text_that_was_decoded_wrongly_is_left_out_in_every_layout(tmp_path, broken):
+    for layout in ("txt", "csv", "jsonl", "tar"):
+        folder = tmp_path / layout
+        folder.mkdir()
+        (folder / "a.png").write_bytes(png())
+        if layout == "txt":
+            (folder / "a.txt").write_text(broken, encoding="utf-8")
+        elif layout == "csv":
+            (folder / "metadata.csv").write_text(f"file_name,prompt\na.png,{broken}\n", "utf-8")
+        elif layout == "jsonl":
+            lines(folder, {"file_name": "a.png", "prompt": broken})
+        else:
+            write_tar(folder / "0.tar", [("1.png", png()), ("1.txt", broken.encode())])
+        found = list(triplets(folder))
+        assert found and all(isinstance(one, Bad) and one.why for one in found), (layout, found)
+
+
+def test_what_else_lies_in_a_folder_is_named(tmp_path, caplog):
+    """A sample that lies where nobody looks is not left out in silence."""
+
+    def told(name, files):
+        caplog.clear()
+        for path in files:
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_bytes(b"x" if path.endswith("txt") else png())
+        found = good(tmp_path / name)
+        return found, "".join(one.message.partition("not read: ")[2] for one in caplog.records)
+
+    pair = ["target/1.png", "target/1.txt"]
+    (one,), rest = told("capital", [*pair, "Control/1.png"])
+    assert len(one.contexts) == 1 and not rest
+    _, rest = told("folders", [*pair, "source/1.png", "target/2.avif", "control", "7.png"])
+    assert rest == "7.png, control, source, target/2.avif"
+    _, rest = told("pictures", ["1.png", "1.txt", "2.txt", "1.caption", "10_more/3.png", ".a"])
+    assert rest == "1.caption, 10_more, 2.txt"
+    write_tar(tmp_path / "pictures/0.tar.xz", [("9.png", png()), ("9.txt", b"z")], "w:xz")
+    (one,), rest = told("pictures", [])
+    assert one.key == "9" and "1.png" in rest
+    lines(tmp_path / "pictures", {"file_name": "1.png", "prompt": "x"})
+    (one,), rest = told("pictures", ["metadata.tsv"])
+    assert one.key == "1.png" and rest == "0.tar.xz, 1.caption, metadata.tsv"
+
+
+def test_a_context_that_is_a_link_or_of_another_format_costs_its_sample(tmp_path):
+    members = [("1.image.png", png()), ("1.txt", b"x"), ("1.context1.png", png(1))]
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        with tarfile.open(tmp_path / "0.tar", "w") as tar:
+            for name, data in (*members, ("2.image.png", png()), ("2.txt", b"y")):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            link = tarfile.TarInfo("2.context1.png")
+            link.type, link.linkname = kind, "1.context1.png"
+            tar.addfile(link)
+        fine, bad = triplets(tmp_path)
+        assert len(fine.contexts) == 1 and "is a link" in bad.why
+    for name in ("1.context2.avif", "1.control.exr"):
+        write_tar(tmp_path / "0.tar", [*members, (name, png())])
+        (bad,) = triplets(tmp_path)
+        assert isinstance(bad, Bad) and name[2:] in bad.why
+
+
+def test_cells_hold_lists_under_any_name_of_a_column(pictures):
+    (pictures / "metadata.csv").write_text(
+        'file_name,before,text\na.png,"[""b.png"", ""c.png""]","[""one"", ""two""]"\n'
+        'b.png,c.png,"[trigger], three"\n'
+    )
+    found = good(pictures, columns={"before": "contexts", "text": "prompt"}, trigger="sks")
+    assert [one.prompt for one in found] == ["sks, one", "sks, two", "sks, three"]
+    assert [len(one.contexts) for one in found] == [2, 2, 1]
+
+
+def test_text_in_another_coding_in_a_parquet_file_costs_its_row_alone(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    words = pyarrow.array([b"don\x92t", b"fine"])
+    words = pyarrow.Array.from_buffers(pyarrow.string(), 2, words.buffers())
+    rows = {"file_name": [png(1), png(2)], "prompt": words}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
+    bad, fine = triplets(tmp_path)
+    assert isinstance(bad, Bad) and "0x92" in bad.why and fine.prompt == "fine"

@@ -1,0 +1,96 @@
+"""How a source of samples is read: its columns, its text, and what is done to each sample."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Interval
+
+from minikontext.errors import ConfigError, PromptError, shorten_list
+from minikontext.text import check_prompts
+
+COLUMNS = ("file_name", "contexts", "prompt")
+TRIGGER = "[trigger]"
+MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Letters have sides, too.
+SIDES = re.compile(
+    r"\b(left|right|mirror|flip|clockwise|letter|text|word|sign|writ|say|read)", re.IGNORECASE
+)
+BROKEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # no text has these
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read.
+
+    columns: names of its columns -> ours. encoding: of text that is not Unicode, for example
+    "cp1252"; without it, such samples are left out. trigger: a word for what is learned; it takes
+    the place of [trigger] in a prompt, or goes in front of one that lacks it. flips: every sample
+    comes mirrored as well, unless its prompt speaks of sides, mirrors or writing.
+    max_aspect, upscale: the most by which a picture's proportions may change, and by which it may
+    be enlarged, on its way to a trained size; others are left out. 0: any, and it is told.
+    """
+
+    columns: dict[str, str] = field(default_factory=dict)
+    encoding: str | None = None
+    trigger: str = ""
+    flips: bool = False
+    max_aspect: Annotated[float, Interval(ge=0, le=1000)] = 0.0
+    upscale: Annotated[float, Interval(ge=0, le=1000)] = 0.0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted({*self.columns.values()} - {*COLUMNS, ""}):
+            raise ConfigError(f"[data.columns] maps to {shorten_list(unknown)}; ours are {COLUMNS}")
+        try:
+            b"a".decode(self.encoding or "utf-8")
+        except (LookupError, ValueError) as error:
+            problem = f"encoding = {self.encoding!r:.80}: expected a text encoding, as cp1252"
+            raise ConfigError(problem) from error
+        if len(self.trigger) > 200 or not self.trigger.isprintable():
+            raise ConfigError(f"trigger = {self.trigger!r:.80}: expected a word or a few")
+        if any(0 < limit < 1 for limit in (self.max_aspect, self.upscale)):
+            raise ConfigError("max_aspect and upscale are factors from 1; 0 leaves nothing out")
+
+    def decode(self, data: bytes) -> str:
+        """Text in UTF-8, UTF-16 with its mark, or `encoding`. Raises PromptError for any other."""
+        first = "utf-16" if data.startswith(MARKS) else "utf-8"
+        texts = []
+        for coding in filter(None, (first, self.encoding)):
+            with suppress(UnicodeDecodeError):
+                texts.append(data.decode(coding).replace("\ufeff", ""))
+        texts = [text for text in texts if "\0" not in text]  # UTF-16 without its mark, or UTF-32
+        if texts:  # ISO-2022 is ASCII, too, with escapes
+            return next((text for text in texts if not BROKEN.search(text)), texts[0])
+        odd = next(byte for byte in data if byte == 0 or byte > 127)
+        raise PromptError(
+            f"it is not {self.encoding or 'UTF-8'} (byte {odd:#04x} at {data.index(odd)}). Save it "
+            'as UTF-8, or name its encoding: [data] encoding = "cp1252" for Windows-1252'
+        )
+
+    def caption(self, data: bytes) -> str:
+        """A caption's text. Raises PromptError for one that is no text."""
+        (prompt,) = check_prompts([self.decode(data).strip()])
+        return prompt
+
+    def with_trigger(self, prompt: str) -> str:
+        """The prompt that is learned from. Raises PromptError for one that is broken, or that
+
+        wants a trigger where there is none.
+        """
+        word = self.trigger
+        if broken := BROKEN.search(prompt):
+            raise PromptError(f"its prompt has {broken[0]!a}, as text that was decoded wrongly")
+        if TRIGGER in prompt and not word:
+            raise PromptError(f"its prompt has {TRIGGER}, and [data] names no trigger")
+        if TRIGGER in prompt:
+            (prompt,) = check_prompts([prompt.replace(TRIGGER, word)])
+        elif word and not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE):
+            prompt = f"{word}, {prompt}" if prompt else word
+        return prompt
+
+
+AS_IT_IS = Reading()
