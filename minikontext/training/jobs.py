@@ -270,6 +270,17 @@ class WorldWordsJob(WorldJob):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorldImitationJob(WorldWordsJob):
+    """`kind = "world_imitation"`: another text encoder for an editor that stays as it is.
+
+    teacher: the editor, a weights folder or a shipped name. name: of the result.
+    """
+
+    teacher: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorldEditorJob(NetJob, WorldJob):
     """`kind = "world_editor"`. autoencoder: a weights folder.
 
@@ -323,6 +334,7 @@ JOBS: dict[str, type[Job]] = {
     "safety": SafetyJob,
     "world_autoencoder": WorldAutoEncoderJob,
     "world_editor": WorldEditorJob,
+    "world_imitation": WorldImitationJob,
     "world_words": WorldWordsJob,
 }
 

@@ -13,7 +13,7 @@ import torch
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import config_fingerprint, lora
-from minikontext.runtime import offload
+from minikontext.runtime import files, offload
 from minikontext.text import ToyTextEncoder
 from minikontext.training import words
 from minikontext.training.data import build_cache, load_cache, world_fingerprint
@@ -25,6 +25,7 @@ from minikontext.training.jobs import (
     LoraJob,
     WorldAutoEncoderJob,
     WorldEditorJob,
+    WorldImitationJob,
     WorldWordsJob,
 )
 from minikontext.training.loop import Loop
@@ -40,6 +41,7 @@ from minikontext.training.models import (
     new_editor,
     new_transformer,
     save_autoencoder,
+    stored_part,
 )
 from minikontext.training.parallel import (
     DistContext,
@@ -92,6 +94,30 @@ def train_world_words(job: WorldWordsJob, world: DistContext, on_log: OnLog = No
     loop.run(words.words_loss(model, cases, job.training), on_log)
     averaged(loop, model)
     return words.save_words(model.text, Path(job.output))
+
+
+def train_world_imitation(
+    job: WorldImitationJob, world: DistContext, on_log: OnLog = None
+) -> Path:
+    """Teach another text encoder to an editor; writes its weights with that one.
+
+    Raises ConfigError for an encoder whose features have other shapes than the editor's own.
+    """
+    alone(world, "a text encoder")
+    pipe = KontextPipeline.from_pretrained(job.teacher, "cpu")
+    for name in ("max_length", "width", "pooled"):
+        mine, its = (getattr(one, name) for one in (job.text, pipe.text_encoder.config))
+        if mine != its:
+            raise ConfigError(f"[text] {name} = {mine}; the teacher has {its}: features must fit")
+    torch.manual_seed(job.seed)
+    text, cases = ToyTextEncoder(job.text), words.single_cases(job.training)
+    loss = words.imitation_loss(text, pipe.text_encoder, cases, job.training)
+    origin = made_from(job, taught=files.fingerprint([stored_part(job.teacher, "text_encoder")]))
+    loop = Loop(text, job.loop, job.run, made_from=origin)
+    loop.resume()
+    loop.run(loss, on_log)
+    pipe.text_encoder, pipe.name = averaged(loop, text), job.name or pipe.name
+    return pipe.save_pretrained(job.output)
 
 
 def train_world_editor(job: WorldEditorJob, world: DistContext, on_log: OnLog = None) -> Path:

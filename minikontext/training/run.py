@@ -19,6 +19,7 @@ TRAIN: dict[str, Train] = {
     "safety": safety.train_safety,
     "world_autoencoder": recipes.train_world_autoencoder,
     "world_editor": recipes.train_world_editor,
+    "world_imitation": recipes.train_world_imitation,
     "world_words": recipes.train_world_words,
 }
 

@@ -2,8 +2,13 @@
 
 FLUX takes two text encoders that others trained, on text and on pictures with captions. The toy's
 learns language alone, too: from its features, two linear layers tell which facts a sentence states,
-"accessory=hat" or "recolour_thing/colour=red". The layers are thrown away, the encoder is kept. No
-picture is drawn, nothing held out is asked for, and no judge is known.
+"accessory=hat" or "recolour_thing/colour=red". The layers are thrown away, the encoder is kept.
+
+An editor that is trained already can be given more words the same way: an encoder that knows the
+grammar learns to answer any wording with the features that the editor's own encoder has for a plain
+one. Transformer and autoencoder stay as they are, and do not notice.
+
+No picture is drawn, nothing held out is asked for, and no judge is known.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,10 +28,11 @@ from torch import Tensor, nn
 
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
-from minikontext.runtime.bounds import Level, Seed
+from minikontext.runtime.bounds import Level, Seed, Share
 from minikontext.runtime.config import write_json
-from minikontext.text import ToyTextEncoder
-from minikontext.toyworld import Case, wishes
+from minikontext.text import TextFeatures, ToyTextEncoder
+from minikontext.toyworld import Case, grammar, wishes
+from minikontext.toyworld.edits import SECOND_EDITION, sample_case
 from minikontext.training.loop import LossFunction
 
 RARE = 5  # a fact of fewer cases than this is left out
@@ -38,13 +44,15 @@ class WordsTraining:
     """Which sentences are read.
 
     cases: how many different ones; their words are drawn afresh in every batch. batch: sentences
-    of a step. level, seed: of the world's cases.
+    of a step. level, seed: of the world's cases. templates: of an imitation (`imitation_loss`), the
+    share of sentences in the first edition's templates; the grammar words the others.
     """
 
     level: Level = 4
     seed: Seed = 0
     cases: Annotated[int, Interval(ge=8, le=2**24)] = 20_000
     batch: Annotated[int, Interval(ge=1, le=2**16)] = 256
+    templates: Share = 0.2
 
 
 def facts(case: Case) -> Iterator[str]:
@@ -107,6 +115,61 @@ def words_loss(model: FactReader, cases: Sequence[Case], config: WordsTraining) 
         return error * len(places), {"understood": float(whole)}
 
     return loss
+
+
+def single_cases(config: WordsTraining) -> list[Case]:
+    """Cases of the training split that the first edition's templates can ask for.
+
+    Some leave a colour open, as in "add a hat".
+    """
+    rng = random.Random(f"open/{config.seed}")
+    drawn = (sample_case(i, config.level, "train", config.seed) for i in range(config.cases))
+    return [grammar.loosened(case, rng) for case in drawn if case.operation not in SECOND_EDITION]
+
+
+def plain(case: Case, rng: random.Random | None = None) -> str:
+    """A case in a template: for all cases of an operation the same one, unless `rng` draws it.
+
+    Templates name every colour: one that a case leaves open, where any is right, is red.
+    """
+    closed = replace(case, words={"colour": "red"} | case.words)
+    return closed.phrased(rng or random.Random(case.operation))
+
+
+@torch.no_grad()
+def plain_features(teacher: ToyTextEncoder, cases: Sequence[Case]) -> TextFeatures:
+    """What an encoder makes of the cases in `plain` words: (cases, m, width), (cases, pooled)."""
+    token_ids = teacher.tokenize([plain(case) for case in cases])
+    found = [teacher(some) for some in token_ids.split(512)]
+    return TextFeatures(*(torch.cat([getattr(one, name) for one in found])
+                          for name in ("tokens", "pooled")))  # fmt: skip
+
+
+def imitation_loss(
+    text: ToyTextEncoder, teacher: ToyTextEncoder, cases: Sequence[Case], config: WordsTraining
+) -> LossFunction:
+    """The loss of a step: squared error of both features, each in variances of the teacher's.
+
+    The teacher reads a case in `plain` words, `text` in words that are drawn anew in every step.
+    """
+    right = plain_features(teacher, cases)
+    scales = {name: getattr(right, name).var(dim=0).mean() for name in ("tokens", "pooled")}
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(f"imitation/{config.seed}/{step}")
+        rows = [rng.randrange(len(cases)) for _ in range(config.batch)]
+        found = text(text.tokenize([_worded(cases[i], rng, config.templates) for i in rows]))
+        errors = {
+            name: F.mse_loss(getattr(found, name), getattr(right, name)[rows]) / scale
+            for name, scale in scales.items()
+        }
+        return sum(errors.values()), {name: float(one.detach()) for name, one in errors.items()}
+
+    return loss
+
+
+def _worded(case: Case, rng: random.Random, templates: float) -> str:
+    return plain(case, rng) if rng.random() < templates else wishes.ask(case, rng)
 
 
 def save_words(text: ToyTextEncoder, folder: Path) -> Path:
