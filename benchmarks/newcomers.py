@@ -55,9 +55,7 @@ def is_double(one: Newcomer) -> bool:
     return len(names) > 1
 
 
-def measure(
-    pipe: KontextPipeline, sentences: Sequence[Newcomer], steps: int | None
-) -> list[bool]:
+def measure(pipe: KontextPipeline, sentences: Sequence[Newcomer], steps: int | None) -> list[bool]:
     """Edit every sentence's picture; which of them are followed."""
     cases = [right_cases(one)[0] for one in sentences]
     pictures = edit_all(pipe, cases, SIZE, num_inference_steps=steps)

@@ -141,7 +141,8 @@ def test_the_makefile_installs_under_the_same_constraints():
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_the_parts_of_make_test_are_the_whole():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    parts = re.search(r"^test:.*\n(?:\t.*\n)*?\t.*--jobs=2 (course .*)\n", makefile, re.M)[1].split()
+    rule = re.search(r"^test:.*\n(?:\t.*\n)*?\t.*--jobs=2 (course .*)\n", makefile, re.M)
+    parts = rule[1].split()
     command = ["make", "--dry-run", *parts]
     env = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
     run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, env=env)
