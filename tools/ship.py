@@ -1,18 +1,22 @@
-"""Put a stage of the lineage among the shipped weights: `python tools/ship.py STAGE NAME`.
+"""Put a training's weights among the shipped ones: `python tools/ship.py FOLDER NAME`.
 
-    python tools/ship.py runs/lineage/toy-KEY toy-any --autoencoder toy
+    python tools/ship.py runs/lineage/toy-KEY toy-any --with toy
+    python tools/ship.py runs/toy_words toy-words --with toy-max
     python tools/ship.py --share
 
-The weights, the note with the stage's key and config, and the training's log are copied. With
-`--autoencoder`, the file is shared with the shipped weights of that name, if it is the same one.
-`--share` alone lets all shipped weights share what is the same file, with the first by name.
+FOLDER is a stage of the lineage, or a run with its result in `weights`. The weights, a stage's note
+with its key and config, and the training's log are copied. With `--with`, parts that are the same
+file as those of the shipped weights of that name are shared with them.
+`--share` alone lets all shipped weights share autoencoders that are the same file, with the first
+by name.
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
-from minikontext.pretrained import native
+from minikontext.errors import WeightsError
+from minikontext.pretrained import PARTS, native
 from minikontext.runtime import files
 from minikontext.runtime.config import read_json, write_json
 
@@ -21,17 +25,20 @@ PART = "autoencoder"
 
 
 def ship(stage: Path, name: str, shared: str | None) -> Path:
-    """Copy a finished stage to data/weights/NAME; what is there but its card is replaced."""
+    """Copy finished weights to data/weights/NAME; what is there but its card is replaced."""
     target = HOME / name
     with files.updating_folder(target) as new:
         for source in (stage / "weights").glob("*"):
             shutil.copy(source, new / source.name)
-        write_json(new / "config.json", read_json(new / "config.json") | {"name": name})
+        write_json(new / "config.json", read_json(new / "config.json", WeightsError) | {"name": name})
         (new / "training").mkdir(exist_ok=True)
-        for source in (stage / "stage.json", stage / "run" / "log.jsonl"):
+        notes = (stage / "stage.json", stage / "run" / "log.jsonl", stage / "log.jsonl")
+        for source in filter(Path.exists, notes):
             shutil.copy(source, new / "training" / source.name)
-    if shared:
-        native.share(target, PART, shared)
+    for part in PARTS if shared else ():
+        file = f"{part}.safetensors"
+        if files.fingerprint([target / file]) == files.fingerprint([HOME / shared / file]):
+            native.share(target, part, shared)
     return target
 
 
@@ -51,12 +58,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("stage", type=Path, nargs="?")
     parser.add_argument("name", nargs="?")
-    parser.add_argument("--autoencoder", metavar="NAME", help="shipped weights with the same one")
+    parser.add_argument("--with", dest="other", metavar="NAME", help="share parts with these")
     parser.add_argument("--share", action="store_true", help="keep equal autoencoders once")
     options = parser.parse_args()
     if options.share:
         share_all()
     elif options.stage and options.name:
-        print(ship(options.stage, options.name, options.autoencoder))
+        print(ship(options.stage, options.name, options.other))
     else:
         parser.error("name a stage's folder and the weights' name, or --share")

@@ -1,0 +1,65 @@
+"""`tools/ship.py`: a training's weights become shipped ones, and share what is the same file."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from minikontext.errors import WeightsError
+from minikontext.pipeline import KontextPipeline
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def ship(tmp_path, monkeypatch):
+    """The tool, with a home of its own in which `toy-max` lies."""
+    spec = importlib.util.spec_from_file_location("ship", ROOT / "tools" / "ship.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(tool, "HOME", tmp_path / "home")
+    KontextPipeline.from_pretrained("toy-max").save_pretrained(tmp_path / "home" / "toy-max")
+    return tool
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a training that ended: toy-max with other words."""
+    pipe = KontextPipeline.from_pretrained("toy-max")
+    with torch.no_grad():
+        pipe.text_encoder.embedding.weight.add_(1.0)
+    pipe.save_pretrained(tmp_path / "run" / "weights")
+    (tmp_path / "run" / "log.jsonl").write_text('{"step": 1}\n')
+    return tmp_path / "run"
+
+
+def test_shipped_weights_share_what_is_the_same_and_keep_their_card(ship, run, tmp_path):
+    home = tmp_path / "home"
+    (home / "new").mkdir()
+    (home / "new" / "README.md").write_text("a card")
+    assert ship.ship(run, "new", "toy-max") == home / "new"
+    assert {path.name for path in (home / "new").glob("*.safetensors")} == {
+        "text_encoder.safetensors"
+    }
+    pipe = KontextPipeline.from_pretrained(home / "new")
+    old = KontextPipeline.from_pretrained(home / "toy-max")
+    assert pipe.name == "new"
+    assert torch.equal(pipe.transformer.img_in.weight, old.transformer.img_in.weight)
+    assert not torch.equal(pipe.text_encoder.embedding.weight, old.text_encoder.embedding.weight)
+    assert (home / "new" / "README.md").read_text() == "a card"
+    assert json.loads((home / "new" / "training" / "log.jsonl").read_text()) == {"step": 1}
+
+
+def test_without_others_all_parts_are_copied(ship, run):
+    folder = ship.ship(run, "alone", None)
+    assert len([*folder.glob("*.safetensors")]) == 3
+    assert KontextPipeline.from_pretrained(folder).name == "alone"
+
+
+def test_a_folder_without_weights_is_refused(ship, tmp_path):
+    (tmp_path / "empty" / "weights").mkdir(parents=True)
+    with pytest.raises(WeightsError):
+        ship.ship(tmp_path / "empty", "new", None)
+    assert not (tmp_path / "home" / "new").exists()
