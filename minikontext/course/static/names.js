@@ -44,18 +44,31 @@ root.addEventListener("click", (event) => {
   const chip = event.target.closest(".mk-fill");
   if (chip) fill(chip);
   else if (event.target.closest(".mk-run")) ask(); }, true);
-// A button loses the focus while work goes on, or when its row is made anew: it gets it back.
-let last = null;
+// A button loses the focus while work goes on, or when its row is made anew: it gets it back. One
+// that its own press takes away or hides leaves it to the part before, until a key says otherwise.
+let last = null, order = [], standin = null;
+const here = (e) => e.isConnected && !e.disabled && e.checkVisibility({ visibilityProperty: true });
 document.addEventListener("focusin", (event) => {
-  last = root.contains(event.target) ? event.target : null; });
-document.addEventListener("pointerdown", () => { last = null; });
+  last = root.contains(event.target) ? event.target : null;
+  standin = null;
+  if (last) order = [...root.querySelectorAll("button, select, input, a, [tabindex='0']")];
+});
+document.addEventListener("pointerdown", () => { last = standin = null; });
+document.addEventListener("keydown", () => { if (standin) [last, standin] = [standin, null]; }, true);
 const restore = () => {
-  if (!last || document.activeElement !== document.body) return;
-  const words = last.textContent;
-  const one = last.isConnected ? last
-    : [...root.querySelectorAll("button")].find((e) => words && e.textContent === words);
+  if (!last || ![document.body, standin].includes(document.activeElement)) return;
+  const lost = last, words = lost.textContent;
+  const gone = !lost.isConnected || !lost.checkVisibility();
+  const one = !gone ? lost
+    : [...root.querySelectorAll("button")].find((e) => words && e.textContent === words && here(e));
   if (one && !one.disabled) one.focus({ preventScroll: true });
+  if (one || standin) return;
+  const before = order.slice(0, order.indexOf(lost)).reverse().find(here);
+  before?.focus({ preventScroll: true });
+  if (before) [last, standin] = [lost, before];
 };
 name();
-new MutationObserver(() => { name(); restore(); }).observe(
+// A part that is hidden loses the focus when the page is drawn, after what is told here.
+const later = () => requestAnimationFrame(() => requestAnimationFrame(restore));
+new MutationObserver(() => { name(); restore(); later(); }).observe(
   root, { childList: true, subtree: true, attributeFilter: ["disabled"] });
