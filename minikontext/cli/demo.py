@@ -23,9 +23,7 @@ TEMPLATE = """{% extends "voila/templates/lab/index.html.j2" %}
 def add(commands: argparse._SubParsersAction) -> None:
     """Describe `demo`."""
     demo = commands.add_parser("demo", help="the editing widget in a page of its own (needs Voilà)")
-    demo.add_argument(
-        "--weights", default="toy-words", help="a shipped name or a folder (default: toy-words)"
-    )
+    demo.add_argument("--weights", default="toy", help="a shipped name or a folder (default: toy)")
     demo.add_argument("--port", type=int, default=8866, metavar="N", help="(default: %(default)s)")
     demo.add_argument("--theme", choices=("light", "dark"), default="light")
     demo.add_argument("--no-browser", action="store_true", help="print the address, only")

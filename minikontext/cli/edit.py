@@ -114,7 +114,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--weights", default="toy-words", help="a shipped name or a folder (default: toy-words)")
+    add("--weights", default="toy", help="a shipped name or a folder (default: toy)")
     add("--lora", action="append", default=[], metavar="FILE[:SCALE]", help="a LoRA on top of the "
         "weights; may be given again (default scale: 1)")
     add("--offload", default="auto", choices=PLANS, help="for full-size weights: resident, "
