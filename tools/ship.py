@@ -30,7 +30,8 @@ def ship(stage: Path, name: str, shared: str | None) -> Path:
     with files.updating_folder(target) as new:
         for source in (stage / "weights").glob("*"):
             shutil.copy(source, new / source.name)
-        write_json(new / "config.json", read_json(new / "config.json", WeightsError) | {"name": name})
+        config = read_json(new / "config.json", WeightsError)
+        write_json(new / "config.json", config | {"name": name})
         (new / "training").mkdir(exist_ok=True)
         notes = (stage / "stage.json", stage / "run" / "log.jsonl", stage / "log.jsonl")
         for source in filter(Path.exists, notes):
