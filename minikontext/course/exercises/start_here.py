@@ -17,7 +17,7 @@ def count_tokens(report: Report, answer: Callable[..., Any]) -> None:
     big, toy = (1024, 1024), (64, 64)
     report.equal("a 64 × 64 picture, no context", answer, (toy, []), 16)
     report.equal("a 1024 × 1024 edit, the real model's", answer, (big, [big]), 8192)
-    odd = [(report.whole(low, low + 8), report.whole(low + 17, low + 24)) for low in (17, 55, 87)]
+    odd = [(report.whole(low, low + 6), report.whole(low + 17, low + 24)) for low in (17, 55, 87)]
     report.equal(f"sizes as they come: {odd}", answer, (odd[0], odd[1:]))
 
 
