@@ -44,11 +44,11 @@ def _guard(module: nn.Module, before: dict[Path, Stamp], lease: Lease) -> None:
         lease.__enter__()  # no wrapped forward: that of a copied module would be its original's
         _require_untouched(one, before)
 
-    module.register_forward_pre_hook(enter)
     def leave(one: nn.Module, *_: object) -> None:
         lease.__exit__(None, None, None)
         _require_untouched(one, before)
 
+    module.register_forward_pre_hook(enter)
     module.register_forward_hook(leave, always_call=True)
     for blocks in (part for part in module.modules() if isinstance(part, nn.ModuleList)):
         for block in blocks:

@@ -104,13 +104,13 @@ def train_world_imitation(
     Raises ConfigError for an encoder whose features have other shapes than the editor's own.
     """
     alone(world, "a text encoder")
-    pipe = KontextPipeline.from_pretrained(job.teacher, "cpu")
+    pipe = KontextPipeline.from_pretrained(job.teacher, world.device, torch.float32)
     for name in ("max_length", "width", "pooled"):
         mine, its = (getattr(one, name) for one in (job.text, pipe.text_encoder.config))
         if mine != its:
             raise ConfigError(f"[text] {name} = {mine}; the teacher has {its}: features must fit")
     torch.manual_seed(job.seed)
-    text, cases = ToyTextEncoder(job.text), words.single_cases(job.training)
+    text, cases = ToyTextEncoder(job.text).to(world.device), words.single_cases(job.training)
     loss = words.imitation_loss(text, pipe.text_encoder, cases, job.training)
     origin = made_from(job, taught=files.fingerprint([stored_part(job.teacher, "text_encoder")]))
     loop = Loop(text, job.loop, job.run, made_from=origin)

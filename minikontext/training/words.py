@@ -139,7 +139,7 @@ def plain(case: Case, rng: random.Random | None = None) -> str:
 @torch.no_grad()
 def plain_features(teacher: ToyTextEncoder, cases: Sequence[Case]) -> TextFeatures:
     """What an encoder makes of the cases in `plain` words: (cases, m, width), (cases, pooled)."""
-    token_ids = teacher.tokenize([plain(case) for case in cases])
+    token_ids = teacher.tokenize([plain(case) for case in cases]).to(teacher.position.device)
     found = [teacher(some) for some in token_ids.split(512)]
     return TextFeatures(*(torch.cat([getattr(one, name) for one in found])
                           for name in ("tokens", "pooled")))  # fmt: skip
@@ -158,7 +158,8 @@ def imitation_loss(
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(f"imitation/{config.seed}/{step}")
         rows = [rng.randrange(len(cases)) for _ in range(config.batch)]
-        found = text(text.tokenize([_worded(cases[i], rng, config.templates) for i in rows]))
+        said = text.tokenize([_worded(cases[i], rng, config.templates) for i in rows])
+        found = text(said.to(text.position.device))
         errors = {
             name: F.mse_loss(getattr(found, name), getattr(right, name)[rows]) / scale
             for name, scale in scales.items()

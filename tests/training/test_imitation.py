@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from minikontext import training
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.editing.defaults import Defaults
-from minikontext.errors import ConfigError, TrainingError
+from minikontext.errors import ConfigError, OutputError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import grammar, vocabulary, wishes
@@ -140,5 +140,5 @@ def test_a_run_is_tied_to_the_encoder_that_it_imitates(teacher, tmp_path):
 
 
 def test_the_teacher_is_never_replaced(teacher, tmp_path):
-    with pytest.raises(Exception, match="output is what teacher names"):
+    with pytest.raises(OutputError, match="output is what teacher names"):
         train(config(tmp_path, teacher) | {"output": str(teacher)})
