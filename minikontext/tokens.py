@@ -8,9 +8,9 @@ from torch import Tensor
 
 from minikontext.errors import ConfigError, SizeError
 
-LAYOUTS = ("index", "offset", "scaled")
+LAYOUTS = ("index", "offset", "scaled", "scaled_4")
 # Wide enough for neighbours among 4 or 8 tokens a side to differ by radians in RoPE's fast pairs.
-SPAN = 16
+SPANS = {"scaled": 16.0, "scaled_4": 4.0}  # how long the shorter side is, in every picture
 
 
 def pack(latents: Tensor, patch: int = 2) -> Tensor:
@@ -60,7 +60,7 @@ def context_ids(grids: Sequence[tuple[int, int]], layout: str = "index") -> list
        "index" (the paper): image i gets virtual time step i, and each grid starts at (0, 0).
        "offset" (common in the wild): all get step 1, and each next image lies below or right of
        the earlier ones, whichever keeps the whole closer to a square.
-       "scaled": as "index", but in shares of the picture, see `scaled_ids`; the target's are, too.
+       "scaled", "scaled_4": as "index", but in shares of the picture, as the target: `scaled_ids`.
     (rows * cols, 3) tensor an image. Raises ConfigError for an unknown layout.
     """
     if layout == "offset":
@@ -68,16 +68,17 @@ def context_ids(grids: Sequence[tuple[int, int]], layout: str = "index") -> list
         return [position_ids(*grid, 1, *at) for grid, at in zip(grids, corners)]
     if layout not in LAYOUTS:
         raise ConfigError(f"Unknown context layout {layout!r}. Use one of {LAYOUTS}.")
-    ids = [position_ids(r, c, index=i) for i, (r, c) in enumerate(grids, start=1)]
-    return [scaled_ids(one) for one in ids] if layout == "scaled" else ids
+    return [scaled_ids(position_ids(*g, i), layout) for i, g in enumerate(grids, start=1)]
 
 
-def scaled_ids(ids: Tensor) -> Tensor:
-    """Scale one picture's ids so that its shorter side spans SPAN, whatever its size: float64.
+def scaled_ids(ids: Tensor, layout: str = "scaled") -> Tensor:
+    """Scale one picture's ids so that its shorter side spans SPANS[layout], if there is a span.
 
-    So a token's place says what part of the picture it is; with SPAN tokens nothing changes.
+    So a token's place says what part of the picture it is, whatever the picture's size: float64.
     """
-    scale = SPAN / float(ids[:, 1:].amax(0).min() + 1)
+    if layout not in SPANS:
+        return ids
+    scale = SPANS[layout] / float(ids[:, 1:].amax(0).min() + 1)
     factors = torch.tensor([1, scale, scale], dtype=torch.double)
     return factors * ids + (factors - 1) / 2
 

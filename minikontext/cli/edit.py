@@ -107,9 +107,10 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     add("--negative", metavar="TEXT", help="what to stay away from; needs --cfg > 1")
     add("--resize", choices=("kontext", "none"), default="kontext", help="kontext: use the nearest "
         "trained size (default); none: keep the picture's size")
-    add("--layout", choices=("index", "offset", "scaled"), help="how several pictures are told "
-        "apart: the paper's way (index), side by side (offset), or each stretched over the result "
-        "(scaled); default: as the weights have learned it")
+    layouts = ("index", "offset", "scaled", "scaled_4")
+    add("--layout", choices=layouts, help="how several pictures are told apart: the paper's "
+        "way (index), side by side (offset), or each stretched over the result (scaled); default: "
+        "as the weights have learned it")
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:

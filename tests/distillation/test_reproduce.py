@@ -66,7 +66,7 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     home = tmp_path / "runs"
     names = "autoencoder, autoencoder_first, text_encoder, toy, toy_base, toy_dev, toy_max, "
-    names += "toy_plain, toy_pro, toy_small"
+    names += "toy_plain, toy_pro, toy_sizes, toy_small"
     with pytest.raises(ConfigError, match=f"there are {names}"):
         reproduce.reproduce("toy-ultra", configs, home)
     last = configs / "toy.toml"
