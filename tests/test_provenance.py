@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -666,6 +667,26 @@ def test_a_full_disk_for_what_is_printed_is_a_mistake_and_no_change(here):
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert (run.returncode, run.stderr.count("\n")) == (2, 1) and "room on the disk" in run.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("none.png 2>/dev/full", 2), ("a.png >/dev/full 2>&1", 2), ("a.png <&- >&- 2>&-", 3)],
+)
+def test_no_full_or_closed_stream_makes_a_check_find_something(here, words, code):
+    noise().save("a.png")
+    line = f"{shlex.quote(sys.executable)} -m minikontext inspect {words}"
+    assert subprocess.run(line, shell=True, check=False).returncode == code
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of Unix")
+def test_an_edit_is_not_lost_because_nobody_hears_of_it(here, tiny_pipe):
+    tiny_pipe.save_pretrained("w")
+    noise(64, 64).save("a.png")
+    line = f"{shlex.quote(sys.executable)} -m minikontext edit a.png 'make it night' --weights w"
+    assert not subprocess.run(f"{line} --steps 1 -o b.png 2>&-", shell=True).returncode
+    assert images.read("b.png").size == (64, 64)
 
 
 def test_other_types_in_a_pictures_info_are_ignored():

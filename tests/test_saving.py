@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from minikontext.course import tiny_flux
-from minikontext.errors import OutputError, WeightsError
+from minikontext.errors import ConfigError, OutputError, WeightsError
+from minikontext.page import build, command
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import native, safetensors_io, summary
 from minikontext.runtime import files
@@ -98,6 +101,37 @@ def test_a_full_disk_is_told_and_costs_nothing(tiny, flux, tmp_path, layout, roo
     with pytest.raises(OutputError, match=r"Cannot write .*weights.*Make room"), full_disk(room):
         pipe.save_pretrained(folder)
     assert snapshot(folder) == before and os.listdir(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize("room", [3000, 100_000])
+def test_a_page_on_a_full_disk_is_told_and_the_old_page_stays(tiny_pipe, tmp_path, room):
+    pytest.importorskip("onnxscript")
+    for name in build.RUNTIME:
+        (tmp_path / name).write_bytes(bytes(50_000))
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "editor.json").write_text("{}")
+    with full_disk(room), pytest.raises(OutputError, match=r"Cannot write .*/page.*Make room"):
+        build.build(tiny_pipe, page, tmp_path)
+    assert snapshot(page) == {"editor.json": b"{}"}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_page_cannot_do_is_told_before_it_is_built(tiny, tmp_path):
+    for name in build.RUNTIME:
+        (tmp_path / name).touch()
+    for defaults in ({"isolated": True}, {"context_layout": "offset"}, {"true_cfg_scale": 2.0}):
+        pipe = tiny()
+        pipe.defaults = replace(pipe.defaults, **defaults)
+        with pytest.raises(ConfigError, match="the page has no "):
+            build.build(pipe, tmp_path / "page", tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for port in (taken.getsockname()[1], 70_000, -1):
+            with pytest.raises(ConfigError, match="Cannot serve at port"):
+                command.listen(str(tmp_path / "page"), port)
+    assert not (tmp_path / "page").exists()
 
 
 @pytest.mark.parametrize("layout", ["minikontext", "diffusers"])

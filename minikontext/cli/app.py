@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import minikontext
@@ -51,6 +52,9 @@ LINES = "\n"  # of our own messages, which escape those of a file's
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 if a check found a problem, 2 for a mistake, 3 if `inspect`
     cannot know, 4 for a fault of the program, whose traceback is printed, 130 for Ctrl-C."""
+    for name, how in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller (`>&-`), or never there (pythonw)
+            setattr(sys, name, open(os.devnull, how))  # noqa: SIM115 - for as long as we run
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name may hold bytes that no encoding can print
             stream.reconfigure(errors="backslashreplace")
@@ -69,36 +73,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, speak: Callable[[object], str]) -> int:
     """Run a command; `speak` says errors and warnings in its words."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(
-            f"note: {log.printable(speak(message), 5000, keep=LINES)}", file=sys.stderr
+        warnings.showwarning = lambda message, *_: _tell(
+            f"note: {log.printable(speak(message), 5000, keep=LINES)}"
         )
         try:
             code = options.run(options)
             sys.stdout.flush()
             return code
         except MinikontextError as error:
-            print(f"error: {log.printable(speak(error), 5000, keep=LINES)}", file=sys.stderr)
+            _tell(f"error: {log.printable(speak(error), 5000, keep=LINES)}")
             return 2
         except BrokenPipeError:  # `| head -1` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except Exception as error:
             return _failed(error)
         except KeyboardInterrupt:
-            print("\nstopped", file=sys.stderr)
+            _tell("\nstopped")
             return 130
+        finally:
+            _drop_unwritable()
 
 
 def _failed(error: Exception) -> int:
     """Say what went wrong. Python itself would exit with 1: a check has found something."""
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("error: there is no room for what is printed. Make room on the disk.",
-              file=sys.stderr)  # fmt: skip
+        _tell("error: there is no room for what is printed. Make room on the disk.")
         return 2
-    said = "".join(traceback.format_exception(error))
-    print(log.printable(said, 50_000, keep=LINES), end="", file=sys.stderr)
+    _tell(log.printable("".join(traceback.format_exception(error)).rstrip(), 50_000, keep=LINES))
     return 4
+
+
+def _tell(text: str) -> None:
+    """Say it on stderr. Where that is full or gone, the exit code alone tells."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def _drop_unwritable() -> None:
+    """Let go of what a full stream holds: at its end Python would try once more, and fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

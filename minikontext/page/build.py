@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import minikontext
-from minikontext.errors import ConfigError, OutputError, plain
+from minikontext.errors import ConfigError, OutputError, SafetyWarning, plain, warn
 from minikontext.page.export import export
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
+from minikontext.runtime.config import write_json
 from minikontext.text import ToyTextEncoder
 
 STATIC = Path(__file__).parent / "static"
@@ -31,14 +31,14 @@ def build(pipe: KontextPipeline, folder: str | Path, runtime: str | Path) -> Pat
     """Write a folder that any web server can serve, and that needs no network; -> the folder.
 
     runtime: the folder `dist` of the npm package onnxruntime-web.
-    Raises ConfigError for weights that are not the toy's or a folder without the runtime,
-    OutputError for a place that is taken, and MissingPackageError without onnx.
+    A page that is there becomes the new one all at once, or stays as it was. Filters that the
+    weights ask for are not in it: a warning says so.
+    Raises ConfigError for weights that the page cannot run or a folder without the runtime,
+    OutputError for a place that is taken or full, and MissingPackageError without onnx.
     """
     folder, runtime = Path(folder), Path(runtime)
-    if not isinstance(pipe.text_encoder, ToyTextEncoder) or pipe.defaults.guidance_scale:
-        raise ConfigError(
-            f"{pipe.name}: the page takes the toy's weights without a guidance input."
-        )
+    if why := _missing(pipe):
+        raise ConfigError(f"{pipe.name}: the page has no {why}. Take other weights, say toy-max.")
     if missing := [name for name in RUNTIME if not files.exists(runtime / name)]:
         raise ConfigError(
             f"{runtime} lacks {', '.join(missing)}. Get them with `npm install onnxruntime-web`, "
@@ -47,14 +47,32 @@ def build(pipe: KontextPipeline, folder: str | Path, runtime: str | Path) -> Pat
     taken = files.is_folder(folder) and any(folder.iterdir())
     if taken and not files.exists(folder / "editor.json"):
         raise OutputError(f"{folder} is not empty and holds no page. Name another folder.")
-    export(pipe, folder)
-    shutil.copytree(STATIC, folder, dirs_exist_ok=True)
-    (folder / "ort").mkdir(exist_ok=True)
-    for name in RUNTIME:
-        shutil.copy(runtime / name, folder / "ort" / name)
-    with files.replacing(folder / "editor.json") as temporary:
-        temporary.write_text(json.dumps(facts(pipe, copy_samples(folder)), indent=1) + "\n")
+    with files.updating_folder(folder, "editor.json") as new:
+        for file in STATIC.iterdir():
+            shutil.copy(file, new / file.name)
+        (new / "ort").mkdir()
+        for name in RUNTIME:
+            shutil.copy(runtime / name, new / "ort" / name)
+        write_json(new / "editor.json", facts(pipe, copy_samples(new)))
+        export(pipe, new)  # last: it takes longest
+    if pipe.safety:
+        warn(SafetyWarning(f"{pipe.name} asks for filters on prompts and pictures; the page has "
+                           "none. Think twice before you show it to others."))  # fmt: skip
     return folder
+
+
+def _missing(pipe: KontextPipeline) -> str:
+    """What weights need that the page cannot do; empty if it can run them."""
+    text, defaults = pipe.text_encoder, pipe.defaults
+    if not isinstance(text, ToyTextEncoder):
+        return "text encoder but the toy's"
+    if text.config.ngrams:
+        return "words put together from their letters"
+    if defaults.guidance_scale or defaults.true_cfg_scale != 1:
+        return "guidance"
+    if defaults.isolated or defaults.context_layout != "index":
+        return "other layout of contexts than `index`"
+    return ""
 
 
 def copy_samples(folder: Path) -> list[dict[str, str]]:

@@ -51,6 +51,7 @@ def run_job(
         check_source(source, data)
     world = parallel.start(job.device, job.parallel)
     with runs.opened(job, world, resume):
+        runs.require_same_config(job)
         return train[job.kind](job, world, on_log)
 
 

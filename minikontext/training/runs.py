@@ -20,7 +20,9 @@ from minikontext.errors import OutputError, TrainingError, WeightsError, shorten
 from minikontext.pretrained import safetensors_io
 from minikontext.pretrained.native import find_weights
 from minikontext.runtime import files
+from minikontext.runtime.config import parse_json
 from minikontext.training.parallel import DistContext
+from minikontext.training.store import headers
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,15 @@ def require_same(place: Path, before: Mapping[str, str], now: Mapping[str, str])
             f"{place} was made from something else: {shorten_list(differences, 5)}. Put it back to "
             "go on, start over with --restart (what is there is set aside), or name another run."
         )
+
+
+def require_same_config(job: Job) -> None:
+    """As `require_same`, of the config alone: before data are encoded, over those of the run."""
+    found = {place: facts for place, facts in headers(job.folder).items() if facts}
+    if found:
+        place = max(found, key=lambda place: int(found[place]["step"]))
+        now, before = _flat(asdict(job)), parse_json(found[place]["made_from"])
+        require_same(place, {n: value for n, value in before.items() if n in now}, now)
 
 
 # ---------------------------------------------------------------------------------- who may write

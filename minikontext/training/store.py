@@ -177,10 +177,9 @@ class Store:
         A damaged one is passed over with a warning. Raises TrainingError if there are checkpoints
         and none can be read. Many processes share the reading, and must call it together.
         """
-        places = [file for file in (self.last, self.file) if file.exists()]
-        places += sorted(self.stores.glob("step-*"))
-        found = [(place, facts) for place in places if _is_sound(facts := _facts(place))]
-        damaged = [place for place in places if place not in [one for one, _ in found]]
+        said = headers(self.folder)
+        found = [(place, facts) for place, facts in said.items() if facts]
+        damaged = [place for place, facts in said.items() if not facts]
         for place, facts in sorted(found, key=lambda one: int(one[1]["step"]), reverse=True):
             if self._is_whole(place, facts):
                 if damaged and self.world.rank == 0:
@@ -237,6 +236,13 @@ class Store:
         with _reading(place):
             dcp.load(tensors, storage_reader=reader, no_dist=self.world.size == 1)
         return tensors
+
+
+def headers(folder: Path) -> dict[Path, Facts | None]:
+    """What each checkpoint of a run says of itself; None for one that is damaged. Older first."""
+    names = (folder / "checkpoint.last.safetensors", folder / "checkpoint.safetensors")
+    places = [*filter(Path.exists, names), *sorted((folder / "checkpoints").glob("step-*"))]
+    return {place: facts if _is_sound(facts := _facts(place)) else None for place in places}
 
 
 @contextmanager

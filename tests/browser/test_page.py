@@ -241,6 +241,8 @@ def test_what_cannot_become_a_page_is_refused(pipe, tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(OutputError, match="holds no page"):
         build(pipe, tmp_path, tmp_path)
-    guided = KontextPipeline.from_pretrained("toy-dev", device="cpu")
-    with pytest.raises(ConfigError, match="without a guidance input"):
-        build(guided, tmp_path / "page", tmp_path)
+    for name, why in (("toy-dev", "has no guidance"), ("toy-words", "put together from their")):
+        other = KontextPipeline.from_pretrained(name, device="cpu")
+        with pytest.raises(ConfigError, match=why):
+            build(other, tmp_path / "page", tmp_path)
+    assert not (tmp_path / "page").exists()

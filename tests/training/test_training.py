@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,9 @@ from minikontext.training.data import build_cache, load_cache, wordings
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
 from minikontext.training.pictures import PictureTraining, picture_error
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from children import snapshot
 
 AUTOENCODER = {
     "ch": 4,
@@ -78,6 +82,16 @@ def editor_config(folder, autoencoder_folder, **loop):
         "training": {"batch": 4, "bf16": False},
         "loop": {**LOOP, **loop},
     }
+
+
+def test_another_config_is_told_before_anything_is_encoded(tmp_path, autoencoder_folder):
+    values = editor_config(tmp_path, autoencoder_folder, steps=1)
+    train(values | {"data": {"level": 4, "count": 4}})
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"\[data\] count was 4, is 8"):
+        train(values | {"data": {"level": 4, "count": 8}})
+    assert snapshot(tmp_path / "run") == before
+    train(values | {"data": {"level": 4, "count": 8}}, resume=False)
 
 
 def test_learning_rate_rises_stays_and_falls():
