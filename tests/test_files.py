@@ -2,12 +2,19 @@
 
 import hashlib
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
+from minikontext.bench import mini
+from minikontext.course import sepia
 from minikontext.errors import OutputError
 from minikontext.runtime import files
 from minikontext.runtime.files import check_writable, fingerprint, replacing, replacing_folder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from children import full_disk, snapshot
 
 
 def test_the_new_file_replaces_the_old_one(tmp_path):
@@ -34,6 +41,22 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, error):
 def test_a_full_disk_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="No space left"), replacing(tmp_path / "file"):
         raise OSError(28, "No space left on device")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file can be kept small there")
+@pytest.mark.parametrize("write", [mini.write, lambda folder: sepia.write(folder, 2, 1)])
+def test_pictures_on_a_full_disk_are_told_and_none_is_left_half(tmp_path, write):
+    with full_disk(1500), pytest.raises(OutputError, match=r"Cannot write .*png.*Make room"):
+        write(tmp_path / "x")
+    assert not any(snapshot(tmp_path / "x").values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file can be kept small there")
+def test_a_folder_is_called_by_its_own_name(tmp_path):
+    told = pytest.raises(OutputError, match=f"^Cannot write {tmp_path}/x/deep/file: ")
+    with full_disk(1), told, replacing_folder(tmp_path / "x") as new:
+        files.write_bytes(new / "deep" / "file", b"more than one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_file_has_ordinary_permissions(tmp_path):

@@ -1,11 +1,16 @@
 """The student's copy of the course: answers stay, the shipped notebooks stay clean."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from minikontext.cli import app, lab
 from minikontext.errors import ConfigError, OutputError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from children import full_disk, snapshot
 
 START = lab.START
 
@@ -94,6 +99,31 @@ def test_reset_starts_one_notebook_anew_and_keeps_the_old_one(course):
     assert sources(read(mine / "notebooks" / "01_more.ipynb")) == ["mine"]
     (kept,) = (mine / lab.DELIVERED / "before").iterdir()
     assert sources(read(kept)) == ["mine"]
+
+
+@pytest.mark.parametrize("broken", ["", '{"cells": [', "[]", '{"cells": [{}]}'])
+def test_a_notebook_that_is_cut_short_is_kept_and_the_course_goes_on(course, broken):
+    shipped, mine = course
+    lab.deliver(shipped, mine)
+    (mine / "notebooks" / START).write_text(broken)
+    write(shipped / START, notebook("a", "better"))
+    (told,) = lab.deliver(shipped, mine)
+    (kept,) = (mine / lab.DELIVERED / "before").iterdir()
+    assert "is no sound notebook" in told and kept.read_text() == broken
+    assert sources(read(mine / "notebooks" / START)) == ["a", "better"]
+    assert lab.deliver(shipped, mine) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file can be kept small there")
+def test_a_full_disk_costs_no_notebook(course):
+    shipped, mine = course
+    lab.deliver(shipped, mine)
+    write(mine / "notebooks" / START, notebook("a", "answer = 42", "c"))
+    write(shipped / START, notebook("better", "a", "answer = None", "c"))
+    before = snapshot(mine)
+    with full_disk(10), pytest.raises(OutputError, match="Make room"):
+        lab.deliver(shipped, mine)
+    assert snapshot(mine) == before
 
 
 def test_mistakes(course, tmp_path):

@@ -132,8 +132,7 @@ def run(
         if not _is_made(path, item, inputs):
             mine = zlib.crc32(f"{seed}/{item.key}".encode()) % 2**31
             out = pipe(item.instruction, image=inputs or None, seed=mine, progress=False, **call)
-            with files.replacing(path) as temporary:
-                temporary.write_bytes(provenance.encode(out.images[0], out.provenance[0]))
+            files.write_bytes(path, provenance.encode(out.images[0], out.provenance[0]))
         paths.append(path)
     return paths
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from minikontext.bench import report
 from minikontext.images import png_bytes
+from minikontext.runtime import files
 from minikontext.toyworld import Case, Scene, render, sample_scene
 from minikontext.toyworld.edits import OPERATIONS, make_case
 from minikontext.toyworld.scene import LEVELS
@@ -92,12 +93,11 @@ def _suitable(
 def write(folder: str | Path, more: bool = False) -> Path:
     """Write the pictures and `metadata.jsonl` into a folder; returns the latter's path."""
     folder, rows = Path(folder), []
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     for key, category, base, case in cases(more):
         names = [_name(key, base, i, case) for i in range(len(case.contexts))]
         for name, scene in zip(names, case.contexts, strict=True):
             if not (folder / name).exists():
-                (folder / name).write_bytes(png_bytes(Image.fromarray(render(scene))))
+                files.write_bytes(folder / name, png_bytes(Image.fromarray(render(scene))))
         row = {"file_name": names[0] if names else None, "key": key, "category": category}
         rows.append(row | {"instruction": case.prompt} | ({"more": names[1:]} if names[1:] else {}))
     path = folder / "metadata.jsonl"

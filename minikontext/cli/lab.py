@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -105,7 +104,7 @@ def _copy_texts(source: Path, folder: Path) -> None:
     data = source.parent / "data"
     pages = [*source.glob("*.md"), *data.glob("*/**/*.md"), *data.glob("bench/*.png")]
     for page in pages:
-        _write(page.read_bytes(), folder / page.relative_to(source.parent))
+        files.write_bytes(folder / page.relative_to(source.parent), page.read_bytes())
 
 
 def _deliver_one(shipped: Path, folder: Path, reset: bool) -> str:
@@ -117,32 +116,31 @@ def _deliver_one(shipped: Path, folder: Path, reset: bool) -> str:
     elif mine.is_file() and last.is_file() and last.read_bytes() == new:
         return ""  # nothing new: the student's notebook is left alone, its outputs, too
     elif mine.is_file():
-        old = last if last.is_file() else shipped
-        merged, conflicts = merge(*(json.loads(p.read_bytes()) for p in (old, mine, shipped)))
-        note = f"{shipped.name}: brought up to date; yours before is {_keep(mine, folder)}"
+        old, kept = last if last.is_file() else shipped, _keep(mine, folder)
+        try:
+            merged, conflicts = merge(*(json.loads(p.read_bytes()) for p in (old, mine, shipped)))
+        except (ValueError, LookupError, TypeError, AttributeError):  # cut short, or no notebook
+            files.write_bytes(mine, new)
+            files.write_bytes(last, new)
+            return f"{shipped.name}: is no sound notebook, and starts anew; yours is {kept}"
+        note = f"{shipped.name}: brought up to date; yours before is {kept}"
         if conflicts:
             note += f"; {conflicts} of your cells stand beside cells that are new"
-        _write(json.dumps(merged, indent=1, ensure_ascii=False).encode() + b"\n", mine)
-        _write(new, last)
+        files.write_bytes(mine, json.dumps(merged, indent=1, ensure_ascii=False).encode() + b"\n")
+        files.write_bytes(last, new)
         return note
-    _write(new, mine)
-    _write(new, last)
+    files.write_bytes(mine, new)
+    files.write_bytes(last, new)
     return note
 
 
 def _keep(mine: Path, folder: Path) -> Path:
     """Keep the student's notebook under a name that is free."""
     number, place = 1, folder / DELIVERED / "before"
-    place.mkdir(parents=True, exist_ok=True)
     while (kept := place / f"{mine.stem}_{number}.ipynb").exists():
         number += 1
-    shutil.copy2(mine, kept)
+    files.write_bytes(kept, mine.read_bytes())
     return kept
-
-
-def _write(content: bytes, path: Path) -> None:
-    with files.replacing(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def merge(old: dict, mine: dict, new: dict) -> tuple[dict, int]:

@@ -20,6 +20,7 @@ from minikontext import images
 from minikontext.bench import report
 from minikontext.bench.oracle_bench import evaluate, held_out_cases
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import files
 from minikontext.runtime.files import shipped
 from minikontext.toyworld import psnr, render, sample_edit
 
@@ -61,7 +62,6 @@ def write(folder: str | Path, count: int = 160, others: int = 640) -> Path:
     count: of sepia. others: ordinary edits, which say what should stay as it was.
     """
     folder, lines = Path(folder), []
-    folder.mkdir(parents=True, exist_ok=True)
     taught = ((PROMPT, sepia(before), [before]) for before in pictures(count))
     for i, triplet in enumerate(chain(taught, ordinary(others))):
         lines.append(_write_one(folder, f"{i:04d}", triplet))
@@ -80,7 +80,7 @@ def _write_one(folder: Path, stem: str, triplet: Triplet) -> dict[str, object]:
     prompt, after, contexts = triplet
     named = {f"{stem}_before{k}.png": one for k, one in enumerate(contexts)}
     for name, picture in (named | {f"{stem}.png": after}).items():
-        (folder / name).write_bytes(images.png_bytes(picture))
+        files.write_bytes(folder / name, images.png_bytes(picture))
     return {"file_name": f"{stem}.png", "contexts": list(named), "prompt": prompt}
 
 

@@ -162,8 +162,7 @@ class Session:
 
     def save(self, path: str | Path, pipe: KontextPipeline) -> Path:
         """Write the session. Raises OutputError."""
-        with files.replacing(path) as temporary:
-            temporary.write_bytes(self.encode(pipe))
+        files.write_bytes(path, self.encode(pipe))
         return Path(path)
 
 

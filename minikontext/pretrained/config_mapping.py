@@ -197,4 +197,10 @@ def _from_shapes(file: Path, kind: str, build: Any) -> Any:
     except (LookupError, ArithmeticError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
+        wanted = f".{error.args[0]}" if isinstance(error, KeyError) else "."
+        if longer := next((name for name in state if name.endswith(wanted)), None):
+            raise WeightsError(
+                f"{file} has names that begin with {longer.removesuffix(wanted[1:])!r:.80}, as no "
+                "tool does that is known here. Save it without that beginning."
+            ) from error
         raise WeightsError(f"{file} holds no FLUX {kind}, or half of one: {error}") from error

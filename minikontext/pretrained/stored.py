@@ -15,7 +15,9 @@ from minikontext.errors import WeightsError, shorten_list
 from minikontext.pretrained import packed
 
 # What a name may begin with and mean the same: a trainer's wrapper, a tool's word for the model.
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.")
+PREFIXES = (
+    "model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "_forward_module.",
+)  # fmt: skip
 COMPILED = "_orig_mod."  # torch.compile puts it before the part that is compiled, anywhere
 # An all-in-one file's prefixes, and the part of a pipeline each is for.
 PARTS = {

@@ -136,7 +136,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise _cannot_write(path, error, temporary) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -179,10 +179,8 @@ def updating_folder(
         else:
             _exchange(temporary, path, without)
         _sync(path if stuck else path.parent)
-    except OutputError as error:
-        raise OutputError(str(error).replace(str(temporary), str(path))) from error
     except (OSError, SafetensorError) as error:
-        raise _cannot_write(path, error) from error
+        raise _cannot_write(path, error, temporary) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -255,6 +253,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all. Raises OutputError."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file, whole or not at all. Raises OutputError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def check_writable(path: str | Path) -> None:
@@ -370,9 +374,9 @@ def _nearest_existing(folder: Path) -> Path:
     return folder
 
 
-def _cannot_write(path: Path, error: Exception) -> OutputError:
-    if isinstance(error, OutputError):
-        return error
+def _cannot_write(path: Path, error: Exception, temporary: object = None) -> OutputError:
+    if isinstance(error, OutputError):  # of a file in a temporary folder, whose name says nothing
+        return OutputError(str(error).replace(str(temporary), str(path)))
     why = getattr(error, "strerror", None) or error
     full = getattr(error, "errno", None) in FULL or FULL_IN_RUST.search(str(error))
     what = "Make room on the disk" if full else "Choose another place"

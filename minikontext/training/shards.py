@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, OutputError
 from minikontext.runtime import files
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -31,7 +31,8 @@ def plain_files(source: Path, *endings: str) -> list[Path]:
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
     """A shard's plain tar, to jump about in: a packed one would be unpacked anew for each sample.
 
-    Raises OSError for one that grows beyond all measure: pictures hardly shrink when packed.
+    Raises OSError for one that grows beyond all measure: pictures hardly shrink when packed. Raises
+    OutputError where there is no room for it.
     """
     with open(path, "rb") as packed:
         head = packed.read(6)
@@ -49,13 +50,25 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
                     block, ended = b"", error
                 if not block:
                     break
-                room -= plain.write(block)
+                room -= _written(plain, block)
                 if room < 0:
                     raise OSError("it unpacks to more than 64 times its size; pack it as .tar")
             plain.seek(0)
             yield plain
         if ended:  # what is there has been read
             raise EOFError(ended)
+
+
+def _written(plain: IO[bytes], block: bytes) -> int:
+    try:
+        count = plain.write(block)
+        plain.flush()
+        return count
+    except OSError as error:  # a fault of this machine, not of the shard, which is not left out
+        raise OutputError(
+            f"Cannot unpack a shard into {tempfile.gettempdir()}: {error.strerror}. Make room "
+            "there, let TMPDIR name another place, or unpack the shard to .tar."
+        ) from error
 
 
 def grouped(tar: tarfile.TarFile, groups: dict[str, list[tarfile.TarInfo]]) -> Exception | None:

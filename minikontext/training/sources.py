@@ -29,7 +29,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minikontext.errors import ConfigError, MissingPackageError, PromptError, shorten_list
+from minikontext.errors import (
+    ConfigError,
+    MissingPackageError,
+    OutputError,
+    PromptError,
+    shorten_list,
+)
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.text import check_prompts
@@ -291,6 +297,8 @@ def _from_tar(path: Path, how: Reading) -> Found:
                 raise broken
             if not groups:
                 yield Bad(path.name, "the shard holds no files")
+    except OutputError:  # no room to unpack it: no fault of the shard's
+        raise
     except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         yield Bad(path.name, f"the shard ends early: {error}")
     if ignored:

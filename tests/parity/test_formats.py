@@ -71,7 +71,7 @@ def matrices(state):
 
 PREFIXES = (
     "model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "_orig_mod.",
-    "module._orig_mod.", "_orig_mod.module.transformer.",
+    "module._orig_mod.", "_orig_mod.module.transformer.", "_forward_module.",
 )  # fmt: skip
 
 
@@ -79,6 +79,12 @@ PREFIXES = (
 def test_prefixes_of_tools_and_trainers_are_taken_off(folder, state, prefix):
     save_file({prefix + k: v for k, v in state.items()}, folder / "kontext.safetensors")
     same(load(folder).transformer, state)
+
+
+def test_a_prefix_that_nobody_knows_is_named(folder, state):
+    save_file({f"net.{k}": v for k, v in state.items()}, folder / "kontext.safetensors")
+    with pytest.raises(WeightsError, match="names that begin with 'net.', as no tool does"):
+        load(folder)
 
 
 def test_blocks_that_were_compiled_one_by_one_load(folder, state):

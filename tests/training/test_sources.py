@@ -6,16 +6,21 @@ import io
 import json
 import logging
 import os
+import sys
 import tarfile
 import zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from minikontext import training
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, OutputError
 from minikontext.training import shards
 from minikontext.training.sources import Bad, Reading, Triplet, check_source, triplets
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from children import full_disk
 
 
 def png(shade=0):
@@ -314,6 +319,17 @@ def test_a_packed_shard_is_unpacked_once_and_not_beyond_measure(tmp_path, monkey
         file.writelines(bytes(1 << 20) for _ in range(99))
     (bad,) = triplets(tmp_path)
     assert isinstance(bad, Bad) and "64 times its size" in bad.why
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file can be kept small there")
+@pytest.mark.parametrize("room", [0, 5000])
+def test_no_room_to_unpack_a_shard_is_told_and_costs_no_sample(tmp_path, room):
+    members = [("1.image.png", png(1)), ("1.txt", b"x")]
+    write_tar(tmp_path / "0.tar.gz", members, "w:gz")
+    with full_disk(room), pytest.raises(OutputError, match="Cannot unpack a shard .* TMPDIR"):
+        list(triplets(tmp_path))
+    (one,) = triplets(tmp_path)
+    assert one.image == png(1)
 
 
 def test_a_packed_shard_cut_where_a_sample_ends_is_told(tmp_path):
