@@ -1,5 +1,7 @@
 """Step caching: exact when off, near when on, one state for each sampling and branch."""
 
+import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext.errors import ConfigError
+from minikontext.editing.request import as_cache
+from minikontext.errors import ConfigError, WeightsWarning
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import offload
+from minikontext.runtime.files import shipped
 from minikontext.runtime.step_cache import CachedTransformer, StepCache
 from minikontext.toyworld import psnr
 from minikontext.transformer import KontextTransformer
@@ -106,6 +110,21 @@ def test_a_threshold_that_makes_no_sense_is_refused(wrong):
         StepCache(wrong)
     with pytest.raises(ConfigError, match="Use 0 or 1"):
         StepCache(order=2)
+
+
+@pytest.mark.parametrize("order", [1, 0])
+def test_a_threshold_beyond_what_was_measured_to_be_good_is_warned_of(order):
+    """The limit is the table's: up to it the worst edit keeps 28 dB, beyond it does not."""
+    rows = json.loads(shipped("data", "bench", "caching.json").read_text(encoding="utf-8"))
+    lowest = {r["setting"]["cache"]: r["lowest"] for r in rows
+              if r["setting"]["cache"] and r["setting"]["order"] == order}  # fmt: skip
+    for threshold, worst in lowest.items():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            as_cache(threshold), as_cache(StepCache(threshold, order))
+        assert len(said) == (2 if worst < 28 else 0)
+    with pytest.warns(WeightsWarning, match=r"step_cache=0\.5: beyond 0\.2, edits smear"):
+        as_cache(0.5)
 
 
 def test_without_double_stream_blocks_there_is_nothing_to_watch(tiny):

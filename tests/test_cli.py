@@ -360,7 +360,9 @@ def test_stdin_to_stdout(here, weights):
 def test_draw_needs_no_picture(here, weights, capsys):
     arguments = ["a red hat", "--weights", weights, "--steps", 1, "--width", 64, "--height", 32]
     assert run("draw", *arguments) == 0
-    assert capsys.readouterr().out == "drawn.png\n"
+    said = capsys.readouterr()
+    assert said.out == "drawn.png\n"
+    assert "Blurred: it shows no scene" in said.err and "no character, no place." in said.err
     assert images.read("drawn.png").size == (64, 32)
     assert provenance.read("drawn.png").prompt == "a red hat"
 

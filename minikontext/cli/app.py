@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   minikontext edit fox.png "make it night" -o night.png --seed 7 --steps 10
   minikontext edit pictures/ "make it night" -o results/ --seed 1..4
   minikontext edit fox.png "put the hat of the second picture on" --image other.png
-  minikontext draw "a green frog with a red hat" --seed 7
+  minikontext draw "a green frog with a red hat on the beach" --seed 7
   minikontext inspect night.png
   minikontext train configs/toy.toml
   minikontext train configs/flux_dev_finetune.toml --plan --gpus 2 --memory 80

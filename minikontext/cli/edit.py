@@ -70,7 +70,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     edit.set_defaults(run=run_edit)
     draw = commands.add_parser("draw", help="draw a picture from words alone")
-    draw.add_argument("prompt", help='what to draw, in quotes: "a green frog with a red hat"')
+    draw.add_argument(
+        "prompt", help='what to draw, in quotes: "a green frog with a red hat on the beach"'
+    )
     draw.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     draw.set_defaults(run=run_draw, pictures=[], image=[])
     for one in (edit, draw):
@@ -214,12 +216,17 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
 def _tell_what_cannot_be(pipe: KontextPipeline, pictures: list, prompt: str) -> None:
     """What the toy world lacks of a prompt, or a sample picture does not show: before any work."""
     from minikontext.course import samples, verdict
-    from minikontext.text import ToyTextEncoder
 
     scene = samples.shown(pictures[0]) if len(pictures) == 1 else None
-    known = isinstance(pipe.text_encoder, ToyTextEncoder)  # these weights know the toy world alone
-    for note in verdict.cannot(prompt, scene) if known else ():
+    for note in verdict.cannot(prompt, scene) if _is_toy(pipe) else ():
         warn(note)
+
+
+def _is_toy(pipe: KontextPipeline) -> bool:
+    """Whether these weights know the toy world alone."""
+    from minikontext.text import ToyTextEncoder
+
+    return isinstance(pipe.text_encoder, ToyTextEncoder)
 
 
 def _read(source: str) -> Any:
@@ -237,8 +244,8 @@ def _draw(
             result = pipe(options.prompt, image=pictures or None, **_sampling(options, seed))
         if i == 0 and pictures and not options.quiet:
             _tell_size(pictures[0], result)
-        if len(pictures) == 1 and not options.quiet and not result.withheld:
-            _tell_change(pictures[0], result)
+        if len(pictures) < 2 and not options.quiet and not result.withheld:
+            _tell_outcome(pipe, options.prompt, pictures, result)
         _save(result, paths[i * options.count : (i + 1) * options.count], options)
 
 
@@ -251,11 +258,18 @@ def _tell_size(picture: Any, result: KontextOutput) -> None:
         print(f"picture: {result.plan}", file=sys.stderr)
 
 
-def _tell_change(picture: Any, result: KontextOutput) -> None:
+def _tell_outcome(
+    pipe: KontextPipeline, prompt: str, pictures: list, result: KontextOutput
+) -> None:
+    """How much of the picture changed; of one that was drawn, only that it is blurred."""
+    from minikontext.course.verdict import blurred
     from minikontext.images.change import told_change
 
     for seed, image in zip(result.seeds, result.images, strict=True):
-        print(f"seed {seed}: {told_change(picture, image)}", file=sys.stderr)
+        if pictures:
+            print(f"seed {seed}: {told_change(pictures[0], image)}", file=sys.stderr)
+        elif _is_toy(pipe) and (found := blurred(prompt, image)):
+            print(f"seed {seed}: {found.text}", file=sys.stderr)
 
 
 def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace) -> None:

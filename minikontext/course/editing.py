@@ -38,7 +38,7 @@ from minikontext.course.parts import (
 )
 from minikontext.course.samples import Example
 from minikontext.course.session import Mark, Session, Turn, Wish, drawn
-from minikontext.course.verdict import cannot, judge
+from minikontext.course.verdict import blurred, cannot, judge
 from minikontext.errors import ConfigError
 from minikontext.images import provenance
 from minikontext.images.change import difference
@@ -323,11 +323,14 @@ class EditingWidget(Gallery):
             **{self._guides: self.guidance.value},
         )  # fmt: skip
         turn = self.session.edit(self.pipe, wish, self._step)
-        if turn.before is None or self.others:
+        after = turn.output.images[0]
+        if self.others:
             return turn
+        if turn.before is None:
+            toy = isinstance(self.pipe.text_encoder, ToyTextEncoder)
+            return replace(turn, verdict=blurred(wish.prompt, after) if toy else None)
         scene = self._scene(self._parent)
-        verdict = judge(wish.prompt, turn.before, turn.output.images[0], scene)
-        return replace(turn, verdict=verdict)
+        return replace(turn, verdict=judge(wish.prompt, turn.before, after, scene))
 
     @property
     def _guides(self) -> str:

@@ -12,11 +12,14 @@ from functools import cache
 
 from PIL import Image
 
+from minikontext.bench.safety_bench import is_card
 from minikontext.errors import PromptWarning
 from minikontext.images.change import LITTLE, changed, told_change
+from minikontext.images.tensors import shrunk
 from minikontext.text import LETTERS, split_prompt
-from minikontext.toyworld import read
+from minikontext.toyworld import psnr, read, render
 from minikontext.toyworld.lexicon import SPEECH, WORLD, split_words
+from minikontext.toyworld.oracle import as_array
 from minikontext.toyworld.reader import LongSign, clauses, unusable
 from minikontext.toyworld.scene import (
     ATTRIBUTES,
@@ -45,6 +48,10 @@ REMOVING = (*SPEECH["remove"]["remove"], *SPEECH["undress"]["take off"], *SPEECH
             *SPEECH["gone"]["be gone"], *SPEECH["dislike"]["i do not want"])  # fmt: skip
 # Words that ask for the character somewhere else: there all but the character is free.
 ELSEWHERE = {"this", "same", "these"}
+# A drawing further from every scene of the world is none of them, but a blur of several.
+BLURRED = 22.0  # dB; captions like those of the training hardly ever end below
+UNCAPTIONED = {"style", "sign", "left", "left_colour", "right", "right_colour"}  # named in none
+CAPTION = {"species": "character", "colour": "colour", "background": "place"}  # named in all
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,26 @@ def cannot(prompt: str, scene: Scene | None = None) -> list[PromptWarning]:
     if not any(isinstance(one, LongSign) for one in found):
         found += [LongSign(word) for word in _letters(prompt) if len(word) > MAX_SIGN]
     return found
+
+
+def blurred(prompt: str, picture: Image.Image) -> Verdict | None:
+    """What is wrong with a picture drawn from words; None for a scene, or a refusal's card."""
+    array = as_array(shrunk(picture, 128))
+    names = [name for name in ATTRIBUTES if name != "mark"]
+    # Read at once, a wrong style can hide the character; by the words alone, the style is missed.
+    starts = ([n for n in names if n not in UNCAPTIONED], [])
+    scenes = (read(array, read(array, Scene(), first), names) for first in starts)
+    shown = (psnr(array, render(scene, *array.shape[:2])) for scene in scenes)
+    if is_card(picture) or any(near >= BLURRED for near in shown):
+        return None
+    named = {name for _, readings in _meant(" ".join(split_words(prompt))) for name, _ in readings}
+    lacks = ", ".join(f"no {word}" for name, word in CAPTION.items() if name not in named)
+    return Verdict(
+        "note",
+        "Blurred: it shows no scene of the toy world. Drawing was learned from captions that name "
+        'a character, its colour and a place: "a green frog with a red hat on the beach". '
+        + (f"This prompt has {lacks}." if lacks else "Try another seed."),
+    )
 
 
 def judge(

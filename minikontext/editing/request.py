@@ -23,7 +23,7 @@ from minikontext.errors import (
 )
 from minikontext.images.resize import ResizePlan, show_size
 from minikontext.runtime.bounds import is_number, shown
-from minikontext.runtime.step_cache import StepCache
+from minikontext.runtime.step_cache import LARGEST_GOOD, StepCache
 from minikontext.text import check_prompts
 
 MOST_STEPS = 10_000  # beyond, it is a slip of the finger
@@ -163,13 +163,17 @@ def context_slots(image: Any, prompts: int) -> list[list[Any]]:
 
 def as_cache(threshold: StepCache | float | None) -> StepCache | None:
     """A cache as it is, one for a threshold, or none. Raises ConfigError, also for True."""
-    if threshold is None or isinstance(threshold, StepCache):
-        return threshold
-    if not is_number(threshold):
-        raise ConfigError(
-            f"Got step_cache={shown(threshold)}. Use a StepCache or a threshold like 0.1."
-        )
-    return StepCache(float(threshold))
+    if threshold is not None and not isinstance(threshold, StepCache):
+        if not is_number(threshold):
+            raise ConfigError(
+                f"Got step_cache={shown(threshold)}. Use a StepCache or a threshold like 0.1."
+            )
+        threshold = StepCache(float(threshold))
+    if threshold and threshold.threshold > LARGEST_GOOD:
+        warn(WeightsWarning(
+            f"Got step_cache={threshold.threshold:g}: beyond {LARGEST_GOOD}, edits smear. Use 0.1."
+        ))  # fmt: skip
+    return threshold
 
 
 def advise(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from minikontext.course.editing import EditingWidget
-from minikontext.course.verdict import cannot, judge, unseen
+from minikontext.course.verdict import blurred, cannot, judge, unseen
 from minikontext.images.change import changed
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render, sample_scene
@@ -187,3 +187,48 @@ def test_a_second_picture_leaves_the_verdict_out(tiny):
     demo.run.click()
     demo.wait()
     assert demo.turns[0].verdict is None and "Done" in demo.status.value
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", ["toy", "toy-max", "toy-words", "toy-pro"])
+def test_a_drawing_is_called_blurred_only_where_it_is(name):
+    """Captions of the training name a character, its colour and a place; others end in a blur."""
+    pipe = KontextPipeline.from_pretrained(name, device="cpu", dtype="float32")
+
+    def told(prompt, seed):
+        return blurred(prompt, pipe(prompt, seed=seed, progress=False).images[0])
+
+    whole = (
+        "a green frog with a red hat on the beach",
+        "a blue cat in the meadow",
+        "a pink robot in the city at night",
+        "a red striped bunny in the forest at sunset",
+    )
+    assert [(p, s) for p in whole for s in (0, 1) if told(p, s)] == []
+    for prompt, lack in (("a green frog with a red hat", "no place"),
+                         ("draw a pink bear with a green hat", "no place")):  # fmt: skip
+        assert lack in told(prompt, 0).text
+
+
+@pytest.mark.parametrize("scene", [CAT, Scene(style="sketch"), Scene(background="room", sign="OK")])
+@pytest.mark.parametrize("side", [64, 96, 256])
+def test_a_scene_of_the_world_and_a_card_are_not_blurred(scene, side):
+    assert blurred("a cat", Image.fromarray(render(scene, side, side))) is None
+    assert blurred("a cat", Image.new("RGB", (side, side), (128, 128, 128))) is None
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_what_the_caption_of_a_blurred_drawing_lacks_is_said(side):
+    shown = picture(CAT).resize((4, 4)).resize((side, side))
+    found = blurred("a cat on the beach", shown)
+    assert found.kind == "note" and found.text.endswith("This prompt has no colour.")
+    assert blurred("a red cat on the beach", shown).text.endswith("Try another seed.")
+
+
+def test_the_widget_says_that_a_drawing_is_blurred(tiny):
+    demo = EditingWidget(tiny(), {"nothing": None}, ["a blue cat"])
+    demo.prompt.value = "a blue cat"
+    demo.run.click()
+    demo.wait()
+    assert demo.turns[0].before is None and "Blurred" in demo.status.value
+    assert "no place" in demo.status.value and "Done" not in demo.status.value
