@@ -90,6 +90,7 @@ def right(is_so: object, what: str) -> None:
 
 def outcome(case: Case) -> tuple[str, str]:
     """Run a case in a folder of its own: its outcome, and what there is to say about it."""
+    sound(), tiny()  # what many cases share is made before the clock of any one runs
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         raised = None
