@@ -8,6 +8,7 @@ from typing import Any
 
 import minikontext
 from minikontext.errors import ConfigError, OutputError, SafetyWarning, plain, warn
+from minikontext.images.change import LITTLE, VISIBLE
 from minikontext.page.export import export
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
@@ -102,6 +103,7 @@ def facts(pipe: KontextPipeline, samples: list[dict[str, str]]) -> dict[str, Any
         "blocks": config.depth + config.depth_single_blocks,
         "steps": min(defaults.num_inference_steps, 8),
         "schedule": {"shifted": defaults.shifted, "mu_16": defaults.mu_16},
+        "change": {"visible": VISIBLE, "little": LITTLE},
         "sizes": [[defaults.width, defaults.height]],
         "samples": samples,
     }

@@ -18,6 +18,7 @@ from PIL import Image
 
 from minikontext import flow, rope, sampler, tokens
 from minikontext.errors import ConfigError, OutputError
+from minikontext.images.change import LITTLE, VISIBLE, told_change
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.files import shipped
 
@@ -28,7 +29,7 @@ CHROMIUM = os.environ.get("MINIKONTEXT_CHROMIUM") or next(
 )
 OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
            "disable-background-networking", "disable-component-update")  # fmt: skip
-DONE = "document.getElementById('status').textContent.startsWith('Done')"
+DONE = "/^(Done|Finished)/.test(document.getElementById('status').textContent)"
 
 pytestmark = [pytest.mark.browser, pytest.mark.weights]
 
@@ -111,6 +112,10 @@ def result(page):
     return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
 
 
+def status(page):
+    return page.inner_text("#status")
+
+
 @pytest.mark.parametrize(
     ("sample", "prompt", "seed", "steps"),
     [("demo", "make the hat red", 0, 4), ("frog", 'add a sign "HI"', 4294967295, 2)],
@@ -129,6 +134,43 @@ def test_the_page_edits_as_python_does(page, pipe, sample, prompt, seed, steps):
     assert np.abs(latents(page) - out.latents.flatten().numpy()).max() < 1e-3
     difference = np.abs(result(page).astype(int) - np.asarray(out.images[0]).astype(int))
     assert difference.max() <= 2
+    change = told_change(Image.open(picture), out.images[0])
+    assert re.fullmatch(rf"Done in .* seed {seed}\. {re.escape(change)}", status(page))
+
+
+def test_it_says_how_much_changed_as_python_does(page):
+    """Rounding included: of pixels, of fours of pixels, of a share between two percents."""
+    code = """async ([a, b, width, height, levels]) => {
+        const { toldChange } = await import("./model.js");
+        return toldChange(a, b, width, height, levels); }"""
+    rng, told = np.random.default_rng(0), set()
+    for width, height in ((64, 64), (32, 80), (64, 64), (96, 64)) * 8:
+        before = rng.integers(0, 256, (height, width, 4), np.uint8)
+        before[..., 3] = 255
+        near = np.clip(before + rng.integers(-90, 91, before.shape), 0, 255)
+        share = rng.choice([0, 0.003, 0.02, 0.1, 0.5, 1])
+        after = np.where(rng.random((height, width, 1)) < share, near, before).astype(np.uint8)
+        after[..., 3] = 255
+        told.add(wanted := told_change(*(Image.fromarray(x[..., :3]) for x in (before, after))))
+        given = [before.ravel().tolist(), after.ravel().tolist(), width, height]
+        levels = {"visible": VISIBLE, "little": LITTLE}
+        assert page.evaluate(code, [*given, levels]) == wanted
+    assert len(told) > 5
+    black, half = np.zeros((64, 64, 4), np.uint8), np.zeros((64, 64, 4), np.uint8)
+    half[:8] = 255  # 12.5 %: a tie, of which Python and JavaScript think differently
+    wanted = told_change(*(Image.fromarray(x[..., :3]) for x in (black, half)))
+    given = [black.ravel().tolist(), half.ravel().tolist(), 64, 64]
+    assert page.evaluate(code, [*given, levels]) == wanted
+
+
+def test_where_nothing_changed_it_is_not_called_done(page):
+    """A net that stands still: the result is the picture that went in, as the decoder sees it."""
+    page.evaluate("""() => { const { editor, state } = window.minikontext;
+        editor.edit = async () => ({ z: state.context.data, dims: state.context.dims }); }""")
+    page.evaluate("window.minikontext.state.steps = []")
+    edit(page, "remove the tree")
+    assert status(page).startswith("Finished in ")
+    assert status(page).endswith("Nothing that one could see has changed.")
 
 
 def test_noise_schedule_and_positions_are_those_of_python(page):

@@ -1,6 +1,6 @@
 // What the page shows. All of the arithmetic is in model.js.
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { Editor, tokenize } from "./model.js";
+import { Editor, toldChange, tokenize } from "./model.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { editor: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
@@ -19,7 +19,7 @@ function trainedSize(width, height) {
 }
 
 function toPixels(canvas) {
-  const { width, height } = canvas, data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+  const { width, height } = canvas, data = rgba(canvas);
   const out = new Float32Array(3 * width * height);
   for (let i = 0; i < width * height; i++)
     for (let c = 0; c < 3; c++) out[c * width * height + i] = data[4 * i + c] / 127.5 - 1;
@@ -35,6 +35,8 @@ function drawPixels(canvas, tensor) {
   [canvas.width, canvas.height] = [width, height];
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
+
+const rgba = (canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
 
 /** Show a picture that `load` brings, and encode it, after those before; `state.input` is the last. */
 function setInput(load, label) {
@@ -73,13 +75,14 @@ async function run(event) {
   if (state.busy) return;
   state.busy = $("run").disabled = true;
   const began = performance.now(), steps = Number($("steps").value), prompt = $("prompt").value;
+  const seed = Number($("seed").value) >>> 0; // what is said in the end is what was asked for now
   let end = "";
   try {
     await state.input; // a picture that was chosen just now is the one that is meant
-    const [, , h, w] = state.context.dims;
+    const [, , h, w] = state.context.dims, before = rgba($("before"));
     state.steps = [];
     const done = await state.editor.edit(prompt, state.context, {
-      seed: Number($("seed").value) >>> 0, steps, width: 8 * w, height: 8 * h,
+      seed, steps, width: 8 * w, height: 8 * h,
       onStep: async (info) => {
         state.steps.push(info);
         $("bar").value = info.step / steps;
@@ -92,7 +95,9 @@ async function run(event) {
     $("after").setAttribute("aria-label", `The result of: ${prompt}`);
     $("save").href = $("after").toDataURL("image/png");
     $("save").hidden = false;
-    end = `Done in ${((performance.now() - began) / 1000).toFixed(1)} s: ${steps} steps, seed ${$("seed").value}.`;
+    const change = toldChange(before, rgba($("after")), 8 * w, 8 * h, state.editor.facts.change);
+    const verb = change.startsWith("Nothing") ? "Finished" : "Done";
+    end = `${verb} in ${((performance.now() - began) / 1000).toFixed(1)} s: ${steps} steps, seed ${seed}. ${change}`;
     [$("t").max, $("t").value, $("t").disabled] = [steps, steps, false];
     await showStep();
   } catch (error) {

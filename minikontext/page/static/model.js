@@ -158,6 +158,29 @@ export function schedule(steps, tokens, { shifted, mu_16 }) {
 // ---- the editor -------------------------------------------------------------------------------
 
 /** The four ONNX files and what is known of them. `ort` is ONNX Runtime Web. */
+/** What `told_change` says of two pictures, RGBA of width × height, even and at most 512: the share
+ * that changed visibly, and in which ninth most did. Pillow's box halves rows, then columns, and
+ * rounds after each; Python's percent rounds a tie to the even number. */
+export function toldChange(before, after, width, height, { visible, little }) {
+  const [w, h] = [width / 2, height / 2], ninths = Array(9).fill(0);
+  const half = (a, b) => (a + b + 1) >> 1;
+  const mean = (data, x, y, c) => {
+    const at = (row) => 4 * ((2 * y + row) * width + 2 * x) + c;
+    return half(half(data[at(0)], data[at(0) + 4]), half(data[at(1)], data[at(1) + 4]));
+  };
+  const third = (i, n) => [0, 1, 2].findLast((k) => i >= k * Math.floor(n / 3) + Math.min(k, n % 3));
+  for (let y = 0; y < h; y++)
+    for (let x = 0; x < w; x++)
+      if ([0, 1, 2].some((c) => Math.abs(mean(before, x, y, c) - mean(after, x, y, c)) > visible))
+        ninths[3 * third(y, h) + third(x, w)]++;
+  const share = ninths.reduce((a, b) => a + b) / (w * h), most = ninths.indexOf(Math.max(...ninths));
+  if (share < little) return "Nothing that one could see has changed.";
+  const percent = 100 * share, down = Math.floor(percent);
+  const rounded = percent - down === 0.5 ? down + (down % 2) : Math.round(percent);
+  const where = ["at the top", "in the middle", "at the bottom"][Math.floor(most / 3)];
+  return `${rounded}% of the picture changed, most of it ${`${where} ${["left", "", "right"][most % 3]}`.trim()}.`;
+}
+
 export class Editor {
   static async load(ort, base, onProgress = () => {}) {
     const facts = await (await fetch(`${base}/editor.json`)).json();
