@@ -99,7 +99,8 @@ def test_what_does_not_fit_is_told(lineage, sizes, text, said):
 
 
 def test_a_config_begins_in_one_way_only(tmp_path):
-    text = (ROOT / "configs/lineage/toy_carried.toml").read_text().replace("stage:autoencoder", "toy")
+    config = ROOT / "configs/lineage/toy_carried.toml"
+    text = config.read_text().replace("stage:autoencoder", "toy")
     path = tmp_path / "two.toml"
     path.write_text(text.replace('carry = "toy"', 'carry = "toy"\nstart = "toy"'))
     with pytest.raises(ConfigError, match="carry"):
