@@ -1,5 +1,6 @@
 """An editor carried over to another autoencoder and another vocabulary."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,24 @@ def test_nothing_changes_where_the_autoencoder_stays():
     assert (first.bias - bias).norm() < 0.05 * bias.norm()
 
 
+def test_what_latents_are_scaled_and_shifted_by_goes_into_the_first_and_the_last_layer():
+    pipe = mk.KontextPipeline.from_pretrained("toy")
+    first, last = pipe.transformer.img_in, pipe.transformer.final_layer.linear
+    before = {layer: (layer.weight.clone(), layer.bias.clone()) for layer in (first, last)}
+    new = copy.deepcopy(pipe.autoencoder)
+    scale, shift = new.config.scale_factor, new.config.shift_factor
+    new.config = replace(new.config, scale_factor=1.5 * scale, shift_factor=shift + 0.5)
+    added = -0.75 * scale  # new latents are 1.5 old + added
+    carry.carry_latents(pipe.transformer, pipe.autoencoder, new, carry.training_pictures(150))
+    near = {"atol": 0.03, "rtol": 0.03}
+    weight, bias = before[first]
+    torch.testing.assert_close(first.weight, weight / 1.5, **near)
+    torch.testing.assert_close(first.bias, bias - weight.sum(1) * added / 1.5, **near)
+    weight, bias = before[last]
+    torch.testing.assert_close(last.weight, 1.5 * weight, **near)
+    torch.testing.assert_close(last.bias, 1.5 * bias - added, **near)  # velocity: noise - latent
+
+
 def test_a_carried_editor_reads_the_new_latents(lineage):
     drawn = StreamConfig(words="plain", seed=7, sizes=((64, 64),), other_size=0.0, contexts=(1,))
     stream = Stream(drawn, lineage)
@@ -103,5 +122,5 @@ def test_a_config_begins_in_one_way_only(tmp_path):
     text = config.read_text().replace("stage:autoencoder", "toy")
     path = tmp_path / "two.toml"
     path.write_text(text.replace('carry = "toy"', 'carry = "toy"\nstart = "toy"'))
-    with pytest.raises(ConfigError, match="carry"):
+    with pytest.raises(ConfigError, match="begins from those weights alone"):
         read_job(path)

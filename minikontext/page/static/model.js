@@ -155,9 +155,8 @@ export function schedule(steps, tokens, { shifted, mu_16 }) {
   return shifted ? times.map((t) => (alpha * t) / (1 + (alpha - 1) * t)) : times;
 }
 
-// ---- the editor -------------------------------------------------------------------------------
+// ---- what changed -----------------------------------------------------------------------------
 
-/** The four ONNX files and what is known of them. `ort` is ONNX Runtime Web. */
 /** What `told_change` says of two pictures, RGBA of width × height, even and at most 512: the share
  * that changed visibly, and in which ninth most did. Pillow's box halves rows, then columns, and
  * rounds after each; Python's percent rounds a tie to the even number. */
@@ -181,6 +180,9 @@ export function toldChange(before, after, width, height, { visible, little }) {
   return `${rounded}% of the picture changed, most of it ${`${where} ${["left", "", "right"][most % 3]}`.trim()}.`;
 }
 
+// ---- the editor -------------------------------------------------------------------------------
+
+/** The four ONNX files and what is known of them. `ort` is ONNX Runtime Web. */
 export class Editor {
   static async load(ort, base, onProgress = () => {}) {
     const facts = await (await fetch(`${base}/editor.json`)).json();
