@@ -99,13 +99,18 @@ def require_same(place: Path, before: Mapping[str, str], now: Mapping[str, str])
     names = [n for n in {**before, **now} if before.get(n, "None") != now.get(n, "None")]
     if names:
         differences = [
-            f"{n} was {before.get(n, 'not there')!s:.60}, is {now.get(n, 'not there')!s:.60}"
+            f"{n} was {_end(before.get(n, 'not there'))}, is {_end(now.get(n, 'not there'))}"
             for n in names
         ]
         raise TrainingError(
             f"{place} was made from something else: {shorten_list(differences, 5)}. Put it back to "
             "go on, start over with --restart (what is there is set aside), or name another run."
         )
+
+
+def _end(value: str) -> str:
+    """A long value's end: paths differ there."""
+    return value if len(value) <= 60 else f"…{value[-59:]}"
 
 
 def require_same_config(job: Job) -> None:

@@ -297,8 +297,11 @@ def test_a_student_of_guidance_can_be_trained_on(shipped, tmp_path):
     again = KontextPipeline.from_pretrained(distill(given)).transformer
     before = KontextPipeline.from_pretrained(first).transformer.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
+    other = {"start": {"weights": str(shipped)}}
+    with pytest.raises(TrainingError, match=r"weights was \S+one\S*, is \S+teacher"):
+        distill(given | other)  # another start needs another run
     with pytest.raises(ConfigError, match="no guidance scale"):
-        distill(given | {"start": {"weights": str(shipped)}})
+        distill(config(shipped, tmp_path / "three", "guidance", **other))
 
 
 def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
