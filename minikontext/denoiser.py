@@ -53,8 +53,8 @@ class Denoiser:
     def join(self, target: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """The image tokens that the transformer sees, the target's first, and their ids."""
         packed, grids = self.packed
-        at = tokens.scaled_ids(target_ids, self.layout)
-        return tokens.join_context(target, at, packed, tokens.context_ids(grids, self.layout))
+        ids = tokens.context_ids(grids, self.layout)  # first: it refuses what is no layout
+        return tokens.join_context(target, tokens.scaled_ids(target_ids, self.layout), packed, ids)
 
     def rotary(self, shape: torch.Size, img_ids: Tensor) -> Tensor:
         """Rotations of all tokens: positions stay, so they are computed once for all steps."""

@@ -153,7 +153,7 @@ class KontextPipeline:
     ) -> sampler.Predict:
         """The velocity for the prompts; with a scale, guided away from the negative ones."""
         settings, latents = request.settings, [context.latents for context in contexts]
-        layout = layout or settings.context_layout
+        layout = settings.context_layout if layout is None else layout
 
         def conditioned(prompts: list[str]) -> Denoiser:
             net = sampling_net(self.transformer, request.cache, settings.isolated)

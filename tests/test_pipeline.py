@@ -352,6 +352,7 @@ def test_broken_numbers_stop_with_the_step(tiny, picture):
         ({"seed": 2**70}, ConfigError),
         ({"resize": "stretch"}, ConfigError),
         ({"context_layout": "diagonal", "image": Image.new("RGB", (64, 64))}, ConfigError),
+        ({"context_layout": {}, "image": Image.new("RGB", (64, 64))}, ConfigError),
     ],
 )
 def test_bad_input_gets_a_typed_error(pipe, kwargs, error):

@@ -1,5 +1,7 @@
 """Packing, numbering and joining of tokens."""
 
+import re
+
 import pytest
 import torch
 
@@ -100,9 +102,13 @@ def test_with_a_span_of_four_small_pictures_lie_where_the_index_puts_them():
     assert torch.equal(ids[:, 1:], large[:, 1:])  # the target is placed as its contexts are
 
 
-def test_unknown_layout_is_refused():
-    with pytest.raises(ConfigError, match="'diagonal'"):
-        tokens.context_ids([(2, 2)], "diagonal")
+@pytest.mark.parametrize("layout", ["diagonal", {}, ["index"], None])
+def test_unknown_layout_is_refused(layout):
+    with pytest.raises(ConfigError, match=f"Unknown context layout {re.escape(repr(layout))}"):
+        tokens.context_ids([(2, 2)], layout)
+    denoiser = Denoiser(None, TextFeatures(torch.zeros(1, 2, 4), torch.zeros(1, 4)), [], layout)
+    with pytest.raises(ConfigError, match="Unknown context layout"):
+        denoiser.join(torch.zeros(1, 4, 64), grid_ids(torch.zeros(1, 16, 4, 4)))
 
 
 def test_target_comes_first_and_can_be_cut_out_again():
