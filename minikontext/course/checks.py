@@ -12,6 +12,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,17 @@ class NotAttempted(Exception):
 class Report:
     """Collects and prints the result of each case of one exercise.
 
-    known: wrong answers by what was done, as in {"you forget the root": function}. Where the
-    student's wrong answer is one of theirs, it is named. draw: for data that nobody foresees.
+    known: wrong answers by what was done, as in {"you forget the root": function}. One that answers
+    as the student does in *every* case is named in the end: alone, a case may look like many
+    mistakes. tried: what was answered, what was given, and when an answer is the same. draw: for
+    data that nobody foresees.
     """
 
     results: list[bool] = field(default_factory=list)
     known: Mistakes = field(default_factory=dict)
     solution: Callable[..., Any] | None = None
     draw: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    tried: list[tuple[Any, tuple, Callable[[Any, Any], bool]]] = field(default_factory=list)
 
     def normal(self, *shape: int) -> Tensor:
         """Random normal numbers."""
@@ -102,28 +106,32 @@ class Report:
         """
         expected = self.right(*arguments) if expected is SOLUTION else expected
         inputs = [_copy(a) for a in arguments]
-        try:
-            got = function(*inputs)
-        except NotImplementedError as error:
-            raise NotAttempted from error
-        except Exception as error:
-            lines = [_where(error, function), *self.named(error, arguments, tolerance)]
-            return self.fail(case, "\n       ".join(lines))
-        if not same(got, expected, tolerance) and (also is None or not same(got, also, tolerance)):
+        alike = partial(same, tolerance=tolerance)
+        got = self.call(case, function, *inputs, known=arguments)
+        if got is FAILED:
+            return None
+        self.tried.append((got, arguments, alike))
+        if not alike(got, expected) and (also is None or not alike(got, also)):
             lines = [f"expected {describe(expected)}", f"got      {describe(got)}"]
-            lines += [*_advice(got, expected, tolerance), *self.named(got, arguments, tolerance)]
-            return self.fail(case, "\n       ".join(lines))
+            return self.fail(case, "\n       ".join([*lines, *_advice(got, expected, tolerance)]))
         if not all(same(a, b, 0.0) for a, b in zip(inputs, arguments)):
             return self.fail(case, "your function changed its input; work on a copy")
         return self.ok(case)
 
-    def call(self, case: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the student's function returns, or FAILED after saying why there is nothing."""
+    def call(
+        self, case: str, function: Callable[..., Any], *arguments: Any, known: tuple | None = None
+    ) -> Any:
+        """What the student's function returns, or FAILED after saying why there is nothing.
+
+        known: what the known mistakes are given, to see whether they fail in the same way.
+        """
         try:
             return function(*arguments)
         except NotImplementedError as error:
             raise NotAttempted from error
         except Exception as error:
+            if known is not None:
+                self.tried.append((error, known, same))
             self.fail(case, _where(error, function))
             return FAILED
 
@@ -134,19 +142,12 @@ class Report:
             if found else None  # fmt: skip
         self.true(case, (slope is not None and bool(slope.abs().sum() > 0)) == wanted, why)
 
-    def named(self, got: Any, arguments: tuple, tolerance: float) -> Iterator[str]:
-        """The known mistakes that give the same, or fail in the same way."""
-        for mistake, wrong in self.known.items():
-            try:
-                other = wrong(*map(_copy, arguments))
-            except Exception as error:
-                other = error
-            if isinstance(got, Exception) or isinstance(other, Exception):
-                fits = repr(got) == repr(other)
-            else:
-                fits = same(got, other, tolerance)
-            if fits:
-                yield f"this is what you get if {mistake}"
+    def named(self) -> list[str]:
+        """The known mistakes that answer as the student does, in every case."""
+        if all(self.results) or not self.tried:
+            return []
+        return [mistake for mistake, wrong in self.known.items()
+                if all(_fits(wrong, *one) for one in self.tried)]  # fmt: skip
 
     def true(self, case: str, condition: bool, why: str) -> None:
         """Record a case that is simply true or not; `why` says what was expected."""
@@ -163,7 +164,9 @@ class Report:
         print(FAILED, f"{case}\n       {why}")
 
     def finish(self) -> None:
-        """Print how many cases passed."""
+        """Print the mistakes that are recognised, and how many cases passed."""
+        for mistake in self.named():
+            print(f"       this is what you get if {mistake}")
         passed, count = sum(self.results), len(self.results)
         print(f"{passed} of {count} passed." + (" Well done!" if passed == count else ""))
 
@@ -184,13 +187,14 @@ def check(function: Callable[..., Any]) -> None:
     try:
         REGISTRY[name](report, function)
     except (NotAttempted, NotImplementedError):
-        print(f"{name}: not attempted yet")
-    else:
-        report.finish()
-        for box in (box for box, solved in progress.SOLVED.items() if solved == name):
-            if all(report.results):
-                progress.keep("solved", {name: True})
-                print(f"       {box}: green on the map")
+        return print(f"{name}: not attempted yet")
+    except Exception as error:  # an answer of a kind that the checks did not foresee
+        report.fail("what comes back can be read", _where(error, function))
+    report.finish()
+    for box in (box for box, solved in progress.SOLVED.items() if solved == name):
+        if all(report.results):
+            progress.keep("solved", {name: True})
+            print(f"       {box}: green on the map")
 
 
 def describe(value: Any) -> str:
@@ -220,7 +224,7 @@ def _rounded(value: Any) -> Any:
 
 def _advice(got: Any, expected: Any, tolerance: float) -> Iterator[str]:
     """What helps where both values look alike, or where there is none."""
-    if got is None:
+    if got is None or (isinstance(got, list) and any(one is None for one in got)):
         yield "does your function end with `return`?"
     if isinstance(expected, int) and isinstance(got, float):
         yield "a count is a whole number"
@@ -236,9 +240,13 @@ def _advice(got: Any, expected: Any, tolerance: float) -> Iterator[str]:
         )
 
 
-def same(got: Any, expected: Any, tolerance: float) -> bool:
-    """Whether a value is what was expected: equal, or numbers of one shape within `tolerance`."""
+def same(got: Any, expected: Any, tolerance: float = 0.0) -> bool:
+    """Whether a value is what was expected: equal, or numbers of one shape within `tolerance`.
+
+    Several numbers or tensors may come as a list, a tuple or an array.
+    """
     if isinstance(expected, (list, tuple)):
+        got = list(got) if isinstance(got, (Tensor, np.ndarray)) and got.ndim else got
         fits = isinstance(got, (list, tuple)) and len(got) == len(expected)
         return fits and all(same(a, b, tolerance) for a, b in zip(got, expected))
     if isinstance(expected, dict):
@@ -264,13 +272,25 @@ def _whole(value: Any) -> bool:
 def _close(got: Any, expected: Any, tolerance: float) -> bool:
     """Same shape and close numbers; a float may also come as a tensor of one number."""
     try:
-        a = torch.as_tensor(got).detach().cpu().double()
+        rows = isinstance(got, (list, tuple)) and any(isinstance(one, Tensor) for one in got)
+        a = (torch.stack(got) if rows else torch.as_tensor(got)).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         return False
     b = torch.as_tensor(expected).detach().cpu().double()
     if a.shape != b.shape:
         return False
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _fits(
+    wrong: Callable[..., Any], got: Any, arguments: tuple, alike: Callable[[Any, Any], bool]
+) -> bool:
+    """Whether a known mistake answers the same, or fails in the same way."""
+    try:
+        other = wrong(*map(_copy, arguments))
+    except Exception as error:
+        return repr(got) == repr(error)
+    return not isinstance(got, Exception) and alike(got, other)
 
 
 def _copy(value: Any) -> Any:

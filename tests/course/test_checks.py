@@ -52,11 +52,11 @@ def test_a_forgotten_return_is_guessed(doubled, capsys):
 
 
 def test_errors_under_a_wrapper_name_the_students_line(capsys):
-    def divide_attention(weights, m, n):
-        return weights.no_such_thing()
+    def edit_chain(pipe, picture, prompts):
+        return prompts.no_such_thing()
 
-    course.check(divide_attention)
-    assert "in the line: return weights.no_such_thing()" in capsys.readouterr().out
+    course.check(edit_chain)
+    assert "in the line: return prompts.no_such_thing()" in capsys.readouterr().out
 
 
 def test_a_stub_is_not_attempted_yet(doubled, capsys):
@@ -87,9 +87,55 @@ def test_nonsense_fails_quietly(doubled, capsys, nonsense):
 def test_a_known_mistake_is_named_and_another_one_is_not(capsys):
     report = Report(known={"you double": lambda x: 2 * x, "you raise": lambda x: 1 / 0})
     report.equal("square", lambda x: x + x, (torch.full((3,), 4.0),), torch.full((3,), 16.0))
+    report.finish()
     assert "this is what you get if you double" in capsys.readouterr().out
     report.equal("square", lambda x: x + 1, (torch.full((3,), 4.0),), torch.full((3,), 16.0))
+    report.finish()
     assert "this is what you get" not in capsys.readouterr().out
+
+
+def test_a_case_that_looks_like_a_mistake_names_none(capsys):
+    """Two and two, two times two: only the other cases tell them apart."""
+    report = Report(known={"you double": lambda x: 2 * x})
+    for side in (2.0, 3.0):
+        report.equal("one more", lambda x: x**2, (torch.tensor([side]),), torch.tensor([side + 1]))
+    report.finish()
+    printed = capsys.readouterr().out
+    assert "0 of 2 passed" in printed and "this is what you get" not in printed
+
+
+def test_a_right_answer_that_fails_elsewhere_names_none(capsys):
+    report = Report(known={"you double": lambda x: 2 * x})
+    report.equal("double", lambda x: x + x, (torch.ones(3),), torch.full((3,), 2.0))
+    report.true("by one product", False, "a sum")
+    report.equal("double", lambda x: x, (torch.zeros(3),), torch.zeros(3))
+    report.known = {"you halve": lambda x: x / 2}
+    report.finish()
+    assert "this is what you get" not in capsys.readouterr().out
+
+
+def test_checks_that_break_on_an_answer_say_so(capsys):
+    @exercise
+    def halved(report, answer):
+        report.true("half of four", answer(4) + 0 == 2, "not 2")
+
+    try:
+        assert "[FAIL] what comes back can be read" in printed(capsys, lambda x: "two", "halved")
+    finally:
+        del REGISTRY["halved"]
+
+
+def test_several_things_may_come_in_any_container(capsys):
+    report, two = Report(), torch.tensor([1.0, 2.0])
+    for got in (two, two.numpy(), [two[0], 2.0], (1.0, two[1])):
+        report.equal("a pair", lambda got=got: got, (), (1.0, 2.0))
+    for got in ([two, two], (two, two), two.expand(2, 2)):
+        report.equal("rows", lambda got=got: got, (), torch.stack([two, two]))
+        report.equal("rows", lambda got=got: got, (), [two, two])
+    assert all(report.results)
+    report.equal("too many", lambda: two.repeat(2), (), (1.0, 2.0))
+    report.equal("rows of other lengths", lambda: [two, two[:1]], (), torch.stack([two, two]))
+    assert report.results[-2:] == [False, False]
 
 
 def test_nan_is_not_a_number_that_passes(doubled, capsys):

@@ -22,6 +22,10 @@ MISTAKES = [(name, told) for name in NAMES for told in KNOWN[name]]
 MODULES = sorted({checks.__module__ for checks in REGISTRY.values()})
 
 
+def count(target, contexts):
+    return sum(-(-w // 16) * -(-h // 16) for w, h in [target, *contexts])
+
+
 def fill(pipe, picture, prompts):
     outputs = []
     for prompt in prompts:
@@ -175,6 +179,10 @@ def piece_of(w, rank, size):
     return w[rank * rows : (rank + 1) * rows]
 
 
+def rounded(w, rank, size):
+    return w.split(round(len(w) / size))[rank]
+
+
 def strict_enough(scores, forbidden, allowed):
     ranked = sorted(set(scores.tolist()))
     fits = [t for t in ranked if (scores[~forbidden] >= t).float().mean() <= allowed + 1e-9]
@@ -313,6 +321,8 @@ RIGHT = {
     "number_tokens": [cartesian],
     "attention_share": [lambda s, d: 1 / (1 + 6 * d / s)],
     "divide_attention": [
+        lambda w, m, n: np.array([w.numpy()[:, m : m + n, s].sum(-1).mean()
+                                  for s in np.split(np.arange(w.shape[-1]), [m, m + n])]),
         lambda w, m, n: torch.stack([w[:, m : m + n, :m].sum(), w[:, m : m + n, m : m + n].sum(),
                                      w[:, m : m + n, m + n :].sum()]) / (len(w) * n),
     ],
@@ -323,7 +333,8 @@ RIGHT = {
     "angles": [angles_in_a_loop],
     "noisy_and_target": [lambda x, noise, t: (
         torch.stack([torch.lerp(a, b, s) for a, b, s in zip(x, noise, t)]), noise - x)],
-    "both_ends": [lambda z, v, t: (z - t * v, z - t * v + v)],
+    "both_ends": [lambda z, v, t: (z - t * v, z - t * v + v),
+                  lambda z, v, t: torch.stack([z - t * v, z + (1 - t) * v])],
     "sample_times": [lambda n, mu, sigma: 1 / (1 + torch.exp(-(mu + sigma * n)))],
     "loss_by_time": [lambda losses, t, n: torch.tensor([
         float(losses[(t >= i / n) & ((t < (i + 1) / n) | (i == n - 1))].mean())
@@ -339,9 +350,10 @@ RIGHT = {
     "schedule": [lambda steps, mu: torch.tensor(
         [1 / (1 + math.exp(-mu) * (steps / i - 1)) if i else 0.0 for i in range(steps, -1, -1)])],
     "rms_norm": [by_length],
-    "who_sees_whom": [by_membership, shares_in_loops],
+    "who_sees_whom": [by_membership, shares_in_loops, lambda w, n: list(shares_in_loops(w, n))],
     "single_block": [single_in_steps],
-    "hinge_losses": [hinge_with(F.relu), hinge_with(lambda x: x.maximum(torch.zeros(())))],
+    "hinge_losses": [hinge_with(F.relu), hinge_with(lambda x: x.maximum(torch.zeros(()))),
+                     lambda *pair: torch.stack(hinge_with(F.relu)(*pair))],
     "judged_points": [lambda z, v, t, again, at: [
         z - v * t.unsqueeze(-1), (z - v * t.unsqueeze(-1)).lerp(again, at.unsqueeze(-1))]],
     "modes_kept": [kept_in_a_loop],
@@ -467,6 +479,54 @@ AS_WRITTEN = [
 ]  # fmt: skip
 
 
+# What looked right, or like another mistake, in some of the cases.
+NOT_NAMED_SO = [
+    ("count_tokens", lambda target, contexts: float(count(target, contexts)), "never round"),
+    ("change_outside", lambda before, after, inside: np.median(
+        np.abs(after.astype(int) - before)[~inside]), "forget the sign"),
+    ("psnr", lambda a, b: 20 * torch.log10(2 / (a - b).square().flatten(1).mean(1)), "the peak is"),
+    ("measure_normalisation", lambda raw: (1 / raw.abs().max(), raw.mean()), "by the variance"),
+    ("sample_times", lambda n, mu, sigma: torch.sigmoid(-(mu + sigma * n)), "divide by sigma"),
+    ("loss_by_time", lambda losses, t, n: torch.stack([x.mean() for x in losses.chunk(n)]),
+     "round to the nearest"),
+    ("rms_norm", lambda x, scale: scale * x / x.std(-1, keepdim=True), "1e-6"),
+    ("modes_kept", lambda points, answers, within: (
+        torch.cdist(answers, points).amax(1) < within).float().mean(), "1-norm"),
+    ("hinge_losses", lambda *pair: hinge_with(F.relu)(*pair)[::-1], "you detach"),
+    ("step_seconds", lambda flops, sent, speed, band: sent / band, "the shorter one"),
+    ("untouched_share", lambda before, answer, right, limit: (answer == before).all(-1)[
+        (before == right).all(-1)].double().mean(), "the limit counts"),
+    ("keep_untouched", lambda before, after, limit: torch.where(
+        (after - before).norm(dim=-1, keepdim=True) > limit, after, before), "the limit counts"),
+    ("tokens_per_turn", lambda j, d, theta: 2 * math.pi * theta ** (2 * j / d) % 64, "half a turn"),
+    ("side_by_side", lambda grids: [tokens.position_ids(*grid, index=1, col=i)
+                                    for i, grid in enumerate(grids)], "column 0"),
+    ("side_by_side", lambda grids: [tokens.position_ids(rows, cols, index=1, col=i * cols)
+                                    for i, (rows, cols) in enumerate(grids)], "column 0"),
+    ("side_by_side", lambda grids: tokens.context_ids(grids, "offset"), "column 0"),
+    ("my_slice", rounded, "left over"),
+    ("one_turn", lambda student, *rest: RIGHT["one_turn"][0](
+        lambda z, t: student(z, rest[-1]), *rest), "student's time"),
+    ("training_step", lambda net, optimizer, x, noise, t: None, "raised TypeError"),
+    ("slip_through", lambda: None, "raised"),
+    ("choose_threshold", lambda scores, forbidden, allowed: None, "raised"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, wrong, told", NOT_NAMED_SO)
+def test_a_wrong_answer_fails_and_gets_no_wrong_name(checked, name, wrong, told):
+    for _ in range(5):
+        printed = checked(name, wrong)
+        assert "[FAIL]" in printed and "Well done" not in printed and told not in printed, printed
+
+
+def test_what_is_gathered_is_seen_to_be_bfloat16(checked):
+    def late(mine, x, y, rate, all_gather, *rest):
+        return step_by_autograd(mine, x, y, rate, lambda rows: all_gather(mine).bfloat16(), *rest)
+
+    assert "this is what you get if you gather in float32" in checked("sharded_step", late)
+
+
 @pytest.mark.parametrize("name, wrong, told", AS_WRITTEN)
 def test_a_planted_wrong_answer_fails_and_is_named(checked, name, wrong, told):
     for _ in range(3):
@@ -507,6 +567,7 @@ def test_a_count_is_a_whole_number_and_arrays_may_not_change(capsys):
 def test_a_mistake_that_raises_is_named_too(capsys):
     report = Report(known={"you index too far": lambda x: x[9]})
     report.equal("last", lambda x: x[9], ([1, 2],), 2)
+    report.finish()
     assert "this is what you get if you index too far" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minikontext.course import plane_ladd
-from minikontext.course.checks import FAILED, Report, exercise
+from minikontext.course.checks import Report, exercise
 
 TURNS = 250
 
@@ -24,7 +24,7 @@ def hinge_losses(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("fooled: the student's loss has no floor", answer, fooled)
     points = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
     got = report.call("gradients", answer, *points)
-    if got is not FAILED and isinstance(got, (tuple, list)) and len(got) == 2:
+    if all(report.results):
         cut = "no gradient comes back: this is what you get if you detach, or call .item()"
         report.reaches("the discriminator learns from real", got[0], points[0], cut)
         report.reaches("the discriminator learns from fake", got[0], points[1], cut)
@@ -45,7 +45,7 @@ def judged_points(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("one step from pure noise, judged at 0", answer, start, (z - v, z - v))
     v = v.clone().requires_grad_(True)
     got = report.call("gradients", answer, z, v, t, again, at)
-    if got is not FAILED and isinstance(got, (tuple, list)) and len(got) == 2:
+    if all(report.results):
         cut = "the student could not learn: this is what you get if you detach"
         report.reaches("a gradient goes back from what is seen to v", got[1], v, cut)
 
@@ -71,13 +71,15 @@ def one_turn(report: Report, answer: Callable[..., Any]) -> None:
     torch.manual_seed(report.whole(0, 2**31))
     teacher = plane_ladd.Net(8).requires_grad_(False)
     student, judges = plane_ladd.Net(8), plane_ladd.Discriminator(teacher, 1)
+    for p in student.parameters():  # so that its answer hangs on the time, too
+        p.data.mul_(3)
     for name in ("both losses", "of other points"):  # once in a hundred, a slip changes little
         draws = plane_ladd.draw(torch.randn(40, 2), 64, 0.0)
         draws = draws._replace(t=0.2 + 0.3 * torch.rand(64), judged_at=0.6 + 0.3 * torch.rand(64))
         given = (student, judges.features, _heads(judges), *draws)
-        report.equal(name, answer, given)
+        report.equal(name, answer, given, tolerance=1e-4)
     got = report.call("gradients", answer, *given)
-    if got is FAILED or not isinstance(got, (tuple, list)) or len(got) != 2:
+    if not all(report.results):
         return
     heads, weight = judges.outs[0].weight, student.layers[0].weight
     why = "this is what you get if its jump is detached, or made under no_grad"

@@ -73,7 +73,7 @@ def _twice(step: Callable[..., Any]) -> Callable[..., Any]:
     def twice(weight: Tensor, batches: list[Any]) -> list[Any]:
         net = Line(weight)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-        found = [float(step(net, optimizer, *batch)) for batch in batches]
+        found = [step(net, optimizer, *batch) for batch in batches]
         return [*found, net.weight.detach()]
 
     return twice

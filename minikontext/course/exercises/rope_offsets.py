@@ -16,7 +16,7 @@ def tokens_per_turn(report: Report, answer: Callable[..., Any]) -> None:
     """Tokens until a pair has turned by 2 pi."""
     report.equal("the first pair turns by one radian a token", answer, (0, 56, 10_000),
                  2 * math.pi)  # fmt: skip
-    j, d, theta = report.whole(1, 9), 2 * report.whole(10, 30), 100 * report.whole(2, 99)
+    j, d, theta = report.whole(9, 14), 2 * report.whole(16, 18), 100 * report.whole(20, 99)
     text = f"pair {j} of an axis with {d} channels, theta {theta}"
     report.equal(text, answer, (j, d, theta), tolerance=1e-4)
 
@@ -43,7 +43,7 @@ def rotate_complex(report: Report, answer: Callable[..., Any]) -> None:
     for name, shape in (("tokens with angles of their own", (n, 2 * d)),
                         ("two samples of three heads", (2, 3, n, 2 * d))):  # fmt: skip
         report.equal(name, answer, (report.normal(*shape), angles))
-    why = "no complex number was made: this is what you get if you slice, as `rotate_by_hand` does"
+    why = "no complex tensor of PyTorch was made: `rotate_by_hand` slices, too"
     report.true("by one complex multiplication", _uses_complex(answer), why)
 
 
@@ -73,7 +73,7 @@ def side_by_side(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("no contexts, no ids", answer, ([],), [])
     report.equal("one context of one row", answer, ([(1, 2)],),
                  [torch.tensor([[1, 0, 0], [1, 0, 1]])])  # fmt: skip
-    grids = [(report.whole(3, 4), report.whole(1, 2)) for _ in range(3)]
+    grids = [(2, report.whole(4, 5)), (3, 2), (report.whole(4, 6), report.whole(2, 3))]
     report.equal(f"three contexts: {grids}", answer, (grids,))
 
 

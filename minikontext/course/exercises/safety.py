@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from minikontext import safety
-from minikontext.course.checks import NotAttempted, Report, exercise
+from minikontext.course.checks import FAILED, Report, describe, exercise, same
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render
 
@@ -57,20 +57,21 @@ def _judge(
     allowed: float,
 ) -> None:  # fmt: skip
     """Any threshold will do that flags what the best one flags of the forbidden."""
+    given = scores, forbidden, allowed
+    got = report.call(case, answer, scores.clone(), forbidden.clone(), allowed, known=given)
+    if got is FAILED:
+        return None
+    report.tried.append((got, given, partial(same, tolerance=1e-6)))
     try:
-        got = float(answer(scores.clone(), forbidden.clone(), allowed))
-    except NotImplementedError as error:
-        raise NotAttempted from error
-    except Exception as error:
-        return report.fail(case, f"your code raised {type(error).__name__}: {error}")
+        got = float(got)
+    except (TypeError, ValueError, RuntimeError):
+        return report.fail(case, f"expected a number; got {describe(got)}")
     recall, alarms = _rates(scores, forbidden, got)
     fitting = (_rates(scores, forbidden, t) for t in [*scores.tolist(), 2.0])
     best = max(r for r, a in fitting if a <= allowed)
     text = f"recall {recall:.3f} with {alarms:.3f} false alarms at {got:.4f}"
-    lines = [f"expected recall {best:.3f} with at most {allowed:g}; got {text}"]
-    lines += report.named(got, (scores, forbidden, allowed), 1e-6)
-    right = alarms <= allowed and recall == best
-    return report.true(case, right, "\n       ".join(lines))
+    why = f"expected recall {best:.3f} with at most {allowed:g}; got {text}"
+    return report.true(case, alarms <= allowed and recall == best, why)
 
 
 def _rates(scores: Tensor, forbidden: Tensor, limit: float) -> tuple[float, float]:
@@ -89,7 +90,10 @@ def desk() -> tuple[KontextPipeline, safety.Safety]:
 @exercise
 def slip_through(report: Report, answer: Callable[..., Any]) -> None:
     """A scene and a prompt: the words pass, the input passes, and the output filter stops it."""
-    scene, prompt = answer()
+    got = report.call("a pair", answer)
+    if got is FAILED:
+        return None
+    scene, prompt = got if isinstance(got, (tuple, list)) and len(got) == 2 else (got, None)
     if not isinstance(scene, Scene) or not isinstance(prompt, str):
         why = f"expected (Scene, text); got ({scene!r:.40}, {prompt!r:.40})"
         turned = isinstance(prompt, Scene) and isinstance(scene, str)

@@ -1,11 +1,9 @@
 """Exercises of notebook 02."""
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from minikontext import tokens as package
 from minikontext.course.checks import Report, exercise
@@ -59,25 +57,13 @@ def attention_share(report: Report, answer: Callable[..., Any]) -> None:
     report.equal(f"{s} tokens, width {d}", answer, (s, d), tolerance=1e-6)
 
 
-def _listed(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """Three numbers, whether they come as a list, a tuple or a tensor."""
-
-    @wraps(answer)  # so that an error is found in the student's lines
-    def listed(*args: Any) -> Any:
-        got = answer(*args)
-        return [float(x) for x in got] if isinstance(got, (list, tuple, Tensor)) else got
-
-    return listed
-
-
 @exercise
 def divide_attention(report: Report, answer: Callable[..., Any]) -> None:
     """How the target's attention is divided between text, target and context."""
-    listed = report.through(_listed, answer)
     rows = torch.zeros(1, 6, 6)  # text looks at text, target at its context, context at the target
     rows[0, :2, 0] = rows[0, 2:4, 4] = rows[0, 4:, 2] = 1.0
-    report.equal("only the target's rows count", listed, (rows, 2, 2), [0.0, 0.0, 1.0])
+    report.equal("only the target's rows count", answer, (rows, 2, 2), [0.0, 0.0, 1.0])
     for name, context in (("random weights", report.whole(2, 4)), ("no context at all", 0)):
         m, n = report.whole(2, 4), report.whole(2, 4)
         weights = report.normal(3, m + n + context, m + n + context).softmax(-1)
-        report.equal(name, listed, (weights, m, n))
+        report.equal(name, answer, (weights, m, n))

@@ -17,7 +17,7 @@ def my_slice(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("6 rows, 4 processes: 2, 2, 2 and none", answer, (w, 1, 4), w[2:4])
     report.equal("… and the fourth has nothing", answer, (w, 3, 4), w[6:])
     size = report.whole(3, 6)
-    rows, rank = report.whole(size + 1, 30), report.whole(0, 1)
+    rows, rank = size * report.whole(2, 5) + 1, report.whole(0, 1)
     parts = report.normal(rows, 3).split(-(-rows // size))
     text = f"{rows} rows, {size} processes, number {rank}"
     report.equal(text, answer, (torch.cat(parts), rank, size), parts[rank])
@@ -58,6 +58,8 @@ def _processes(step: Step) -> Callable[..., torch.Tensor]:
 
         def one(rank: int, total: torch.Tensor | None) -> torch.Tensor:
             def all_gather(rows: torch.Tensor) -> torch.Tensor:
+                if rows.dtype != torch.bfloat16:
+                    raise TypeError(f"all_gather was given {rows.dtype}, not torch.bfloat16")
                 return torch.cat([shard.to(rows.dtype) for shard in shards])
 
             def reduce_scatter(whole: torch.Tensor) -> torch.Tensor:
