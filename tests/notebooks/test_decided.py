@@ -41,7 +41,6 @@ OTHER = {
     "05": {"A larger μ draws more noise; the dotted line is uniform": COUNTED},
     "06": {"The larger μ, the more steps are spent in the noise": COUNTED},
     "07": {
-        "The fewer steps, the more points lie between the answers": "dots, to be seen",
         "One step: the blur falls apart into answers": BELOW,
         "more saturated": BELOW,
         "more at 0 or 255": BELOW,
