@@ -33,6 +33,7 @@ from types import ModuleType
 from tqdm.auto import tqdm
 
 from minikontext.runtime import files
+from minikontext.training import store
 
 EVERY = 5  # steps between two checkpoints
 PATIENCE = 300  # seconds without any progress; then something hangs
@@ -107,6 +108,8 @@ def run(
             report.steps.append((done, resumed))
         if number < count:
             wanted = resumed + (draw.randint(2 * EVERY, 4 * EVERY) if flip else draw.randint(1, 12))
+            if flip:  # one checkpoint will be damaged
+                _until(lambda: len(store.headers(place)) > 1, child, "no two checkpoints are there")
             report.saving += _wait(place, wanted, child, saving=bool(number % 2) and not full)
         if full and number < count:
             report.failures += _fill(child, place, draw)
@@ -225,7 +228,8 @@ def _hold(folder: Path, rank: int) -> None:
 
 def _last_step(folder: Path) -> int:
     log = folder / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # the last may be cut, on a full disk
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
