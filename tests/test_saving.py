@@ -15,7 +15,7 @@ from minikontext.course import tiny_flux
 from minikontext.errors import ConfigError, OutputError, WeightsError
 from minikontext.page import build, command
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import native, safetensors_io, summary
+from minikontext.pretrained import convert, native, safetensors_io, summary
 from minikontext.runtime import files
 from minikontext.training.models import (
     find_autoencoder,
@@ -204,6 +204,19 @@ def test_our_layout_over_diffusers_is_what_is_opened(tiny, flux, tmp_path):
     assert KontextPipeline.from_pretrained(tmp_path / "x", "cpu").name == "tiny"
 
 
+def test_one_part_is_converted_whole_or_not_at_all(tmp_path):
+    source = files.shipped("data", "weights", "toy", "autoencoder.safetensors")
+    target = tmp_path / "vae"
+    for room in (0, 5000, 1_000_000):
+        with full_disk(room), pytest.raises(OutputError, match="Cannot write.*vae"):
+            convert.convert(source, target)
+        assert not list(tmp_path.iterdir())
+    written = convert.convert(source, target)
+    assert all(path.exists() for path in written) and (target / "config.json").exists()
+    with pytest.raises(OutputError):  # no part of an older one is mixed with the new one
+        convert.convert(source, target)
+
+
 def test_modes_and_links_are_kept(tiny, tmp_path):
     folder, link = tmp_path / "weights", tmp_path / "link"
     tiny().save_pretrained(folder)
@@ -231,6 +244,16 @@ def test_an_autoencoder_and_its_config_come_together(tiny, tmp_path):
 
 
 # ------------------------------------------------------------------ weights that share a part
+
+
+def test_an_autoencoder_goes_by_a_shipped_name(tiny, tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.chdir(tmp_path)
+    assert load_autoencoder(find_autoencoder("toy"), cpu).config.z_channels == 16
+    save_autoencoder(tiny().autoencoder, Path("toy"))  # what lies here comes first
+    assert load_autoencoder(find_autoencoder("toy"), cpu).config.z_channels == 4
+    with pytest.raises(ConfigError, match="none is shipped under that name"):
+        find_autoencoder("tyo")
 
 
 def test_only_the_same_file_is_shared(tiny, tmp_path):

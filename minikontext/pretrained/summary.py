@@ -137,7 +137,7 @@ def _is_damaged(part: Path) -> bool:
 
 
 def verify(place: Path) -> int:
-    """Check one part: header against file size, every tensor accounted for. -> how many tensors.
+    """Check one part: header against file size, every tensor there and finite. -> how many.
 
     Raises WeightsError that says what is wrong.
     """
@@ -146,11 +146,20 @@ def verify(place: Path) -> int:
         raise WeightsError(f"{place} holds {what}. {purpose.INSTEAD}")
     if kind_of(reader.header) in ("T5", "CLIP"):
         verify_encoder(place, reader)
+        _require_finite(reader)
         return len(reader.header)
     several = [x for x in stored.parts_in(reader.header) if x != "text_encoder"]
     for part in several or [kind_of(reader.header)]:
         _verify_part(place, part)
+    _require_finite(reader)
     return len(reader.header)
+
+
+def _require_finite(reader: safetensors_io.Reader) -> None:
+    """Read every number: loading does not look at them, a picture would end in NonFiniteError."""
+    for name in reader.header:
+        if not reader[name].float().isfinite().all():
+            raise WeightsError(f"{reader.path}: {name} holds NaN or infinity. Get it again.")
 
 
 def _verify_part(place: Path, part: str) -> None:

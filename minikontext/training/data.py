@@ -6,6 +6,7 @@ another one's prompt. A cache that was interrupted goes on with the first missin
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,8 +29,10 @@ from minikontext.toyworld import Case, Scene, render, sample_edit
 from minikontext.toyworld.attacks import Mix
 from minikontext.toyworld.concept import placeholder, refused
 from minikontext.training.parallel import ALONE, DistContext
+from minikontext.training.store import SUM, checksum, load_whole
 
 MAX_CONTEXTS = 2
+WORDS = "wordings"  # the sum of a file's wordings, among its facts
 WORDINGS = 8  # ways in which each edit is asked for: words cost nothing, latents do
 
 
@@ -130,10 +133,11 @@ def build_cache(
         if _holds(path, len(indices)):
             continue
         cases = [training_case(i, level, seed, mix) for i in indices]
-        write_wordings(path, cases)
+        words = {WORDS: write_wordings(path, cases)}
         with files.replacing(path) as temporary:
             tensors = encode(cases, autoencoder, first, bf16, mix is not None)
-            save_file(tensors, temporary, metadata=facts)
+            whole = {SUM: checksum(facts | words, tensors)}
+            save_file(tensors, temporary, metadata=facts | words | whole)
     world.wait()
 
 
@@ -188,10 +192,18 @@ def wordings(case: Case) -> list[str]:
     return [case.prompt, *(case.reworded(i) for i in range(1, WORDINGS))]
 
 
-def write_wordings(path: Path, cases: Sequence[Case]) -> None:
-    """Write the wordings of a file of pairs beside it, a line each case. Raises OutputError."""
+def write_wordings(path: Path, cases: Sequence[Case]) -> str:
+    """Write the wordings of a file of pairs beside it, a line each case; returns their sum.
+
+    Raises OutputError.
+    """
     lines = "\n".join("\t".join(wordings(case)) for case in cases)
     files.write_text(path.with_suffix(".txt"), lines)
+    return _sum(lines)
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_cache(folder: Path, text_encoder: ToyTextEncoder, limit: int | None = None) -> Pairs:
@@ -219,8 +231,10 @@ ENCODED = {"target": 4, "contexts": 5, "count": 1, "index": 1, "determined": 1}
 def _stored(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
     """One file of pairs, and their wordings from the text beside it."""
     try:
-        tensors = load_file(path)
+        tensors, facts = load_whole(path)
         text = files.read_text(path.with_suffix(".txt"))
+        if facts.get(WORDS, summed := _sum(text)) != summed:  # files of before have none
+            raise ValueError("its .txt is not what was written")
         lines = [line.split("\t") for line in text.split("\n")]
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made again") from error

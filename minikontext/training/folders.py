@@ -39,7 +39,7 @@ from minikontext.text import TextFeatures
 from minikontext.training.editor import EditorLossConfig
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import ALONE, WHOLE, DistContext, Microbatch
-from minikontext.training.sources import AS_IT_IS, Bad, Picture, Reading, Triplet, triplets
+from minikontext.training.sources import AS_IT_IS, Bad, Reading, Triplet, triplets
 from minikontext.training.store import file_sum
 from minikontext.training.watch import Metrics, losses_at_fixed_times, validation_metrics
 from minikontext.transformer import KontextTransformer
@@ -90,32 +90,18 @@ def encode_folder(
 def _is_whole(place: Path, chunk: list[Triplet | Bad], how: Reading) -> bool:
     try:
         facts = json.loads(files.read_text(place.with_suffix(".json")))
-        return facts["asked"] == _asked(chunk, how) and facts["bytes"] == place.stat().st_size
+        if facts["bytes"] != place.stat().st_size:
+            return False
+        seen = facts.get("seen") == _asked(chunk, how, quick=True)
+        return seen or facts["asked"] == _asked(chunk, how, quick=False)
     except (OSError, ValueError, KeyError):
         return False
 
 
-def _asked(chunk: list[Triplet | Bad], how: Reading) -> str:
+def _asked(chunk: list[Triplet | Bad], how: Reading, quick: bool) -> str:
     """What a shard is made of: it is made again when pictures, prompts or their order change."""
-    facts: list[object] = [
-        (one.key, one.prompt, one.mirrored, *map(_identity_of, (one.image, *one.contexts)))
-        if isinstance(one, Triplet)
-        else (one.key, one.why)
-        for one in chunk
-    ]
-    facts.append((how.max_aspect, how.upscale))
+    facts = [*(one.identity(quick) for one in chunk), (how.max_aspect, how.upscale)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _identity_of(picture: Picture) -> list[object]:
-    """What changes when a picture does: a file's name, size and time, or a shard's bytes."""
-    if isinstance(picture, bytes):
-        return [hashlib.sha256(picture).hexdigest()]
-    try:
-        facts = picture.stat()
-    except OSError:
-        return [picture.name]
-    return [picture.name, facts.st_size, facts.st_mtime_ns]
 
 
 def _encode_shard(
@@ -124,6 +110,8 @@ def _encode_shard(
 ) -> None:  # fmt: skip
     tensors: dict[str, Tensor] = {}
     samples, skipped = [], []
+    # Before the work: what changes meanwhile is made again.
+    facts: dict = {name: _asked(chunk, how, name == "seen") for name in ("seen", "asked")}
     for one in chunk:
         try:
             if isinstance(one, Bad):
@@ -140,8 +128,8 @@ def _encode_shard(
         samples.append(row | {"resized": resized})
     with files.replacing(place) as temporary:
         save_file(tensors, temporary)
-        facts = {"asked": _asked(chunk, how), "bytes": temporary.stat().st_size}
-        facts |= {"sha256": file_sum(temporary), "samples": samples, "skipped": skipped}
+        facts |= {"bytes": temporary.stat().st_size, "sha256": file_sum(temporary)}
+        facts |= {"samples": samples, "skipped": skipped}
     files.write_text(place.with_suffix(".json"), json.dumps(facts, indent=0))
 
 

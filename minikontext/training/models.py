@@ -15,7 +15,7 @@ from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import layouts, safetensors_io
-from minikontext.pretrained.native import find_weights, own_config, part_file
+from minikontext.pretrained.native import find_weights, home, own_config, part_file
 from minikontext.runtime import files
 from minikontext.runtime.config import build_config, read_json, write_json
 from minikontext.safety import chosen
@@ -33,13 +33,18 @@ if TYPE_CHECKING:
 
 
 def find_autoencoder(place: str | Path) -> Path:
-    """The folder with the trained autoencoder that a config names. Raises ConfigError."""
-    folder = Path(place)
-    if not files.exists(part_file(folder, "autoencoder", own_config(folder))):
-        raise ConfigError(
-            f"{folder} holds no trained autoencoder; train configs/toy_autoencoder.toml"
-        )
-    return folder
+    """The folder with the trained autoencoder that a config names, or a shipped one of that name.
+
+    Raises ConfigError.
+    """
+    for folder in (Path(place), home() / place):
+        if files.exists(part_file(folder, "autoencoder", own_config(folder))):
+            files.tell_if_hidden(place, home())
+            return folder
+    raise ConfigError(
+        f"{place} holds no trained autoencoder, and none is shipped under that name; train "
+        "configs/toy_autoencoder.toml, or name data/weights/toy"
+    )
 
 
 def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:

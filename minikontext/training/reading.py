@@ -1,16 +1,19 @@
-"""How a source of samples is read: its columns, its text, and what is done to each sample."""
+"""How a source of samples is read: its columns, its text, what is done to each; and a sample."""
 
 from __future__ import annotations
 
 import codecs
+import hashlib
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Interval
 
 from minikontext.errors import ConfigError, PromptError, shorten_list
+from minikontext.runtime import files
 from minikontext.text import check_prompts
 
 COLUMNS = ("file_name", "contexts", "prompt")
@@ -20,6 +23,7 @@ MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SIDES = re.compile(
     r"\b(left|right|mirror|flip|clockwise|letter|text|word|sign|writ|say|read)", re.IGNORECASE
 )
+ANY, LATIN = re.compile(r"[\s\S]*"), re.compile("[\0-\u024f\u2010-\u2040\u20ac]*")
 BROKEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # no text has these
 
 
@@ -46,7 +50,7 @@ class Reading:
         if unknown := sorted({*self.columns.values()} - {*COLUMNS, ""}):
             raise ConfigError(f"[data.columns] maps to {shorten_list(unknown)}; ours are {COLUMNS}")
         try:
-            b"a".decode(self.encoding or "utf-8")
+            bytes(4).decode(self.encoding or "utf-8")  # a whole character of any coding
         except (LookupError, ValueError) as error:
             problem = f"encoding = {self.encoding!r:.80}: expected a text encoding, as cp1252"
             raise ConfigError(problem) from error
@@ -57,9 +61,11 @@ class Reading:
 
     def decode(self, data: bytes) -> str:
         """Text in UTF-8, UTF-16 with its mark, or `encoding`. Raises PromptError for any other."""
-        first = "utf-16" if data.startswith(MARKS) else "utf-8"
+        codings = ["utf-16" if data.startswith(MARKS) else "utf-8", self.encoding]
+        if self.encoding and data.isascii() and "a".encode(self.encoding) == b"a":
+            codings.reverse()  # UTF-7 and HZ look like plain text
         texts = []
-        for coding in filter(None, (first, self.encoding)):
+        for coding in filter(None, codings):
             with suppress(UnicodeDecodeError):
                 texts.append(data.decode(coding).replace("\ufeff", ""))
         texts = [text for text in texts if "\0" not in text]  # UTF-16 without its mark, or UTF-32
@@ -82,8 +88,8 @@ class Reading:
         wants a trigger where there is none.
         """
         word = self.trigger
-        if broken := BROKEN.search(prompt):
-            raise PromptError(f"its prompt has {broken[0]!a}, as text that was decoded wrongly")
+        if broken := misread(prompt):
+            raise PromptError(f"its prompt has {broken!a:.80}, as text that was decoded wrongly")
         if TRIGGER in prompt and not word:
             raise PromptError(f"its prompt has {TRIGGER}, and [data] names no trigger")
         if TRIGGER in prompt:
@@ -93,4 +99,79 @@ class Reading:
         return prompt
 
 
+def misread(text: str) -> str:
+    """What of a text shows that it was decoded wrongly; empty for nothing.
+
+    That is what no text has; Latin letters in UTF-7, and HZ; and UTF-8 read as Windows-1252.
+    """
+    if found := BROKEN.search(text):
+        return found[0]
+    # "door+window" is UTF-7, too, but of no Latin letters.
+    for shown, coding, signs in (("ascii", "utf-7", LATIN), ("ascii", "hz", ANY),
+                                 ("cp1252", "utf-8", ANY)):  # fmt: skip
+        with suppress(UnicodeError):
+            meant = text.encode(shown).decode(coding)
+            if signs.fullmatch(meant) and not (meant.isascii() or BROKEN.search(meant)):
+                return text
+    return ""
+
+
 AS_IT_IS = Reading()
+
+
+# -------------------------------------------------------------------------------------- samples
+
+Picture = Path | bytes
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One sample as it came: its name, prompt, picture, and what the picture was made from.
+
+    mirrored: left and right of all its pictures are to be exchanged.
+    """
+
+    key: str
+    prompt: str
+    image: Picture
+    contexts: tuple[Picture, ...]
+    mirrored: bool = False
+
+    def identity(self, quick: bool) -> tuple[object, ...]:
+        """What it is told apart by: the bytes of its pictures; `quick`: size and times of files."""
+        tell = _seen if quick else _content
+        return (self.key, self.prompt, self.mirrored, *map(tell, (self.image, *self.contexts)))
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that cannot be used, and why."""
+
+    key: str
+    why: str
+
+    def identity(self, quick: bool) -> tuple[object, ...]:
+        """What it is told apart by."""
+        return (self.key, self.why)
+
+
+def _content(picture: Picture) -> str:
+    """What a picture's bytes are told apart by; its name if there are none."""
+    try:
+        data = picture if isinstance(picture, bytes) else files.read_bytes(picture)
+    except OSError:
+        return picture.name
+    return hashlib.sha256(data).hexdigest()
+
+
+def _seen(picture: Picture) -> object:
+    """What changes whenever a file does, without reading it: a copy may set its first time back,
+
+    but no program the second one.
+    """
+    try:
+        facts = None if isinstance(picture, bytes) else picture.stat()
+    except OSError:
+        facts = None
+    times = facts and (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return (picture.name, *times) if times else _content(picture)

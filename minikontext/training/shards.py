@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import logging
 import lzma
+import re
 import tarfile
 import tempfile
 import zlib
@@ -16,6 +18,9 @@ from typing import IO
 from minikontext.errors import ConfigError, OutputError
 from minikontext.runtime import files
 
+SPLIT = re.compile(r"(train|test|val(?:idation)?|dev|eval)(?![a-z])", re.IGNORECASE)
+COUNTED = re.compile(r"(.*?)-?\d{5}-of-(\d{5})\.")
+log = logging.getLogger(__name__)
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
@@ -24,7 +29,19 @@ def plain_files(source: Path, *endings: str) -> list[Path]:
     found = sorted(path for ending in endings for path in source.glob(ending))
     if odd := [path for path in found if not files.exists(path)]:
         raise ConfigError(f"{odd[0]} is no ordinary file, or leads nowhere. Move it away.")
+    tell_mixed(source, [path.name for path in found])
     return found
+
+
+def tell_mixed(source: Path, names: list[str]) -> None:
+    """Log a warning where tables or shards are of several splits, or some of a series are gone."""
+    if len(splits := sorted({m[1] for name in names if (m := SPLIT.match(name))})) > 1:
+        log.warning("%s: %s are read together: move away what is not to be learned", source,
+                    " and ".join(splits))  # fmt: skip
+    counted = [m.groups() for name in names if (m := COUNTED.match(name))]
+    for series, total in sorted({*counted}):
+        if int(total) != (there := counted.count((series, total))):
+            log.warning("%s: %s has %d of %d files", source, series, there, int(total))
 
 
 @contextmanager

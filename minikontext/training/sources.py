@@ -24,8 +24,8 @@ import logging
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,18 @@ from minikontext.errors import (
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.text import check_prompts
-from minikontext.training.reading import AS_IT_IS, COLUMNS, MARKS, SIDES, Reading
+from minikontext.training.reading import (
+    AS_IT_IS,
+    COLUMNS,
+    MARKS,
+    SIDES,
+    Bad,
+    Picture,
+    Reading,
+    Triplet,
+)
 from minikontext.training.shards import grouped, plain_files, unpacked
 
-Picture = Path | bytes
 LARGEST = 1 << 28  # bytes of one file in a shard, or of a caption's row; a picture stays below
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SHARDS = ("*.tar", "*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz")
@@ -51,28 +59,6 @@ TABLES = (".jsonl", ".csv", ".parquet")
 PLAIN = (".json", ".txt")
 _DIGITS = re.compile(r"(\d+)")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Triplet:
-    """One sample as it came: its name, prompt, picture, and what the picture was made from.
-
-    mirrored: left and right of all its pictures are to be exchanged.
-    """
-
-    key: str
-    prompt: str
-    image: Picture
-    contexts: tuple[Picture, ...]
-    mirrored: bool = False
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A sample that cannot be used, and why."""
-
-    key: str
-    why: str
 
 
 Found = Iterator[Triplet | Bad]
@@ -150,6 +136,9 @@ def _recognised(source: Path, how: Reading) -> tuple[Found, set[Path]]:
     folders = [p for p in source.glob("[!.]*") if p.is_dir()]
     pictures = next((p for p in folders if p.name.lower() == "target"), source)
     controls = [p for p in folders if p.name.lower().startswith("control")]
+    if odd := [p for p in controls if not CONTEXT.fullmatch(p.name.lower())]:
+        raise ConfigError(f"{odd[0]}: inputs lie in control/, control1/, control2/. Rename it so, "
+                          "or move it away")  # fmt: skip
     controls.sort(key=lambda p: _counted(p.name))  # control10 comes after control2
     if found := _with_endings(pictures):
         captions = {p.with_suffix(".txt") for p in found}
@@ -221,7 +210,8 @@ def _parquet_rows(path: Path) -> Iterator[dict | Bad]:
     except ImportError as error:
         raise MissingPackageError("run pip install 'minikontext[parquet]' first") from error
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=16):
+        table = parquet.ParquetFile(path, page_checksum_verification=True)
+        for batch in table.iter_batches(batch_size=16):
             for i in range(len(batch)):
                 try:
                     (row,) = batch.slice(i, 1).to_pylist()
@@ -378,14 +368,16 @@ def _with_endings(folder: Path) -> list[Path]:
 def _from_pictures(pictures: list[Path], controls: list[Path], how: Reading) -> Found:
     """Pictures with a .txt beside them; contexts have the same name in the folders of controls.
 
-    With several inputs in one folder, they are called NAME_0.png, NAME_1.png.
+    With several inputs in one folder, they are called NAME_0.png, NAME_1.png, or from 1 on.
     """
     found = [_with_endings(folder) for folder in controls]
+    targets = {picture.stem for picture in pictures}
     places = [{p.stem: p for p in paths} for paths in found]
+    series = [_series(p for p in paths if p.stem not in targets) for paths in found]
     names = Counter((p.parent, p.stem) for paths in (pictures, *found) for p in paths)
     used: set[Path] = set()
     for picture in pictures:
-        each = [_inputs(picture.stem, place) for place in places]
+        each = [_inputs(picture.stem, *both) for both in zip(places, series)]
         used.update(inputs := [path for paths in each for path in paths])
         if any(names[path.parent, path.stem] > 1 for path in (picture, *inputs)):
             yield Bad(picture.name, "two pictures share its name, or its caption's")
@@ -405,8 +397,19 @@ def _from_pictures(pictures: list[Path], controls: list[Path], how: Reading) -> 
         yield Bad(f"{path.parent.name}/{path.name}", "there is no target of its name")
 
 
-def _inputs(stem: str, place: Mapping[str, Path]) -> list[Path]:
-    if stem in place:
-        return [place[stem]]
-    numbered = itertools.takewhile(lambda i: f"{stem}_{i}" in place, itertools.count())
-    return [place[f"{stem}_{i}"] for i in numbered]
+def _series(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Pictures NAME_0, NAME_1 … by NAME, in order; a series with a gap is none."""
+    found: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in paths:
+        name, _, number = path.stem.rpartition("_")
+        if name and number.isdecimal():
+            found[name][int(number)] = path
+    return {
+        name: [numbered[i] for i in sorted(numbered)]
+        for name, numbered in found.items()
+        if max(numbered) - min(numbered) == len(numbered) - 1 and min(numbered) <= 1
+    }
+
+
+def _inputs(stem: str, place: Mapping[str, Path], series: Mapping[str, list[Path]]) -> list[Path]:
+    return [place[stem]] if stem in place else series.get(stem, [])

@@ -22,7 +22,7 @@ from typing import Annotated, NamedTuple, Protocol
 import torch
 from annotated_types import Interval, MaxLen
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from minikontext.autoencoder import AutoEncoder
@@ -36,6 +36,7 @@ from minikontext.toyworld.edits import context_count, operation_shares, sample_c
 from minikontext.toyworld.lexicon import absent_words
 from minikontext.toyworld.sizes import TRAINED, Size
 from minikontext.training.pictures import pixels
+from minikontext.training.store import SUM, checksum, load_whole
 
 
 @dataclass(frozen=True)
@@ -222,11 +223,11 @@ def kept(folder: Path, number: int, make: Callable[[], list[Tensor]]) -> list[Te
     if not path.exists():
         latents = {f"{i}": z.bfloat16().contiguous() for i, z in enumerate(make())}
         with files.replacing(path) as temporary:
-            save_file(latents, temporary)
+            save_file(latents, temporary, {SUM: checksum({}, latents)})
     try:
-        stored = load_file(path)
+        stored, _ = load_whole(path)
         return [stored[f"{i}"].float() for i in range(len(stored))]
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made anew") from error
 
 

@@ -493,6 +493,18 @@ def test_our_own_folders_can_be_verified_too(tiny_pipe, tmp_path, capsys):
     assert capsys.readouterr().out.count("[OK]") == 3
 
 
+@pytest.mark.parametrize("part", ["transformer", "autoencoder", "text_encoder"])
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_verify_finds_what_is_no_number(tiny, tmp_path, capsys, part, number):
+    pipe = tiny()
+    with torch.no_grad():
+        [*pipe.modules[part].parameters()][-1].view(-1)[-1] = number
+    pipe.save_pretrained(tmp_path)
+    assert command("weights", "verify", tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("[OK]") == 2 and "holds NaN or infinity" in shown and part in shown
+
+
 def test_verify_names_what_is_wrong(broken, capsys):
     cut(broken / "text_encoder_2/model.safetensors")
     edit_json(broken / "transformer/config.json", num_layers=3)

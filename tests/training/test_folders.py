@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import time
@@ -202,6 +203,28 @@ def test_a_picture_that_changed_is_encoded_again(pipe, tmp_path):
     picture(5).save(source / "b.png")  # the context of all
     encode_folder(source, cache, pipe, side=64, shard=1)
     assert not torch.equal(Encoded(cache).sample(1)["1"], second["1"])
+
+
+def test_a_picture_of_the_same_size_and_time_is_another_one(pipe, tmp_path):
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    source.mkdir()
+    path, told = source / "0.bmp", cache / "triplets-000000.json"
+    picture(3).save(path)
+    (source / "0.txt").write_text(prompt(0))
+    encode_folder(source, cache, pipe, side=64)
+    before, sample, kept = path.stat(), Encoded(cache).sample(0), told.stat().st_mtime_ns
+    path.touch()  # nothing but its time has changed
+    encode_folder(source, cache, pipe, side=64)
+    assert told.stat().st_mtime_ns == kept
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    encode_folder(source, cache, pipe, side=64)
+    assert told.stat().st_mtime_ns == kept
+    picture(8).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    encode_folder(source, cache, pipe, side=64)
+    assert not torch.equal(Encoded(cache).sample(0)["0"], sample["0"])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Many processes do what one does: real ones, two and four, over gloo on the CPU."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.training import parallel
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.store import DamageWarning
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
 
 PROGRAM = Path(__file__).with_name("processes.py")
@@ -128,6 +130,45 @@ def test_no_damaged_store_is_loaded(found, program):
         file.unlink()
     with pytest.raises(TrainingError, match="damaged"):
         Loop(model, LoopConfig(steps=20), folder / "damaged").resume()
+
+
+def swapped(last, before):
+    one, two = sorted(last.glob("*.safetensors"))[:2]
+    data = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(data)
+
+
+def mixed(last, before):
+    one, other = (sorted(place.glob("*.safetensors"))[0] for place in (last, before))
+    shutil.copy(other, one)
+
+
+def one_more(last, before):
+    shutil.copy(sorted(before.glob("*.safetensors"))[0], last / "shard-9.safetensors")
+
+
+def facts_of_a_pipe(last, before):
+    os.mkfifo(last.parent / "pipe")
+    stored = json.loads((last / "facts.json").read_text())
+    stored.pop("sha256")
+    stored["files"]["../pipe"], stored["sums"]["../pipe"] = 0, "x"
+    digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+    (last / "facts.json").write_text(json.dumps(stored | {"sha256": digest}))
+
+
+@pytest.mark.parametrize("damage", [swapped, mixed, one_more, facts_of_a_pipe])
+def test_shards_of_another_process_or_step_are_passed_over_and_told(
+    found, program, tmp_path, damage
+):
+    place = shutil.copytree(found[0] / "moved", tmp_path / "moved")
+    before, last = sorted((place / "checkpoints").glob("step-*"))
+    damage(last, before)
+    model, _ = program.parts("flow", parallel.ALONE)
+    loop = Loop(model, LoopConfig(steps=20), place)
+    with pytest.warns(DamageWarning, match="step-00000015: damaged"):
+        assert loop.resume()
+    assert loop.step == 10
 
 
 def test_edits_are_tried_with_sharded_weights_in_bfloat16(found):

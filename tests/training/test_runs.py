@@ -122,6 +122,27 @@ def test_a_run_is_tied_to_what_its_start_and_its_base_hold(tiny, tmp_path):
         train(values)
 
 
+@pytest.mark.parametrize("what", ["another picture", "another caption", "one more"])
+def test_a_run_that_was_stopped_is_tied_to_its_pictures(tiny, tmp_path, what):
+    tiny().save_pretrained(tmp_path / "base")
+    values = lora_config(tmp_path, loop={"steps": 3, "log_every": 1})
+
+    def stop(facts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(values, on_log=stop)
+    if what == "another picture":
+        Image.new("RGB", (64, 64), "blue").save(tmp_path / "pictures/1.png")
+    elif what == "another caption":
+        (tmp_path / "pictures/1.txt").write_text("the sign")
+    else:
+        shutil.copy(tmp_path / "pictures/1.png", tmp_path / "pictures/2.png")
+        (tmp_path / "pictures/2.txt").write_text("a sign")
+    with pytest.raises(TrainingError, match="data was .* start over with --restart"):
+        train(values)
+
+
 def test_a_checkpoint_from_before_knows_of_no_contents(tmp_path):
     before = {"seed": "0"}
     runs.require_same(tmp_path, before, before | dict.fromkeys(runs.LATER, "abc"))
@@ -337,6 +358,28 @@ def test_a_log_that_cannot_be_written_is_a_typed_error(tmp_path):
     loop, loss = small(tmp_path)
     with pytest.raises(OutputError, match=r"Cannot write .*log.jsonl"):
         loop.run(loss)
+
+
+def flipped_pairs(folder):
+    flipped(folder / "pairs-00000000.safetensors")
+
+
+def other_wordings(folder):
+    path = folder / "pairs-00000000.txt"
+    path.write_text(path.read_text().replace("e", "a", 1))
+
+
+@pytest.mark.parametrize("damage", [flipped_pairs, other_wordings])
+def test_encoded_pairs_that_changed_are_told(tiny, tmp_path, damage):
+    pipe = tiny()
+    build_cache(tmp_path, 1, 4, 0, pipe.autoencoder, "mark")
+    load_cache(tmp_path, pipe.text_encoder)
+    damage(tmp_path)
+    with pytest.raises(TrainingError, match="is damaged.*not .* written.*Remove it"):
+        load_cache(tmp_path, pipe.text_encoder)
+    path = tmp_path / "pairs-00000000.safetensors"
+    save_file(load_file(path), path)  # as before there were sums
+    load_cache(tmp_path, pipe.text_encoder)
 
 
 def test_a_cache_grows_when_more_is_asked_for(tiny, tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 import tarfile
 import zlib
@@ -191,6 +192,20 @@ def test_a_parquet_file_is_read(tmp_path):
     assert one.image == png(1) and one.contexts == (png(3),) and two.prompt == "two"
 
 
+def test_a_parquet_file_with_sums_is_checked_by_them(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = {"file_name": [png(1), png(2)], "prompt": ["make the hat red", "fine"]}
+    path = tmp_path / "0.parquet"
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    parquet.write_table(pyarrow.table(rows), path, write_page_checksum=True, **plain)
+    good(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"hat red", b"cat red"))
+    (bad,) = triplets(tmp_path)
+    assert isinstance(bad, Bad) and "ends early" in bad.why
+
+
 def test_several_prompts_and_several_inputs_of_one_picture(pictures):
     lines(
         pictures,
@@ -240,6 +255,57 @@ def test_controls_are_counted_and_none_takes_the_place_of_another(tmp_path):
     assert "no picture of its name in control1/" in three.why and "in control2/" in four.why
     (tmp_path / "control1/1.jpg").write_bytes(png())
     assert "two pictures share" in next(triplets(tmp_path)).why
+
+
+def put(folder, *names):
+    """Pictures of their own, and captions that are their names."""
+    for shade, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode() if name.endswith("txt") else png(shade))
+
+
+def test_a_series_of_inputs_with_a_gap_costs_its_sample(tmp_path):
+    put(tmp_path, *(f"target/{n}.{end}" for n in "abcd" for end in ("png", "txt")))
+    put(tmp_path, "control/a_0.png", "control/a_2.png", "control/b_1.png", "control/b_2.png",
+        *(f"control/c_{i:02}.png" for i in range(11)), "control/d_2.png")  # fmt: skip
+    found = {one.key: one for one in triplets(tmp_path)}
+    assert [p.name for p in found["b.png"].contexts] == ["b_1.png", "b_2.png"]
+    assert [p.name for p in found["c.png"].contexts] == [f"c_{i:02}.png" for i in range(11)]
+    for key in ("a.png", "d.png"):
+        assert "no picture of its name" in found[key].why
+    assert all(isinstance(found[f"control/{key}.png"], Bad) for key in ("a_0", "a_2", "d_2"))
+
+
+def test_an_input_is_that_of_the_target_of_its_whole_name(tmp_path):
+    put(tmp_path, "target/1.png", "target/1.txt", "target/1_0.png", "target/1_0.txt")
+    put(tmp_path, "control/1_0.png", "control/1_1.png")
+    one, two = good(tmp_path)
+    assert [p.name for p in one.contexts] == ["1_1.png"] and one.key == "1.png"
+    assert [p.name for p in two.contexts] == ["1_0.png"]
+
+
+def test_no_folder_of_masks_is_taken_for_a_control(tmp_path):
+    put(tmp_path, "target/1.png", "target/1.txt", "control/1.png")
+    for name in ("control_masks", "control.bak", "controls"):
+        put(tmp_path, f"{name}/1.png")
+        with pytest.raises(ConfigError, match=rf"{name}: inputs lie in control/, control1/"):
+            check_source(tmp_path)
+        shutil.rmtree(tmp_path / name)
+    put(tmp_path, "Control_2/1.png", "control-3/1.png")
+    (one,) = good(tmp_path)
+    assert len(one.contexts) == 3
+
+
+def test_several_splits_and_a_series_that_is_not_whole_are_told(tmp_path, caplog):
+    for name in ("train-00000-of-00001", "test-00000-of-00002"):
+        write_tar(tmp_path / f"{name}.tar", [(f"{name}.png", png()), (f"{name}.txt", b"x")])
+    good(tmp_path)
+    assert "test and train are read together" in caplog.text
+    assert "test has 1 of 2 files" in caplog.text and "train has" not in caplog.text
+    caplog.clear()
+    (tmp_path / "test-00000-of-00002.tar").rename(tmp_path / "trained.tar")
+    good(tmp_path)
+    assert not caplog.text
 
 
 def test_cells_without_quotes_are_told_and_not_cut(tmp_path):
@@ -387,7 +453,10 @@ def test_a_picture_in_a_parquet_file_may_have_several_prompts(tmp_path):
     assert [one.prompt for one in good(tmp_path)] == ["one", "two"]
 
 
-@pytest.mark.parametrize("broken", ["don\ufffdt", "don\x92t", "\x1b$B@V", "a\0b"])
+MISREAD = ["don\ufffdt", "don\x92t", "\x1b$B@V", "a\0b", "donâ€™t", "caf+AOk- noir", "~{VPND~}"]
+
+
+@pytest.mark.parametrize("broken", MISREAD)
 def test_text_that_was_decoded_wrongly_is_left_out_in_every_layout(tmp_path, broken):
     for layout in ("txt", "csv", "jsonl", "tar"):
         folder = tmp_path / layout
@@ -403,6 +472,23 @@ def test_text_that_was_decoded_wrongly_is_left_out_in_every_layout(tmp_path, bro
             write_tar(folder / "0.tar", [("1.png", png()), ("1.txt", broken.encode())])
         found = list(triplets(folder))
         assert found and all(isinstance(one, Bad) and one.why for one in found), (layout, found)
+
+
+FINE = ["2 + 2", "+-5, a+b-c", "a door+window seat", "~/home ~~", "café à la 5€", "Ã", "don’t"]
+
+
+@pytest.mark.parametrize("fine", FINE)
+def test_sums_and_accents_are_no_sign_of_wrong_decoding(pictures, fine):
+    lines(pictures, {"file_name": "a.png", "prompt": fine})
+    assert [one.prompt for one in good(pictures)] == [fine]
+
+
+@pytest.mark.parametrize("coding", ["utf-7", "hz", "utf-16-le", "utf-32", "iso2022_jp", "gb18030"])
+def test_codings_that_look_like_plain_text_are_read_where_they_are_named(pictures, coding):
+    (pictures / "a.txt").write_bytes("中文".encode(coding))
+    (pictures / "b.txt").write_text("fine")
+    one, two, _ = triplets(pictures, Reading(encoding=coding))
+    assert (one.prompt, two.prompt) == ("中文", "fine")
 
 
 def test_what_else_lies_in_a_folder_is_named(tmp_path, caplog):

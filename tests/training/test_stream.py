@@ -66,6 +66,17 @@ def test_any_step_can_be_made_again_with_or_without_a_folder(autoencoder, tmp_pa
     assert same(kept_nowhere.batch(6), batches[6])
 
 
+def test_a_batch_that_changed_on_the_disk_is_told(autoencoder, tmp_path):
+    stream = Stream(StreamConfig(tokens=300, batches=1), autoencoder, tmp_path)
+    stream.batch(0)
+    (path,) = tmp_path.glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TrainingError, match="is damaged.*Remove it, it is made anew"):
+        stream.batch(0)
+
+
 def test_an_epoch_sees_every_batch_once_in_other_words(autoencoder):
     stream = Stream(StreamConfig(tokens=400, batches=5), autoencoder)
     epochs = [[stream.number(step) for step in range(5 * e, 5 * e + 5)] for e in range(6)]
