@@ -41,7 +41,7 @@ def launch(count, folder):
     env["MINIKONTEXT_DTYPE"] = "float32"  # else Muon rounds to bfloat16 where the hardware has it
     done = subprocess.run(
         [*command, "--nproc-per-node", str(count), str(PROGRAM), str(folder)],
-        capture_output=True, text=True, env=env, timeout=500,
+        capture_output=True, text=True, env=env, timeout=3600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads((folder / f"{count}.json").read_text())
