@@ -411,6 +411,21 @@ def test_unknown_plans_and_abbreviations_are_refused(here, capsys, option):
     assert option[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["inspect", "x.png"], ["bench", "mini"], ["edit", "x.png", "y"]])
+def test_what_a_mistake_quotes_of_the_line_is_written_out(capsys, words):
+    """A `*` brings in names of files, which strangers may have chosen."""
+    with pytest.raises(SystemExit) as stop:
+        run(*words, "--a\x1b[31m\u202eb\u200b")
+    assert stop.value.code == 2
+    assert "--a\\x1b[31m\\u202eb\\u200b" in capsys.readouterr().err
+
+
+def test_the_note_of_a_format_with_loss_writes_its_name_out(here, capsys):
+    run("edit", "fox.png", "make the hat red", "-o", "a\x1b[31m.jpg", "--steps", "1")
+    said = "".join(capsys.readouterr())
+    assert "note: a\\x1b[31m.jpg loses pixels" in said and "\x1b" not in said
+
+
 def test_the_plans_are_those_of_the_memory_plan():
     from minikontext.cli import edit as command
     from minikontext.runtime import memory_plan

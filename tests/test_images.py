@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from minikontext import images
 from minikontext.errors import (
@@ -24,7 +24,7 @@ from minikontext.errors import (
     SizeError,
 )
 from minikontext.images import containers
-from minikontext.images.read import _quiet
+from minikontext.images.read import UNUSED, _quiet
 
 
 def gradient(width=48, height=32):
@@ -688,6 +688,54 @@ def test_colours_that_no_profile_names_are_told(tmp_path, chunk, told, kind):
     assert images.odd_colours(source) == told
     if content != b"1":  # a picture that somebody else has opened
         assert images.odd_colours(Image.open(path)) == ("primaries" if told == "cHRM" else "")
+
+
+ODD_PROFILES = ("grey", "Lab", "half", "junk", "packed wrongly", "one part of two")
+
+
+@pytest.mark.parametrize("how", ODD_PROFILES)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_a_profile_that_cannot_be_used_is_told(how, mode, tmp_path):
+    picture = Image.new("RGB", (8, 8), ORANGE).quantize(2)
+    picture = picture if mode == "P" else picture.convert("RGB").convert(mode)
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    odd = {"grey": LINEAR_GREY, "Lab": lab, "half": P3[:200], "junk": b"junk" * 50}.get(how, P3)
+    name = "a.jpg" if how == "one part of two" and mode in ("RGB", "L") else "a.png"
+    path = saved(picture, tmp_path, name, icc_profile=odd)
+    data, fits = path.read_bytes(), (how, mode) == ("grey", "L")
+    if name == "a.jpg":
+        data = data.replace(b"ICC_PROFILE\0\1\1", b"ICC_PROFILE\0\1\2")
+    elif how in ("packed wrongly", "one part of two"):
+        at = data.find(b"iCCP")
+        size = int.from_bytes(data[at - 4 : at], "big")
+        chunk = png_chunk(b"iCCP", data[at + 4 : at + 14] + bytes(size - 10))
+        data = data[: at - 4] + chunk + data[at + size + 8 :]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        got = images.read(data).getpixel((3, 3))
+    told = [str(one.message) for one in said if UNUSED in str(one.message)]
+    assert len(told) == (not fits) and (fits or difference(got, picture.convert("RGB").getpixel(
+        (3, 3))) <= 2)  # fmt: skip
+    assert images.odd_colours(data) == ("" if fits else told[0].partition("(")[2].partition(")")[0])
+
+
+def test_a_profile_of_jpeg_2000_and_of_bmp_is_told():
+    """PIL does not read them: colours that they name are taken for sRGB."""
+    files = {}
+    for format_, options in (("JPEG2000", {}), ("BMP", {})):
+        file = BytesIO()
+        Image.new("RGB", (8, 8), ORANGE).save(file, format_, **options)
+        files[format_] = file.getvalue()
+    assert not any(map(images.odd_colours, files.values()))
+    jp2 = files["JPEG2000"].replace(b"colr\1\0\0\0\0\0\x10", b"colr\2\0\0\0\0\0\x10")
+    pixels = files["BMP"][54:]
+    head = struct.pack("<IiiHHIIiiII", 124, 8, 8, 1, 24, 0, len(pixels), 1, 1, 0, 0) + bytes(16)
+    bmp = {name: b"BM" + struct.pack("<IHHI", 138 + len(pixels), 0, 0, 138) + head + name
+           + bytes(64) + pixels for name in (b"DEBM", b"BGRs")}  # fmt: skip
+    for data, told in ((jp2, "colr of JPEG 2000"), (bmp[b"DEBM"], "a profile in BMP")):
+        with pytest.warns(MetadataWarning, match=told):
+            assert difference(images.read(data).getpixel((3, 3)), ORANGE) <= 1
+    assert images.odd_colours(bmp[b"BGRs"]) == ""
 
 
 def test_adobe_rgb_is_told_where_only_exif_says_it(tmp_path):

@@ -364,6 +364,15 @@ SETTINGS = {
     "a base of more layers": '{"layer_replication": [[0, 2], [1, 2]]}',
     "a list": "[1]",
     "a list of patterns": '{"alpha_pattern": [1]}',
+    "a rank of 0": '{"r": 0}',
+    "a pattern's rank below 1": '{"rank_pattern": {"img_in": -3}}',
+    "another rank than the file's": '{"r": 64, "lora_alpha": 64}',
+    "another form than the file's": '{"peft_type": "LOHA", "r": 3, "alpha": 64}',
+    "no bool": '{"use_rslora": "false"}',
+    "a bool": '{"lora_alpha": true}',
+    "text": '{"lora_alpha": "16"}',
+    "words that switch it on": '{"alora_invocation_tokens": [1, 2]}',
+    "other sums": '{"use_qalora": true}',
 }
 
 
@@ -380,6 +389,23 @@ def test_settings_of_no_sense_are_refused_at_once(model, good, tmp_path, how, wh
     with pytest.raises(WeightsError):
         read(state, model, tmp_path, facts)
     assert time.process_time() - began < 5  # of the processor: an expression may run for years
+
+
+def test_an_alpha_may_be_a_whole_number(model, good, tmp_path):
+    """Trainers that were given no precision store the number that they were given."""
+    for alpha in (torch.tensor(6), torch.tensor([6], dtype=torch.int32)):
+        same(read(pairs(good, str) | {f"{n}.alpha": alpha for n in good}, model, tmp_path), good, 2)
+    with pytest.raises(WeightsError, match="alpha is stored as integers"):
+        read(pairs(good, str) | {"img_in.alpha": torch.tensor(True)}, model, tmp_path)
+
+
+def test_a_folder_may_hold_its_lora_under_either_name_of_safetensors(model, good, tmp_path):
+    read(pairs(good, str), model, tmp_path)
+    (tmp_path / "x.safetensors").rename(tmp_path / "x.sft")
+    same(lora.load(tmp_path, model), good)
+    (tmp_path / "x.sft").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(WeightsError, match="holds 0 other files of safetensors; pickles are not"):
+        lora.load(tmp_path, model)
 
 
 def test_settings_by_name_still_count(model, good, tmp_path):

@@ -19,7 +19,7 @@ from minikontext.errors import ConfigError
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.runtime.files import shipped
-from minikontext.runtime.log import LONGEST, printable
+from minikontext.runtime.log import LONGEST, Parser, printable
 
 STORED = shipped("data", "bench")
 RUNS = Path("runs", "bench")
@@ -30,10 +30,9 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
 
     A default of ... leaves that option out.
     """
-    created = argparse.ArgumentParser(
-        prog=prog, description=description, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    created = Parser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     texts = {
         "weights": "name or folder (default: %(default)s)",
         "steps": "sampling steps (default: the weights' own)",

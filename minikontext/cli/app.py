@@ -118,16 +118,9 @@ def _drop_unwritable() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes options by their whole names only, in every command."""
-
-    def __init__(self, **options: object) -> None:
-        super().__init__(**{"allow_abbrev": False} | options)
-
-
 def parser() -> argparse.ArgumentParser:
     """Describe every command and option."""
-    top = _Parser(
+    top = log.Parser(
         prog="minikontext",
         description="Edit pictures by instruction with FLUX.1 Kontext, and train it small.",
         epilog=EXAMPLES,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from minikontext.runtime import log
 from minikontext.runtime.files import shipped
 
 # Where the name that is imported is not the name that is installed.
@@ -37,7 +38,7 @@ def main() -> int:
     """Print the report; return 0 if all is well and 1 if something that is needed fails."""
     failed = 0
     for check in checks():
-        print(check, flush=True)
+        log.say(check, keep="")
         failed += check.ok is False
     print(f"\n{failed} problem(s). See the lines marked [FAIL]." if failed else "\nAll is well.")
     return 1 if failed else 0

@@ -189,8 +189,8 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
         provenance.check_format(path, options.quality)
     first = jobs[0].paths[0]
     if not options.quiet and provenance.is_lossy(first.suffix, options.quality):
-        print(f"note: {first.name} loses pixels on writing: `inspect` cannot check them.",
-              file=sys.stderr)  # fmt: skip
+        print(f"note: {log.printable(first.name)} loses pixels on writing: `inspect` cannot check "
+              "them.", file=sys.stderr)  # fmt: skip
     extra = [images.read(source) for source in options.image]
     pipe, failed = None, 0
     for job in jobs:

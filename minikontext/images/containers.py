@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+JP2 = b"\0\0\0\x0cjP  "
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 # The chunks and segments without which the same pixels would look otherwise.
@@ -159,12 +160,26 @@ def odd_colours(data: bytes) -> str:
         points = chunks.get(b"cHRM", b"")
         known = cicp or chunks.keys() & {b"sRGB", b"iCCP"} or len(points) != 32
         return "" if known or is_srgb(struct.unpack(">8I", points)) else "cHRM"
+    if data.startswith(JP2):
+        at = data.find(b"colr")  # a number of a known space, or a profile, which PIL does not read
+        kind = data[at + 4 : at + 11] if at > 0 else b"\1"
+        known = kind[:1] == b"\1" and kind[-1:] in (b"\1", b"\x10", b"\x11", b"\x12")
+        return "" if known else "colr of JPEG 2000"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in (108, 124):
+        return "a profile in BMP" if data[70:74] in (b"DEBM", b"KNIL") else ""
     at = data.find(b"colrnclx") if data[4:8] == b"ftyp" and b"colrprof" not in data else -1
     if at < 0 or len(data) < at + 12:
         return ""
     primaries, curve = struct.unpack_from(">2H", data, at + 8)
     usual = primaries in (1, 2) and curve in (1, 2, 6, 13)
     return "" if usual else f"nclx {primaries}, {curve}"
+
+
+def has_profile(data: bytes) -> bool:
+    """Whether the beginning of a PNG or JPEG file holds a profile, or a part of one."""
+    if data.startswith(PNG):
+        return any(name == b"iCCP" for name, *_ in png_chunks(data))
+    return data.startswith(JPEG) and b"ICC_PROFILE\0" in data
 
 
 def is_srgb(points: Sequence[float]) -> bool:

@@ -77,8 +77,8 @@ def _read(source: object) -> Image.Image:
         picture = _decode(image)
         if found := _odd_colours(image, source):
             warn(MetadataWarning(
-                f"The picture's colours are not sRGB, and no profile says what they are ({found}): "
-                "they are taken for sRGB, and may look paler. Save it with a profile, or in sRGB."
+                f"The picture's colours are not sRGB, or nobody can say ({found}): they are taken "
+                "for sRGB, and may look paler. Save it with a profile, or in sRGB."
             ))  # fmt: skip
         return picture
     finally:
@@ -113,8 +113,12 @@ def odd_colours(source: object) -> str:
 
 def _odd_colours(image: Image.Image, source: object) -> str:
     data = content(source, -1 if image.format == "PNG" else 1 << 16)
-    if (found := containers.odd_colours(data)) or image.info.get("icc_profile"):
+    if found := containers.odd_colours(data):
         return found
+    if profile := image.info.get("icc_profile"):
+        return "" if _is_used(profile, image.mode) else UNUSED
+    if containers.has_profile(data):
+        return UNUSED
     try:
         exif = image.getexif()
         inside = exif.get_ifd(ExifTags.IFD.Exif)
@@ -128,6 +132,16 @@ def _odd_colours(image: Image.Image, source: object) -> str:
     except Exception:  # As in _upright: metadata that is broken must not cost the picture.
         pass
     return ""
+
+
+UNUSED = "a profile that is broken, or of another kind of picture"
+
+
+def _is_used(profile: object, mode: str) -> bool:
+    """Whether a profile can be applied to pictures of a mode; Lab's own need none."""
+    grey = mode[0] in "1LIF" and mode != "LAB"
+    of_mode = Image.new("L" if grey else "CMYK" if mode == "CMYK" else "RGB", (1, 1))
+    return mode == "LAB" or _with_profile(of_mode, profile) is not None
 
 
 def content(source: object, most: int = -1) -> bytes:

@@ -9,6 +9,7 @@ import http.server
 from minikontext.errors import ConfigError
 from minikontext.page.build import build
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime import log
 
 
 def main(options: argparse.Namespace) -> int:
@@ -16,7 +17,7 @@ def main(options: argparse.Namespace) -> int:
     server = None if options.serve is None else listen(options.folder, options.serve)
     pipe = KontextPipeline.from_pretrained(options.weights, device="cpu")
     folder = build(pipe, options.folder, options.runtime)
-    print(f"The page lies in {folder}. Any web server can show it; it needs no network.")
+    log.say(f"The page lies in {folder}. Any web server can show it; it needs no network.", keep="")
     if server:
         with server:
             print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C stops)", flush=True)

@@ -28,6 +28,8 @@ def diagnose(path: Path, reason: str) -> str:
     with open(path, "rb") as file:
         start = file.read(8)
     kind = next((text for magic, text in _KINDS.items() if start.startswith(magic)), None)
+    if promised == size and path.suffix.lower() in FOREIGN:
+        return f"{path} is safetensors by a pickle's name. Rename it, to end in .safetensors."
     if promised:
         kind, reason = None, f"its header promises {promised:,} bytes"
     what = kind or f"no complete safetensors file: {reason}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minikontext.errors import WeightsError, shorten_list
 
 StateDict = dict[str, Tensor]
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.\w+$")  # the end of the name of one of several files
 
 
 def join_parts(state: StateDict, rules: Iterable[Rule]) -> StateDict:
@@ -233,3 +235,24 @@ def _resnet_rules(ours: str, theirs: str) -> Iterator[Rule]:
     for layer in ("norm1", "conv1", "norm2", "conv2"):
         yield from _both(ours + layer, theirs + layer)
     yield from _both(f"{ours}nin_shortcut", f"{theirs}conv_shortcut")
+
+
+def require_fit(state: StateDict, module: nn.Module, path: object) -> None:
+    """Same names, same shapes as the module, or an error that says all that is wrong."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = [
+        f"{name} has shape {got[name]}, expected {expected[name]}"
+        for name in expected
+        if name in got and got[name] != expected[name]
+    ]
+    missing, extra = expected.keys() - got.keys(), got.keys() - expected.keys()
+    problems = [f"missing {shorten_list(sorted(missing))}"] * bool(missing)
+    problems += [f"unknown {shorten_list(sorted(extra))}"] * bool(extra)
+    problems += [shorten_list(wrong)] * bool(wrong)
+    problems += ["it is one of several files: give their folder"] * bool(SHARD.search(str(path)))
+    if problems:
+        raise WeightsError(
+            f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
+            "Use the weights of this model, or the configuration they were made with."
+        )

@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minikontext.errors import WeightsError, WeightsWarning, shorten_list, warn
 from minikontext.pretrained import safetensors_io, stored
+from minikontext.pretrained.file_kinds import SUFFIXES
 from minikontext.pretrained.lora_layers import (
     FullLayer,
     KroneckerLayer,
@@ -78,10 +80,11 @@ def find_file(path: Path) -> Path:
     if not files.is_folder(path):
         return path
     found = [path / name for name in FOLDER_FILES if files.exists(path / name)]
-    found = found or [x for x in path.glob("*.safetensors") if files.exists(x)]
+    found = found or [x for x in path.iterdir() if x.suffix.lower() in SUFFIXES and files.exists(x)]
     if len(found) != 1:
         raise WeightsError(
-            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}. Give the LoRA's file."
+            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}, and holds "
+            f"{len(found)} other files of safetensors; pickles are not read. Give the LoRA's file."
         )
     return found[0]
 
@@ -167,7 +170,8 @@ class Layer:
 
 def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
     """One update as stored, with its strength multiplied in."""
-    if odd := [k for k, x in tensors.items() if not x.is_floating_point()]:
+    whole = [k for k, x in tensors.items() if not x.is_floating_point()]
+    if odd := [k for k in whole if k != "alpha" or tensors[k].dtype == torch.bool]:
         raise WeightsError(f"{where}: {odd[0]} is stored as integers. Get the file again.")
     if not all(bool(x.float().isfinite().all()) for x in tensors.values()):
         raise WeightsError(f"{where} holds NaN or infinity. Get the file again.")
@@ -182,6 +186,9 @@ def _update(where: Layer, tensors: Tensors, scaling: LoraScaling) -> Update:
         what = f"is {' and '.join(sorted(kinds))} at once" if kinds else "changes no matrix"
         raise WeightsError(f"{where} {what}. Expected one update of a layer's matrix.")
     build = {"lora": _thin, "lokr": _kronecker, "hada": _hadamard, "diff": _full}[kinds.pop()]
+    if scaling.kind not in (None, said := _PEFT.get(build)):
+        raise WeightsError(f"{where} is a {said or 'difference'}, and its settings are of a "
+                           f"{scaling.kind!r:.40}. Get both again.")  # fmt: skip
     bias = tensors["bias"].float() if "bias" in tensors else None
     if "lora_bias" in tensors:
         if bias is not None or "lora_A" not in rest:
@@ -211,7 +218,15 @@ def _thin(
     down, up = _need(where, tensors, ("lora_A", "lora_B"))
     if down.shape[0] != up.shape[1]:
         raise WeightsError(f"{where} has ranks {down.shape[0]} and {up.shape[1]}")
+    _require_rank(where, len(down), scaling)
     return LoraLayer(down, up * scaling.factor(where.name, len(down), alpha), bias)
+
+
+def _require_rank(where: Layer, rank: int, scaling: LoraScaling) -> None:
+    """A file whose settings say another rank has those of another file, with another alpha."""
+    if (said := scaling.rank_of(where.name)) not in (None, rank):
+        raise WeightsError(f"{where} has rank {rank}, and its settings say {said}: they are of "
+                           "another file. Get both again.")  # fmt: skip
 
 
 def _hadamard(
@@ -222,6 +237,7 @@ def _hadamard(
     sizes = (a1.shape[1], a2.shape[1], len(a1), b1.shape[1])
     if sizes != (len(b1), len(b2), len(a2), b2.shape[1]):
         raise WeightsError(f"{where} has factors that do not fit each other. Get it again.")
+    _require_rank(where, len(b1), scaling)
     return hadamard(a1 * scaling.factor(where.name, len(b1), alpha), b1, a2, b2, bias)
 
 
@@ -245,6 +261,9 @@ def _factor(where: Layer, tensors: Tensors, name: str) -> tuple[Tensor, int | No
     return a @ b, len(b)
 
 
+_PEFT = {_thin: "LORA", _hadamard: "LOHA", _kronecker: "LOKR"}  # what peft calls them
+
+
 def _full(
     where: Layer, tensors: Tensors, alpha: Tensor | None, scaling: LoraScaling, bias: Tensor | None
 ) -> Update:
@@ -257,7 +276,7 @@ class LoraScaling:
     """peft's settings of how strong an update is: alpha / rank; rslora: alpha / sqrt(rank).
 
     patterns: another alpha, ranks: another rank, for the layers whose name ends in a match. dora:
-    every layer has a magnitude.
+    every layer has a magnitude. kind: which form of update they are of, as peft calls it.
     """
 
     alpha: float | None = None
@@ -266,6 +285,7 @@ class LoraScaling:
     ranks: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
     dora: bool = False
+    kind: str | None = None
 
     def factor(self, layer: str, rank: int, own: Tensor | None = None) -> float:
         """What an update is multiplied by. own: the alpha that the file has for this layer."""
@@ -280,7 +300,7 @@ class LoraScaling:
     def rank_of(self, layer: str) -> int | None:
         """The rank that the settings give a layer; None where nothing is said."""
         found = _matched(self.ranks, layer, self.rank)
-        return None if found is None else max(1, int(found))
+        return None if found is None else int(found)
 
 
 def _matched(patterns: Mapping[str, float], layer: str, default: float | None) -> float | None:
@@ -291,8 +311,11 @@ def _matched(patterns: Mapping[str, float], layer: str, default: float | None) -
 
 
 def _bounded(value: float, what: str) -> float:
-    if not abs(value) <= LARGEST_ALPHA:  # not a number is not below it, either
-        raise WeightsError(f"The {what} is {value!r:.40}; expected at most {LARGEST_ALPHA:g}.")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    least = 1 if what.startswith("rank") else -LARGEST_ALPHA  # NaN lies between no two
+    if not number or not least <= value <= LARGEST_ALPHA:
+        raise WeightsError(f"The {what} is {value!r:.40}; expected a number of at most "
+                           f"{LARGEST_ALPHA:g}.")  # fmt: skip
     return float(value)
 
 
@@ -320,6 +343,9 @@ def read_scaling(path: Path, names: Mapping[str, Any]) -> LoraScaling:
         raise WeightsError(f"{path}: its settings by peft are no JSON of numbers") from error
 
 
+# Settings by which peft computes something else with the same tensors.
+_OTHERS = ("alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config",
+           "monteclora_config", "arrow_config")  # fmt: skip
 # Ways to begin a LoRA that change the base's weights: it counts from other weights than the base's.
 _MOVED = ("pissa", "olora", "corda", "lora_ga", "loftq", "milora")
 
@@ -333,14 +359,20 @@ def _scaling(facts: Mapping[str, Any]) -> LoraScaling:
             f"The settings say {what}: this LoRA is for a base whose weights were changed. Convert "
             "it with peft (path_initial_model_for_weight_conversion), or merge it there."
         )
+    if odd := [name for name in _OTHERS if facts.get(name)]:
+        raise WeightsError(f"The settings say {odd[0]} = {facts[odd[0]]!r:.40}, by which peft does "
+                           "something else with it. Merge it into its base model.")  # fmt: skip
+    flags = {name: facts.get(name) or False for name in ("use_rslora", "use_dora")}
+    if odd := [name for name, value in flags.items() if not isinstance(value, bool)]:
+        raise WeightsError(f"The settings say {odd[0]} = {flags[odd[0]]!r:.40}; expected a bool.")
     alpha, rank = facts.get("lora_alpha", facts.get("alpha")), facts.get("r")
     return LoraScaling(
-        None if alpha is None else _bounded(float(alpha), "alpha"),
-        None if rank is None else int(_bounded(float(rank), "rank")),
-        dict(_patterns(facts.get("alpha_pattern") or {})),
-        dict(_patterns(facts.get("rank_pattern") or {})),
-        bool(facts.get("use_rslora")),
-        bool(facts.get("use_dora")),
+        None if alpha is None else _bounded(alpha, "alpha"),
+        None if rank is None else int(_bounded(rank, "rank")),
+        dict(_patterns(facts.get("alpha_pattern") or {}, "alpha")),
+        dict(_patterns(facts.get("rank_pattern") or {}, "rank")),
+        *flags.values(),
+        facts.get("peft_type"),
     )
 
 
@@ -358,9 +390,9 @@ def check_pattern(pattern: str) -> None:
         raise WeightsError(f"The settings' {pattern!r:.80} is no expression.") from error
 
 
-def _patterns(table: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def _patterns(table: Mapping[str, Any], what: str) -> Iterator[tuple[str, float]]:
     if len(table) > 4096:
         raise WeightsError(f"The settings have {len(table)} patterns; expected at most 4096.")
     for pattern, value in table.items():
         check_pattern(pattern)
-        yield pattern, _bounded(float(value), f"value of {pattern!r:.80}")
+        yield pattern, _bounded(value, f"{what} of {pattern!r:.80}")

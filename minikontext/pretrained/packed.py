@@ -100,9 +100,23 @@ def _unpack_4_bit(packed: Tensor, beside: Mapping[str, Tensor], note: Mapping[st
         absmax = absmax + float(note["nested_offset"])
     if packed.dtype != torch.uint8 or packed.numel() != -(-count // 2):
         raise ValueError(f"{packed.numel()} bytes for {count} numbers")
+    # What was packed twice is rounded, so some may fall a little below 0.
+    if absmax.mean() < 0 or (not nested and (absmax < 0).any()):
+        raise ValueError("the largest number of a block is below 0")
     indices = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=-1).flatten()[:count]
-    numbers = _floats(beside["quant_map"])[indices.long()]
+    numbers = _table(beside, note)[indices.long()]
     return _scaled(numbers, absmax, note["blocksize"]).view(note["shape"])
+
+
+def _table(beside: Mapping[str, Tensor], note: Mapping[str, Any]) -> Tensor:
+    """The 16 numbers that indices stand for: NF4's ascend from -1 to 1, FP4's begin with 0."""
+    table, kind = _floats(beside["quant_map"]), note.get("quant_type")
+    rises, named = bool((table.diff() > 0).all()), f"{NOTES[0][:-3]}{kind}"
+    known = table[0] == (-1 if kind == "nf4" else 0) and rises == (kind == "nf4")
+    known = known and len(table) == 16 and table.max() == 1
+    if not known or [end for end in NOTES if end in beside] != [named]:
+        raise ValueError(f"its table is none of {kind!r:.20}, or its note's name says another")
+    return table
 
 
 def _scaled(numbers: Tensor, scales: Tensor, block: int) -> Tensor:
@@ -123,6 +137,8 @@ def _unpack_8_bit(packed: Tensor, largest: Tensor) -> Tensor:
     """8 bits of bitsandbytes: integers, of which 127 stands for the row's largest number."""
     if packed.dtype != torch.int8 or packed.dim() != 2:
         raise ValueError(f"its numbers are {packed.dtype}")
+    if (_floats(largest) < 0).any():
+        raise ValueError("the largest number of a row is below 0")
     return _scaled(packed.float(), _floats(largest) / 127, packed.shape[1]).view(packed.shape)
 
 
@@ -270,14 +286,14 @@ def _read_header(header: _Header) -> dict[str, GgufTensor]:
     if align % 8 or not 8 <= align <= 1 << 20:
         raise ValueError(f"an alignment of {align} bytes")
     found = [_read_tensor(header) for _ in range(tensors)]
-    begin = -(-header.at // align) * align
-    placed = {
-        name: GgufTensor(kind, dtype, shape, begin + offset, size)
-        for name, kind, dtype, shape, offset, size in found
-        if offset % align == 0
-    }
-    if len(placed) < len(found):
-        raise ValueError("two tensors have one name, or one begins at no multiple of the alignment")
+    begin, at, placed = -(-header.at // align) * align, 0, {}
+    for name, kind, dtype, shape, offset, size in found:  # one behind the other, as GGUF wants it
+        if offset != at or name in placed:
+            raise ValueError(f"{name} begins at {offset}, where {at} is right, or comes twice")
+        placed[name] = GgufTensor(kind, dtype, shape, begin + at, size)
+        at += -(-size // align) * align
+    if (over := len(header.data) - begin - at) > 0 and placed:
+        raise ValueError(f"{over:,} bytes lie behind its last tensor")
     return placed
 
 

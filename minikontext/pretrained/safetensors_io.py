@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from minikontext.errors import OutputError, WeightsError, shorten_list
 from minikontext.pretrained import packed, stored
-from minikontext.pretrained.file_kinds import SUFFIXES, diagnose
+from minikontext.pretrained.file_kinds import FOREIGN, SUFFIXES, diagnose
 from minikontext.pretrained.key_mapping import (
     Rule,
     StateDict,
     join_parts,
     official_rules,
+    require_fit,
     to_official,
 )
 from minikontext.runtime.config import parse_json
@@ -117,7 +118,7 @@ def check(
     """How a file fills a module, every name and shape accounted for. Raises WeightsError."""
     sketch = reader.sketch()
     plan = (rules or official_rules)(sketch)
-    _require_fit(join_parts(sketch, plan), module, reader.path)
+    require_fit(join_parts(sketch, plan), module, reader.path)
     return plan
 
 
@@ -244,6 +245,8 @@ def files(path: str | Path) -> list[Path]:
     for index in sorted(path.glob("*.safetensors.index.json")):
         return _indexed(index)
     found = sorted(x for x in path.iterdir() if x.suffix.lower() in SUFFIXES)
+    if not found and (others := [x for x in path.iterdir() if x.suffix.lower() in FOREIGN]):
+        raise WeightsError(diagnose(min(others), "it is of another format"))
     if not found:
         raise WeightsError(
             f"The folder {path} lacks a .safetensors file. "
@@ -295,7 +298,8 @@ class Reader:
     def __init__(self, path: str | Path, part: str | None = None) -> None:
         self.path, self._stored = path, inspect(path)
         self._files = {name: file for file in files(path) for name in _header(file)}
-        self._names = stored.sort_names(self._stored, part, path)
+        self._said = {k: v for file in files(path) for k, v in _notes(file).items()}
+        self._names = stored.sort_names({**self._stored, **self._said}, part, path)
         self._open: tuple[Path | None, safe_open | packed.GgufFile | None] = (None, None)
         self._lease: Lease | None = None
         self.header = {name: self._effective(name) for name in self._names.stored}
@@ -389,7 +393,9 @@ class Reader:
         stored.require_scales(self._names, info, self.path)
 
     def _format(self, name: str) -> object:
-        """What ComfyUI's note beside a matrix, JSON in bytes, says of its packing."""
+        """What ComfyUI's note of a matrix, JSON in bytes or in the header, says of its packing."""
+        if name not in self._stored:
+            return self._said[name]
         info = self._stored[name]
         if info.dtype != "U8" or math.prod(info.shape) > 4096:
             return f"{info.dtype} {info.shape}"
@@ -408,6 +414,11 @@ def _header(path: Path) -> dict[str, TensorInfo]:
         }
 
 
+def _notes(path: Path) -> dict[str, object]:
+    with opened(path) as file:
+        return stored.notes(file.metadata() or {}, path)
+
+
 def opened(path: Path) -> safe_open | packed.GgufFile:
     """Open a file; safetensors checks its header, that the bytes it promises are there included."""
     if not exists(path):  # a pipe, say, at which opening would wait for ever
@@ -416,6 +427,8 @@ def opened(path: Path) -> safe_open | packed.GgufFile:
         if packed.is_gguf(path):
             return packed.GgufFile(path)
         return safe_open(path, framework="pt")
+    except WeightsError:  # of GGUF, which says more
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(diagnose(path, str(error))) from error
 
@@ -427,24 +440,4 @@ def _require_floats(header: Mapping[str, TensorInfo], path: str | Path) -> None:
         raise WeightsError(
             f"{path} stores {shorten_list(f'{k} as {v}' for k, v in odd.items())}. "
             f"Expected one of {', '.join(DTYPES)}: use weights that are not quantised."
-        )
-
-
-def _require_fit(state: StateDict, module: nn.Module, path: str | Path) -> None:
-    """Same names, same shapes as the module, or an error that says all that is wrong."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wrong = [
-        f"{name} has shape {got[name]}, expected {expected[name]}"
-        for name in expected
-        if name in got and got[name] != expected[name]
-    ]
-    missing, extra = expected.keys() - got.keys(), got.keys() - expected.keys()
-    problems = [f"missing {shorten_list(sorted(missing))}"] * bool(missing)
-    problems += [f"unknown {shorten_list(sorted(extra))}"] * bool(extra)
-    problems += [shorten_list(wrong)] * bool(wrong)
-    if problems:
-        raise WeightsError(
-            f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
-            "Use the weights of this model, or the configuration they were made with."
         )

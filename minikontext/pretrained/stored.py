@@ -13,6 +13,7 @@ from typing import Any
 
 from minikontext.errors import WeightsError, shorten_list
 from minikontext.pretrained import packed
+from minikontext.runtime.config import parse_json
 
 # What a name may begin with and mean the same: a trainer's wrapper, a tool's word for the model.
 PREFIXES = (
@@ -28,8 +29,8 @@ PARTS = {
     "cond_stage_model.": "text_encoder",
 }
 _SCALES = {".scale_weight": ".weight", ".weight_scale": ".weight"}
-_MARK, _NOTE = "scaled_fp8", ".comfy_quant"  # of a whole file, and of one matrix
-_DROPPED = (".scale_input", ".input_scale", _NOTE, ".weight_format", _MARK)
+_MARK, NOTE = "scaled_fp8", ".comfy_quant"  # of a whole file, and of one matrix
+_DROPPED = (".scale_input", ".input_scale", NOTE, ".weight_format", _MARK)
 SCALED = ("F8_E4M3", "F8_E5M2")
 FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}  # of ComfyUI, and ours
 # Names that a quantiser leaves beside its packed numbers, which are no floats any more.
@@ -100,9 +101,9 @@ def sort_names(names: Iterable[str], part: str | None, place: object) -> Names:
 
 
 def _sort(plain: str, name: str, found: Names, place: object) -> None:
-    if plain.endswith(_NOTE):
-        found.formats[plain.removesuffix(_NOTE) + ".weight"] = name
-    found.marked |= plain.endswith((_MARK, _NOTE))
+    if plain.endswith(NOTE):
+        found.formats[plain.removesuffix(NOTE) + ".weight"] = name
+    found.marked |= plain.endswith((_MARK, NOTE))
     if plain.endswith(_DROPPED):
         return
     for end, of in _SCALES.items():
@@ -163,7 +164,7 @@ def require_scales(names: Names, stored: Mapping[str, Any], place: object) -> No
 
 def refuse_formats(formats: Mapping[str, object], dtypes: Mapping[str, str], place: object) -> None:
     """Raise WeightsError for a packing that is no float8 with scales, or not what is stored."""
-    if odd := sorted({str(x) for x in formats.values() if x not in FORMATS}):
+    if odd := sorted({str(x) for x in formats.values() if str(x) not in FORMATS}):
         raise WeightsError(f"{place} says that it is packed as {shorten_list(odd)}. {INSTEAD}")
     for name, said in formats.items():
         if dtypes[name] != FORMATS[str(said)]:
@@ -171,3 +172,18 @@ def refuse_formats(formats: Mapping[str, object], dtypes: Mapping[str, str], pla
                 f"{place} says that {name} is {said}, and stores {dtypes[name]}. Get the file "
                 "again."
             )
+
+
+def notes(header: Mapping[str, str], place: object) -> dict[str, object]:
+    """How matrices are packed, as ComfyUI says it in a file's header, by the names of its notes.
+
+    Raises WeightsError for what is said in other words.
+    """
+    try:
+        layers = parse_json(header.get("_quantization_metadata", '{"layers": {}}'))["layers"]
+        return {f"{layer}{NOTE}": facts["format"] for layer, facts in layers.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{place} says in its header how it is packed, in words that are not known "
+            f"({error!s:.80}). {INSTEAD}"
+        ) from error

@@ -6,9 +6,11 @@ The command line and the course's notebooks ask, with `show`. In a program of yo
 
 from __future__ import annotations
 
+import argparse
 import html
 import logging
 import sys
+from typing import NoReturn
 
 from minikontext.errors import plain
 
@@ -23,6 +25,17 @@ class _Printer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
         print(printable(self.format(record), LONGEST, keep="\n"), file=sys.stdout, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes options by their whole names only; a mistake that it quotes is written out."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False} | options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the mistake, and exit with 2: a `*` brings in names of files."""
+        super().error(printable(message, 5000, keep="\n"))
 
 
 def show() -> None:

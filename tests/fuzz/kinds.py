@@ -849,7 +849,8 @@ def outputs() -> Iterator[Case]:
 EVIL = {
     "an escape": "a\x1b[31mred", "a bell": "a\x07b", "a new line": "a\nFAKE: all is well",
     "right to left": "a\u202egnp.exe", "a line separator": "a\u2028b",
-    "a backspace": "ab\x08\x08", "a C1 control": "a\x9b31m",
+    "a backspace": "ab\x08\x08", "a C1 control": "a\x9b31m", "a zero width": "a\u200bb",
+    "a hyphen unseen": "a\u00adb",
 }  # fmt: skip
 
 
@@ -861,6 +862,8 @@ def terminals() -> Iterator[Case]:
         before, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), out, out
         try:
             code = app.main(list(map(str, arguments)))
+        except SystemExit as stop:  # of what is no command
+            code = stop.code
         finally:
             sys.stdout, sys.stderr = before
         if code == 4:
@@ -919,17 +922,38 @@ def terminals() -> Iterator[Case]:
             lora.load(folder / "x.safetensors", tiny().transformer)
         return "".join(str(one.message) for one in caught)
 
+    def from_option(folder, text):
+        return said("inspect", "x.png", f"--{text}")
+
+    def from_lossy_name(folder, text):
+        return said("edit", ROOT / "data/images/demo.png", "the hat", "-o", folder / f"{text}.jpg",
+                    "--weights", sound() / "own", "--steps", 1)  # fmt: skip
+
+    def from_gguf(folder, text):
+        name = text.encode()
+        head = b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, len(name)) + name
+        head += struct.pack("<IQIQ", 1, 8, 0, 0)
+        (folder / "x.gguf").write_bytes(head + bytes(-len(head) % 32) + bytes(32))
+        return said("weights", "verify", folder / "x.gguf")
+
+    def from_header(folder, text):
+        note = json.dumps({"layers": {text: {"format": text}}})
+        save_file(numbers(), folder / "x.safetensors", {"_quantization_metadata": note})
+        return said("weights", "verify", folder / "x.safetensors")
+
     def from_cell(folder, text):
         return report.table(["a"], [[text]]).split("|\n")[-1]
 
     readers = (from_prompt, from_chunk, from_tensor, from_config, from_name, from_good_name,
-               from_folder, from_run, from_error, from_warning, from_cell)  # fmt: skip
+               from_folder, from_run, from_error, from_warning, from_option, from_lossy_name,
+               from_gguf, from_header, from_cell)  # fmt: skip
     for (what, text), read in itertools.product(EVIL.items(), readers):
 
         def run(folder, text=text, read=read):
             printed = read(folder, text)
             right(text not in printed, f"printed as it is: {printed!r:.200}")
-            right(not set("\x1b\x07\x08\x9b\u202e\u2028") & set(printed), "a control is printed")
+            hidden = set("\x1b\x07\x08\x9b\u202e\u2028\u200b\u00ad")
+            right(not hidden & set(printed), "a control is printed")
             right(printed.strip(), "nothing was said")
             return "told"
 

@@ -177,6 +177,7 @@ SCALES = {
         ("infinite scale", "no finite"),
         ("another packing", "packed as nvfp4"),
         ("a note that is no JSON", "packed as no JSON"),
+        ("a list for a packing", "packed as \\['float8_e4m3fn'\\]"),
     ],
 )
 def test_scales_that_make_no_sense_are_refused(folder, state, how, match):
@@ -204,9 +205,37 @@ def test_scales_that_make_no_sense_are_refused(folder, state, how, match):
         note = torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
         stored[f"{place}.comfy_quant"] = note
     else:
-        note = json.dumps({"format": "nvfp4"}) if how == "another packing" else "{"
+        said = {"another packing": "nvfp4", "a list for a packing": ["float8_e4m3fn"]}.get(how)
+        note = json.dumps({"format": said}) if said else "{"
         stored[f"{stem}.comfy_quant"] = torch.tensor(list(note.encode()), dtype=torch.uint8)
     save_file(stored, folder / "kontext.safetensors")
+    with pytest.raises(WeightsError, match=match):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("header", "scales", "match"),
+    [
+        ("float8_e4m3fn", "all", None),
+        ("float8_e4m3fn", "none", "no scale beside .* but says that its float8 is scaled"),
+        ("float8_e4m3fn", "one gone", "no scale beside"),
+        ("float8_e5m2", "all", "is float8_e5m2, and stores F8_E4M3"),
+        ("nvfp4", "all", "packed as nvfp4"),
+        (7, "all", "packed as 7"),
+        ("{", "all", "in words that are not known"),
+    ],
+)
+def test_what_the_header_says_of_its_packing_counts(folder, state, header, scales, match):
+    """Newer files of ComfyUI keep the note of every layer there."""
+    names = matrices(state)
+    stored, beside, expected = scaled(state, names)
+    kept = {"all": names, "none": [], "one gone": names[1:]}[scales]
+    stored |= {f"{n.removesuffix('weight')}weight_scale": beside[n] for n in kept}
+    layers = {name.removesuffix(".weight"): {"format": header} for name in names}
+    note = "{" if header == "{" else json.dumps({"format_version": "1.0", "layers": layers})
+    save_file(stored, folder / "kontext.safetensors", {"_quantization_metadata": note})
+    if match is None:
+        return same(load(folder).transformer, expected, atol=1e-2)
     with pytest.raises(WeightsError, match=match):
         load(folder)
 
@@ -286,6 +315,17 @@ def test_an_entry_that_would_change_the_result_is_refused(tmp_path, part, name, 
 # ---- other names and other formats
 
 
+def test_one_of_several_files_is_called_so(folder, state):
+    names = list(state)
+    for number, some in enumerate((names[:9], names[9:]), 1):
+        part = {name: state[name] for name in some}
+        save_file(part, folder / f"kontext-0000{number}-of-00002.safetensors")
+    for number in (1, 2):
+        file = folder / f"kontext-0000{number}-of-00002.safetensors"
+        with pytest.raises(WeightsError, match="one of several files: give their folder"):
+            safetensors_io.load_into(KontextTransformer(CONFIG), file)
+
+
 def test_sft_is_safetensors(folder, state):
     save_file(state, folder / "kontext.sft")
     (folder / "ae.safetensors").rename(folder / "ae.sft")
@@ -308,6 +348,22 @@ def test_other_formats_are_named_with_what_to_do(folder, name, given):
     (folder / name).write_bytes(content + bytes(100))
     with pytest.raises(WeightsError, match=f"is {match}"):
         load(folder / name if given == "file" else folder)
+
+
+def test_a_pickle_in_the_place_of_a_part_is_named(tmp_path):
+    build()[0].save_pretrained(tmp_path)
+    for part in ("transformer", "vae", "text_encoder"):
+        (file,) = (tmp_path / part).glob("*.safetensors")
+        data, other = file.read_bytes(), file.with_suffix(".bin")
+        file.unlink()
+        other.write_bytes(b"PK\3\4" + bytes(99))
+        with pytest.raises(WeightsError, match="is a pickle"):
+            load(tmp_path)
+        other.write_bytes(data)
+        with pytest.raises(WeightsError, match="safetensors by a pickle's name. Rename it"):
+            load(tmp_path)
+        other.rename(file)
+    load(tmp_path)
 
 
 QUANTISERS = {
@@ -388,7 +444,14 @@ ODD_NF4 = {
     "no note": lambda s, n: s.pop(n + NF4_NOTE),
     "a note of something else": lambda s, n: s.update({n + NF4_NOTE: torch.ones(9).byte()}),
     "no matrix": lambda s, n: s.pop(n),
-}
+    "a table in another order": lambda s, n: s.update(
+        {n + ".quant_map": s[n + ".quant_map"].flip(0)}),
+    "scales below 0": lambda s, n: s.update({n + ".absmax": -s[n + ".absmax"]}),
+    "a note of FP4": lambda s, n: s.update({n + NF4_NOTE: torch.tensor(list(
+        bytes(s[n + NF4_NOTE].tolist()).replace(b'"nf4"', b'"fp4"'))).byte()}),
+    "a note under another name": lambda s, n: s.update(
+        {n + NF4_NOTE.replace("nf4", "fp4"): s.pop(n + NF4_NOTE)}),
+}  # fmt: skip
 NF4_NOTE = ".quant_state.bitsandbytes__nf4"
 
 
@@ -406,12 +469,16 @@ def test_parts_of_nf4_that_do_not_fit_are_refused(folder, state, how):
 PLAIN = {"F32": (0, torch.float32), "F16": (1, torch.float16), "BF16": (30, torch.bfloat16)}
 
 
-def gguf_file(tensors, values=b"", count=0, version=3):
-    """A GGUF file by the format's description: (name, shape, type, bytes) each, aligned to 32."""
+def gguf_file(tensors, values=b"", count=0, version=3, places=None):
+    """A GGUF file by the format's description: (name, shape, type, bytes) each, aligned to 32.
+
+    places: where a tensor of a number is said to begin, if it is not where it begins.
+    """
     head, body = b"GGUF" + struct.pack("<IQQ", version, len(tensors), count) + values, b""
-    for name, shape, kind, data in tensors:
+    for number, (name, shape, kind, data) in enumerate(tensors):
         head += struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", len(shape))
-        head += struct.pack(f"<{len(shape)}QIQ", *reversed(shape), kind, len(body))
+        at = (places or {}).get(number, len(body))
+        head += struct.pack(f"<{len(shape)}QIQ", *reversed(shape), kind, at)
         body += data + bytes(-len(data) % 32)
     return head + bytes(-len(head) % 32) + body
 
@@ -520,6 +587,12 @@ ODD_GGUF = {
     "no sizes": lambda t: gguf_file([("img_in.weight", (0, 5), 0, b"")]),
     "sizes without end": lambda t: gguf_file([("img_in.weight", (2**62, 2**62), 0, b"")]),
     "90 dimensions": lambda t: gguf_file([("img_in.weight", (1,) * 90, 0, bytes(4))]),
+    "two at one place": lambda t: gguf_file([t[0], ("b", *t[0][1:])], places={1: 0}),
+    "two places exchanged": lambda t: gguf_file(
+        [t[0], ("b", *t[0][1:])], places={0: len(t[0][3]), 1: 0}),
+    "a gap before the first": lambda t: gguf_file(t[:1], places={0: 32}) + bytes(32),
+    "a type of half the bytes": lambda t: gguf_file([(*t[0][:2], 1, t[0][3]), *t[1:]]),
+    "bytes behind its end": lambda t: gguf_file(t) + b"more",
     "names that are no text": lambda t: gguf_file(t).replace(b"img_in", b"\xff" * 6),
 }  # fmt: skip
 
