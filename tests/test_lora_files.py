@@ -297,6 +297,8 @@ def test_the_same_lora_twice_is_told_and_names_are_unique(tiny, good, tmp_path):
 
 KINDS = {
     "img_in.oft_blocks": "OFT",
+    "img_in.boft_R.weight": "OFT or BOFT",
+    "img_in.ia3_l": "IA3",
     "lora_unet_img_in.lora_mid.weight": "LoRA of convolutions",
     "img_in.lokr_t2": "LoKr of convolutions",
     "img_in.hada_t1": "LoHa of convolutions",
@@ -361,6 +363,8 @@ SETTINGS = {
     "DoRA": '{"use_dora": true}',
     "a changed base": '{"init_lora_weights": "pissa_niter_16", "lora_alpha": 2}',
     "another changed base": '{"init_lora_weights": "OLoRA"}',
+    "a third": '{"init_lora_weights": "loftq"}',
+    "a fourth": '{"init_lora_weights": "corda"}',
     "a base of more layers": '{"layer_replication": [[0, 2], [1, 2]]}',
     "a list": "[1]",
     "a list of patterns": '{"alpha_pattern": [1]}',

@@ -1,6 +1,7 @@
 """KontextBench's folder: loading, refusing, resuming, sharding, looking."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -160,6 +161,29 @@ def test_clip_from_a_folder_compares_results_with_words_and_pictures(folder, tmp
     paths = kontext.write_pages(items, tmp_path, clip)
     assert all(path.stat().st_size > 0 for path in paths) and len(paths) == 6
     assert "| Instruction Editing - Local | 2 |" in (tmp_path / "kontext.md").read_text()
+
+
+@pytest.mark.parametrize("names", ["a class of its own", "a kernel", "a kernel of a part"])
+def test_a_clip_runs_and_fetches_nothing(tmp_path, clip_folder, names, monkeypatch):
+    """Also for a user who says yes to all questions."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    place = shutil.copytree(clip_folder, tmp_path / "clip")
+    (place / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass")
+    facts = json.loads((place / "config.json").read_text())
+    if names == "a class of its own":
+        classes = dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer"), "evil.C")
+        (place / "config.json").write_text(json.dumps(facts | {"auto_map": classes}))
+        said = json.loads((place / "tokenizer_config.json").read_text())
+        said |= {"auto_map": {"AutoTokenizer": ["evil.C", "evil.C"]}}
+        (place / "tokenizer_config.json").write_text(json.dumps(said))
+        assert Clip(place).words(["b"]).isfinite().all()  # its own classes do
+    else:
+        part = facts if names == "a kernel" else facts["vision_config"]
+        part["attn_implementation"] = "somebody/some-kernel"
+        (place / "config.json").write_text(json.dumps(facts))
+        with pytest.raises(WeightsError, match="neither fetched nor run"):
+            Clip(place)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_is_missing_is_named(tmp_path):

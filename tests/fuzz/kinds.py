@@ -39,7 +39,7 @@ from typing import NamedTuple
 import harness
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin, features
+from PIL import Image, ImageCms, PngImagePlugin, features
 from safetensors.torch import load_file, save_file
 
 from minikontext import images
@@ -549,7 +549,8 @@ def loras() -> Iterator[Case]:
         "modules to save": lambda s: s.update({"base_model.model.img_in.weight": torch.ones(8, 8)}),
         "packed by bitsandbytes": lambda s: s.update({f"{stem}.absmax": torch.ones(2)}),
     }  # fmt: skip
-    for leaf in ("vera_lambda_b", "boft_R", "a1.weight", "w_norm", "scalar", "set_weight",
+    for leaf in ("lora_E", "ranknum", "lora_A.my.v1.weight", "alpha.weight", "reshape_weight",
+                 "vera_lambda_b", "boft_R", "a1.weight", "w_norm", "scalar", "set_weight",
                  "lora_embedding_A", "lora_down.bias", "on_input"):  # fmt: skip
         odd[leaf] = lambda s, n=leaf: s.update({f"{stem}.{n}": torch.ones(2, 2)})
     for name, change in odd.items():
@@ -573,6 +574,14 @@ def loras() -> Iterator[Case]:
         "PiSSA": {"init_lora_weights": "pissa"}, "OLoRA": {"init_lora_weights": "olora"},
         "LoftQ": {"init_lora_weights": "loftq"}, "CorDA": {"init_lora_weights": "corda"},
         "layers twice": {"layer_replication": [[0, 2], [1, 2]]},
+        "another rank": {"r": 64, "lora_alpha": 64}, "a rank of 0": {"r": 0},
+        "a rank below 1": {"rank_pattern": {".*": -3}}, "LoHa": {"peft_type": "LOHA", "r": 2},
+        "LoKr": {"peft_type": "LOKR", "r": 2}, "text for a bool": {"use_rslora": "false"},
+        "a bool for alpha": {"lora_alpha": True}, "text for alpha": {"lora_alpha": "16"},
+        "a list for alpha": {"lora_alpha": [16]}, "QALoRA": {"use_qalora": True},
+        "only behind words": {"alora_invocation_tokens": [1, 2]},
+        "in blocks": {"use_bdlora": {"target_modules_bd_a": ["x"]}},
+        "KaSA": {"kasa_config": {"beta": 1}}, "Arrow": {"arrow_config": {"top_k": 1}},
     }  # fmt: skip
     for name, facts in settings.items():
 
@@ -1337,6 +1346,59 @@ def packings() -> Iterator[Case]:
                 return "opens"
 
             yield Case("packings", f"{part or 'the matrix'} of {kind}: {how}", run)
+    wrong: dict[str, Callable[[dict, dict], object]] = {
+        "FP4": lambda s, note: note.update(quant_type="fp4"),
+        "no kind": lambda s, note: note.pop("quant_type"),
+        "a kind that is none": lambda s, note: note.update(quant_type="x"),
+        "blocks of 32": lambda s, note: note.update(blocksize=32),
+        "blocks of 10⁹": lambda s, note: note.update(blocksize=10**9),
+        "blocks of text": lambda s, note: note.update(blocksize="64"),
+        "no shape": lambda s, note: note.update(shape=[]),
+        "another shape": lambda s, note: note.update(shape=[1, 2]),
+        "an offset without end": lambda s, note: note.update(nested_offset=math.inf),
+        "an offset of text": lambda s, note: note.update(nested_offset="x"),
+        "an offset far below 0": lambda s, note: note.update(nested_offset=-1e30),
+        "a table in another order": lambda s, note: s.update(
+            {"nf4_nested.weight.quant_map": s["nf4_nested.weight.quant_map"].flip(0)}),
+        "a table of 8": lambda s, note: s.update(
+            {"nf4_nested.weight.quant_map": s["nf4_nested.weight.quant_map"][:8].clone()}),
+    }  # fmt: skip
+    for name, change in wrong.items():
+
+        def run(folder, change=change):
+            state = {n: t for n, t in theirs.items() if n.startswith("nf4_nested.")}
+            at = "nf4_nested.weight.quant_state.bitsandbytes__nf4"
+            note = json.loads(bytes(state[at].tolist()))
+            change(state, note)
+            state[at] = torch.tensor(list(json.dumps(note).encode()), dtype=torch.uint8)
+            save_file(state, folder / "x.safetensors")
+            reader = safetensors_io.Reader(folder / "x.safetensors")
+            reader.sketch()
+            reader.read("nf4_nested.weight")
+            raise Silent("it was read")
+
+        yield Case("packings", f"the note of nf4_nested: {name}", run)
+    for name, (places, kinds_, more) in {
+        "two at one place": ([0, 0], [0, 0], 0), "two exchanged": ([64, 0], [0, 0], 0),
+        "a gap before them": ([32, 96], [0, 0], 32), "a gap between them": ([0, 96], [0, 0], 32),
+        "the first half as wide": ([0, 64], [1, 0], 0),
+        "the first of another packing": ([0, 64], [8, 0], 0),
+        "bytes behind the last": ([0, 64], [0, 0], 5), "the last cut": ([0, 64], [0, 0], -1),
+        "of one name": ([0, 64], [0, 0], None),
+    }.items():  # fmt: skip
+
+        def run(folder, places=places, kinds_=kinds_, more=more):
+            head = b"GGUF" + struct.pack("<IQQ", 3, 2, 0)
+            for letter, at, kind in zip("aa" if more is None else "ab", places, kinds_):
+                head += struct.pack("<Q", 1) + letter.encode()
+                head += struct.pack("<IQQIQ", 2, 32 if kind == 8 else 4, 4, kind, at)
+            numbers_ = np.arange(32, dtype=np.float32).tobytes()
+            body = numbers_ + bytes(more or 0) if (more or 0) >= 0 else numbers_[:more]
+            (folder / "x.gguf").write_bytes(head + bytes(-len(head) % 32) + body)
+            safetensors_io.Reader(folder / "x.gguf").sketch()
+            raise Silent("it was read")
+
+        yield Case("packings", f"GGUF of two tensors: {name}", run)
     data = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"a"
     data += struct.pack("<IQQIQ", 2, 4, 4, 0, 0)
     data += bytes(-len(data) % 32) + np.arange(16, dtype=np.float32).tobytes()
@@ -1440,6 +1502,40 @@ def float8() -> Iterator[Case]:
         yield Case("float8", f"{name}, {end}", run)
 
 
+def headers() -> Iterator[Case]:
+    """Scaled float8 whose header says, as ComfyUI does now, how each matrix is packed."""
+    whole = numbers()
+    names = [k for k, v in whole.items() if v.dim() == 2 and "blocks" in k]
+    said: dict[str, object] = {
+        name: {"layers": {n.removesuffix(".weight"): {"format": name} for n in names}}
+        for name in ("float8_e4m3fn", "float8_e5m2", "nvfp4", "mxfp8", "int8_tensorwise", "")
+    }
+    said |= {"a list": [], "no layers": {}, "layers in a list": {"layers": [1]}, "null": None,
+             "no format": {"layers": {"a": {}}}, "beside nothing": {
+                 "layers": {"nowhere": {"format": "float8_e4m3fn"}}}}  # fmt: skip
+    for (name, note), kept in itertools.product(said.items(), ("scales", "no scales")):
+
+        def run(folder, name=name, note=note, kept=kept):
+            state, wanted = dict(whole), dict(whole)
+            for key in names:
+                scale = whole[key].abs().max() / 448
+                state[key] = (whole[key] / scale).to(torch.float8_e4m3fn)
+                wanted[key] = state[key].float() * scale
+                if kept == "scales":
+                    state[f"{key.removesuffix('weight')}weight_scale"] = scale
+            text = json.dumps(note)
+            save_file(state, folder / "x.safetensors", {"_quantization_metadata": text})
+            with torch.device("meta"):
+                net = KontextTransformer(tiny().transformer.config)
+            net = safetensors_io.load_into(net, folder / "x.safetensors", dtype=torch.float32,
+                                           part="transformer")  # fmt: skip
+            got = net.state_dict()
+            right(all(torch.allclose(got[k], wanted[k], rtol=0.15, atol=1e-3) for k in wanted), "x")
+            return "opens"
+
+        yield Case("float8", f"header: {name or 'no name'}, {kept}", run)
+
+
 def prefixes() -> Iterator[Case]:
     """What tools put before names: all, some, several, in an all-in-one file, and what is none."""
     whole = numbers()
@@ -1520,6 +1616,18 @@ def colours() -> Iterator[Case]:
             end = "opens" if numbers_ == (1, 13) else "told"
             data = avif[:at] + struct.pack(">2H", *numbers_) + avif[at + 4 :]
             others[f"AVIF {numbers_}"] = (data if at > 8 else plain), end if at > 8 else "opens"
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    srgb_ = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profiles = {"sRGB": (srgb_, "opens"), "Lab": (lab, "told"), "half": (srgb_[:200], "told"),
+                "junk": (b"junk" * 50, "told"), "nothing": (b"", "opens"),
+                "of no kind": (srgb_.replace(b"RGB XYZ ", b"7CLRXYZ "), "told")}  # fmt: skip
+    for (name, (profile, end)), (format_, mode) in itertools.product(
+        profiles.items(), (("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "L"),
+                           ("JPEG", "RGB"), ("JPEG", "L"), ("WEBP", "RGB"), ("TIFF", "RGB")),
+    ):  # fmt: skip
+        file = io.BytesIO()
+        picture().convert(mode).save(file, format_, icc_profile=profile)
+        others[f"a profile, {name}, in {format_} of {mode}"] = file.getvalue(), end
     base = encoded()
     made = {name: (base[:33] + more + base[33:], end) for name, (more, end) in png.items()}
     for name, (data, end) in {**made, **others}.items():
@@ -1538,7 +1646,7 @@ def colours() -> Iterator[Case]:
 
 KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
          runs, caches, outputs, terminals, calls, sessions, texts, layouts, ties, benches,
-         packings, float8, prefixes, colours)  # fmt: skip
+         packings, float8, headers, prefixes, colours)  # fmt: skip
 
 
 def cases() -> Iterator[Case]:

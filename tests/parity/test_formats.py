@@ -336,6 +336,8 @@ def test_sft_is_safetensors(folder, state):
 OTHERS = {
     "model.ckpt": (b"PK\x03\x04", "a pickle"),
     "model.bin": (b"\x80\x02", "a pickle"),
+    "model.pt": (b"PK\x03\x04", "a pickle"),
+    "model.pth": (b"\x80\x04", "a pickle"),
     "model.onnx": (b"\x08\x07", "ONNX"),
     "model.safetensors": (b"<!DOCTYPE html>", "a web page"),
 }
