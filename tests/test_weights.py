@@ -317,6 +317,18 @@ def test_every_tensor_may_have_a_dtype_of_its_own(tmp_path):
     assert same(loaded, expected)
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_told(tmp_path):
+    path, other = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    safetensors_io.save({"a": torch.ones(3), "b": torch.ones(4)}, path)
+    reader = safetensors_io.Reader(path)
+    safetensors_io.save({"a": torch.ones(5)}, other)
+    other.replace(path)
+    with pytest.raises(WeightsError, match="was replaced while it was read"):
+        reader.read("a")
+    with pytest.raises(WeightsError, match="Cannot read b"):
+        reader.read("b")
+
+
 def test_the_wrong_model_is_refused(tmp_path):
     path = safetensors_io.save(AutoEncoder(PIXELS).state_dict(), tmp_path / "ae.safetensors")
     refused(path, "does not fit KontextTransformer")

@@ -367,9 +367,12 @@ class Reader:
         if file != self._open[0]:
             self._open = (file, opened(file))
         try:
-            return self._open[1].get_tensor(name)
-        except (SafetensorError, ValueError, TypeError) as error:  # a dtype that torch lacks
+            tensor = self._open[1].get_tensor(name)
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:  # or torch's lack
             raise WeightsError(f"Cannot read {name} from {file}: {error}.") from error
+        if tuple(tensor.shape) != self._stored[name].shape:
+            raise WeightsError(f"{file} was replaced while it was read. Load it again.")
+        return tensor
 
     def sketch(self) -> StateDict:
         """The same tensors without their numbers, on the meta device.
