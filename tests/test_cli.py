@@ -415,9 +415,9 @@ def test_unknown_plans_and_abbreviations_are_refused(here, capsys, option):
 def test_what_a_mistake_quotes_of_the_line_is_written_out(capsys, words):
     """A `*` brings in names of files, which strangers may have chosen."""
     with pytest.raises(SystemExit) as stop:
-        run(*words, "--a\x1b[31m\u202eb\u200b")
+        run(*words, "--a\x1b[31m\u202eb\u200b\nc")
     assert stop.value.code == 2
-    assert "--a\\x1b[31m\\u202eb\\u200b" in capsys.readouterr().err
+    assert "--a\\x1b[31m\\u202eb\\u200b\\nc" in capsys.readouterr().err
 
 
 def test_the_note_of_a_format_with_loss_writes_its_name_out(here, capsys):

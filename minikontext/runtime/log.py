@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the mistake, and exit with 2: a `*` brings in names of files."""
-        super().error(printable(message, 5000, keep="\n"))
+        super().error(printable(message, 5000))
 
 
 def show() -> None:
