@@ -32,7 +32,8 @@ default_role = "code"  # docstrings write `name`
 
 html_theme = "furo"
 html_title = "minikontext"
-html_static_path = []
+html_static_path = ["book.css"]
+html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {

@@ -30,6 +30,29 @@ def test_prose_leads_to_the_reference(book):
     assert code["source"] == [prose]
 
 
+def test_plots_keep_their_width_and_pictures_have_a_text(book):
+    def output(text):
+        return {"data": {"image/png": "…", "text/plain": [text]}, "metadata": {}}
+
+    plot = output("<Figure size 550x330 with 1 Axes>")
+    picture = output("<IPython.core.display.Image>")
+    notebook = {"cells": [
+        {"cell_type": "markdown", "source": ["# A\n", "text\n", "## 2 · Look `here`\n"]},
+        {"cell_type": "markdown", "source": ["More."]},
+        {"cell_type": "code", "source": ["x"], "metadata": {}, "outputs": [plot, picture]},
+    ]}  # fmt: skip
+    cell = json.loads(book.linked(json.dumps(notebook)))["cells"][-1]
+    assert [o["metadata"] for o in cell["outputs"]] == [{"image/png": {"width": 550}}, {}]
+    assert cell["metadata"]["mystnb"]["image"]["alt"].endswith(": 2 · Look here")
+
+
+def test_plots_are_dark_in_the_dark_theme_as_in_the_lab():
+    from minikontext.course.style import DARK
+
+    rules = (ROOT / "docs" / "book.css").read_text(encoding="utf-8")
+    assert rules.count(f"filter: {DARK};") == 2
+
+
 def test_every_notebook_and_wing_has_its_page(book, tmp_path):
     book.gather(tmp_path / "source")
     front = (tmp_path / "source" / "index.md").read_text(encoding="utf-8")

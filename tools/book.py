@@ -54,12 +54,24 @@ def gather(target: Path) -> None:
 
 
 def linked(text: str) -> str:
-    """A notebook whose prose leads from `mk.flow.loss` to its reference and source."""
-    notebook = json.loads(text)
+    """A notebook as the book shows it.
+
+    Its prose leads from `mk.flow.loss` to its reference and source, its plots have the width
+    that they have in JupyterLab, and what a cell draws has a text for who cannot see it.
+    """
+    notebook, heading = json.loads(text), ""
     for cell in notebook["cells"]:
+        source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            prose = "".join(cell["source"])
-            cell["source"] = re.sub(r"`mk\.([\w.]+)(\(\))?`", _link, prose)
+            heading = (re.findall(r"^#+ (.*)$", source, re.MULTILINE) or [heading])[-1]
+            cell["source"] = re.sub(r"`mk\.([\w.]+)(\(\))?`", _link, source)
+        for output in cell.get("outputs", []):
+            said = "".join(output.get("data", {}).get("text/plain", ""))
+            if plot := re.match(r"<Figure size (\d+)", said):
+                output["metadata"] = {"image/png": {"width": int(plot[1])}}
+            if "image/png" in output.get("data", {}):
+                alt = f"What the code above draws: {re.sub('[`*_]', '', heading)}"
+                cell.setdefault("metadata", {})["mystnb"] = {"image": {"alt": alt}}
     return json.dumps(notebook)
 
 

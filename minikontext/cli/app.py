@@ -265,6 +265,10 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     make.add_argument(
         "--runs", default="runs/lineage", metavar="DIR", help="(default: %(default)s)"
     )
+    make.add_argument(
+        "--workers", type=int, default=0, metavar="N",
+        help="processes that draw batches ahead, worth it on a GPU (default: none)",
+    )  # fmt: skip
     make.set_defaults(run=_reproduce)
 
 
@@ -278,7 +282,10 @@ def _reproduce(options: argparse.Namespace) -> int:
         stages = reproduce.read_stages(configs, options.smoke)
         log.say(*map(reproduce.describe, reproduce.plan(options.name, stages, home)))
         return 0
-    stages = reproduce.reproduce(options.name, configs, home, options.smoke, not options.restart)
+    resume = not options.restart
+    stages = reproduce.reproduce(
+        options.name, configs, home, options.smoke, resume, options.workers
+    )
     log.say(*map(reproduce.describe, stages))
     return 0
 

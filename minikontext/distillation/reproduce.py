@@ -140,12 +140,14 @@ def describe(one: Made) -> str:
 
 
 def reproduce(
-    name: str, configs: Path, home: Path, smoke: bool = False, resume: bool = True
-) -> list[Made]:
+    name: str, configs: Path, home: Path, smoke: bool = False, resume: bool = True,
+    workers: int = 0,
+) -> list[Made]:  # fmt: skip
     """Make a stage and what it needs; returns all of them, the wanted one last.
 
     It can be interrupted: the same call goes on. Every config is checked before the first stage
-    starts. resume: False makes the wanted stage, and only that, from its beginning.
+    starts. resume: False makes the wanted stage, and only that, from its beginning. workers: see
+    `StreamConfig`; the stages become the same with any number of them.
     Raises ConfigError and TrainingError.
     """
     wanted = plan(name, read_stages(configs, smoke), home)
@@ -154,13 +156,15 @@ def reproduce(
         _check(one.stage.resolved(folders, one.folder), f"{one.stage.name}: ")
     for one in wanted:
         if not one.done or (one is wanted[-1] and not resume):
-            _make(one, wanted, resume or one is not wanted[-1])
+            _make(one, wanted, resume or one is not wanted[-1], workers)
     return wanted
 
 
-def _make(one: Made, wanted: list[Made], resume: bool) -> None:
+def _make(one: Made, wanted: list[Made], resume: bool, workers: int) -> None:
     folders = {other.stage.name: other.weights for other in wanted}
-    values = one.stage.resolved(folders, one.folder)
+    values = config = one.stage.resolved(folders, one.folder)
+    if workers and "stream" in values:
+        values = _merged(values, {"stream": {"workers": workers}})
     one.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     if values["kind"] in DISTILLED:
@@ -171,7 +175,7 @@ def _make(one: Made, wanted: list[Made], resume: bool) -> None:
     if files.is_folder(one.weights):  # the weights say what they came from, wherever they go
         write_json(one.weights / "lineage.json", {"format": FORMAT, "stages": keys})
     minutes = round((time.monotonic() - began) / 60, 1)  # of this call; a resumed one says less
-    write_json(one.folder / NOTE, {"key": one.key, "minutes": minutes, "config": values})
+    write_json(one.folder / NOTE, {"key": one.key, "minutes": minutes, "config": config})
 
 
 def _check(values: Mapping[str, Any], where: str) -> None:

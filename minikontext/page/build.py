@@ -54,8 +54,9 @@ def build(pipe: KontextPipeline, folder: str | Path, runtime: str | Path) -> Pat
         (new / "ort").mkdir()
         for name in RUNTIME:
             shutil.copy(runtime / name, new / "ort" / name)
-        write_json(new / "editor.json", facts(pipe, copy_samples(new)))
-        export(pipe, new)  # last: it takes longest
+        samples = copy_samples(new)
+        export(pipe, new)
+        write_json(new / "editor.json", facts(pipe, samples) | {"bytes": weights(new)})
     if pipe.safety:
         warn(SafetyWarning(f"{pipe.name} asks for filters on prompts and pictures; the page has "
                            "none. Think twice before you show it to others."))  # fmt: skip
@@ -85,6 +86,11 @@ def copy_samples(folder: Path) -> list[dict[str, str]]:
         shutil.copy(source, folder / "images" / source.name)
         found.append({"file": f"images/{name}.png", "label": name, "prompt": prompt})
     return found
+
+
+def weights(folder: Path) -> dict[str, int]:
+    """The exported files, and what each weighs, so that the page can show how far it has come."""
+    return {path.stem: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}
 
 
 def facts(pipe: KontextPipeline, samples: list[dict[str, str]]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ LEFT_OUT = {
     *(f"[loop] {name}" for name in ("steps", "minutes", "save_minutes", "save_every", "log_every",
                                     "validate_every", "tensorboard", "accumulate")),
     "validation", "[data] validation", "[data] tries", "[lora] keep", "[training] workers",
+    "[stream] workers",
 }  # fmt: skip
 
 

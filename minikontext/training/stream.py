@@ -12,10 +12,13 @@ fraction of what it costs when every step draws new pictures.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import random
+import signal
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple, Protocol
 
@@ -24,6 +27,7 @@ from annotated_types import Interval, MaxLen
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, TrainingError
@@ -48,7 +52,8 @@ class StreamConfig:
     other_size: the share of batches whose contexts have sizes of their own, not the target's.
     sizes: (width, height), all trained ones unless given; one comes as often as it is named.
     contexts: numbers of context pictures; all that the level's operations take unless given; (0,)
-    is text-to-image alone.
+    is text-to-image alone. text_to_image: the share of batches without one, of the level's own
+    unless given: there all of a picture is drawn, in an edit a small part of it.
     words: "grammar", with two wishes in some of the sentences; "plain", one wish in the first
     edition's templates, read by the grammar's encoder; "templates", read by the first edition's.
     """
@@ -61,6 +66,9 @@ class StreamConfig:
     sizes: Annotated[tuple[tuple[Side, Side], ...], MaxLen(1024)] = field(default=TRAINED)
     contexts: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], MaxLen(5)] = ()
     words: str = "grammar"
+    text_to_image: Share | None = field(default=None, repr=False)
+    # how they are drawn, not what: no part of what tells one stream from another
+    workers: Annotated[int, Interval(ge=0, le=1024)] = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(map(tuple, self.sizes)))  # TOML gives lists
@@ -74,6 +82,8 @@ class StreamConfig:
             raise ConfigError(f"[stream] words={self.words!r}: choose one of {', '.join(WORDS)}")
         if not 0 <= self.other_size <= 1:
             raise ConfigError(f"[stream] other_size={self.other_size}: a share is from 0 to 1")
+        if self.text_to_image is not None and not 0 <= self.text_to_image <= 1:
+            raise ConfigError(f"[stream] text_to_image={self.text_to_image}: a share, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,10 @@ class Stream:
         self.text_tokens = self.words.encoder().max_length
         self.counts = self.context_counts(config.level, config.contexts)
         self.facts = f"{config} {autoencoder.encoder_fingerprint()[:12]}"
+        if (share := config.text_to_image) is not None:
+            self.counts = with_share(self.counts, share)
+            self.facts += f" text_to_image={share}"
+        self._ahead: tuple[int, Iterator[Batch]] | None = None  # the next step, and what draws it
         if folder:
             label(folder, self.facts)
 
@@ -180,7 +194,13 @@ class Stream:
 
     def batch(self, step: int) -> Batch:
         """Latents and words of a step."""
-        return self.numbered(self.number(step), f"{step}")
+        if not self.config.workers:
+            return self.numbered(self.number(step), f"{step}")
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = (step, drawn_ahead(self, step))
+        coming = self._ahead[1]
+        self._ahead = (step + 1, coming)
+        return next(coming)
 
     def numbered(self, number: int, said: str = "first") -> Batch:
         """The batch of a number; `said` decides its words, with the number if it is "first"."""
@@ -212,6 +232,47 @@ class Stream:
         with mixed_precision(device, self.bf16):
             latents = self.autoencoder.encode(pixels(scenes, size).to(device))
         return latents.bfloat16().float().cpu().contiguous()
+
+
+def with_share(counts: Mapping[int, float], share: float) -> dict[int, float]:
+    """Weights of numbers of pictures, in which no picture has the share that is wanted.
+
+    Raises ConfigError where the level does not paint from words alone, or does nothing else.
+    """
+    if counts.keys() <= {0} or 0 not in counts:
+        raise ConfigError(f"[stream] text_to_image={share}: pictures come in {sorted(counts)}")
+    pictures = sum(weight for n, weight in counts.items() if n)
+    return {n: (1 - share) * weight / pictures if n else share for n, weight in counts.items()}
+
+
+class _Steps(Dataset):
+    """The batches of a stream by step, for processes that draw them."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.stream.batch(step)
+
+
+def drawn_ahead(stream: Stream, step: int) -> Iterator[Batch]:
+    """The batches of a stream from a step on, drawn by its `workers` on other processes.
+
+    They encode on the CPU, with a copy of the autoencoder.
+    """
+    autoencoder = copy.deepcopy(stream.autoencoder).cpu()
+    alone = replace(stream.config, workers=0)
+    steps = _Steps(Stream(alone, autoencoder, stream.folder, stream.bf16))
+    loader = DataLoader(
+        steps, batch_size=None, sampler=itertools.count(step), num_workers=stream.config.workers,
+        prefetch_factor=4, worker_init_fn=_leave_ctrl_c, multiprocessing_context="spawn",
+    )  # fmt: skip
+    return iter(loader)
+
+
+def _leave_ctrl_c(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the training ends its step, then these end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def kept(folder: Path, number: int, make: Callable[[], list[Tensor]]) -> list[Tensor]:

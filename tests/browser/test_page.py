@@ -265,6 +265,39 @@ def test_axe_finds_nothing_serious(page, npm, theme, width):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_the_picture_is_seen_while_the_net_is_on_its_way(browser, site):
+    context = browser.new_context()
+    context.set_default_timeout(240_000)
+    tab, held = context.new_page(), []
+    tab.route("**/net.onnx", held.append)
+    tab.goto(site[1])
+    told = "document.getElementById('status').textContent"
+    tab.wait_for_function(f"/^Loading the net: [1-9]/.test({told})")
+    tab.wait_for_function("""() => {
+        const before = document.getElementById("before"), { width, height } = before;
+        const middle = before.getContext("2d").getImageData(width / 2, height / 2, 1, 1);
+        return middle.data[3] === 255; }""")
+    whole = sum(path.stat().st_size for path in site[0].glob("*.onnx"))
+    assert f" of {whole / 1e6:.1f} MB" in tab.inner_text("#status")
+    assert 0 < tab.evaluate("document.getElementById('bar').value") < 0.9
+    assert tab.is_disabled("#run")
+    held[0].continue_()
+    tab.wait_for_function("!document.getElementById('run').disabled")
+    tab.click("#run")
+    tab.wait_for_function(DONE)
+    context.close()
+
+
+def test_a_net_that_is_not_there_is_told(browser, site):
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.route("**/net.onnx", lambda route: route.fulfill(status=404))
+    tab.goto(site[1])
+    tab.wait_for_function("document.getElementById('status').textContent.includes('net.onnx')")
+    assert "cannot start" in tab.inner_text("#status") and tab.is_disabled("#run")
+    context.close()
+
+
 def test_it_is_small_and_needs_nothing_from_elsewhere(site):
     folder, _ = site
     assert sum(path.stat().st_size for path in folder.glob("*.onnx")) <= 25e6

@@ -101,6 +101,18 @@ def test_an_editor_is_carried_over_in_small(configs, tmp_path):
 
 
 @pytest.mark.slow
+def test_with_processes_that_draw_ahead_the_weights_are_the_same(configs, tmp_path):
+    made = {}
+    for workers in (0, 1):
+        home = tmp_path / f"{workers}"
+        *_, last = reproduce.reproduce("toy_base", configs, home, smoke=True, workers=workers)
+        made[workers] = (last.weights / "transformer.safetensors").read_bytes()
+        note = json.loads((last.folder / "stage.json").read_text())
+        assert "workers" not in note["config"]["stream"]
+    assert made[0] == made[1]
+
+
+@pytest.mark.slow
 def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,6 +78,16 @@ def test_a_batch_that_changed_on_the_disk_is_told(autoencoder, tmp_path):
         stream.batch(0)
 
 
+def test_processes_that_draw_ahead_draw_the_same(autoencoder, tmp_path):
+    config = StreamConfig(tokens=300, batches=3, contexts=(0, 1), sizes=((64, 64), (96, 64)))
+    alone = Stream(config, autoencoder, tmp_path / "alone")
+    ahead = Stream(replace(config, workers=2), autoencoder, tmp_path / "ahead")
+    assert all(same(ahead.batch(step), alone.batch(step)) for step in (0, 1, 2, 3, 4, 9, 10))
+    names = {path.name for path in (tmp_path / "ahead").iterdir()}
+    assert names == {path.name for path in (tmp_path / "alone").iterdir()} != set()
+    assert ahead.facts == alone.facts  # what they kept is of one stream
+
+
 def test_an_epoch_sees_every_batch_once_in_other_words(autoencoder):
     stream = Stream(StreamConfig(tokens=400, batches=5), autoencoder)
     epochs = [[stream.number(step) for step in range(5 * e, 5 * e + 5)] for e in range(6)]
@@ -108,6 +119,18 @@ def test_prompts_are_of_words_that_the_encoder_knows(autoencoder, words, two):
     assert any(case.wishes for cases, _ in batches for case in cases) == two
 
 
+def test_text_to_image_takes_the_share_that_is_asked_for(autoencoder, tmp_path):
+    config = StreamConfig(batches=400, text_to_image=0.4)
+    stream = Stream(config, autoencoder, tmp_path)
+    counts = [len(stream.bucket(number).contexts) for number in range(400)]
+    assert 0.33 < counts.count(0) / 400 < 0.47 and max(counts) == 4
+    with pytest.raises(TrainingError, match="remove it first"):
+        Stream(replace(config, text_to_image=0.5), autoencoder, tmp_path)
+    for contexts in ((0,), (1, 2)):
+        with pytest.raises(ConfigError, match="text_to_image=0.4"):
+            Stream(replace(config, contexts=contexts), autoencoder)
+
+
 def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):
     Stream(StreamConfig(batches=2), autoencoder, tmp_path)
     with pytest.raises(TrainingError, match="remove it first"):
@@ -116,7 +139,8 @@ def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):
 
 @pytest.mark.parametrize(
     "values",
-    [{"sizes": ((64, 60),)}, {"sizes": ()}, {"other_size": 1.5}, {"words": "latin"}],
+    [{"sizes": ((64, 60),)}, {"sizes": ()}, {"other_size": 1.5}, {"words": "latin"},
+     {"text_to_image": 1.5}],
     ids=str,
 )
 def test_configs_that_cannot_be(values):

@@ -1,9 +1,9 @@
 // What the page shows. All of the arithmetic is in model.js.
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { Editor, toldChange, tokenize } from "./model.js";
+import { Editor, readFacts, toldChange, tokenize } from "./model.js";
 
 const $ = (id) => document.getElementById(id);
-const state = { editor: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
+const state = { editor: null, facts: null, ready: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
 
 ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1;
@@ -15,7 +15,7 @@ const say = (text) => ($("status").textContent = text);
 /** The trained size of the nearest aspect ratio. */
 function trainedSize(width, height) {
   const off = ([w, h]) => Math.abs(Math.log(w / h / (width / height)));
-  return state.editor.facts.sizes.reduce((best, size) => (off(size) < off(best) ? size : best));
+  return state.facts.sizes.reduce((best, size) => (off(size) < off(best) ? size : best));
 }
 
 function toPixels(canvas) {
@@ -54,7 +54,8 @@ async function encodeInput(source, label) {
   pen.fillRect(0, 0, width, height);
   pen.drawImage(source, 0, 0, width, height);
   canvas.setAttribute("aria-label", `The picture to edit: ${label}`);
-  state.context = await state.editor.encode(toPixels(canvas), width, height);
+  const editor = await state.ready; // the picture is seen while the net is still on its way
+  state.context = await editor.encode(toPixels(canvas), width, height);
   const changed = width !== source.width || height !== source.height;
   say(changed ? `${source.width}×${source.height} pixels became ${width}×${height}, a size that the net knows.` : "Ready.");
 }
@@ -119,7 +120,7 @@ async function goOn() {
 }
 
 function readPrompt() {
-  const { unknown, dropped } = tokenize($("prompt").value, state.editor.facts), note = $("words");
+  const { unknown, dropped } = tokenize($("prompt").value, state.facts), note = $("words");
   const lost = dropped.length ? ` Too long: “${dropped.join(" ")}” is left out.` : "";
   note.textContent = unknown.length ? `The net was never taught: ${unknown.join(", ")}.${lost}` : lost;
   note.classList.toggle("warn", Boolean(note.textContent));
@@ -232,18 +233,17 @@ function addSamples(samples) {
   }
 }
 
+const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+
 async function start() {
-  state.editor = await Editor.load(ort, ".", (share, name) => {
-    $("bar").value = share;
-    say(share < 1 ? `Loading ${name} …` : "Ready.");
+  const facts = (state.facts = await readFacts("."));
+  state.ready = Editor.load(ort, ".", facts, (here, all) => {
+    $("bar").value = here / all;
+    say(here < all ? `Loading the net: ${megabytes(here)} of ${megabytes(all)} MB …` : "Starting the net …");
   });
-  const { facts } = state.editor;
-  window.minikontext = { editor: state.editor, state, ort }; // to play with from the console
   $("facts").textContent = `Weights ${facts.name}, ${facts.parameters.toLocaleString("en")} parameters; minikontext ${facts.version}.`;
   for (let i = 0; i < facts.blocks; i++) $("block").add(new Option(`${i + 1}`, i, false, i === facts.blocks - 2));
   $("steps").value = String(facts.steps);
-  addSamples(facts.samples);
-  $("samples").querySelector("button").click();
   $("form").addEventListener("submit", run);
   $("prompt").addEventListener("input", readPrompt);
   $("again").addEventListener("click", goOn);
@@ -257,6 +257,10 @@ async function start() {
     event.preventDefault();
     if (event.dataTransfer.files[0]) useFile(event.dataTransfer.files[0]);
   });
+  addSamples(facts.samples);
+  $("samples").querySelector("button").click();
+  state.editor = await state.ready;
+  window.minikontext = { editor: state.editor, state, ort }; // to play with from the console
   $("run").disabled = false;
 }
 

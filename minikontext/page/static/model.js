@@ -182,18 +182,39 @@ export function toldChange(before, after, width, height, { visible, little }) {
 
 // ---- the editor -------------------------------------------------------------------------------
 
+/** What is known of the weights: `editor.json`. It comes at once, and says what to show meanwhile. */
+export const readFacts = async (base) => (await get(`${base}/editor.json`)).json();
+
+async function get(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`${address} is not to be had (${answer.status})`);
+  return answer;
+}
+
+/** A file's bytes. `onBytes` gets the number of each piece; none where the page cannot read pieces. */
+async function download(answer, onBytes) {
+  if (!answer.body) return new Uint8Array(await answer.arrayBuffer());
+  const pieces = [];
+  for (const reader = answer.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return new Uint8Array(await new Blob(pieces).arrayBuffer());
+    pieces.push(value);
+    onBytes(value.length);
+  }
+}
+
 /** The four ONNX files and what is known of them. `ort` is ONNX Runtime Web. */
 export class Editor {
-  static async load(ort, base, onProgress = () => {}) {
-    const facts = await (await fetch(`${base}/editor.json`)).json();
+  /** `onProgress` gets bytes that are here and bytes of all files. */
+  static async load(ort, base, facts, onProgress = () => {}) {
     const editor = new Editor();
     Object.assign(editor, { ort, facts, sessions: {} });
-    const names = ["words", "encode", "net", "decode"];
-    for (const [i, name] of names.entries()) {
-      onProgress(i / names.length, name);
-      editor.sessions[name] = await ort.InferenceSession.create(`${base}/${name}.onnx`);
-    }
-    onProgress(1, "ready");
+    let here = 0;
+    const all = Object.values(facts.bytes).reduce((a, b) => a + b, 0);
+    const bring = async (name) =>
+      download(await get(`${base}/${name}.onnx`), (count) => onProgress((here += count), all));
+    const files = await Promise.all(Object.keys(facts.bytes).map(async (name) => [name, await bring(name)]));
+    for (const [name, bytes] of files) editor.sessions[name] = await ort.InferenceSession.create(bytes);
     return editor;
   }
 
