@@ -269,7 +269,7 @@ def test_the_picture_is_seen_while_the_net_is_on_its_way(browser, site):
     context = browser.new_context()
     context.set_default_timeout(240_000)
     tab, held = context.new_page(), []
-    tab.route("**/net.onnx", held.append)
+    tab.route("**/net.onnx", lambda route: held.append(route))
     tab.goto(site[1])
     told = "document.getElementById('status').textContent"
     tab.wait_for_function(f"/^Loading the net: [1-9]/.test({told})")

@@ -185,8 +185,8 @@ export function toldChange(before, after, width, height, { visible, little }) {
 /** What is known of the weights: `editor.json`. It comes at once, and says what to show meanwhile. */
 export const readFacts = async (base) => (await get(`${base}/editor.json`)).json();
 
-async function get(address) {
-  const answer = await fetch(address);
+async function get(address, signal) {
+  const answer = await fetch(address, { signal });
   if (!answer.ok) throw new Error(`${address} is not to be had (${answer.status})`);
   return answer;
 }
@@ -210,10 +210,13 @@ export class Editor {
     const editor = new Editor();
     Object.assign(editor, { ort, facts, sessions: {} });
     let here = 0;
+    const stop = new AbortController();
     const all = Object.values(facts.bytes).reduce((a, b) => a + b, 0);
     const bring = async (name) =>
-      download(await get(`${base}/${name}.onnx`), (count) => onProgress((here += count), all));
-    const files = await Promise.all(Object.keys(facts.bytes).map(async (name) => [name, await bring(name)]));
+      download(await get(`${base}/${name}.onnx`, stop.signal), (count) => onProgress((here += count), all));
+    const files = await Promise.all(
+      Object.keys(facts.bytes).map(async (name) => [name, await bring(name)]),
+    ).finally(() => stop.abort()); // where one failed, the others are of no use
     for (const [name, bytes] of files) editor.sessions[name] = await ort.InferenceSession.create(bytes);
     return editor;
   }
