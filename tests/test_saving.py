@@ -15,7 +15,7 @@ from minikontext.course import tiny_flux
 from minikontext.errors import ConfigError, OutputError, WeightsError
 from minikontext.page import build, command
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import native, safetensors_io, summary
+from minikontext.pretrained import convert, native, safetensors_io, summary
 from minikontext.runtime import files
 from minikontext.training.models import (
     find_autoencoder,
@@ -324,3 +324,16 @@ def test_a_folder_that_may_not_be_read_is_told_and_not_called_absent():
         died, said = in_child(lambda: files.is_folder(place / "sealed"), NOBODY)
         assert not died and said.startswith("ConfigError: You may not read the folder")
         assert in_child(lambda: files.is_folder(place / "sealed/x"), NOBODY) == (0, "")
+
+
+def test_one_part_is_converted_whole_or_not_at_all(flux, tmp_path):
+    flux.save_pretrained(tmp_path / "flux", layout="diffusers")
+    source, target = tmp_path / "flux" / "transformer", tmp_path / "made" / "net"
+    for room in (0, 5000):
+        with full_disk(room), pytest.raises(OutputError, match="Cannot write.*net"):
+            convert.convert(source, target)
+        assert not target.exists()
+    written = convert.convert(source, target)
+    assert all(path.exists() for path in written) and (target / "config.json").exists()
+    with pytest.raises(OutputError):  # no file of an older one is mixed with the new one
+        convert.convert(source, target)

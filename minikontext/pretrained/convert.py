@@ -160,10 +160,12 @@ def _convert_part(source: Path, target: Path, dtype: torch.dtype | None) -> list
         config, describe = autoencoder_config(source), autoencoder_to_json
     else:
         raise WeightsError(f"{source} holds a {kind}; expected a transformer or an autoencoder.")
-    written = rewrite(source, target, dtype)
-    if target.suffix != ".safetensors":
-        write_json(target / "config.json", describe(config))
-    return written
+    if target.suffix == ".safetensors":
+        return rewrite(source, target, dtype)
+    with files.replacing_folder(target) as new:
+        written = rewrite(source, new, dtype)
+        write_json(new / "config.json", describe(config))
+    return [target / path.name for path in written]
 
 
 def _schedule(shifted: bool) -> dict[str, Any]:
