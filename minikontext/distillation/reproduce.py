@@ -145,7 +145,8 @@ def reproduce(
 ) -> list[Made]:  # fmt: skip
     """Make a stage and what it needs; returns all of them, the wanted one last.
 
-    It can be interrupted: the same call goes on. Every config is checked before the first stage
+    It can be interrupted: the same call goes on. What only a stage needs that is there already is
+    not made. Every config is checked before the first stage
     starts. resume: False makes the wanted stage, and only that, from its beginning. workers: see
     `StreamConfig`; the stages become the same with any number of them.
     Raises ConfigError and TrainingError.
@@ -154,10 +155,20 @@ def reproduce(
     folders = {one.stage.name: one.weights for one in wanted}
     for one in wanted:  # a mistake in the last stage is told before hours of the first
         _check(one.stage.resolved(folders, one.folder), f"{one.stage.name}: ")
-    for one in wanted:
-        if not one.done or (one is wanted[-1] and not resume):
-            _make(one, wanted, resume or one is not wanted[-1], workers)
+    for one in _missing(wanted, resume):
+        _make(one, wanted, resume or one is not wanted[-1], workers)
     return wanted
+
+
+def _missing(wanted: list[Made], resume: bool) -> list[Made]:
+    """What has to be made, in order: a stage that is there needs nothing of before it any more."""
+    needed = {wanted[-1].stage.name}
+    missing = []
+    for one in reversed(wanted):  # a stage comes before those that it builds on
+        if one.stage.name in needed and (not one.done or (one is wanted[-1] and not resume)):
+            missing.insert(0, one)
+            needed.update(one.stage.needs)
+    return missing
 
 
 def _make(one: Made, wanted: list[Made], resume: bool, workers: int) -> None:

@@ -139,6 +139,9 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     again = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.key for one in again] == [one.key for one in made]
     assert stamps == {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    shutil.rmtree(made[2].folder)  # of toy_base, which what is there needs no more
+    reproduce.reproduce("toy", configs, home, smoke=True)
+    assert not made[2].folder.exists()
     last = configs / "toy.toml"
     last.write_text(last.read_text().replace("seed = 32", "seed = 33"))
     anew = reproduce.reproduce("toy", configs, home, smoke=True)
