@@ -90,13 +90,15 @@ def test_a_config_with_stages_is_reproduced_not_trained():
 
 @pytest.mark.slow
 def test_an_editor_is_carried_over_in_small(configs, tmp_path):
-    made = reproduce.reproduce("toy_large", configs, tmp_path / "runs", smoke=True)
+    made = reproduce.reproduce("toy_every", configs, tmp_path / "runs", smoke=True)
     assert [one.stage.name for one in made] == [
         "autoencoder_first", "autoencoder", "toy_carried", "toy_sizes", "toy_large",
+        "toy_every",
     ]  # fmt: skip
-    first, wide, last = (KontextPipeline.from_pretrained(one.weights) for one in made[2:])
+    first, wide, large, last = (KontextPipeline.from_pretrained(one.weights) for one in made[2:])
     assert (first.defaults.sizes, len(wide.defaults.sizes)) == (((64, 64),), 19)
-    assert last.defaults.sizes == ((64, 64), (96, 96), (128, 128))
+    assert large.defaults.sizes == ((64, 64), (96, 96), (128, 128))
+    assert last.defaults.sizes == wide.defaults.sizes
     assert last.defaults.context_layout == "scaled_4" and last.text_encoder.max_length == 28
     assert last.transformer.config == KontextPipeline.from_pretrained("toy").transformer.config
 
