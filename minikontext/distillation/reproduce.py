@@ -146,9 +146,9 @@ def reproduce(
     """Make a stage and what it needs; returns all of them, the wanted one last.
 
     It can be interrupted: the same call goes on. What only a stage needs that is there already is
-    not made. Every config is checked before the first stage
-    starts. resume: False makes the wanted stage, and only that, from its beginning. workers: see
-    `StreamConfig`; the stages become the same with any number of them.
+    not made. Every config is checked before the first stage starts. resume: False makes the wanted
+    stage, and only that, from its beginning. workers: see `StreamConfig`; the stages become the
+    same with any number of them.
     Raises ConfigError and TrainingError.
     """
     wanted = plan(name, read_stages(configs, smoke), home)
