@@ -117,7 +117,9 @@ def test_float_picture_is_scaled():
 def test_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     path = saved(frames[0], tmp_path, "a.gif", save_all=True, append_images=frames[1:])
-    assert images.read(path).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.warns(MetadataWarning, match="several pictures"):
+        assert images.read(path).getpixel((0, 0)) == (255, 0, 0)
+    assert images.read(Image.open(path)).size == (8, 8)  # whoever opened it has chosen one
 
 
 def test_camera_rotation_is_applied(tmp_path):

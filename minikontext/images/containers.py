@@ -130,18 +130,6 @@ def _bare_webp(data: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
-def remarks(data: bytes) -> list[str]:
-    """Why a viewer may show something else than the pixels that are read from a file."""
-    found = []
-    names = {name for name, *_ in png_chunks(data)} if data.startswith(PNG) else set()
-    names |= {name for name, _ in webp_chunks(data)} if data[8:12] == b"WEBP" else set()
-    if names & {b"acTL", b"ANIM"} or _is_long_gif(data) or _is_long_avif(data):
-        found.append("it is an animation, of which only the first picture is looked at")
-    if colours := odd_colours(data):
-        found.append(f"its colours are named by {colours}, which is not applied here")
-    return found
-
-
 # White, red, green and blue of sRGB as cHRM has them: x and y, times 100 000.
 SRGB_POINTS = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
@@ -185,12 +173,3 @@ def has_profile(data: bytes) -> bool:
 def is_srgb(points: Sequence[float]) -> bool:
     """Whether eight coordinates, times 100 000, are those of sRGB but for rounding."""
     return all(abs(got - own) < 500 for got, own in zip(points, SRGB_POINTS, strict=True))
-
-
-def _is_long_avif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and b"avis" in data[8 : int.from_bytes(data[:4], "big")]
-
-
-def _is_long_gif(data: bytes) -> bool:
-    # Each picture of an animation has a graphic control block; a lone one has at most one.
-    return data[:4] == b"GIF8" and data.count(b"\x21\xf9\x04") > 1

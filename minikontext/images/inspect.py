@@ -12,7 +12,7 @@ from minikontext import images
 from minikontext.errors import ImageError, MetadataError, shorten_list
 from minikontext.images import containers
 from minikontext.images.provenance import GRID, Box, Note, Provenance, boxes, checksum_tiles
-from minikontext.images.read import NOTE, content
+from minikontext.images.read import NOTE, content, remarks
 from minikontext.images.resize import Size
 from minikontext.runtime.log import printable
 
@@ -53,7 +53,7 @@ def inspect(file: str | Path | bytes | Image.Image) -> Inspection:
     else than was checked, such as an animation. Raises ImageError for what is no picture.
     """
     picture = images.read(file)
-    if not isinstance(file, Image.Image) and (odd := containers.remarks(content(file))):
+    if not isinstance(file, Image.Image) and (odd := remarks(file)):
         found = _inspect(picture, file)
         if found.verdict != UNCHANGED:
             return found
@@ -125,14 +125,14 @@ def _show(box: Box) -> str:
 
 
 def _has_loss(file: str | Path | bytes | Image.Image) -> bool:
-    """Whether a file holds JPEG or lossy WebP; a picture in memory may know its own format."""
+    """Whether a file holds JPEG, AVIF, HEIC or lossy WebP; one in memory may know its format."""
     if isinstance(file, Image.Image):
-        return file.format in ("JPEG", "MPO")
+        return file.format in ("JPEG", "MPO", "AVIF", "HEIF")
     data = content(file)
     if data[8:12] == b"WEBP":
         return next((n == b"VP8 " for n, _ in containers.webp_chunks(data) if n[:3] == b"VP8"
                      and n != b"VP8X"), False)  # fmt: skip
-    return data.startswith(containers.JPEG)
+    return data.startswith(containers.JPEG) or data[4:8] == b"ftyp"
 
 
 def mark_regions(picture: Image.Image, found: Sequence[Box]) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -51,7 +51,8 @@ def read(source: object) -> Image.Image:
     """Read a picture into mode RGB: a path, a PIL image, the bytes of a file, or a uint8 array.
 
     Every mode is converted (palette, grey, CMYK, 16-bit); transparent parts become white, the
-    first frame of an animation counts, a camera's rotation and colour profile are applied.
+    first frame of an animation counts (and that is told), a camera's rotation and colour profile
+    are applied.
     Arrays are (h, w), (h, w, 3) or (h, w, 4). The source is never changed. Of the file's metadata
     only what `provenance` wrote is kept, unchecked, in `image.info[NOTE]`.
     Metadata that is broken is left out, with a MetadataWarning; so it is told where colours other
@@ -70,20 +71,18 @@ def read(source: object) -> Image.Image:
 
 
 def _read(source: object) -> Image.Image:
-    image = _open(source)
-    try:
+    with _opened(source) as image:
         _check_area(image.size)
         _check_work(image, source)
         picture = _decode(image)
+        if _holds_several(image, source):
+            warn(MetadataWarning(f"The file holds {SEVERAL}. Save the one that you mean."))
         if found := _odd_colours(image, source):
             warn(MetadataWarning(
                 f"The picture's colours are not sRGB, or nobody can say ({found}): they are taken "
                 "for sRGB, and may look paler. Save it with a profile, or in sRGB."
             ))  # fmt: skip
         return picture
-    finally:
-        if image is not source:
-            image.close()  # An animation keeps its file open, which Windows then cannot replace.
 
 
 def _read_bare(source: object) -> Image.Image | None:
@@ -100,15 +99,32 @@ def odd_colours(source: object) -> str:
 
     Nothing is also said of what opens without its metadata only: `read` tells that.
     """
-    try:
-        image = _open(source)
-    except ImageError:
-        return ""
-    try:
+    with suppress(ImageError), _opened(source) as image:
         return _odd_colours(image, source)
-    finally:
-        if image is not source:
-            image.close()
+    return ""
+
+
+def remarks(source: object) -> list[str]:
+    """Why a viewer may show something else than what `read` gives of a file."""
+    found = []
+    with suppress(ImageError), _opened(source) as image:
+        if _holds_several(image, source):
+            found.append(f"it holds {SEVERAL}")
+        if colours := _odd_colours(image, source):
+            found.append(f"its colours are named by {colours}, which is not applied here")
+    return found
+
+
+SEVERAL = "several pictures (an animation, or pages), of which only the first is looked at"
+
+
+def _holds_several(image: Image.Image, source: object) -> bool:
+    """Whether a file holds more than one picture to look at; an MPO's others are a camera's."""
+    try:
+        other = image is source or image.format == "MPO"
+        return not other and getattr(image, "is_animated", False)
+    except Exception:  # GIF looks for the second one, which may be damaged.
+        return True
 
 
 def _odd_colours(image: Image.Image, source: object) -> str:
@@ -178,6 +194,16 @@ def _quiet() -> Iterator[None]:
 
 
 _LOCK, PILS = Lock(), re.compile(r"(PIL|minikontext\.images\.read)(\.|$)")
+
+
+@contextmanager
+def _opened(source: object) -> Iterator[Image.Image]:
+    image = _open(source)
+    try:
+        yield image
+    finally:
+        if image is not source:
+            image.close()  # An animation keeps its file open, which Windows then cannot replace.
 
 
 def _open(source: object) -> Image.Image:
