@@ -24,6 +24,8 @@ SIDES = re.compile(
     r"\b(left|right|mirror|flip|clockwise|letter|text|word|sign|writ|say|read)", re.IGNORECASE
 )
 ANY, LATIN = re.compile(r"[\s\S]*"), re.compile("[\0-\u024f\u2010-\u2040\u20ac]*")
+# An empty cell, as pandas and others write it where it is taken for text.
+EMPTY = re.compile(r"\W*(nan|n/?a|null|none|nil|nat|undefined|1\.#(ind|qnan))\W*", re.IGNORECASE)
 BROKEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # no text has these
 
 
@@ -90,6 +92,9 @@ class Reading:
         word = self.trigger
         if broken := misread(prompt):
             raise PromptError(f"its prompt has {broken!a:.80}, as text that was decoded wrongly")
+        if EMPTY.fullmatch(prompt):
+            raise PromptError(f"its prompt is {prompt!a:.80}, as an empty cell is written. Write "
+                              "one, or take the sample out")  # fmt: skip
         if TRIGGER in prompt and not word:
             raise PromptError(f"its prompt has {TRIGGER}, and [data] names no trigger")
         if TRIGGER in prompt:
