@@ -1,15 +1,17 @@
 """A run's folder: who may write in it, what it was made from, and what can be said before the work.
 
-Beside the folder lies its lock, `.NAME.lock`: two trainings never write into one run. A restart
-sets the old folder aside whole, as `NAME.1`, so nothing of it is ever gone on from by mistake.
+Beside the folder and the output lie locks, `.NAME.lock`: two trainings never write into one run, or
+one output. A restart sets the old folder aside whole, as `NAME.1`, so nothing of it is ever gone on
+from by mistake. A run knows the output that it wrote: that it replaces another's is told.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,33 +130,72 @@ def require_same_config(job: Job) -> None:
 
 @contextmanager
 def opened(job: Job, world: DistContext, resume: bool = True) -> Iterator[None]:
-    """Hold a run's folder for the time of a training; without `resume`, set the old one aside.
+    """Hold a run's folder and its output for the time of a training, and note the output after it.
 
-    Raises TrainingError if another training holds it, and OutputError if it cannot be written.
+    Without `resume`, the old folder is set aside. An output that this run did not write, and that
+    it will replace, is told. Raises TrainingError if another training holds one of them, and
+    OutputError if they cannot be written.
     """
-    folder = Path(os.path.realpath(job.folder))  # whoever comes by a link finds the same lock
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    # Whoever comes by a link finds the same lock.
+    places = [Path(os.path.realpath(place)) for place in (job.folder, job.output)]
+    locks = [FileLock(place.with_name(f".{place.name}.lock")) for place in places]
     held, said = 1.0, ""
+    aside = not resume and places[0].exists()
     if world.rank == 0:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-            if not resume:
-                set_aside(folder)
-            folder.mkdir(parents=True, exist_ok=True)
+            for place, lock in zip(places, locks):
+                said = f"Another training works in {place}"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
+            _begin(job, places[0], aside)
         except Timeout:
-            held, said = 0.0, f"Another training works in {job.run}"
-        except OSError as error:
-            held, said = 0.0, f"Cannot write {job.run}: {error.strerror or error}"
+            held = 0.0
+        except (OSError, OutputError) as error:
+            held, said = 0.0, str(error)
+            if isinstance(error, OSError):
+                why = f"{error.filename or job.run}: {error.strerror or error}"
+                said = f"Cannot write {why}. Make room, or choose another place."
     try:
         if world.mean({"held": held})["held"] < 1:
             if said.startswith("Cannot"):
-                raise OutputError(f"{said}. Make room, or choose another place.")
+                raise OutputError(said)
             raise TrainingError(f"{said or 'Another training works there'}. Wait for its end, "
-                                "stop it, or name another run.")  # fmt: skip
+                                "stop it, or name another run and output.")  # fmt: skip
         yield
+        with suppress(OutputError):  # what was trained is safe; the note may fail
+            if world.rank == 0:
+                files.write_text(places[0] / WRITTEN, _output(job))
     finally:
-        lock.release()
+        if locks[1].is_locked:  # an output may lie anywhere: nothing is left beside it
+            Path(locks[1].lock_file).unlink(missing_ok=True)
+        for lock in locks:
+            lock.release()
+
+
+WRITTEN = "output.json"
+
+
+def _begin(job: Job, folder: Path, aside: bool) -> None:
+    """Tell of an output that is another's, set an old run aside, and make the run's folder."""
+    there, note = _output(job), folder / WRITTEN
+    known = there if any(folder.glob("checkpoint*")) else "[]"  # of before there was a note
+    with suppress(OSError, ValueError):
+        known = files.read_text(note)
+    if there not in ("[]", known):
+        log.warning("%s is there, and this run did not write it: it is replaced at the end. Name "
+                    "another output to keep it.", job.output)  # fmt: skip
+    if aside:
+        set_aside(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(note, known)
+
+
+def _output(job: Job) -> str:
+    """What tells an output apart: its weights' names, sizes and times, as JSON."""
+    output = Path(job.output)
+    found = [output] if job.output_is_file else sorted(output.rglob("*.safetensors"))
+    facts = [(one.name, one.stat()) for one in found if files.exists(one)]
+    return json.dumps([(name, one.st_size, one.st_mtime_ns) for name, one in facts])
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -162,7 +203,7 @@ def set_aside(folder: Path) -> Path | None:
     if not folder.exists():
         return None
     number = 1
-    while (other := folder.with_name(f"{folder.name}.{number}")).exists():
+    while os.path.lexists(other := folder.with_name(f"{folder.name}.{number}")):
         number += 1
     os.replace(folder, other)
     log.warning("The run of before is now %s.", other)
@@ -220,10 +261,10 @@ def _is_lora(path: Path) -> bool:
 def add_line(log: Path, line: str) -> None:
     """Add a line to a log. One that was cut when a run was killed is dropped: nothing is glued.
 
-    Raises OutputError if the log cannot be written.
+    Raises OutputError if the log cannot be written, or is a link to another file.
     """
     try:
-        with open(log, "ab+") as file:
+        with open(log, "ab+", opener=_no_link) as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
@@ -231,5 +272,9 @@ def add_line(log: Path, line: str) -> None:
                     file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line.encode() + b"\n")
     except OSError as error:
-        why = error.strerror or error
-        raise OutputError(f"Cannot write {log}: {why}. Make room, then go on.") from error
+        why = "it is a link" if log.is_symlink() else error.strerror or error
+        raise OutputError(f"Cannot write {log}: {why}. Make room for it, then go on.") from error
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

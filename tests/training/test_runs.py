@@ -218,6 +218,47 @@ def test_two_trainings_never_write_into_one_run(tmp_path):
     assert train(config(tmp_path))  # a lock does not outlive who held it
 
 
+def test_that_a_run_replaces_the_output_of_another_is_told(tmp_path, caplog):
+    def told(**more):
+        caplog.clear()
+        train(config(tmp_path, **more))
+        return "is there, and this run did not write it" in caplog.text
+
+    def longer(steps):
+        return {"steps": steps, "warmup": 1, "log_every": 1}
+
+    other = {"run": str(tmp_path / "other"), "seed": 5}
+    assert not told() and not told(loop=longer(3))  # its own, once more
+    assert told(**other) and not told(**other)
+    assert told(loop=longer(4)) and not told(loop=longer(5))  # the other one's, now
+    caplog.clear()
+    train(config(tmp_path), resume=False)
+    assert "did not write it" not in caplog.text  # of the run that is set aside
+    (tmp_path / "run/output.json").unlink()  # a run of before there was such a note
+    assert not told()
+    (tmp_path / "run/output.json").write_bytes(b"\xff")
+    assert not told()
+
+
+def test_two_trainings_never_write_one_output(tmp_path):
+    held = [config(tmp_path, run=str(tmp_path / f"run{i}"), seed=i) for i in range(2)]
+    with runs.opened(build_job(held[0]), ALONE):
+        other = multiprocessing.get_context("spawn").Process(target=second, args=(held[1],))
+        other.start()
+        other.join(300)
+        assert other.exitcode == 3 and not (tmp_path / "run1").exists()
+    assert not (tmp_path / ".out.lock").exists()  # nothing is left beside it
+    assert train(held[1])
+
+
+def second(values):
+    """Train in a process of its own, which ends with 3 where it is told of another training."""
+    try:
+        train(values)
+    except TrainingError as error:
+        os._exit(3 if f"works in {values['output']}" in str(error) else 4)
+
+
 def test_a_run_by_a_link_is_the_same_run(tmp_path, caplog):
     (tmp_path / "real").mkdir()
     (tmp_path / "run").symlink_to("real")
