@@ -91,6 +91,34 @@ def test_a_save_that_is_killed_leaves_the_old_folder_or_the_new_one(tiny, flux, 
     assert seen.count(old) > 3 and len(seen) > 8
 
 
+@pytest.mark.parametrize("theirs", ["card", "weights", "link"])
+@pytest.mark.parametrize("there", [False, True])
+def test_what_lies_at_the_name_for_a_moment_is_never_deleted_and_told(
+    tiny, tmp_path, caplog, there, theirs
+):
+    pipe, folder = tiny(), tmp_path / "weights"
+    aside = files.set_aside_name(folder)
+    if theirs == "link":
+        (tmp_path / "victim").mkdir()
+        (tmp_path / "victim/card").write_text("theirs")
+        aside.symlink_to("victim")
+    else:
+        aside.mkdir()
+        (aside / ("card" if theirs == "card" else "config.json")).write_text("theirs")
+    if there:
+        aside.rename(tmp_path / "planted")
+        pipe.save_pretrained(folder)
+        (tmp_path / "planted").rename(aside)
+    pipe.save_pretrained(folder)
+    KontextPipeline.from_pretrained(folder)
+    (lies,) = tmp_path.glob(".weights.before-update*") if there or theirs != "weights" else (None,)
+    if lies:  # theirs, and nothing of it among ours
+        assert [one.read_text() for one in lies.iterdir()] == ["theirs"]
+        assert not (folder / "card").exists() and ("in the way" in caplog.text) == there
+    else:  # anybody's that looks like what a killed save leaves is taken for it, and told
+        assert "It is taken for the folder of before" in caplog.text
+
+
 @pytest.mark.parametrize("layout", ["minikontext", "diffusers"])
 @pytest.mark.parametrize("room", [0, 300, 3000, 12_000])
 def test_a_full_disk_is_told_and_costs_nothing(tiny, flux, tmp_path, layout, room):

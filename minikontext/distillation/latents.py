@@ -13,8 +13,9 @@ from minikontext.denoiser import PATCH
 from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Scale, Steps
 from minikontext.runtime.device import mixed_precision
+from minikontext.training.data import labelled
 from minikontext.training.editor import Editor
-from minikontext.training.stream import Batch, Stream, kept, label
+from minikontext.training.stream import Batch, Stream, kept
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class TeacherStream:
             raise ConfigError("[stream] batches = 0: the teacher's answers need a number of them")
         self.stream, self.teacher, self.null, self.folder = stream, teacher, null, folder
         self.config, self.mu_16, self.bf16 = config, mu_16, bf16
-        label(folder, f"{fingerprint} {config} {mu_16} {stream.facts}")
+        labelled(folder, f"{fingerprint} {config} {mu_16} {stream.facts}", name="stream.txt")
 
     def batch(self, step: int) -> Batch:
         """Latents and words of a step; the target is what the teacher made of its first words."""

@@ -153,13 +153,14 @@ def updating_folder(
     Other files of that folder stay, but for those named in `without`, and for weights that new
     ones of their name replace, in one file or in shards. index: the file without which nobody takes
     the folder for weights. Killed at any moment, the folder is the old one or the new one; between
-    two renames the old one lies beside it for a moment (`set_aside_name`). Where a folder cannot be
-    renamed, the index goes first and comes last.
+    two renames the old one lies beside it for a moment (`set_aside_name`); another one that lies
+    there is never deleted, and what is done with it is told. Where a folder cannot be renamed, the
+    index goes first and comes last.
     Raises OutputError when the place cannot be written.
     """
     check_writable(Path(path) / index)
     path = Path(os.path.realpath(path))
-    put_back(path)
+    put_back(path, index)
     stuck = path.exists() and (
         os.path.ismount(path)
         or not os.access(path.parent, os.W_OK)
@@ -190,11 +191,17 @@ def set_aside_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.before-update")
 
 
-def put_back(path: Path) -> None:
-    """Undo an exchange that was killed between its two renames."""
+def put_back(path: Path, index: str = "") -> None:
+    """Undo an exchange that was killed between its two renames, and tell it: anybody may have put
+
+    such a folder there. One without its index is left alone.
+    """
+    aside = set_aside_name(path)
     with suppress(OSError):
-        if set_aside_name(path).is_dir() and not path.exists():
-            os.rename(set_aside_name(path), path)
+        if not aside.is_symlink() and (aside / index).exists() and not os.path.lexists(path):
+            os.rename(aside, path)
+            LOG.warning("%s was %s: a save was killed. It is taken for the folder of before.",
+                        path, aside.name)  # fmt: skip
 
 
 def _exchange(temporary: Path, path: Path, without: Collection[str]) -> None:
@@ -210,7 +217,10 @@ def _exchange(temporary: Path, path: Path, without: Collection[str]) -> None:
             shutil.copy2(old, new, follow_symlinks=False)
     temporary.chmod(stat.S_IMODE(path.stat().st_mode))
     aside = set_aside_name(path)
-    shutil.rmtree(aside, ignore_errors=True)  # of one that was killed after its second rename
+    if os.path.lexists(aside):  # of one that was killed after its second rename, or a stranger's
+        other = aside.with_name(f"{aside.name}.{secrets.token_hex(8)}")
+        os.rename(aside, other)
+        LOG.warning("%s was in the way and is now %s. Remove it if it is no use.", aside, other)
     os.rename(path, aside)
     try:
         os.rename(temporary, path)

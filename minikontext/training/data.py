@@ -143,7 +143,7 @@ def build_cache(
 
 def _holds(path: Path, count: int) -> bool:
     """Whether a file holds so many cases; one that cannot be read is left for `load_cache`."""
-    if not path.exists():
+    if not files.exists(path):  # a pipe, too: writing it is refused
         return False
     try:
         with safe_open(path, "pt") as file:
@@ -152,14 +152,20 @@ def _holds(path: Path, count: int) -> bool:
         return True
 
 
-def labelled(folder: Path, facts: dict[str, str], world: DistContext = ALONE) -> None:
+def labelled(
+    folder: Path, facts: object, world: DistContext = ALONE, name: str = "cache.txt"
+) -> None:
     """Make a folder for pairs and note how they are made. Raises TrainingError if otherwise."""
-    label = folder / "cache.txt"
+    label = folder / name
     if world.rank == 0 and not label.exists():
         files.write_text(label, str(facts))
     world.wait()
-    if label.read_text() != str(facts):
-        raise TrainingError(f"{folder} holds pairs made as {label.read_text()}; remove it first")
+    try:
+        found = files.read_text(label)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"Cannot read {label}: {error}. Remove {folder} first") from error
+    if found != str(facts):
+        raise TrainingError(f"{folder} was made as {found:.500}, not {facts}; remove it first")
 
 
 def training_case(index: int, level: int, seed: int = 0, mix: Mix | None = None) -> Case:

@@ -72,7 +72,7 @@ def encode_folder(
     world.wait()
     found = read_json(label, TrainingError, f"Remove {cache}.")
     if facts != {"config": facts["config"]} | found:  # which caches of before do not name
-        raise TrainingError(f"{cache} was made as {label.read_text()}, not {facts}; remove it")
+        raise TrainingError(f"{cache} was made as {json.dumps(found)}, not {facts}; remove it")
     if world.rank == 0:
         safetensors_io.save(_text(pipe, ""), cache / f"{NULL}.safetensors")
     bar = iter(tqdm(triplets(source, how), desc="encoding", disable=world.rank > 0))

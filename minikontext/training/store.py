@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -66,21 +66,25 @@ class Store:
         Raises OutputError if the disk is full or closed; the checkpoint before is then untouched.
         """
         if self.world.size == 1:
-            for left in self.folder.glob(f".{self.file.name}.*.tmp"):  # of a run that was killed
-                left.unlink(missing_ok=True)
+            name = f".{self.file.name}.{'[0-9a-f]' * 16}.tmp"
+            for left in self.folder.glob(name):  # of a run that was killed
+                _remove(left)
             tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
             facts = facts | {SUM: checksum(facts, tensors)}
             with files.replacing(self.file) as temporary:
                 save_file(tensors, temporary, metadata=facts)
                 self._keep_last()
             self._good = self.file
-            shutil.rmtree(self.stores, ignore_errors=True)  # of more processes, or another run
+            for old in (*self.stores.glob("step-*"), *self.stores.glob(".step-*.tmp")):
+                _remove(old)  # of more processes, or another run
+            with suppress(OSError):
+                self.stores.rmdir()
             return
         self.finish()
         place = self.stores / f".step-{int(facts['step']):08d}.tmp"
         if self.world.rank == 0:
             for left in self.stores.glob(".step-*.tmp"):  # of a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
         self.world.wait()
         self._writing = self._write(tensors, place), place, facts
         if not self.world.config.background:
@@ -156,7 +160,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         final = place.with_name(place.name[1:].removesuffix(".tmp"))
-        shutil.rmtree(final, ignore_errors=True)  # the same step, saved once more
+        _remove(final)  # the same step, saved once more
         os.replace(place, final)
         for file in (self.file, self.last):  # of one process, or of another run
             file.unlink(missing_ok=True)
@@ -166,7 +170,7 @@ class Store:
             before = stores[max(0, stores.index(final) - 1)]
         for old in stores:
             if old not in (final, before):  # older, damaged, or of a run that started over
-                shutil.rmtree(old, ignore_errors=True)
+                _remove(old)
         self._good = final
 
     # -------------------------------------------------------------------------------- reading
@@ -290,6 +294,8 @@ def checksum(facts: Facts, tensors: Mapping[str, Tensor]) -> str:
 
 def load_whole(path: Path) -> tuple[dict[str, Tensor], Facts]:
     """A file's tensors and facts. Raises ValueError where a sum among them is not theirs."""
+    if not files.exists(path):
+        raise FileNotFoundError("it is no file")  # at a pipe one would wait for ever
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         facts = file.metadata() or {}
@@ -335,6 +341,15 @@ def _dcp(name: str) -> type:
             f"PyTorch {torch.__version__} has no {name}: checkpoints of many processes need 2.9"
         )
     return getattr(dcp, name)
+
+
+def _remove(place: Path) -> None:
+    """Remove a folder, or what has its name: never what a link leads to."""
+    with suppress(OSError):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink()
 
 
 def _full(place: Path, error: Exception) -> OutputError:

@@ -39,6 +39,7 @@ from minikontext.toyworld import Case, Scene, grammar, several, sizes, vocabular
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
 from minikontext.toyworld.lexicon import absent_words
 from minikontext.toyworld.sizes import TRAINED, Size
+from minikontext.training.data import labelled
 from minikontext.training.pictures import pixels
 from minikontext.training.store import SUM, checksum, load_whole
 
@@ -151,7 +152,7 @@ class Stream:
             self.facts += f" text_to_image={share}"
         self._ahead: tuple[int, Iterator[Batch]] | None = None  # the next step, and what draws it
         if folder:
-            label(folder, self.facts)
+            labelled(folder, self.facts, name="stream.txt")
 
     @staticmethod
     def context_counts(level: int, only: Collection[int] = ()) -> dict[int, float]:
@@ -290,15 +291,6 @@ def kept(folder: Path, number: int, make: Callable[[], list[Tensor]]) -> list[Te
         return [stored[f"{i}"].float() for i in range(len(stored))]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise TrainingError(f"{path} is damaged: {error}. Remove it, it is made anew") from error
-
-
-def label(folder: Path, facts: str) -> None:
-    """Note in a folder what its batches are made of. Raises TrainingError if it is otherwise."""
-    note = folder / "stream.txt"
-    if not note.exists():
-        files.write_text(note, facts)
-    if (found := note.read_text(encoding="utf-8")) != facts:
-        raise TrainingError(f"{folder} holds batches of {found}, not of {facts}; remove it first")
 
 
 class Source(Protocol):
