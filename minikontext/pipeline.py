@@ -102,11 +102,12 @@ class KontextPipeline:
             prompt, negative_prompt, num_images_per_prompt, seed, scales, step_cache,
             self.defaults, self.transformer.config.guidance_embed,
         )  # fmt: skip
-        # 2. Filter the prompt.
-        if self.safety:
-            self.safety.refuse("prompt", request.unique)
+        # 2. Filter the prompt. Who exchanges the filters meanwhile does so for the next edit.
+        safety, was = self.safety, lora.names(self)
+        if safety:
+            safety.refuse("prompt", request.unique)
         # 3. Read, filter and encode the contexts; plan the size of the result.
-        reader = ContextReader(self.codec, self.defaults, self.safety, self.name)
+        reader = ContextReader(self.codec, self.defaults, safety, self.name)
         contexts = reader.read(image, request.count, num_images_per_prompt, resize)
         plan = reader.target_plan(width, height, contexts)
         advise(request.settings, [one.plan for one in contexts], plan, context_layout)
@@ -122,12 +123,11 @@ class KontextPipeline:
         # 8. Decode.
         images = self.codec.decode(z)
         # 9. Filter the output; what was withheld must not stay in the latents.
-        images, verdicts = self.safety.filter_outputs(images) if self.safety else (images, [])
+        images, verdicts = safety.filter_outputs(images) if safety else (images, [])
         z = forget(z, images, verdicts, self.codec)
         # 10. Undo the resize, attach the provenance.
-        names = " + ".join([self.name, *map(str, self.loras)])
-        weights = (names, self.weights_fingerprint, pretrained.config_fingerprint(self))
-        return finish(request, contexts, plan, z, images, verdicts, weights)
+        by = (lora.names(self, was), self.weights_fingerprint, pretrained.config_fingerprint(self))
+        return finish(request, contexts, plan, z, images, verdicts, by)
 
     def encode(self, images: Image.Image | list[Image.Image]) -> Tensor:
         """RGB images of one size, divisible by `defaults.multiple`, to latents (b, c, h, w)."""

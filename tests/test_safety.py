@@ -5,7 +5,11 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,9 +18,16 @@ from PIL import Image
 
 from minikontext import safety
 from minikontext.cli import app
-from minikontext.errors import PromptWarning, SafetyError, SafetyWarning, WeightsError
+from minikontext.errors import (
+    PromptWarning,
+    SafetyError,
+    SafetyWarning,
+    WeightsError,
+    WeightsWarning,
+)
 from minikontext.images import inspect
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import lora
 from minikontext.safety import Safety, filters, registry
 from minikontext.safety.clip import ClipConfig, TwoTowers, ZeroShot, contrastive_loss, save_safety
 from minikontext.text import ToyTextConfig
@@ -123,6 +134,60 @@ def test_a_flagged_output_is_a_grey_card_and_so_are_its_latents(tiny, tmp_path):
         path = safe[i].save(tmp_path / f"{i}.png")[0]
         assert made.withheld == ("a safety filter withheld" in str(inspect.inspect(path)))
         assert made.withheld == (i in safe.withheld)
+
+
+@pytest.mark.parametrize("later", [None, Safety(), Safety(prompt=Words()), Safety(image=Bright(2))])
+@pytest.mark.parametrize("asked", ["output", "input"])
+def test_filters_that_are_exchanged_during_an_edit_count_from_the_next_on(tiny, asked, later):
+    own = Safety(image=Bright(0.0)) if asked == "output" else Safety(inputs=Bright(0.5))
+    pipe = tiny()
+    pipe.safety = own
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(info):
+        begun.set()
+        go_on.wait()
+
+    with ThreadPoolExecutor() as pool:  # of another cell, widget or desk
+        call = {"callback": held} | ({} if asked == "output" else {"image": picture(60)})
+        edit = pool.submit(draw, pipe, **call)
+        begun.wait()
+        pipe.safety = later
+        go_on.set()
+        assert edit.result().withheld == ([0] if asked == "output" else [])
+    assert draw(pipe, image=picture()).withheld == []
+    pipe.safety = own
+    edit = draw(pipe, callback=lambda info: setattr(pipe, "safety", None))
+    assert edit.withheld == ([0] if asked == "output" else [])
+
+
+def test_edits_in_threads_are_filtered_by_what_was_there_when_each_began(tiny):
+    pipe, free, all_ = tiny(), None, Safety(image=Bright(0.0))
+    plain, found = draw(pipe).images[0], []
+
+    def edit(number):
+        pipe.safety = (free, all_)[number % 2]
+        found.append(draw(pipe))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(edit, range(12)))
+    for made in found:  # whole: withheld and grey, or neither
+        grey = set(made.images[0].get_flattened_data()) == {filters.CARD}
+        assert grey == bool(made.withheld) == bool(made.provenance[0].withheld)
+        assert grey or made.images[0].tobytes() == plain.tobytes()
+    assert len(found) == 12
+
+
+def test_a_lora_that_changes_during_an_edit_is_told(tiny, tmp_path):
+    pipe = tiny()
+    lora.save(lora.new(pipe.transformer, 2), pipe.transformer, tmp_path / "x.safetensors")
+    for change in (
+        lambda info: info.step > 1 or pipe.load_lora(tmp_path / "x.safetensors"),
+        lambda info: setattr(pipe.loras[0], "scale", 0.5),
+        lambda info: info.step > 1 or pipe.unload_lora(),
+    ):
+        with pytest.warns(WeightsWarning, match="in the midst of this edit"):
+            draw(pipe, callback=lambda info, change=change: (change(info), None)[1])
 
 
 def test_without_filters_nothing_changes(tiny):
@@ -414,6 +479,42 @@ def test_local_classifiers_are_filters(classifiers_folder):
     got = [v.score for v in guard.check("output", pictures)]
     assert got == pytest.approx((shares[:, 1] + shares[:, 2]).tolist(), abs=1e-5)
     assert len(guard.check("prompt", ["make the hat red"])) == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "overwritten", "renamed", "removed"])
+def test_a_classifier_outlives_its_files(classifiers_folder, tmp_path, how):
+    """In a process of its own: one whose files were mapped would be ended by SIGBUS."""
+    folder = shutil.copytree(classifiers_folder, tmp_path / "local")
+    done = subprocess.run([sys.executable, "-c", OUTLIVES, str(folder), how], capture_output=True,
+                          text=True, timeout=600)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+OUTLIVES = """
+import os, sys
+from pathlib import Path
+from PIL import Image
+from minikontext import safety
+
+folder, how = Path(sys.argv[1]), sys.argv[2]
+filters = safety.load(folder)
+items = {"prompt": ["make the hat red"], "input": [Image.new("RGB", (32, 32), "red")]}
+before = {layer: [one.score for one in filters.check(layer, items[layer])] for layer in items}
+for path in folder.rglob("*.safetensors"):
+    if how == "cut":
+        os.truncate(path, 64)
+    elif how == "overwritten":
+        with open(path, "r+b") as file:
+            file.seek(path.stat().st_size // 3)
+            file.write(os.urandom(path.stat().st_size * 2 // 3))
+    elif how == "renamed":
+        path.with_name("other").write_bytes(os.urandom(path.stat().st_size))
+        os.replace(path.with_name("other"), path)
+    else:
+        path.unlink()
+for layer, scores in before.items():
+    assert [one.score for one in filters.check(layer, items[layer])] == scores, layer
+"""
 
 
 def test_independent_labels_count_by_the_largest(classifiers_folder):

@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -187,6 +188,14 @@ def load(
     lora.fingerprint = safetensors_io.fingerprint(path)
     _require_shapes(lora, model)
     return lora.requires_grad_(False)
+
+
+def names(pipe: Any, before: str = "") -> str:
+    """A pipeline's name and those of its LoRAs; a WeightsWarning if they were others `before`."""
+    now = " + ".join([pipe.name, *map(str, pipe.loras)])
+    if before not in ("", now):
+        warn(WeightsWarning("A LoRA was added, turned or taken off in the midst of this edit."))
+    return now
 
 
 def save(lora: Lora, model: KontextTransformer, path: str | Path, scale: float = 1.0) -> Path:

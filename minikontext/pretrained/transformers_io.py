@@ -20,6 +20,7 @@ from minikontext.errors import MissingPackageError, WeightsError, shorten_list
 from minikontext.pretrained import key_mapping, safetensors_io, stored
 from minikontext.runtime import files
 from minikontext.runtime.config import read_json
+from minikontext.runtime.lease import Lease
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 # Attention that comes with PyTorch and transformers. Any other name can be one of a hub's kernels.
@@ -174,12 +175,16 @@ def load_encoder(
 
 
 def read_model(kind: Any, folder: Path) -> nn.Module:
-    """Any model of transformers from a folder, as `read_local`, with all its tensors.
+    """Any model of transformers from a folder, as `read_local`, with all its tensors, unmapped.
 
     Raises WeightsError where one is missing, for which transformers would take random numbers, and
     for packed ones, which it would take as they are.
     """
-    model, found = read_local(kind, folder, use_safetensors=True, output_loading_info=True)
+    with Lease(folder.glob("*.safetensors")) as lease:
+        model, found = read_local(kind, folder, use_safetensors=True, output_loading_info=True)
+        for tensor in (*model.parameters(), *model.buffers()):  # mapped until now: others may write
+            tensor.data = tensor.data.clone()
+        lease.check()
     missing = {*found["missing_keys"], *(one[0] for one in found["mismatched_keys"])}
     names = stored.sort_names(found["unexpected_keys"], None, folder)
     if missing or names.scales or names.beside or names.marked:
