@@ -39,7 +39,7 @@ from typing import NamedTuple
 import harness
 import numpy as np
 import torch
-from PIL import Image, ImageCms, PngImagePlugin, features
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, features
 from safetensors.torch import load_file, save_file
 
 from minikontext import images
@@ -47,16 +47,21 @@ from minikontext.bench import kontext, report
 from minikontext.cli import app
 from minikontext.course import session, tiny_flux
 from minikontext.errors import MinikontextError
-from minikontext.images import provenance
+from minikontext.images import inspect, provenance
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import convert, lora, safetensors_io
 from minikontext.pretrained.text_encoders import FluxTextEncoder
 from minikontext.runtime import files
+from minikontext.training import data as cached
+from minikontext.training import stream
 from minikontext.training.folders import Encoded, encode_folder
 from minikontext.training.jobs import JOBS, build_job, read_config, tomllib
 from minikontext.training.loop import Loop, LoopConfig
+from minikontext.training.parallel import ALONE
 from minikontext.training.run import run_job
+from minikontext.training.runs import add_line, set_aside
 from minikontext.training.sources import Bad, Reading, triplets
+from minikontext.training.store import Store
 from minikontext.transformer import KontextTransformer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -1644,9 +1649,285 @@ def colours() -> Iterator[Case]:
         yield Case("colours", name, run)
 
 
+# ------------------------------------------------------------------- empty cells that are words
+
+VOID = ("nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", " nan ", "'None'", "-1.#IND")
+
+
+def cells() -> Iterator[Case]:
+    """Prompts that are an empty cell in words, in every layout; and words that only look so."""
+    words = [(text, True) for text in VOID] + [("a nan bread", False), ("Nana", False)]
+    for (text, empty), layout in itertools.product(words, ("txt", "csv", "jsonl", "tar")):
+
+        def run(folder, text=text, empty=empty, layout=layout):
+            write_captions(folder, layout, text.encode())
+            found = list(triplets(folder, Reading(trigger="ohwx" if layout == "tar" else "")))
+            bad = [one.why for one in found if isinstance(one, Bad)]
+            right(bool(bad) == empty and len(found) == 1, f"read as {found}")
+            right(not empty or "empty cell" in bad[0], f"said {bad}")
+            return "told" if empty else "opens"
+
+        yield Case("empty cells", f"{text!r} in {layout}", run)
+    from pyarrow import Table, parquet
+
+    for value in ("nan", "None", None, math.nan, 0, ["nan"], []):
+
+        def table_(folder, value=value):
+            (folder / "a.png").write_bytes(encoded())
+            rows = Table.from_pydict({"file_name": ["a.png"], "prompt": [value]})
+            parquet.write_table(rows, folder / "a.parquet")
+            (one,) = triplets(folder)
+            right(isinstance(one, Bad) and one.why, f"read {one}")
+            return "told"
+
+        def lines(folder, value=value):
+            (folder / "a.png").write_bytes(encoded())
+            row = json.dumps({"file_name": "a.png", "prompt": value})
+            (folder / "metadata.jsonl").write_text(row)
+            (one,) = triplets(folder)
+            right(isinstance(one, Bad) and one.why, f"read {one}")
+            return "told"
+
+        yield Case("empty cells", f"{value!r} in parquet", table_)
+        yield Case("empty cells", f"{value!r} as JSON", lines)
+
+
+# ------------------------------------------------------------------ several pictures in one file
+
+
+def animated(format_: str, turned: int = 1, **more: object) -> bytes:
+    """A file of two pictures: the picture, and its negative."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = turned
+    more |= {"exif": exif.tobytes()} if turned > 1 else {}
+    more |= {"WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(format_, {})
+    other = Image.eval(picture(), lambda x: 255 - x)
+    picture().save(file, format_, save_all=True, append_images=[other], **more)
+    return file.getvalue()
+
+
+def several() -> Iterator[Case]:
+    """Files of more than one picture: what is read is the first one, and it is told."""
+    kinds_ = ("PNG", "WEBP", "GIF", "TIFF", *(["AVIF"] if features.check("avif") else []))
+    files_ = {f"{name}, two pictures": (animated(name), 1, True) for name in kinds_}
+    for name, turned in itertools.product(("PNG", "WEBP"), (2, 3, 6, 8)):
+        files_[f"{name}, two pictures, turned {turned}"] = animated(name, turned), turned, True
+    for number in (1, 2):  # of which browsers never show the first one
+        more = {"default_image": True, "append_images": [picture()] * number, "save_all": True}
+        files_[f"PNG, shown by no browser, {number}"] = encoded("PNG", **more), 1, True
+    bare = animated("GIF").replace(b"\x21\xf9\x04", b"\x21\xfe\x04")
+    files_["GIF without control blocks"] = bare, 1, True
+    files_["GIF, cut in the second"] = animated("GIF")[:-40], 1, True
+    files_["GIF, one picture that bears the mark of two"] = (
+        encoded("GIF", comment=b"\x21\xf9\x04" * 3), 1, False)  # fmt: skip
+    files_["MPO, of a camera"] = animated("MPO", quality=95), 1, False
+    for name in (*kinds_, "BMP", "JPEG", "JPEG2000", "ICO", "PPM"):
+        files_[f"{name}, one picture"] = encoded(name), 1, False
+    for name, (data, turned, told) in files_.items():
+
+        def run(folder, data=data, turned=turned, told=told):
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                read = images.read(data)
+            heard = any("several pictures" in str(one.message) for one in said)
+            right(heard == told, "nothing was said" if told else "a false alarm")
+            exif = Image.Exif()
+            exif[0x0112] = turned
+            shown = Image.open(io.BytesIO(encoded("PNG", exif=exif)))
+            first = ImageOps.exif_transpose(shown)
+            off = np.abs(np.asarray(first, int) - np.asarray(read.resize(first.size), int))
+            right(off.mean() < 12, "that is another picture")
+            return "told" if told else "opens"
+
+        yield Case("several pictures", name, run)
+    for brand in ("heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"):
+
+        def phone(folder, brand=brand):
+            head = struct.pack(">I", 24) + b"ftyp" + brand.encode() + bytes(4)
+            images.read(head + b"mif1" + bytes(200))
+            raise Silent("read what is no picture")
+
+        yield Case("several pictures", f"HEIC, {brand}", phone)
+
+
+# ----------------------------------------------------------------- notes that are of something else
+
+
+def noted(note: str, format_: str, shown: Image.Image) -> bytes:
+    """A file of a picture with a note, as `provenance` writes it, or another program after it."""
+    file, exif, info = io.BytesIO(), Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0131] = "x"
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + note.encode("ascii")
+    info.add_itxt("minikontext", note)
+    more = {"PNG": {"pnginfo": info}, "GIF": {"comment": note.encode()},
+            "WEBP": {"exif": exif, "lossless": True}}  # fmt: skip
+    shown.save(file, format_, **more.get(format_, {"exif": exif}))
+    return file.getvalue()
+
+
+STRANGE = "\x1b[31m\u202eevil\u2066\n\r\x9b2J\x07\u200b<script>alert(1)</script>\u2028"
+
+
+def notes() -> Iterator[Case]:
+    """Notes of another picture, cut ones, hostile ones: what `inspect` says, and a later edit."""
+    made = provenance.Provenance(prompt="make it red", seed="1", weights="toy")
+    own = provenance._note(picture(), made, lossy=False).text()
+    fields = json.loads(own)
+    edit, tiles = fields["edits"][0], fields["tiles"]
+    other = Image.eval(picture(), lambda x: 255 - x)
+    corner = picture().copy()
+    corner.paste("red", (0, 0, 4, 4))
+    swapped = {"its own": ({}, picture()), "of another picture": ({}, other),
+               "of another size": ({}, picture().resize((32, 40))),
+               "of a picture with another corner": ({}, corner),
+               "of its size turned": ({}, picture().transpose(Image.Transpose.ROTATE_90)),
+               "tiles in another order": ({"tiles": tiles[8:] + tiles[:8]}, picture())}  # fmt: skip
+    fine = {"strange words": {"edits": [edit | dict.fromkeys(provenance.TEXTS, STRANGE)]},
+            "3000 edits": {"edits": [{"seed": "1"}] * 3000}, "no edits": {"edits": []},
+            "half characters": {"edits": [edit | {"prompt": "\ud800\udfff\ud800"}]},
+            "64 inputs": {"edits": [edit | {"contexts": ["f" * 64] * 64}]}}  # fmt: skip
+    broken = {"10⁵ edits": {"edits": [{}] * 100_000}, "a real size": {"size": [64, 48.0]},
+              "10⁴⁰⁰ left out": {"left_out": 10**400}, "one tile": {"tiles": tiles[:8]},
+              "another version": {"minikontext": 2}, "version true": {"minikontext": True},
+              "an edit that is text": {"edits": [STRANGE]}, "65 inputs": {
+                  "edits": [edit | {"contexts": ["f" * 64] * 65}]},
+              "a size of text": {"size": STRANGE}}  # fmt: skip
+    texts_ = {"cut": own[: len(own) // 2], "deep": own[:-1] + ', "x": ' + "[" * 9000 + "}",
+              "twice": own[:-1] + ', "size": [32, 40]}',
+              "no number": own[:-1] + ', "left_out": NaN}'}  # fmt: skip
+    made_ = {name: (json.dumps(fields | new), shown, "") for name, (new, shown) in swapped.items()}
+    made_ |= {name: (json.dumps(fields | new), picture(), "own") for name, new in fine.items()}
+    made_ |= {n: (json.dumps(fields | new), picture(), "broken") for n, new in broken.items()}
+    made_ |= {name: (text, picture(), "broken") for name, text in texts_.items()}
+    formats_ = ("PNG", "WEBP", "JPEG", *(["AVIF"] if features.check("avif") else []), "GIF")
+    for (name, (text, shown, what)), format_ in itertools.product(made_.items(), formats_):
+        if format_ == "JPEG" and len(text) > 60_000:  # it has no room
+            continue
+
+        def run(folder, text=text, shown=shown, what=what, format_=format_, name=name):
+            data = noted(text, format_, shown)
+            found = inspect.inspect(data)
+            said = str(found)
+            right(len(said) < 10_000 and not set(said) & set(STRANGE) - set("\n" + ASCII), "raw")
+            same = (what == "own" or name == "its own") and format_ in ("PNG", "WEBP")
+            right((found.verdict == inspect.UNCHANGED) == same, f"it is called {found.verdict}")
+            swap = not what and shown.size == picture().size and format_ in ("JPEG", "AVIF")
+            right(not swap or "with loss" in said, f"loss is called {found.reason}")
+            with warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always")
+                before = provenance.source(images.read(data)).provenance
+            right(format_ == "GIF" or (before is None) == bool(heard) == (what == "broken"),
+                  "an edit after it carries on what is broken, or nothing")  # fmt: skip
+            return "opens" if same else "told"
+
+        yield Case("notes", f"{name}, in {format_}", run)
+
+
+# ------------------------------------------------------------------------------- planted names
+
+PLANTED = ("a link", "a link to a folder", "a pipe", "a folder", "a link to nowhere", "a file")
+
+
+def plant(path: Path, what: str, victim: Path) -> None:
+    """Put something of a stranger where we may write; links lead to the victim's folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if what == "a pipe":
+        os.mkfifo(path)
+    elif what == "a folder":
+        path.mkdir()
+        (path / "theirs").write_text("x")
+    elif what == "a file":
+        path.write_text("theirs")
+    else:
+        ends = {"a link": "log", "a link to a folder": "", "a link to nowhere": "new"}
+        path.symlink_to(victim / ends[what])
+
+
+def _saved(folder: Path) -> object:
+    tiny().save_pretrained(folder / "w")
+    return KontextPipeline.from_pretrained(folder / "w")
+
+
+def _saved_again(folder: Path) -> object:
+    aside = files.set_aside_name(folder / "w")
+    aside.rename(folder / "for a moment")
+    tiny().save_pretrained(folder / "w")
+    os.rename(folder / "for a moment", aside)
+    return _saved(folder)
+
+
+def _stored(folder: Path) -> object:
+    kept = Store(folder, ALONE)
+    for step in "123":
+        kept.save({"a": torch.ones(2)}, {"step": step, "made_from": "{}"})
+    return kept.newest()
+
+
+def _encoded(folder: Path) -> object:
+    (folder / "source").mkdir()
+    (folder / "source/1.png").write_bytes(encoded())
+    (folder / "source/1.txt").write_text("make the hat red")
+    encode_folder(folder / "source", folder / "cache", tiny(), side=64)
+    right(len(Encoded(folder / "cache")) == 1, "the sample is lost")
+    return Encoded(folder / "cache").sample(0)
+
+
+def _drawn(folder: Path) -> object:
+    return stream.kept(folder, 1, lambda: [torch.ones(1)])
+
+
+def _held(folder: Path) -> object:
+    path = folder / "pairs-00000000.safetensors"
+    return cached._holds(path, 1) and cached._stored(path)
+
+
+def planted() -> Iterator[Case]:
+    """Strangers' things at names that we write: never followed, waited for or deleted untold."""
+    aside, own = ".w.before-update", ("a" * 16)
+    places: dict[str, Callable[[Path], object]] = {
+        f"{aside}": _saved, f"{aside}, beside weights": _saved_again,
+        ".checkpoint.safetensors.x.tmp": _stored, f".checkpoint.safetensors.{own}.tmp": _stored,
+        "checkpoint.last.safetensors": _stored, "checkpoint.safetensors": _stored,
+        "checkpoints": _stored, "checkpoints/step-00000001": _stored,
+        "checkpoints/.step-00000001.tmp": _stored,
+        "log.jsonl": lambda folder: add_line(folder / "log.jsonl", "{}"),
+        "cache.txt": lambda folder: cached.labelled(folder, "facts"),
+        "batch-000001.safetensors": _drawn, "pairs-00000000.safetensors": _held,
+        "cache/cache.json": _encoded, "cache/triplets-000000.json": _encoded,
+        "cache/triplets-000000.safetensors": _encoded, "cache/null.safetensors": _encoded,
+        "run.1": lambda folder: (folder / "run").mkdir() or set_aside(folder / "run"),
+        "x.png": lambda folder: provenance.save(picture(), folder / "x.png"),
+        "x.json": lambda folder: report.write_text("{}", folder / "x.json"),
+        "x.safetensors": lambda folder: safetensors_io.save(
+            {"a": torch.ones(2)}, folder / "x.safetensors"),
+    }  # fmt: skip
+    for (where, write), what in itertools.product(places.items(), PLANTED):
+        name = where.partition(",")[0]
+        theirs = what in ("a folder", "a file") and (aside in name or name.endswith(".x.tmp"))
+
+        def run(folder, name=name, write=write, what=what, theirs=theirs):
+            victim, work = folder / "victim", folder / "work"
+            victim.mkdir()
+            (victim / "log").write_text("a\nb\nhalf")
+            plant(work / name, what, victim)
+            before = (work / name).lstat().st_ino
+            try:
+                write(work)
+            finally:
+                left = {path.name: path.read_text() for path in victim.iterdir()}
+                right(left == {"log": "a\nb\nhalf"}, f"the victim's folder holds {left}")
+                still = {path.lstat().st_ino for path in work.rglob("*")}
+                right(not theirs or before in still, "what is a stranger's was deleted")
+            return "opens"
+
+        yield Case("planted names", f"{where} is {what}", run)
+
+
+ASCII = "".join(map(chr, range(32, 127)))
+
 KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
          runs, caches, outputs, terminals, calls, sessions, texts, layouts, ties, benches,
-         packings, float8, headers, prefixes, colours)  # fmt: skip
+         packings, float8, headers, prefixes, colours, cells, several, notes, planted)  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
