@@ -82,6 +82,12 @@ def by_polar(x, angles):
     return torch.view_as_real(pairs * torch.exp(1j * angles)).flatten(-2)
 
 
+def by_numpy(x, angles):
+    x = x.numpy()
+    turned = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * angles.numpy())
+    return np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+
+
 def angles_in_a_loop(ids, axes_dim, theta):
     rows = []
     for token in ids.double():
@@ -327,7 +333,7 @@ RIGHT = {
                                      w[:, m : m + n, m + n :].sum()]) / (len(w) * n),
     ],
     "tokens_per_turn": [lambda j, d, theta: 2 * math.pi / theta ** (-2 * j / d)],
-    "rotate_complex": [by_polar],
+    "rotate_complex": [by_polar, by_numpy],
     "halves_to_neighbours": [lambda x: x.unflatten(-1, (2, -1)).mT.flatten(-2)],
     "side_by_side": [columns],
     "angles": [angles_in_a_loop],

@@ -43,11 +43,17 @@ def rotate_complex(report: Report, answer: Callable[..., Any]) -> None:
     for name, shape in (("tokens with angles of their own", (n, 2 * d)),
                         ("two samples of three heads", (2, 3, n, 2 * d))):  # fmt: skip
         report.equal(name, answer, (report.normal(*shape), angles))
-    why = "no complex tensor of PyTorch was made: `rotate_by_hand` slices, too"
+    why = "no complex number was made: `rotate_by_hand` slices, too"
     report.true("by one complex multiplication", _uses_complex(answer), why)
 
 
 def _uses_complex(answer: Callable[..., Any]) -> bool:
+    # NumPy tells nobody what it computes. But a complex number is written, in any way to make one.
+    code = getattr(answer, "__code__", None)
+    if code and any(isinstance(one, complex) for one in code.co_consts):
+        return True
+    if code and any("complex" in name for name in code.co_names):
+        return True
     with _ComplexSeen() as mode:
         try:
             answer(torch.ones(2, 4), torch.ones(2, 2))
