@@ -110,12 +110,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     pipe = KontextPipeline.from_pretrained(options.weights)
     cases = cases_of(options.cases, options.level, options.split, pictures=options.pictures)
     call = {"num_inference_steps": options.steps}
-    rows = [
-        measure(pipe, cases, size, options.own, **call) for size in tqdm(options.sizes, "sizes")
-    ]
+    rows: list[Row] = []
+    for size in tqdm(options.sizes, "sizes"):
+        rows.append(row := measure(pipe, cases, size, options.own, **call))
+        tqdm.write(f"{row.width} × {row.height}: {row.success} %")
+        if options.json:  # what was measured stays, whatever comes
+            report.write_json([asdict(row) for row in rows], options.json)
     print(table(rows))
-    if options.json:
-        report.write_json([asdict(row) for row in rows], options.json)
     return rows
 
 

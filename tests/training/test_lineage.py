@@ -116,6 +116,22 @@ def test_the_weights_say_what_was_trained_and_are_measured_at_each_size(
     assert len(json.loads((tmp_path / "rows.json").read_text())) == 2
 
 
+def test_a_measurement_that_is_stopped_keeps_what_it_has(tmp_path, autoencoder, monkeypatch):
+    folder, rows = train(editor_config(tmp_path, autoencoder, steps=2)), tmp_path / "rows.json"
+    measured = bench.measure
+
+    def stopped(pipe, cases, size, *own, **call):
+        if size == (112, 64):
+            raise KeyboardInterrupt
+        return measured(pipe, cases, size, *own, **call)
+
+    monkeypatch.setattr(bench, "measure", stopped)
+    options = ["--weights", str(folder), "--cases", "2", "--steps", "1", "--json", str(rows)]
+    with pytest.raises(KeyboardInterrupt):
+        bench.main([*options, "--sizes", "64x64,112x64"])
+    assert [row["height"] for row in json.loads(rows.read_text())] == [64]
+
+
 def test_schedules_go_by_step(tmp_path, autoencoder):
     for config in (
         autoencoder_config(tmp_path, minutes=1),
