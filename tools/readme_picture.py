@@ -1,6 +1,7 @@
 """The picture in the README: sample pictures, an instruction each, and what the weights make of it.
 
 python tools/readme_picture.py --weights toy --output data/images/readme.png
+python tools/readme_picture.py --weights FOLDER --side 128 --output docs/large.png
 """
 
 import argparse
@@ -36,11 +37,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--weights", default="toy")
     options.add_argument("--output", type=Path, default=Path("outputs/readme.png"))
+    options.add_argument("--side", type=int, default=64, help="pixels (default: 64)")
     args = options.parse_args()
     pipe = KontextPipeline.from_pretrained(args.weights)
     figure, axes = plt.subplots(2, len(EDITS), figsize=(2 * len(EDITS), 4.45))
     for column, (name, prompt) in zip(axes.T, EDITS, strict=True):
-        picture = Image.fromarray(render(SAMPLES[name]))
+        picture = Image.fromarray(render(SAMPLES[name], args.side, args.side))
         result = pipe(prompt, image=picture, seed=0, progress=False).images[0]
         show(column[0], picture, "")
         show(column[1], result, textwrap.fill(f"“{prompt}”", 24))
