@@ -88,6 +88,16 @@ def rows(*names, folder="small_first"):
     return compare.paired(first, second, [*range(cases)] * (len(first) // cases)).word()
 
 
+def every_size(width, height):
+    """`toy_every` beside `toy_large`, on the same cases at one size."""
+    found = []
+    for name in ("every", "large"):
+        stored = json.loads((ROOT / f"runs-kept/carried/{name}.json").read_text())
+        row = next(row for row in stored if (row["width"], row["height"]) == (width, height))
+        found.append([int(x) for x in row["outcomes"]])
+    return compare.paired(*found).word()
+
+
 def base_first(first, last):
     """The loss of a training from `toy_base` beside one from nothing, in logged steps."""
     logs = [
@@ -167,6 +177,15 @@ DECIDED = [
      "12 steps, +25 %, better", lambda: words_first("templates")),
     ("docs/lineage.md", "over all 300 pairs it is not decided", NOT_DECIDED,
      lambda: rows("after_64", "joint")),
+    ("docs/lineage.md", "what was learned at one size is partly lost", "worse",
+     lambda: every_size(128, 128)),
+    ("docs/lineage.md", "a size that no training sees wins, too", "better",
+     lambda: every_size(80, 128)),
+    ("docs/lineage.md", "The last column is decided by `bench.compare`",
+     ["no", "yes", "yes", "no", "no", "yes", "yes"],
+     lambda: ["no" if every_size(*size) == NOT_DECIDED else "yes"
+              for size in ((64, 64), (96, 64), (64, 128), (96, 96), (112, 80), (128, 128),
+                           (80, 128))]),
     ("docs/lineage.md", "The templates' words beat the grammar's from nothing (decided", "better",
      lambda: rows("templates", "grammar", folder="plain_first")),
     ("docs/lineage.md", "in a tenth of the steps, the three stages (decided, p = 0.04)", "better",
