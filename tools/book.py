@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GATHERED = ("notebooks/*.ipynb", "notebooks/*.md", "docs/*.md", "data/bench/*.md",
             "data/bench/*.png", "data/bench/*.json", "data/weights/*/README.md",
             "data/safety/*/README.md", "data/lora/README.md", "records/*.md", "records/*/*.toml",
-            "data/images/*.png", "docs/*.webp", "README.md", "DEPENDENCIES.md", "LICENSE",
-            "constraints.txt", "pyproject.toml")  # fmt: skip
+            "data/images/*.png", "docs/*.webp", "docs/*.png", "README.md", "DEPENDENCIES.md",
+            "LICENSE", "constraints.txt", "pyproject.toml")  # fmt: skip
 DOCUMENTED = ("editing", "images", "pretrained", "runtime", "safety", "toyworld", "training",
               "distillation", "bench")  # fmt: skip
 
