@@ -70,10 +70,10 @@ def one_turn(report: Report, answer: Callable[..., Any]) -> None:
     """A turn of LADD: both losses, their gradients, and a collapsed student that recovers."""
     torch.manual_seed(report.whole(0, 2**31))
     teacher = plane_ladd.Net(8).requires_grad_(False)
-    student, judges = plane_ladd.Net(8), plane_ladd.Discriminator(teacher, 1)
-    for p in student.parameters():  # so that its answer hangs on the time, too
-        p.data.mul_(3)
     for name in ("both losses", "of other points"):  # once in a hundred, a slip changes little
+        student, judges = plane_ladd.Net(8), plane_ladd.Discriminator(teacher, 1)
+        for p in student.parameters():  # so that its answer hangs on the time, too
+            p.data.mul_(3)
         draws = plane_ladd.draw(torch.randn(40, 2), 64, 0.0)
         draws = draws._replace(t=0.2 + 0.3 * torch.rand(64), judged_at=0.6 + 0.3 * torch.rand(64))
         given = (student, judges.features, _heads(judges), *draws)
