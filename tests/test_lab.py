@@ -114,6 +114,17 @@ def test_a_notebook_that_is_cut_short_is_kept_and_the_course_goes_on(course, bro
     assert lab.deliver(shipped, mine) == []
 
 
+@pytest.mark.parametrize("broken", ["", '{"cells": [', "[" * 200_000, '{"cells": [{"source": 1}]}'])
+def test_a_broken_copy_of_what_was_delivered_costs_no_answer(course, broken):
+    shipped, mine = course
+    lab.deliver(shipped, mine)
+    write(mine / "notebooks" / START, notebook("a", "answer = 42"))
+    (mine / lab.DELIVERED / START).write_text(broken)
+    (told,) = lab.deliver(shipped, mine)
+    assert "brought up to date" in told
+    assert "answer = 42" in sources(read(mine / "notebooks" / START))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no file can be kept small there")
 def test_a_full_disk_costs_no_notebook(course):
     shipped, mine = course

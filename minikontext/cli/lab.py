@@ -10,16 +10,19 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from minikontext.errors import ConfigError, MissingPackageError, OutputError
 from minikontext.runtime import files
+from minikontext.runtime.config import parse_json
 
 HOME = Path("~", "minikontext-course")
 START = "00_start_here.ipynb"
 DELIVERED = ".course"  # the notebooks as they came, and the student's before the last change
+NOT_SOUND = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of a notebook's file
 Cell = dict[str, Any]
 
 
@@ -116,22 +119,37 @@ def _deliver_one(shipped: Path, folder: Path, reset: bool) -> str:
     elif mine.is_file() and last.is_file() and last.read_bytes() == new:
         return ""  # nothing new: the student's notebook is left alone, its outputs, too
     elif mine.is_file():
-        old, kept = last if last.is_file() else shipped, _keep(mine, folder)
+        kept = _keep(mine, folder)
         try:
-            merged, conflicts = merge(*(json.loads(p.read_bytes()) for p in (old, mine, shipped)))
-        except (ValueError, LookupError, TypeError, AttributeError):  # cut short, or no notebook
+            old = _cells(last) if _is_sound(last) else _cells(shipped)
+            merged, conflicts = merge(old, _cells(mine), _cells(shipped))
+            text = json.dumps(merged, indent=1, ensure_ascii=False).encode() + b"\n"
+        except NOT_SOUND:  # cut short, or no notebook
             files.write_bytes(mine, new)
             files.write_bytes(last, new)
             return f"{shipped.name}: is no sound notebook, and starts anew; yours is {kept}"
         note = f"{shipped.name}: brought up to date; yours before is {kept}"
         if conflicts:
             note += f"; {conflicts} of your cells stand beside cells that are new"
-        files.write_bytes(mine, json.dumps(merged, indent=1, ensure_ascii=False).encode() + b"\n")
+        files.write_bytes(mine, text)
         files.write_bytes(last, new)
         return note
     files.write_bytes(mine, new)
     files.write_bytes(last, new)
     return note
+
+
+def _cells(path: Path) -> dict:
+    """A notebook. Raises one of NOT_SOUND if its cells cannot be compared."""
+    found = parse_json(files.read_text(path))
+    set(map(_key, found["cells"]))  # they can be told apart
+    return found
+
+
+def _is_sound(path: Path) -> bool:
+    with suppress(*NOT_SOUND):
+        return bool(_cells(path))
+    return False
 
 
 def _keep(mine: Path, folder: Path) -> Path:

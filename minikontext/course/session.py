@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from minikontext import images
 from minikontext.course.verdict import Verdict
+from minikontext.editing.defaults import Defaults
 from minikontext.editing.output import KontextOutput
 from minikontext.errors import ConfigError, WeightsWarning, warn
 from minikontext.pipeline import KontextPipeline
@@ -28,6 +30,7 @@ from minikontext.runtime.config import build_config, read_json
 FORMAT = "minikontext-session-1"
 RED = (255, 20, 20)  # the cue that the toy world draws
 RING, BRUSH = 1 / 32, 1 / 16  # widths of the lines, in shares of the picture's longer side
+MOST_PIXELS = 2 * images.MAX_PIXELS  # of all pictures of a file together
 FINE = 512  # pixels: on smaller pictures a line is drawn four times as large, then shrunk
 
 Point = tuple[Share, Share]
@@ -173,9 +176,10 @@ def replay(
 
     pipe: by default the shipped weights that the file names. A result whose pixels are not those of
     the session is told in a warning: other weights or another kind of machine made it.
-    most: sampling steps, of all edits together. A file may ask for days of work, in 1000 edits.
-    Raises ConfigError for a file that is no session, that asks for weights of your own, or for
-    more than `most` steps.
+    most: sampling steps, of all edits together; one at four times the weights' pixels counts as
+    four. A file may ask for days of work, in 1000 edits or in one of 16 384 pixels a side.
+    Raises ConfigError for a file that is no session, that asks for weights of your own, for more
+    than `most` steps, or whose pictures have more than MOST_PIXELS together.
     """
     found = _read(Path(path))
     if pipe is None:
@@ -184,13 +188,13 @@ def replay(
         pipe = KontextPipeline.from_pretrained(found.weights)
     if pipe.weights_fingerprint != found.fingerprint:
         warn(WeightsWarning(f"{path} was made with other weights, named {found.weights!r}."))
-    usual = pipe.defaults.num_inference_steps
-    if (steps := sum(wish.steps or usual for wish in found.edits)) > most:
+    if (steps := sum(_work(wish, pipe.defaults) for wish in found.edits)) > most:
         raise ConfigError(
-            f"{path} asks for {steps:,} steps in {len(found.edits)} edits; expected {most:,} at "
-            f"most. For more: replay(path, pipe, most={steps})."
+            f"{path} asks for {steps:,} steps in {len(found.edits)} edits, as many as their sizes "
+            f"count; expected {most:,} at most. For more: replay(path, pipe, most={steps})."
         )
-    session = Session(_picture(found.start), {k: _picture(v) for k, v in found.pictures.items()})
+    start, *others = _pictures([found.start, *found.pictures.values()])
+    session = Session(start, dict(zip(found.pictures, others)))
     for wish in tqdm(found.edits, "replay", leave=False):
         session.turns.append(session.edit(pipe, wish))
     pixels = [turn.wish.pixels for turn in session.turns]
@@ -226,6 +230,24 @@ def _read(path: Path) -> _File:
 
 def _text(picture: Image.Image | None) -> str | None:
     return picture and base64.b64encode(images.png_bytes(picture)).decode()
+
+
+def _work(wish: Wish, usual: Defaults) -> int:
+    """The steps of an edit; larger pictures than the weights' own count for as much more."""
+    width, height = wish.width or usual.width, wish.height or usual.height
+    larger = math.ceil(width * height / (usual.width * usual.height))
+    return (wish.steps or usual.num_inference_steps) * larger
+
+
+def _pictures(texts: Sequence[str | None]) -> list[Image.Image | None]:
+    """All pictures of a file; a small file can hold very large ones. Raises ConfigError."""
+    found: list[Image.Image | None] = []
+    for text in texts:
+        found.append(_picture(text))
+        if sum(one.width * one.height for one in found if one) > MOST_PIXELS:
+            most = MOST_PIXELS // 10**6
+            raise ConfigError(f"The session's pictures have more than {most} million pixels.")
+    return found
 
 
 def _picture(text: str | None) -> Image.Image | None:

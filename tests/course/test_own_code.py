@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 
@@ -249,9 +250,37 @@ def test_progress_survives_a_broken_file_and_a_folder_that_cannot_be_written(own
     progress.keep("pieces", {"pack": ""})
     assert progress.load("pieces") == {"pack": ""}
     own.unlink()
-    own.mkdir()
+    own.with_name(f".{own.name}.lock").unlink(missing_ok=True)
+    own.with_name(f".{own.name}.lock").mkdir()
     progress.keep("pieces", {"pack": ""})
     assert "not kept" in capsys.readouterr().out
+
+
+def test_a_broken_file_is_kept_under_another_name_and_told(own, capsys):
+    for number in (1, 2):
+        own.write_text(f'{{"pieces": {{"pack": "cut short {number}')
+        progress.keep("solved", {"evade": True})
+        kept = own.with_name(f"{own.stem}-broken-{number}.json")
+        assert kept.read_text().endswith(f"cut short {number}")
+        assert kept.name in capsys.readouterr().out
+    assert progress.load("solved") == {"evade": True}
+
+
+def test_what_a_later_course_has_kept_is_no_fault(own):
+    own.write_text('{"pieces": {"pack": "mine"}, "badges": [1]}')
+    assert progress.load("pieces") == {"pack": "mine"}
+    own.write_text('{"pieces": {"pack": 3}}')
+    assert progress.load("pieces") == {}
+
+
+def test_two_notebooks_that_run_at_once_lose_nothing(own):
+    def keep(name):
+        for i in range(20):
+            progress.keep("pieces", {f"{name}{i}": "x"})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(keep, "abcd"))
+    assert len(progress.load("pieces")) == 80
 
 
 # ---------------------------------------------------------------- predictions

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import minikontext as mk
+from minikontext.course import session
 from minikontext.course.editing import EditingWidget
 from minikontext.course.session import replay
 from minikontext.errors import ConfigError, WeightsWarning
@@ -75,6 +76,24 @@ def test_a_session_that_asks_for_days_of_work_is_told_beforehand(demo, tmp_path)
     with pytest.raises(ConfigError, match=rf"asks for {steps} steps in 8 edits.*most={steps}"):
         replay(path, demo.pipe, most=steps - 1)
     assert len(replay(path, demo.pipe, most=steps)) == 8
+
+
+def test_a_session_of_large_pictures_is_days_of_work_too(tiny, tmp_path, monkeypatch):
+    pipe = tiny()
+    edit = {"prompt": "a hat", "steps": 1, "width": 2**14, "height": 2**14}
+    told = {"weights": "x", "fingerprint": "", "start": None, "pictures": {}, "edits": [edit]}
+    path = tmp_path / "session.json"
+    path.write_text(json.dumps({"format": session.FORMAT, **told}))
+    with pytest.raises(ConfigError, match="asks for 65,536 steps in 1 edits"):
+        replay(path, pipe)
+    picture = session._text(Image.new("RGB", (64, 64)))
+    path.write_text(json.dumps({"format": session.FORMAT, **told, "start": picture, "edits": [],
+                                "pictures": {"a": picture, "b": picture}}))  # fmt: skip
+    monkeypatch.setattr(session, "MOST_PIXELS", 3 * 64 * 64)
+    assert replay(path, pipe) == []
+    monkeypatch.setattr(session, "MOST_PIXELS", 3 * 64 * 64 - 1)
+    with pytest.raises(ConfigError, match="pictures have more than"):
+        replay(path, pipe)
 
 
 def test_a_session_without_a_picture_starts_from_words(tiny, tmp_path):

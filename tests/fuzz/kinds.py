@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import csv
 import functools
 import gzip
@@ -44,8 +45,8 @@ from safetensors.torch import load_file, save_file
 
 from minikontext import images
 from minikontext.bench import kontext, report
-from minikontext.cli import app
-from minikontext.course import session, tiny_flux
+from minikontext.cli import app, lab
+from minikontext.course import predictions, progress, session, tiny_flux
 from minikontext.errors import MinikontextError
 from minikontext.images import inspect, provenance
 from minikontext.pipeline import KontextPipeline
@@ -1040,6 +1041,7 @@ def sessions() -> Iterator[Case]:
         "an unknown key": {"run": "import os"}, "edits of text": {"edits": ["x"]},
         "1001 edits": {"edits": [{"prompt": "x"}] * 1001},
         "5 edits of 9000 steps": {"edits": [{"prompt": "x", "steps": 9000}] * 5},
+        "16 384 pixels a side": {"edits": [{"prompt": "x", "width": 2**14, "height": 2**14}]},
     }  # fmt: skip
     brush = {"kind": "brush", "points": [[0.1, 0.2]]}
     wishes = {
@@ -1923,11 +1925,128 @@ def planted() -> Iterator[Case]:
         yield Case("planted names", f"{where} is {what}", run)
 
 
+# ------------------------------------------------------------------------------- the course
+
+COURSE = "01_autoencoder_latents.ipynb"
+NOTEBOOKS: dict[str, Callable[[dict], object]] = {
+    "without cells": lambda nb: nb.pop("cells"), "cells of text": lambda nb: nb.update(cells="x"),
+    "cells of null": lambda nb: nb.update(cells=[None]),
+    "a source that is a number": lambda nb: nb["cells"][0].update(source=7),
+    "lines that are numbers": lambda nb: nb["cells"][0].update(source=[1]),
+    "a kind that is a list": lambda nb: nb["cells"][0].update(cell_type=[]),
+    "half a character": lambda nb: nb["cells"][0].update(source="\ud800"),
+    "ids that are lists": lambda nb: [cell.update(id=[]) for cell in nb["cells"]],
+    "one id for all": lambda nb: [cell.update(id="x") for cell in nb["cells"]],
+    "no cell": lambda nb: nb.update(cells=[]),
+    "4000 equal cells": lambda nb: nb.update(cells=[{"cell_type": "code", "source": ""}] * 4000),
+}  # fmt: skip
+NESTED = "[" * 200_000
+
+
+def course() -> Iterator[Case]:
+    """A student's folder in which something is broken: the course comes, and no answer is lost."""
+
+    def begun(folder: Path) -> tuple[Path, Path]:
+        """A folder with one changed notebook: (the student's, the copy of what was delivered)."""
+        lab.deliver(ROOT / "notebooks", folder)
+        mine, last = folder / "notebooks" / COURSE, folder / lab.DELIVERED / COURSE
+        told = json.loads(mine.read_text())
+        last.write_text(json.dumps(told | {"metadata": {}}))  # an older edition
+        told["cells"][1]["source"] = "my answer"
+        mine.write_text(json.dumps(told))
+        return mine, last
+
+    def again(folder: Path, mine: Path, was: bytes) -> str:
+        """Bring it up to date: what the student had is in the notebook, or kept and told."""
+        notes = lab.deliver(ROOT / "notebooks", folder)
+        right(isinstance(json.loads(mine.read_text())["cells"], list), "there is no notebook")
+        if mine.read_bytes() != was:
+            kept = [*(folder / lab.DELIVERED / "before").glob("*")]
+            right(was in [path.read_bytes() for path in kept], "the student's notebook is lost")
+            right(any(str(path) in note for note in notes for path in kept), f"not told: {notes}")
+        return "told" if notes else "opens"
+
+    def broken(name: str, told: dict) -> bytes:
+        if name == "nested":
+            return NESTED.encode()
+        if name in DAMAGE:
+            return DAMAGE[name](json.dumps(told).encode())
+        NOTEBOOKS[name](told)
+        return json.dumps(told).encode()
+
+    for name in ("nested", *DAMAGE, *NOTEBOOKS):
+
+        def run(folder, name=name):
+            mine, _ = begun(folder)
+            mine.write_bytes(broken(name, json.loads(mine.read_text())))
+            return again(folder, mine, mine.read_bytes())
+
+        yield Case("course", f"a notebook: {name}", run)
+
+        def run(folder, name=name):
+            mine, last = begun(folder)
+            last.write_bytes(broken(name, json.loads(last.read_text())))
+            found = again(folder, mine, mine.read_bytes())
+            right("my answer" in mine.read_text(), "the answer is not in the notebook any more")
+            return found
+
+        yield Case("course", f"what was delivered: {name}", run)
+
+    sound = {"pieces": {"pack": "def pack(): ..."}, "solved": {"evade": True},
+             "predictions": {"Which?": {"guess": "a"}}}  # fmt: skip
+    wrong: dict[str, object] = {
+        "a list": [1], "pieces of numbers": {"pieces": {"pack": 3}},
+        "a section of text": {"solved": "all"},
+        "a guess that is a list": {"predictions": {"a": []}},
+        "a guess of numbers": {"predictions": {"a": {"guess": 1}}},
+        "solved is NaN": {"solved": {"evade": math.nan}},
+    }  # fmt: skip
+    for name in ("nested", *DAMAGE, *wrong):
+
+        def run(folder, name=name):
+            path = folder / "progress.json"
+            data = json.dumps(wrong.get(name, sound)).encode()
+            data = NESTED.encode() if name == "nested" else DAMAGE.get(name, bytes)(data)
+            path.write_bytes(data)
+            with at_home(path), contextlib.redirect_stdout(io.StringIO()) as said:
+                predictions.score()
+                predictions.predict("Which?", ["a", "b"]).choices.value = "a"
+            right(data in [one.read_bytes() for one in folder.glob("progress-broken*")], "lost")
+            right("broken" in said.getvalue(), "nobody said it")
+            return "told"
+
+        yield Case("course", f"progress: {name}", run)
+    for how in PLACES:
+
+        def run(folder, how=how):
+            with at_home(place(folder, how, b"")), contextlib.redirect_stdout(io.StringIO()) as out:
+                progress.keep("solved", {"evade": True})
+                kept = progress.load("solved")
+            right(kept or "note" in out.getvalue(), "nobody said it")
+            right(not (folder / "missing").exists(), "it was written through a link")
+            return "told" if out.getvalue() else "opens"
+
+        yield Case("course", f"progress: {how}", run)
+
+
+@contextlib.contextmanager
+def at_home(path: Path) -> Iterator[None]:
+    """The student's progress lies here."""
+    before = os.environ.get("MINIKONTEXT_PROGRESS")
+    os.environ["MINIKONTEXT_PROGRESS"] = str(path)
+    try:
+        yield
+    finally:
+        del os.environ["MINIKONTEXT_PROGRESS"]
+        os.environ.update({"MINIKONTEXT_PROGRESS": before} if before is not None else {})
+
+
 ASCII = "".join(map(chr, range(32, 127)))
 
 KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
          runs, caches, outputs, terminals, calls, sessions, texts, layouts, ties, benches,
-         packings, float8, headers, prefixes, colours, cells, several, notes, planted)  # fmt: skip
+         packings, float8, headers, prefixes, colours, cells, several, notes, planted,
+         course)  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
