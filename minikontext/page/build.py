@@ -13,7 +13,8 @@ from minikontext.page.export import export
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.config import write_json
-from minikontext.text import ToyTextEncoder
+from minikontext.text import NGRAMS_PER_WORD, SPECIAL, ToyTextEncoder
+from minikontext.tokens import SPANS
 
 STATIC = Path(__file__).parent / "static"
 # Of the npm package onnxruntime-web: the part that computes on the CPU, in WebAssembly.
@@ -68,12 +69,12 @@ def _missing(pipe: KontextPipeline) -> str:
     text, defaults = pipe.text_encoder, pipe.defaults
     if not isinstance(text, ToyTextEncoder):
         return "text encoder but the toy's"
-    if text.config.ngrams:
-        return "words put together from their letters"
     if defaults.guidance_scale or defaults.true_cfg_scale != 1:
         return "guidance"
-    if defaults.isolated or defaults.context_layout != "index":
-        return "other layout of contexts than `index`"
+    if defaults.isolated:
+        return "isolated contexts"
+    if defaults.context_layout == "offset":
+        return "contexts beside each other"
     return ""
 
 
@@ -102,14 +103,19 @@ def facts(pipe: KontextPipeline, samples: list[dict[str, str]]) -> dict[str, Any
         "version": minikontext.__version__,
         "parameters": sum(parameters),
         "words": list(text.words),
+        "special": list(SPECIAL),
+        "absent": [word for word, _ in text.config.absent],
+        "ngrams": text.config.ngrams,
+        "groups": NGRAMS_PER_WORD,
         "max_length": text.max_length,
         "channels": pipe.autoencoder.config.z_channels,
         "axes_dim": list(config.axes_dim),
         "theta": config.theta,
+        "span": SPANS.get(defaults.context_layout, 0),
         "blocks": config.depth + config.depth_single_blocks,
         "steps": min(defaults.num_inference_steps, 8),
         "schedule": {"shifted": defaults.shifted, "mu_16": defaults.mu_16},
         "change": {"visible": VISIBLE, "little": LITTLE},
-        "sizes": [[defaults.width, defaults.height]],
+        "sizes": [list(size) for size in defaults.sizes],
         "samples": samples,
     }

@@ -25,7 +25,7 @@ SMALL = 1024  # numbers: a tensor below keeps its digits, it costs nothing
 
 
 class Words(nn.Module):
-    """Token ids (1, m) to token features (1, m, d) and the pooled vector (1, p)."""
+    """A row of `tokenize` (1, …) to token features (1, m, d) and the pooled vector (1, p)."""
 
     def __init__(self, text: ToyTextEncoder) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def pieces(pipe: KontextPipeline) -> list[Piece]:
         torch.randn(m + n, half, 2), torch.ones(1), torch.randn(1, config.vec_in_dim),
     )  # fmt: skip
     z = torch.randn(1, pipe.autoencoder.config.z_channels, 8, 8)
-    ids = (torch.ones(1, m, dtype=torch.long),)
+    ids = (text.tokenize([""]),)
     names = ("img", "txt", "rotary", "t", "pooled")
     varies = ({1: tokens}, None, {0: joined}, None, None)
     return [
@@ -181,7 +181,18 @@ def halve(model: Any) -> Any:
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    used = used_names(model.graph)
+    kept = [one for one in model.graph.initializer if one.name in used]
+    del model.graph.initializer[:]  # the exporter leaves some; a browser's console complains
+    model.graph.initializer.extend(kept)
     return model
+
+
+def used_names(graph: Any) -> set[str]:
+    """What the nodes of an ONNX graph read, those of graphs inside (of a loop) included."""
+    inner = [attribute.g for node in graph.node for attribute in node.attribute]
+    read = {name for node in graph.node for name in node.input}
+    return read.union((out.name for out in graph.output), *map(used_names, inner))
 
 
 def rotations(rows: Sequence[Sequence[int]], pipe: KontextPipeline) -> Tensor:

@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from minikontext import flow, rope, sampler, tokens
+from minikontext import flow, images, rope, sampler, tokens
 from minikontext.errors import ConfigError, OutputError
 from minikontext.images.change import LITTLE, VISIBLE, told_change
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.files import shipped
+from minikontext.text import UnknownWord
+from minikontext.toyworld.sizes import TRAINED
 
 HERE = Path(__file__).parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -40,8 +43,30 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
+def pipe2():
+    """Of the second edition's kind: words by their letters, places in shares, several sizes.
+
+    The net has not learned these places; the page must go wrong as Python does.
+    """
+    pipe = KontextPipeline.from_pretrained("toy-words", device="cpu", dtype="float32")
+    pipe.defaults = replace(pipe.defaults, context_layout="scaled_4", shifted=True, mu_16=1.2,
+                            sizes=((64, 64), (96, 64), (128, 128)))  # fmt: skip
+    return pipe
+
+
+@pytest.fixture(scope="module")
 def site(npm, pipe, tmp_path_factory):
-    """The page at an address of this machine, as any static server would give it."""
+    """The page at an address of this machine."""
+    yield from served(npm, pipe, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def site2(npm, pipe2, tmp_path_factory):
+    yield from served(npm, pipe2, tmp_path_factory)
+
+
+def served(npm, pipe, tmp_path_factory):
+    """(folder, address) of a page, as any static server would give it."""
     pytest.importorskip("onnx", reason="onnx is not installed")
     from minikontext.page.build import build
 
@@ -75,6 +100,15 @@ def browser():
 @pytest.fixture
 def page(browser, site):
     """The page, loaded; what it complains of or asks of others fails the test."""
+    yield from loaded(browser, site)
+
+
+@pytest.fixture
+def page2(browser, site2):
+    yield from loaded(browser, site2)
+
+
+def loaded(browser, site):
     context = browser.new_context(viewport={"width": 800, "height": 1000})
     context.set_default_timeout(240_000)
     tab, troubles = context.new_page(), []
@@ -189,6 +223,11 @@ def test_noise_schedule_and_positions_are_those_of_python(page):
     turned = rope.rotations(ids, (8, 20, 20), 10_000).flatten()
     found = page.evaluate(code, ["rotations", ids.tolist(), [8, 20, 20], 10_000])
     assert np.allclose(found, turned, atol=1e-6)
+    for layout, span in tokens.SPANS.items():
+        scaled = tokens.scaled_ids(ids, layout)
+        assert np.allclose(page.evaluate("""async ([ids, span]) => {
+            const { scaledIds } = await import("./model.js");
+            return scaledIds(ids, span); }""", [ids.tolist(), span]), scaled)  # fmt: skip
     z = torch.arange(4 * 6 * 8, dtype=torch.float32).reshape(1, 4, 6, 8)
     packed = tokens.pack(z).flatten().tolist()
     assert page.evaluate(code, ["pack", z.flatten().tolist(), 4, 6, 8]) == packed
@@ -209,6 +248,59 @@ def test_words_are_read_as_python_reads_them(page, pipe):
     found = page.evaluate(code, prompts)
     wanted = pipe.text_encoder.tokenize(prompts).tolist()
     assert [p for p, a, b in zip(prompts, found, wanted, strict=True) if a != b] == []
+
+
+def test_words_by_their_letters_are_read_as_python_reads_them(page2, pipe2):
+    rng, text = random.Random(1), pipe2.text_encoder
+    odd = ["yelow", "flowr", "dog", "helicopter", "HI", "don't", "zzzz", "naïve", "帽子", "!"]
+    odd += ["".join(rng.choices("aeiorstnl", k=9)) for _ in range(20)]
+    typed = [word[:2] + word[3:] for word in text.words if word.isalpha() and len(word) > 4]
+    prompts = [" ".join(rng.choices([*text.words[29:], *odd, *typed], k=rng.randint(0, 34)))
+               for _ in range(200)]  # fmt: skip
+    code = """async (prompts) => {
+        const { tokenize } = await import("./model.js"), { facts } = window.minikontext.editor;
+        return prompts.map((prompt) => {
+            const { ids, unknown } = tokenize(prompt, facts);
+            return [Array.from(ids, Number), unknown]; }); }"""
+    found = page2.evaluate(code, prompts)
+    wanted = [
+        [text.tokenize([prompt])[0].tolist(),
+         [one.word for one in text.report(prompt) if isinstance(one, UnknownWord)]]
+        for prompt in prompts
+    ]  # fmt: skip
+    assert [p for p, a, b in zip(prompts, found, wanted, strict=True) if a != b] == []
+    assert sum(bool(unknown) for _, unknown in wanted) > 20
+
+
+@pytest.mark.parametrize("size", [None, (128, 128)])
+def test_places_in_shares_and_other_sizes_are_those_of_python(page2, pipe2, size, tmp_path):
+    picture = Image.open(shipped("data", "images", "demo.png")).convert("RGB").resize((96, 64))
+    picture.save(tmp_path / "wide.png")
+    page2.set_input_files("#file", tmp_path / "wide.png")
+    page2.wait_for_function("window.minikontext.state.context.dims[3] === 12")
+    if size:
+        page2.select_option("#size", label=f"{size[0]} × {size[1]}")
+    page2.select_option("#steps", "2")
+    edit(page2, "make the haat yelow")
+    width, height = size or (96, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = pipe2("make the haat yelow", picture, seed=0, num_inference_steps=2, width=width,
+                    height=height, progress=False)  # fmt: skip
+    assert out.images[0].size == (width, height)
+    assert np.abs(latents(page2) - out.latents.flatten().numpy()).max() < 1e-3
+    assert np.abs(result(page2).astype(int) - np.asarray(out.images[0]).astype(int)).max() <= 2
+    assert ("%" in status(page2) or "Nothing" in status(page2)) == (size is None)
+
+
+def test_the_size_of_a_picture_is_chosen_as_python_does(page):
+    code = """async ([pictures, sizes]) => {
+        const { trainedSize } = await import("./model.js");
+        return pictures.map(([w, h]) => trainedSize(w, h, sizes)); }"""
+    rng = random.Random(2)
+    pictures = [(rng.randint(20, 900), rng.randint(20, 900)) for _ in range(300)]
+    found = page.evaluate(code, [pictures, [list(size) for size in TRAINED]])
+    assert list(map(tuple, found)) == [images.nearest(size, TRAINED) for size in pictures]
 
 
 def test_by_keyboard_alone(page):
@@ -316,8 +408,12 @@ def test_what_cannot_become_a_page_is_refused(pipe, tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(OutputError, match="holds no page"):
         build(pipe, tmp_path, tmp_path)
-    for name, why in (("toy-dev", "has no guidance"), ("toy-words", "put together from their")):
-        other = KontextPipeline.from_pretrained(name, device="cpu")
+    other = KontextPipeline.from_pretrained("toy-dev", device="cpu")
+    with pytest.raises(ConfigError, match="has no guidance"):
+        build(other, tmp_path / "page", tmp_path)
+    for change, why in (({"isolated": True}, "isolated"), ({"context_layout": "offset"}, "beside")):
+        other = KontextPipeline.from_pretrained("toy-max", device="cpu")
+        other.defaults = replace(other.defaults, **change)
         with pytest.raises(ConfigError, match=why):
             build(other, tmp_path / "page", tmp_path)
     assert not (tmp_path / "page").exists()

@@ -1,6 +1,6 @@
 // What the page shows. All of the arithmetic is in model.js.
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { Editor, readFacts, toldChange, tokenize } from "./model.js";
+import { Editor, readFacts, toldChange, tokenize, trainedSize } from "./model.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { editor: null, facts: null, ready: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
@@ -11,12 +11,6 @@ ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardw
 const say = (text) => ($("status").textContent = text);
 
 // ---- pictures -----------------------------------------------------------------------------------
-
-/** The trained size of the nearest aspect ratio. */
-function trainedSize(width, height) {
-  const off = ([w, h]) => Math.abs(Math.log(w / h / (width / height)));
-  return state.facts.sizes.reduce((best, size) => (off(size) < off(best) ? size : best));
-}
 
 function toPixels(canvas) {
   const { width, height } = canvas, data = rgba(canvas);
@@ -46,7 +40,7 @@ function setInput(load, label) {
 }
 
 async function encodeInput(source, label) {
-  const [width, height] = trainedSize(source.width, source.height), canvas = $("before");
+  const [width, height] = trainedSize(source.width, source.height, state.facts.sizes), canvas = $("before");
   [canvas.width, canvas.height] = [width, height];
   const pen = canvas.getContext("2d", { willReadFrequently: true });
   pen.imageSmoothingQuality = "high";
@@ -81,9 +75,10 @@ async function run(event) {
   try {
     await state.input; // a picture that was chosen just now is the one that is meant
     const [, , h, w] = state.context.dims, before = rgba($("before"));
+    const [width, height] = $("size").value ? $("size").value.split("x").map(Number) : [8 * w, 8 * h];
     state.steps = [];
     const done = await state.editor.edit(prompt, state.context, {
-      seed, steps, width: 8 * w, height: 8 * h,
+      seed, steps, width, height,
       onStep: async (info) => {
         state.steps.push(info);
         $("bar").value = info.step / steps;
@@ -96,9 +91,10 @@ async function run(event) {
     $("after").setAttribute("aria-label", `The result of: ${prompt}`);
     $("save").href = $("after").toDataURL("image/png");
     $("save").hidden = false;
-    const change = toldChange(before, rgba($("after")), 8 * w, 8 * h, state.editor.facts.change);
+    const same = width === 8 * w && height === 8 * h; // of another size there is nothing to compare
+    const change = same ? toldChange(before, rgba($("after")), width, height, state.editor.facts.change) : "";
     const verb = change.startsWith("Nothing") ? "Finished" : "Done";
-    end = `${verb} in ${((performance.now() - began) / 1000).toFixed(1)} s: ${steps} steps, seed ${seed}. ${change}`;
+    end = `${verb} in ${((performance.now() - began) / 1000).toFixed(1)} s: ${steps} steps, seed ${seed}. ${change}`.trim();
     [$("t").max, $("t").value, $("t").disabled] = [steps, steps, false];
     await showStep();
   } catch (error) {
@@ -244,6 +240,8 @@ async function start() {
   $("facts").textContent = `Weights ${facts.name}, ${facts.parameters.toLocaleString("en")} parameters; minikontext ${facts.version}.`;
   for (let i = 0; i < facts.blocks; i++) $("block").add(new Option(`${i + 1}`, i, false, i === facts.blocks - 2));
   $("steps").value = String(facts.steps);
+  for (const [w, h] of facts.sizes) $("size").add(new Option(`${w} × ${h}`, `${w}x${h}`));
+  $("size-label").hidden = facts.sizes.length < 2;
   $("form").addEventListener("submit", run);
   $("prompt").addEventListener("input", readPrompt);
   $("again").addEventListener("click", goOn);

@@ -81,7 +81,50 @@ function wordPieces(word, known) {
   return parts.map((part) => ({ token: known.has(part) ? part : "<unk>", source: part }));
 }
 
-/** Token ids of a prompt: cut, closed by <end>, padded; and the words that mean nothing here. */
+/** The checksum of zlib, of a text in UTF-8. */
+function crc32(text) {
+  let crc = -1;
+  for (const byte of new TextEncoder().encode(text)) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  return ~crc >>> 0;
+}
+
+/** The table rows of a word's groups of 3 to 5 letters, padded with 0: `text.ngram_rows`. */
+export function ngramRows(word, rows, count) {
+  const letters = word ? ["<", ...word.toLowerCase(), ">"] : [], found = [];
+  for (const n of [3, 4, 5])
+    for (let i = 0; i + n <= letters.length; i++) found.push((crc32(letters.slice(i, i + n).join("")) % (rows - 1)) + 1);
+  return Array.from({ length: count }, (_, i) => found[i] ?? 0);
+}
+
+/** How alike two words are, 0 to 1: twice the letters in matching blocks, as Python's difflib. */
+export function alike(a, b) {
+  const matching = (a0, a1, b0, b1) => {
+    let best = 0, [x, y] = [0, 0];
+    for (let i = a0; i < a1; i++)
+      for (let j = b0; j < b1; j++) {
+        let size = 0;
+        while (i + size < a1 && j + size < b1 && a[i + size] === b[j + size]) size++;
+        if (size > best) [best, x, y] = [size, i, j];
+      }
+    return best && best + matching(a0, x, b0, y) + matching(x + best, a1, y + best, b1);
+  };
+  return (2 * matching(0, a.length, 0, b.length)) / (a.length + b.length || 1);
+}
+
+/** Whether a word's letters make it clear, with a slip of the finger: `ToyTextEncoder.resembles`. */
+export function resembles(word, known, facts) {
+  const text = word.toLowerCase();
+  if (!facts.ngrams || word.length < 4 || facts.absent.includes(text)) return false;
+  const order = (one, other) => other.ratio - one.ratio || (one.near < other.near ? 1 : -1);
+  const near = [...known].map((one) => ({ near: one, ratio: alike(one, text) })).filter((one) => one.ratio >= 0.75);
+  return near.sort(order).slice(0, 3).some((one) => one.near[0] === text[0]);
+}
+
+/** Token ids of a prompt: cut, closed by <end>, padded; and the words that mean nothing here. Of
+ * words that are put together from their letters the rows of these follow, token by token. */
 export function tokenize(prompt, facts) {
   const index = new Map(facts.words.map((word, i) => [word, i]));
   const known = new Set(facts.words.filter((word) => !word.startsWith("<")));
@@ -89,10 +132,17 @@ export function tokenize(prompt, facts) {
   const used = pieces.slice(0, facts.max_length - 1);
   const tokens = [...used.map((piece) => piece.token), "<end>"];
   while (tokens.length < facts.max_length) tokens.push("<pad>");
+  const ids = tokens.map((token) => index.get(token));
+  if (facts.ngrams)
+    for (let i = 0; i < facts.max_length; i++) {
+      const spelled = !used[i] || (used[i].token !== "<unk>" && facts.special.includes(used[i].token));
+      ids.push(...ngramRows(spelled ? "" : used[i].source, facts.ngrams, facts.groups));
+    }
+  const strange = new Set(used.filter((piece) => piece.token === "<unk>").map((piece) => piece.source));
   return {
-    ids: BigInt64Array.from(tokens, (token) => BigInt(index.get(token))),
+    ids: BigInt64Array.from(ids, BigInt),
     labels: [...used.map((piece) => piece.source), "end"],
-    unknown: [...new Set(used.filter((p) => p.token === "<unk>").map((p) => p.source))],
+    unknown: [...strange].filter((word) => !resembles(word, known, facts)),
     dropped: pieces.slice(facts.max_length - 1).map((piece) => piece.source),
   };
 }
@@ -126,6 +176,23 @@ export function positionIds(rows, columns, index) {
   const ids = [];
   for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) ids.push([index, r, c]);
   return ids;
+}
+
+/** Ids in shares of the picture, whose shorter side then spans `span`: `tokens.scaled_ids`. */
+export function scaledIds(ids, span) {
+  if (!span) return ids;
+  const [, rows, columns] = ids[ids.length - 1], scale = span / (Math.min(rows, columns) + 1);
+  return ids.map(([index, r, c]) => [index, scale * r + (scale - 1) / 2, scale * c + (scale - 1) / 2]);
+}
+
+/** The trained size for a picture: of those about as large the one of the nearest aspect ratio, then
+ * of the nearest area, as `images.nearest`. */
+export function trainedSize(width, height, sizes) {
+  const apart = ([w, h]) => Math.max((w * h) / (width * height), (width * height) / (w * h));
+  const off = ([w, h]) => Math.abs(w / h - width / height);
+  const closest = Math.min(...sizes.map(apart));
+  const better = (a, b) => off(a) - off(b) || apart(a) - apart(b);
+  return sizes.filter((size) => apart(size) <= 1.7 * closest).reduce((best, size) => (better(size, best) < 0 ? size : best));
 }
 
 /** cos and sin of every angle, (n, d/2, 2): pair j of an axis of d channels turns by id / θ^(2j/d). */
@@ -238,13 +305,14 @@ export class Editor {
   async edit(prompt, context, { seed = 0, steps, width, height, onStep = async () => {} }) {
     const { facts } = this, { channels, axes_dim: axes, theta } = facts;
     const words = tokenize(prompt, facts);
-    const ids = this.tensor(words.ids, [1, facts.max_length], "int64");
+    const ids = this.tensor(words.ids, [1, words.ids.length], "int64");
     const text = await this.sessions.words.run({ ids });
     const [h, w] = [2 * Math.ceil(height / 16), 2 * Math.ceil(width / 16)], n = (h * w) / 4;
     const dims = [1, channels, h, w];
-    const positions = Array(facts.max_length).fill([0, 0, 0]).concat(positionIds(h / 2, w / 2, 0));
+    const places = (rows, columns, index) => scaledIds(positionIds(rows, columns, index), facts.span);
+    const positions = Array(facts.max_length).fill([0, 0, 0]).concat(places(h / 2, w / 2, 0));
     const given = context ? pack(context.data, channels, context.dims[2], context.dims[3]) : new Float32Array();
-    if (context) positions.push(...positionIds(context.dims[2] / 2, context.dims[3] / 2, 1));
+    if (context) positions.push(...places(context.dims[2] / 2, context.dims[3] / 2, 1));
     const rotary = this.tensor(rotations(positions, axes, theta), [positions.length, axes.reduce((a, b) => a + b) / 2, 2]);
     const times = schedule(steps, n, facts.schedule);
     let z = randn(seed, channels * h * w);
