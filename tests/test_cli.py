@@ -62,6 +62,22 @@ def test_edit_writes_a_png_that_says_how_it_was_made(here, weights, capsys):
     assert images.read("out.png").size == (64, 64)
 
 
+def test_weights_with_a_name_are_listed_looked_into_and_checked_by_it(here, capsys):
+    assert app.main(["weights", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    places = files.shipped("data", "weights").glob("*/config.json")
+    names = sorted(path.parent.name for path in places)
+    assert [line.split()[0] for line in lines[:-1]] == names
+    assert "edits alone" in lines[names.index("toy-dev")] and "4 steps" in lines[2]
+    assert app.main(["weights", "inspect", "toy-words"]) == 0  # whose other parts are toy-max's
+    said = capsys.readouterr().out
+    assert all(kind in said for kind in ("toy text encoder", "  transformer", "  autoencoder"))
+    assert "unknown" not in said
+    assert app.main(["weights", "verify", "toy"]) == 0
+    (here / "toy").mkdir()  # what lies here comes first, as everywhere
+    assert app.main(["weights", "verify", "toy"]) == 1
+
+
 def test_the_same_seed_gives_the_same_file(here, weights):
     for name, seed in (("a.png", 7), ("b.png", 7), ("c.png", 8)):
         assert edit(weights, "-o", name, "--seed", seed) == 0

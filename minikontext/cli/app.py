@@ -311,10 +311,14 @@ def _page(options: argparse.Namespace) -> int:
 def _add_weights(commands: argparse._SubParsersAction) -> None:
     top = commands.add_parser("weights", help="look into weights, check them, rewrite them")
     kinds = top.add_subparsers(title="what to do", required=True, metavar="WHAT")
+    shipped = kinds.add_parser("list", help="the weights that have a name, and what they are for")
+    shipped.set_defaults(run=_weights_list)
     inspect = kinds.add_parser("inspect", help="sizes, dtypes, names; reads headers only")
     verify = kinds.add_parser("verify", help="is every byte and every tensor there?")
     for what, run in ((inspect, _weights_inspect), (verify, _weights_verify)):
-        what.add_argument("place", help="a weights folder, a part of it, or a .safetensors file")
+        what.add_argument(
+            "place", help="a name, a weights folder, a part of it, or a .safetensors file"
+        )
         what.set_defaults(run=run)
     convert = kinds.add_parser("convert", help="official files to a diffusers folder, or back")
     convert.add_argument("source", help="a folder of weights, or a transformer or autoencoder")
@@ -323,6 +327,13 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
     )
     convert.add_argument("--dtype", help="float32 or bfloat16 (default: as it is stored)")
     convert.set_defaults(run=_weights_convert)
+
+
+def _weights_list(options: argparse.Namespace) -> int:
+    from minikontext.pretrained import summary
+
+    log.say(summary.shipped(), keep=LINES)
+    return 0
 
 
 def _weights_inspect(options: argparse.Namespace) -> int:
@@ -363,11 +374,11 @@ def _weights_convert(options: argparse.Namespace) -> int:
     if exists(target) or is_folder(target):
         raise OutputError(f"{target} is there already. Choose another name for the result.")
     try_writing(target)
-    from minikontext.pretrained import convert
+    from minikontext.pretrained import convert, native
     from minikontext.runtime import device
 
     dtype = device.explain_device(dtype=options.dtype).dtype if options.dtype else None
-    for path in convert.convert(Path(options.source), target, dtype):
+    for path in convert.convert(native.named(options.source), target, dtype):
         log.say(path, keep="")
     return 0
 

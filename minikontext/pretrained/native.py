@@ -65,6 +65,12 @@ def find_weights(name: str | Path) -> Path:
     )
 
 
+def named(place: str | Path) -> Path:
+    """A place as it is; or, where nothing is there, the shipped weights of that name, if any."""
+    shipped = home() / place
+    return shipped if not os.path.lexists(place) and own_config(shipped) else Path(place)
+
+
 def _aside(path: Path) -> str:
     """What is to be said if a save was killed while it exchanged the folder."""
     aside = files.set_aside_name(path) if path.name else path

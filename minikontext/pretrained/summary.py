@@ -1,4 +1,4 @@
-"""What lies in a weights folder, and is it complete? `minikontext weights inspect|verify`."""
+"""What lies in weights, and is it all there? `minikontext weights list|inspect|verify`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,18 @@ import torch
 from torch import nn
 
 from minikontext.autoencoder import AutoEncoder
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import WeightsError
-from minikontext.pretrained import PARTS, key_mapping, layouts, purpose, safetensors_io, stored
+from minikontext.images.resize import show_size
+from minikontext.pretrained import (
+    PARTS,
+    key_mapping,
+    layouts,
+    native,
+    purpose,
+    safetensors_io,
+    stored,
+)
 from minikontext.pretrained.config_mapping import autoencoder_config, transformer_config
 from minikontext.pretrained.layouts import find
 from minikontext.pretrained.native import autoencoder_sizes, own_config, part_file
@@ -51,9 +61,22 @@ class Summary:
         )
 
 
+def shipped() -> str:
+    """The weights that have a name, a line each: the name, and what they are used for."""
+    found = []
+    for config in sorted(native.home().glob("*/config.json")):
+        own = build_config(Defaults, own_config(config.parent).get("defaults", {}))
+        sizes = [show_size(size) for size in own.sizes]
+        trained = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes, {sizes[0]} to {sizes[-1]}"
+        kind = "edits alone" if own.min_contexts else "draws and edits"
+        found.append(f"{config.parent.name:10} {kind}, up to {own.max_contexts} pictures, "
+                     f"{trained}, {own.num_inference_steps} steps")  # fmt: skip
+    return "\n".join([*found, f"cards and files: {native.home()}"])
+
+
 def parts(place: str | Path) -> list[Path]:
     """The parts of a published model or of our own folder, or the place itself if it is one."""
-    place = Path(place)
+    place = native.named(place)
     if own := own_config(place):
         shared = own.get("shares") if isinstance(own.get("shares"), dict) else {}
         elsewhere = [part_file(place, part, own) for part in PARTS if part in shared]
@@ -110,6 +133,7 @@ _MARKS = {
     "encoder.block.": "T5",
     "token_embedding": "CLIP",
     "decoder.conv_in": "autoencoder",
+    "pool.weight": "toy text encoder",
 }
 
 
@@ -119,6 +143,7 @@ def verify_words(place: str | Path) -> Path | None:
     -> the folder that they are in. Raises WeightsError for what is missing or damaged, and for
     parts of different models.
     """
+    place = native.named(place)
     found = None if own_config(Path(place)) or is_part(Path(place)) else find(place)
     if found is None:
         return None
