@@ -31,10 +31,10 @@ def test_stages_come_in_order_and_only_those_that_are_needed():
     assert [one.name for one in reproduce.graph("toy", stages)] == [
         "autoencoder_first",
         "autoencoder",
-        "toy_base",
         "text_encoder",
-        "toy_plain",
+        "toy_base",
         "toy_small",
+        "toy_wide",
         "toy",
     ]
     assert [one.name for one in reproduce.graph("autoencoder", stages)] == [
@@ -56,11 +56,11 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     text = base.read_text()
     base.write_text(text.replace('run = "runs/toy_base"', 'run = "elsewhere"') + "# a remark\n")
     assert keys("toy", configs, tmp_path) == before
-    base.write_text(text.replace("steps = 8000", "steps = 8001"))
+    base.write_text(text.replace("steps = 3500", "steps = 3501"))
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     # what builds on it, too; not what it builds on
-    assert changed == {"toy_base", "toy_plain", "toy_small", "toy"}
+    assert changed == {"toy_base", "toy_small", "toy_wide", "toy"}
 
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
@@ -74,7 +74,7 @@ def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     last.write_text(text.replace("tokens = 3072", "tokns = 3072"))
     with pytest.raises(ConfigError, match="toy: .*tokns.*tokens"):
         reproduce.reproduce("toy", configs, home)
-    last.write_text(text.replace("stage:toy_small", "stage:toy"))
+    last.write_text(text.replace("stage:toy_wide", "stage:toy"))
     with pytest.raises(ConfigError, match="toy -> toy form a circle"):
         reproduce.reproduce("toy", configs, home)
     assert not home.exists()
@@ -120,32 +120,34 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
-        "autoencoder_first", "autoencoder", "toy_base", "text_encoder", "toy_plain",
-        "toy_small", "toy",
+        "autoencoder_first", "autoencoder", "text_encoder", "toy_base", "toy_small",
+        "toy_wide", "toy",
     ]  # fmt: skip
-    for student, steps in (("toy_pro", 4), ("toy_max", 4), ("toy_dev", 28)):
+    students = (("toy_pro", 4), ("toy_max", 4), ("toy_few", 4), ("toy_dev", 28))
+    for student, steps in students:
         *before, last = reproduce.reproduce(student, configs, home, smoke=True)
         assert [one.key for one in before] == [one.key for one in made]
         defaults = KontextPipeline.from_pretrained(last.weights, device="cpu").defaults
         assert (defaults.num_inference_steps, defaults.context_layout) == (steps, "scaled")
-        assert defaults.mu_16 == 2.0 and defaults.min_contexts == int(student == "toy_dev")
+        assert defaults.mu_16 == (None if student == "toy_few" else 1.2)
+        assert defaults.min_contexts == int(student == "toy_dev")
     pipe = KontextPipeline.from_pretrained(made[-1].weights, device="cpu")
     out = pipe("make the hat red", shipped("data", "images", "demo.png"), num_inference_steps=1)
     assert out.images[0].size == (64, 64) and pipe.defaults.max_contexts == 4
     said = json.loads((made[-1].weights / "lineage.json").read_text())["stages"]
     assert said == {one.stage.name: one.key for one in made}
-    base = KontextPipeline.from_pretrained(made[2].weights, device="cpu")
+    base = KontextPipeline.from_pretrained(made[3].weights, device="cpu")
     assert base.defaults.max_contexts == 0  # it paints, and has never seen a context
 
     stamps = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
     again = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.key for one in again] == [one.key for one in made]
     assert stamps == {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
-    shutil.rmtree(made[2].folder)  # of toy_base, which what is there needs no more
+    shutil.rmtree(made[3].folder)  # of toy_base, which what is there needs no more
     reproduce.reproduce("toy", configs, home, smoke=True)
-    assert not made[2].folder.exists()
+    assert not made[3].folder.exists()
     last = configs / "toy.toml"
-    last.write_text(last.read_text().replace("seed = 32", "seed = 33"))
+    last.write_text(last.read_text().replace("seed = 34", "seed = 35"))
     anew = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 6 + [False]
     assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
@@ -155,7 +157,7 @@ def test_the_command_lists_the_stages(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert app.main(["reproduce", "toy", "--list"]) == 0
     said = capsys.readouterr().out
-    assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy:")
+    assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy_wide:")
     assert said.count("not made") == 7 and "minutes on two cores" in said
     assert app.main(["reproduce", "nothing"]) == 2
     assert list(tmp_path.iterdir()) == []
