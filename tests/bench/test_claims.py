@@ -88,14 +88,14 @@ def rows(*names, folder="small_first"):
     return compare.paired(first, second, [*range(cases)] * (len(first) // cases)).word()
 
 
-def every_size(width, height):
-    """`toy_every` beside `toy_large`, on the same cases at one size."""
+def every_size(width, height, first="carried/every", second="carried/large"):
+    """Two editors of the lineage on the same cases at one size, as many as both were asked."""
     found = []
-    for name in ("every", "large"):
-        stored = json.loads((ROOT / f"runs-kept/carried/{name}.json").read_text())
+    for name in (first, second):
+        stored = json.loads((ROOT / f"runs-kept/{name}.json").read_text())
         row = next(row for row in stored if (row["width"], row["height"]) == (width, height))
         found.append([int(x) for x in row["outcomes"]])
-    return compare.paired(*found).word()
+    return compare.paired(*(x[: min(map(len, found))] for x in found)).word()
 
 
 def base_first(first, last):

@@ -33,8 +33,9 @@ def test_stages_come_in_order_and_only_those_that_are_needed():
         "autoencoder",
         "text_encoder",
         "toy_base",
-        "toy_small",
+        "toy_plain",
         "toy_wide",
+        "toy_words",
         "toy",
     ]
     assert [one.name for one in reproduce.graph("autoencoder", stages)] == [
@@ -60,7 +61,7 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     # what builds on it, too; not what it builds on
-    assert changed == {"toy_base", "toy_small", "toy_wide", "toy"}
+    assert changed == {"toy_base", "toy_plain", "toy_wide", "toy_words", "toy"}
 
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
@@ -74,7 +75,7 @@ def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     last.write_text(text.replace("tokens = 3072", "tokns = 3072"))
     with pytest.raises(ConfigError, match="toy: .*tokns.*tokens"):
         reproduce.reproduce("toy", configs, home)
-    last.write_text(text.replace("stage:toy_wide", "stage:toy"))
+    last.write_text(text.replace("stage:toy_words", "stage:toy"))
     with pytest.raises(ConfigError, match="toy -> toy form a circle"):
         reproduce.reproduce("toy", configs, home)
     assert not home.exists()
@@ -120,8 +121,8 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
-        "autoencoder_first", "autoencoder", "text_encoder", "toy_base", "toy_small",
-        "toy_wide", "toy",
+        "autoencoder_first", "autoencoder", "text_encoder", "toy_base", "toy_plain",
+        "toy_wide", "toy_words", "toy",
     ]  # fmt: skip
     students = (("toy_pro", 4), ("toy_max", 4), ("toy_few", 4), ("toy_dev", 28))
     for student, steps in students:
@@ -149,7 +150,7 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     last = configs / "toy.toml"
     last.write_text(last.read_text().replace("seed = 34", "seed = 35"))
     anew = reproduce.reproduce("toy", configs, home, smoke=True)
-    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 6 + [False]
+    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 7 + [False]
     assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
 
 
@@ -158,6 +159,6 @@ def test_the_command_lists_the_stages(capsys, tmp_path, monkeypatch):
     assert app.main(["reproduce", "toy", "--list"]) == 0
     said = capsys.readouterr().out
     assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy_wide:")
-    assert said.count("not made") == 7 and "minutes on two cores" in said
+    assert said.count("not made") == 8 and "minutes on two cores" in said
     assert app.main(["reproduce", "nothing"]) == 2
     assert list(tmp_path.iterdir()) == []
