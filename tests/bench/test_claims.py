@@ -186,6 +186,10 @@ DECIDED = [
      lambda: ["no" if every_size(*size) == NOT_DECIDED else "yes"
               for size in ((64, 64), (96, 64), (64, 128), (96, 96), (112, 80), (128, 128),
                            (80, 128))]),
+    ("docs/lineage.md", "it passes 23 of the first 100, `toy_plain` 48 (decided", "better",
+     lambda: every_size(64, 64, "measured/toy_plain", "measured/toy_grammar")),
+    ("docs/lineage.md", "That the encoder had learned language before brings 7 points (decided",
+     "better", lambda: every_size(64, 64, "letters/text_encoder", "letters/plain_words")),
     ("docs/lineage.md", "The templates' words beat the grammar's from nothing (decided", "better",
      lambda: rows("templates", "grammar", folder="plain_first")),
     ("docs/lineage.md", "in a tenth of the steps, the three stages (decided, p = 0.04)", "better",
