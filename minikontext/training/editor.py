@@ -20,7 +20,7 @@ from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.training.stream import Inputs
 from minikontext.training.watch import Metrics, losses_at_fixed_times, validation_metrics
-from minikontext.training.world_editor import WorldEditorTraining
+from minikontext.training.world_editor import WorldEditorTraining, change_weights
 from minikontext.transformer import KontextTransformer
 
 TIMESTEPS = ("shifted", "logit-normal", "uniform")
@@ -143,7 +143,11 @@ def editor_loss(
         with mixed_precision(device, config.bf16):
             v = model(z, t, words, contexts)
         each = flow.loss_per_sample(v, x, noise)
-        return each.mean(), {f"loss_{len(contexts)}": float(each.detach().mean())}
+        metrics = {f"loss_{len(contexts)}": float(each.detach().mean())}
+        if share := getattr(config, "changed", 0.0):
+            root = change_weights(x, contexts, share).sqrt()  # a weight on squares
+            each = flow.loss_per_sample(root * v, root * x, root * noise)
+        return each.mean(), metrics
 
     return loss
 
