@@ -174,12 +174,14 @@ class Report:
 def check(function: Callable[..., Any]) -> None:
     """Run the checks of the exercise that has the function's name, and print the results.
 
-    A stub that still raises NotImplementedError is "not attempted yet", never an error.
+    The name is the function's own, or that of the caller's variable: a lambda has none itself. A
+    stub that still raises NotImplementedError is "not attempted yet", never an error.
     Raises KeyError for a name that no exercise has.
     """
     from minikontext.course import exercises  # noqa: F401  fills the registry
 
-    name = getattr(function, "__name__", str(function))
+    caller = inspect.currentframe().f_back
+    name = _name(function, {**caller.f_globals, **caller.f_locals})
     if name not in REGISTRY:
         raise KeyError(f"No exercise is called {name!r}. Known: {', '.join(sorted(REGISTRY))}.")
     draw = torch.Generator().manual_seed(random.SystemRandom().getrandbits(31))
@@ -195,6 +197,13 @@ def check(function: Callable[..., Any]) -> None:
         if all(report.results):
             progress.keep("solved", {name: True})
             print(f"       {box}: green on the map")
+
+
+def _name(function: Callable[..., Any], variables: dict[str, Any]) -> str:
+    """The function's own name; for a lambda or a partial, that of the exercise it is bound to."""
+    own = getattr(function, "__name__", str(function))
+    bound = (name for name, value in variables.items() if value is function and name in REGISTRY)
+    return own if own in REGISTRY else next(bound, own)
 
 
 def describe(value: Any) -> str:

@@ -1,5 +1,7 @@
 """The exercise checker: it must never pass what is wrong, and never depend on the student."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -154,6 +156,20 @@ def test_unknown_exercises_and_double_names_are_refused():
 
     with pytest.raises(ValueError, match="Two exercises"):
         exercise(psnr)
+
+
+def test_a_lambda_and_a_partial_go_by_the_name_of_their_variable(capsys):
+    def from_one_end(start, conditional, unconditional, scale):
+        return unconditional + start + scale * (conditional - unconditional)
+
+    for guide in (lambda c, u, scale: u + scale * (c - u), partial(from_one_end, 0)):
+        course.check(guide)
+        assert "3 of 3 passed. Well done!" in capsys.readouterr().out
+    for guide in (lambda c, u, scale: c, partial(from_one_end, 1)):
+        course.check(guide)
+        assert "[FAIL]" in capsys.readouterr().out
+    with pytest.raises(KeyError, match="No exercise is called '<lambda>'"):
+        course.check(lambda c, u, scale: u)
 
 
 def test_tuples_floats_and_words():
