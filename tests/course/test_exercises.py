@@ -105,6 +105,20 @@ def step_by_hand(net, optimizer, x, noise, t):
     return loss.detach()
 
 
+def step_on_points(net, optimizer, x, noise, t):
+    z = torch.lerp(x, noise, t[:, None])
+    loss = F.mse_loss(net(z, t), noise - x)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def told_one_time(sample):
+    """A sampler that tells the model one t for the whole batch, (1,)."""
+    return lambda predict, z, times: sample(lambda z, t: predict(z, t[:1]), z, times)
+
+
 def heun_of_karras(predict, z, times):
     for i, (t, t_next) in enumerate(pairwise(times)):
         first = predict(z, t.expand(len(z)))
@@ -131,6 +145,11 @@ def by_length(x, scale):
 def by_membership(weights, sizes):
     part = F.one_hot(torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))).float()
     return (part / part.sum(0)).T @ weights.mean(0) @ part
+
+
+def of_three_parts(weights, sizes):
+    text, target, context = sizes
+    return shares_in_loops(weights, [text, target, context])
 
 
 def shares_in_loops(weights, sizes):
@@ -204,6 +223,14 @@ def by_optimizer(score, picture, most, rate, steps):
             moved.copy_((picture + moved.clip(-most, most)).clip(0, 1) - picture)
         moved.grad = None
     return (picture + moved).detach()
+
+
+def evade_and_clamp_at_the_end(score, picture, most, rate, steps):
+    x = picture
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        x = x - rate * torch.autograd.grad(score(x), x)[0].sign()
+    return x.detach().clamp(picture - most, picture + most).clamp(0, 1)
 
 
 def digits(pixels, count):
@@ -482,6 +509,31 @@ AS_WRITTEN = [
     ("paired_difference", lambda a, b: (
         100 * np.mean((a - b).numpy()), 100 * np.std((a - b).numpy()) / np.sqrt(len(a))),
      "numpy's std() does that"),
+    ("angles", lambda ids, axes_dim, theta: torch.cat([
+        ids[:, a, None] * theta ** -(torch.arange(0, axes_dim[a], 2).double() / axes_dim[a])
+        for a in range(3)], dim=-1), "you always take three axes"),
+    ("who_sees_whom", of_three_parts, "too many values to unpack"),
+    ("who_sees_whom", lambda w, n: shares_in_loops(w, n)[:3, :3], "you always take three parts"),
+    ("training_step", step_on_points, "t is (b, 1) for every x"),
+    ("euler", told_one_time(sampler.sample), "predict was given t of shape (1,), not (3,)"),
+    ("heun", told_one_time(heun_to_the_end), "predict was given t of shape (1,), not (3,)"),
+    ("loss_by_time", lambda losses, t, n: torch.stack([
+        losses[torch.bucketize(t, torch.arange(1, n) / n) == i].mean() for i in range(n)]),
+     "a part includes its end, not its beginning"),
+    ("untouched_share", lambda before, answer, right, limit: share_by_sums(
+        before, answer, right, 8), "the limit is always 8"),
+    ("keep_untouched", lambda before, after, limit: moved_into_a_copy(before, after, 20),
+     "the limit is always 20"),
+    ("rates", lambda scores, forbidden, t: (
+        (scores >= t)[forbidden].double().mean(), (~forbidden)[scores >= t].double().mean()),
+     "you divide the false alarms by what is flagged"),
+    ("rates", lambda scores, forbidden, t: (
+        forbidden[scores >= t].double().mean(), (scores >= t)[~forbidden].double().mean()),
+     "you give the precision for the recall"),
+    ("evade", evade_and_clamp_at_the_end, "you keep to the limits at the end only"),
+    ("apply_weights", lambda weights, name, x: by_rank(
+        {"conv.bias": weights[name + ".bias"], **weights} if x.dim() == 4 else weights, name, x),
+     "KeyError: 'conv.bias'"),
 ]  # fmt: skip
 
 

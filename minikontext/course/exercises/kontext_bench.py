@@ -22,6 +22,8 @@ def untouched_share(report: Report, answer: Callable[..., Any]) -> None:
     spoiled[3, :, 2] += 12  # one channel, the mean of three is below the limit
     spoiled[4, :2] -= 30
     report.equal("spoiled in one channel, and darker", answer, (before, spoiled, right, 8), 11 / 18)
+    wide = report.whole(13, 20)
+    report.equal(f"the same, limit {wide}", answer, (before, spoiled, right, wide), 16 / 18)
     shade = right.clone()
     shade[3] += 5  # three times that is more than the limit
     shade[4:] += 8
@@ -51,6 +53,9 @@ def keep_untouched(report: Report, answer: Callable[..., Any]) -> None:
     wanted = before.clone()
     wanted[1, 1:3] = 240
     report.equal("small changes go, the edit stays", answer, (before, after, 20), wanted)
+    narrow = report.whole(5, 12)
+    report.equal(f"with a limit of {narrow} all of it is an edit", answer, (before, after, narrow),
+                 after)  # fmt: skip
     dark = before.clone()
     dark[1, 1:3] = 10
     report.equal("an edit may be darker", answer, (before, dark, 20), dark)

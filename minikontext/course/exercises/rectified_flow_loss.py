@@ -56,14 +56,14 @@ def loss_by_time(report: Report, answer: Callable[..., Any]) -> None:
 
 
 class Line(nn.Module):
-    """A net for the check: linear in z and t."""
+    """A net for the check: linear in z, of any shape, and t."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.clone())
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        return torch.cat([z, t[:, None]], dim=1) @ self.weight
+        return (torch.cat([z.flatten(1), t[:, None]], dim=1) @ self.weight).view_as(z)
 
 
 def _twice(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,3 +87,6 @@ def training_step(report: Report, answer: Callable[..., Any]) -> None:
     answered = report.through(_twice, answer)
     for name, some in (("one step: loss and weights", batches[:1]), ("two steps", batches)):
         report.equal(name, answered, (weight, some))
+    shape = (2, 3, 2, 2)  # as many samples as rows: a t of (b, 1) fits, and is wrong
+    latents = [(report.normal(*shape), report.normal(*shape), report.uniform(2))]
+    report.equal("one step on latents", answered, (0.3 * report.normal(13, 12), latents))

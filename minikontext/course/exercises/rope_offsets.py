@@ -88,8 +88,9 @@ def angles(report: Report, answer: Callable[..., Any]) -> None:
     right = torch.tensor([[1.0, 0.0, 0.0, 2.0, 0.2]])
     report.equal("one token, axes of 2, 4 and 4 channels, theta 100", answer,
                  (ids, (2, 4, 4), 100), right)  # fmt: skip
-    n, dims = report.whole(3, 6), tuple(2 * report.whole(2, 6) for _ in range(3))
-    ids = torch.stack([torch.randint(0, 40, (n,), generator=report.draw) for _ in range(3)], 1)
-    theta = 1000 * report.whole(2, 9)
-    text = f"{n} random tokens, axes of {dims}, theta {theta}"
-    report.equal(text, answer, (ids, dims, theta), tolerance=1e-4)
+    for axes in (3, report.whole(4, 5)):
+        n, dims = report.whole(3, 6), tuple(2 * report.whole(2, 6) for _ in range(axes))
+        ids = torch.randint(0, 40, (n, axes), generator=report.draw)
+        theta = 1000 * report.whole(2, 9)
+        text = f"{n} random tokens, {axes} axes of {dims}, theta {theta}"
+        report.equal(text, answer, (ids, dims, theta), tolerance=1e-4)

@@ -30,6 +30,11 @@ def guide(report: Report, answer: Callable[..., Any]) -> None:
 
 
 def _bent(z: Tensor, t: Tensor) -> Tensor:
+    """A velocity that changes on the way, for one t of each sample: (1,) would broadcast."""
+    shape = tuple(torch.as_tensor(t).shape)
+    if shape != (len(z),):
+        told = f"predict was given t of shape {shape}, not ({len(z)},)"
+        raise ValueError(f"{told}: each sample has a t, as t.expand(len(z)) makes them")
     return z.sin() + t[:, None] ** 3
 
 

@@ -36,6 +36,9 @@ def apply_weights(report: Report, answer: Callable[..., Any]) -> None:
         expected = F.conv2d(picture, *kernel.values(), padding=side // 2)
         report.equal(f"a convolution of {side} × {side}", answer, (kernel, "conv", picture),
                      expected, tolerance=1e-4)  # fmt: skip
+    bare = {"conv.weight": report.normal(4, 3, 3, 3)}
+    report.equal("a convolution without a bias", answer, (bare, "conv", picture),
+                 F.conv2d(picture, bare["conv.weight"], padding=1), tolerance=1e-4)  # fmt: skip
 
 
 @exercise

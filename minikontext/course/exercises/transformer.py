@@ -30,9 +30,11 @@ def who_sees_whom(report: Report, answer: Callable[..., Any]) -> None:
     even = torch.full((2, 6, 6), 1 / 6)
     report.equal("everybody looks everywhere alike", answer, (even, [1, 2, 3]),
                  torch.tensor([[1.0, 2, 3]] * 3) / 6)  # fmt: skip
-    sizes = [report.whole(2, 4), report.whole(5, 7), report.whole(2, 6)]
-    weights = (3 * report.normal(3, sum(sizes), sum(sizes))).softmax(-1)
-    report.equal(f"three heads, parts of {sizes}", answer, (weights, sizes))
+    for name in ("three heads, parts of", "a second context: four parts of"):
+        sizes = [report.whole(2, 4), report.whole(5, 7), report.whole(2, 6)]
+        sizes += [report.whole(2, 4)] * ("four" in name)
+        weights = (3 * report.normal(3, sum(sizes), sum(sizes))).softmax(-1)
+        report.equal(f"{name} {sizes}", answer, (weights, sizes))
 
 
 @exercise
