@@ -325,9 +325,10 @@ class Order:
     def rows(self, step: int) -> list[int]:
         """The samples of a step."""
         epoch, place = divmod(step, self.length)
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, self._shuffled(epoch)
-        return self._epoch[1][place]
+        known = self._epoch  # one of several threads may be in the next epoch already
+        if known[0] != epoch:
+            self._epoch = known = epoch, self._shuffled(epoch)
+        return known[1][place]
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -419,7 +420,8 @@ def _noise(seed: int, step: int, microbatch: Microbatch, like: Tensor) -> Tensor
     """Each row has its own noise, so that a process draws only that of its own rows."""
     first = microbatch.index * len(like)
     seeds = ((seed * 1_000_003 + step) * 100_003 + first + row for row in range(len(like)))
-    draws = (torch.Generator().manual_seed(s) for s in seeds)
+    in_range = (s % 2**64 if s >= 0 else -(-s % 2**63) for s in seeds)  # what a generator takes
+    draws = (torch.Generator().manual_seed(s) for s in in_range)
     return torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])
 
 

@@ -20,6 +20,7 @@ from minikontext.training.folders import (
     Encoded,
     FolderLossConfig,
     Order,
+    _noise,
     buckets,
     encode_folder,
     folder_loss,
@@ -98,6 +99,32 @@ def test_batches_are_of_one_shape_and_a_function_of_the_step(cache):
     assert all(len({samples.shapes[row] for row in rows}) == 1 for rows in epoch)
     assert [Order(samples, 3, 1).rows(s) for s in (4, 0)] == [epoch[4], epoch[0]]  # from anywhere
     assert [order.rows(s + order.length) for s in range(order.length)] != epoch
+
+
+def test_threads_in_two_epochs_do_not_take_each_others_batches(cache):
+    class Interrupted(Order):
+        """Another thread asks for the next epoch as soon as this one has its own."""
+
+        @property
+        def _epoch(self):
+            return self.kept
+
+        @_epoch.setter
+        def _epoch(self, found):
+            self.kept = found
+            if found[0] == 0:
+                self.rows(self.length)
+
+    samples = Encoded(cache)
+    assert Interrupted(samples, 3, 1).rows(2) == Order(samples, 3, 1).rows(2)
+
+
+@pytest.mark.parametrize("seed", [2**40, -(2**40), 1_764_000_000])
+def test_noise_is_drawn_for_every_seed_that_a_config_may_name(seed):
+    like = torch.zeros(4, 1, 2, 2)
+    whole = _noise(seed, 3, WHOLE, like)
+    parts = [_noise(seed, 3, Microbatch(i, 2), like[:2]) for i in range(2)]
+    assert torch.equal(whole, torch.cat(parts)) and len({*whole[:, 0, 0, 0].tolist()}) == 4
 
 
 def test_the_order_does_not_depend_on_the_number_of_workers(cache):
