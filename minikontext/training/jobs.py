@@ -134,6 +134,19 @@ class Job:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     output_is_file: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = True  # whether the loss can be computed for some rows of a batch
+
+    def __post_init__(self) -> None:
+        if self.loop.accumulate > 1 and not self.in_parts:
+            raise ConfigError(f"[loop] accumulate: kind = {self.kind!r} takes its batches whole")
+        if self.loop.validate_every and not self.checked:
+            raise ConfigError("[loop] validate_every: there is nothing to validate, see the section"
+                              " [data] of the kinds editor, folder and lora")  # fmt: skip
+
+    @property
+    def checked(self) -> object:
+        """What `validate_every` does, if anything."""
+        return None
 
     @property
     def folder(self) -> Path:
@@ -172,6 +185,11 @@ class EditorJob(NetJob):
     defaults: Defaults = field(default_factory=Defaults)
     safety: str | None = None
 
+    @property
+    def checked(self) -> object:
+        """Held-out cases."""
+        return self.data.validation
+
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:
         """The text encoder is as wide as the transformer expects."""
@@ -190,7 +208,13 @@ class FolderJob(NetJob):
     training: FolderLossConfig = field(default_factory=FolderLossConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_every(self, self.data.tries)
+
+    @property
+    def checked(self) -> object:
+        """A validation folder, or samples made on the way."""
+        return self.data.validation or self.data.tries
 
 
 def _require_every(job: Job, wanted: object) -> None:
@@ -213,7 +237,13 @@ class LoraJob(NetJob):
     output_is_file: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_every(self, self.lora.keep or self.data.tries)
+
+    @property
+    def checked(self) -> object:
+        """A validation folder, samples made on the way, or LoRA files."""
+        return self.data.validation or self.data.tries or self.lora.keep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +255,8 @@ class SafetyJob(Job):
     clip: ClipConfig
     training: SafetyLossConfig = field(default_factory=SafetyLossConfig)
     validation: Annotated[int, Interval(ge=1, le=2**20)] = 400
+
+    in_parts: ClassVar[bool] = False
 
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:
@@ -238,6 +270,7 @@ class WorldJob(Job):
     """A job of the lineage."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loop.minutes:
             raise ConfigError("[loop] minutes: the lineage's schedules go by step, give steps only")
 
@@ -249,6 +282,8 @@ class WorldAutoEncoderJob(WorldJob):
     start: str | None = None
     autoencoder: AutoEncoderConfig = field(default_factory=AutoEncoderConfig.toy)
     training: PictureTraining = field(default_factory=PictureTraining)
+
+    in_parts: ClassVar[bool] = False
 
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:
@@ -262,6 +297,8 @@ class WorldWordsJob(WorldJob):
 
     text: ToyTextConfig = field(default_factory=ToyTextConfig)
     training: WordsTraining = field(default_factory=WordsTraining)
+
+    in_parts: ClassVar[bool] = False
 
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:

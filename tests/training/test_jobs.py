@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from minikontext import training
+from minikontext import distillation, training
 from minikontext.cli import app
 from minikontext.errors import ConfigError
 from minikontext.training import jobs
@@ -22,6 +22,7 @@ LORA = (CONFIGS / "toy_lora.toml").read_text(encoding="utf-8")
         (LORA.replace("side = 64", "side = 64\nencoding = 'rot13'"), "expected a text encoding"),
         (LORA.replace("side = 64", "side = 64\nupscale = 0.5"), "factors from 1"),
         (LORA.replace("side = 64", "side = 64\ntries = 4"), "validate_every"),
+        (LORA.replace("[loop]", "[loop]\nvalidate_every = 5"), "nothing to validate"),
         (LORA + '\n[sample]\nprompt = "x"\n', "no 'sample'"),
         (LORA.replace("steps = 800", "stesp = 800"), "did you mean 'steps'"),
         (LORA.replace("lr = 1e-3", "lr = -1"), r"\[loop\] lr = -1"),
@@ -37,6 +38,24 @@ def test_a_mistake_is_named_before_the_work(tmp_path, monkeypatch, text, said):
     assert "x.toml: " in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["x.toml"]
     assert app.main(["train", "x.toml", "--plan"]) != 0
+
+
+@pytest.mark.parametrize("kind", ["safety", "world_autoencoder", "world_imitation", "world_words"])
+@pytest.mark.parametrize("dial", [{"accumulate": 2}, {"validate_every": 5}])
+def test_a_kind_is_not_told_what_its_loss_cannot_do(kind, dial):
+    values = {"kind": kind, "run": "r", "output": "o", "loop": {"steps": 1}}
+    values |= {"safety": {"autoencoder": "a"}, "world_imitation": {"teacher": "t"}}.get(kind, {})
+    assert jobs.build_job(values).kind == kind
+    with pytest.raises(ConfigError, match=next(iter(dial))):
+        jobs.build_job(values | {"loop": {"steps": 1} | dial})
+
+
+def test_a_distillation_that_cannot_validate_is_refused_at_the_door():
+    values = {"kind": "ladd", "run": "r", "output": "o", "teacher": "toy", "stream": {"batches": 9}}
+    loop = {"steps": 1, "accumulate": 2}
+    assert distillation.build_job(values | {"loop": loop}).loop.accumulate == 2
+    with pytest.raises(ConfigError, match="x: .*validate_every"):
+        distillation.build_job(values | {"loop": loop | {"validate_every": 5}}, "x: ")
 
 
 def test_every_mistake_of_a_file_is_told_at_once():
