@@ -71,19 +71,22 @@ class LaddLossConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.times) == len(self.first) == len(self.then):
             raise ConfigError("times, first and then need the same number of entries")
+        for name in ("first", "then"):
+            if sum(getattr(self, name)) <= 0:
+                raise ConfigError(f"{name}: all of them are 0")
 
     def draw_times(
         self, count: int, step: int, generator: torch.Generator, patches: int = 16
     ) -> Tensor:
         """The student's times of a step for targets of `patches` tokens, (count,)."""
         early = self.head_start <= step < self.switch
-        shares = torch.tensor(self.first if early else self.then)
+        shares = torch.tensor(self.first if early else self.then, dtype=torch.float32)
         chosen = torch.multinomial(shares, count, replacement=True, generator=generator)
         return self.shifted_times(patches)[chosen]
 
     def shifted_times(self, patches: int) -> Tensor:
         """All times for targets of `patches` tokens."""
-        times = torch.tensor(self.times)
+        times = torch.tensor(self.times, dtype=torch.float32)  # TOML may say 1
         if self.mu_16 is None:
             return times
         return flow.shift(times, flow.mu_for_tokens(patches, self.mu_16))

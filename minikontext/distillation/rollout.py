@@ -55,7 +55,8 @@ class RolloutLossConfig:
 
     def draw_times(self, patches: int, generator: torch.Generator) -> Tensor:
         """The times from noise to where the student learns, (k,), falling from 1."""
-        chosen = int(torch.multinomial(torch.tensor(self.shares), 1, generator=generator))
+        shares = torch.tensor(self.shares, dtype=torch.float32)  # TOML may say 1
+        chosen = int(torch.multinomial(shares, 1, generator=generator))
         steps = self.steps[chosen]
         last = int(torch.randint(steps, (), generator=generator))
         if float(torch.rand((), generator=generator)) < self.final:

@@ -27,6 +27,7 @@ from minikontext.distillation.latents import (
     TeacherStream,
     teacher_samples,
 )
+from minikontext.distillation.rollout import RolloutLossConfig
 from minikontext.errors import ConfigError, ImageError, TrainingError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
@@ -185,6 +186,19 @@ def test_the_students_times_come_in_two_phases():
         LaddLossConfig(first=(1.0,))
     with pytest.raises(ConfigError, match="low"):
         GuidanceLossConfig(low=3.0, high=2.0)
+
+
+def test_times_and_shares_may_be_whole_numbers_as_toml_has_them():
+    draw = torch.Generator().manual_seed(0)
+    dials = LaddLossConfig(times=(1,), first=(1,), then=(1,), mu_16=2.0)
+    for step in (0, 200, 800):
+        found = dials.draw_times(3, step, draw)
+        assert found.tolist() == [1.0] * 3 and found.dtype == torch.float32
+    rollout = RolloutLossConfig(steps=(1, 2), shares=(0, 1), final=1.0)
+    assert rollout.draw_times(16, draw).tolist() == [1.0, 0.5]
+    for name in ("first", "then"):
+        with pytest.raises(ConfigError, match=f"{name}: all of them are 0"):
+            LaddLossConfig(**{name: (0.0,) * 4})
 
 
 def test_a_batch_of_one_is_refused(teacher, pairs):
