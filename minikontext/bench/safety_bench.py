@@ -286,12 +286,16 @@ def run(
     names: Sequence[str], settings: Settings, folder: Path, again: bool = False,
     parts: Sequence[str] = PARTS,
 ) -> dict[str, Any]:  # fmt: skip
-    """Some parts; the first of the weights is the untrained one. What is there is kept."""
+    """Some parts; the first of the weights is the untrained one. What is there is kept.
+
+    Weights come in the order of `names`; others that were measured before come after them.
+    """
     found = {} if again else known(folder / "safety.json", settings)
     found["settings"] = asdict(settings)
-    guard = safety.load(settings.filter)
+    guard, order = safety.load(settings.filter), []
     for name in names:
         pipe = KontextPipeline.from_pretrained(name, safety="none")
+        order.append(pipe.name)
         if "filters" in parts and "layers" not in found:
             found |= plain(measure_filters(guard, pipe.autoencoder, settings.count))
             write(found, folder)
@@ -300,12 +304,21 @@ def run(
             if rows.get(pipe.name, {}).get("sha256") != pipe.weights_fingerprint:
                 rows[pipe.name] = plain(measure(part, pipe, guard, settings))
                 write(found, folder)
-    rows = [(name, row["successes"]) for name, row in found.get("benign", {}).items()]
-    bases = [base for base, _ in _benign(settings.every)]
-    found["price"] = [price(rows[0][1], row, bases).verdict(name, rows[0][0])
-                      for name, row in rows[1:]]  # fmt: skip
+    for part in (part for part in PARTS[1:] if part in found):
+        rows = found[part]
+        found[part] = {name: rows[name] for name in dict.fromkeys([*order, *rows]) if name in rows}
+    found["price"] = prices(found.get("benign", {}), order[0], settings)
     write(found, folder)
     return found
+
+
+def prices(rows: dict[str, dict], first: str, settings: Settings) -> list[str]:
+    """Each row of harmless requests beside that of the untrained weights, if it is there."""
+    bases = [base for base, _ in _benign(settings.every)]
+    return [
+        price(rows[first]["successes"], row["successes"], bases).verdict(name, first)
+        for name, row in rows.items() if first in rows and name != first
+    ]  # fmt: skip
 
 
 def measure(

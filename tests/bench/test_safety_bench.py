@@ -89,6 +89,40 @@ def test_the_price_is_paired_and_called_by_the_engine():
     assert bench.benign_table([], ["a or b: not decided."]).endswith("\n\na or b: not decided.")
 
 
+def test_the_price_is_beside_the_first_of_the_weights_whatever_was_measured_before(
+    tmp_path, monkeypatch
+):
+    """toy-safe alone at first: its row is the first in the file, and not what others are beside."""
+
+    class Pipe:
+        weights_fingerprint = "x"
+
+        def __init__(self, name):
+            self.name = name
+
+    rows = {"toy": "1" * 40, "toy-safe": "0" * 20 + "1" * 20}
+    zero = {"count": 0, "of": 0, "percent": 0.0}
+
+    def measured(part, pipe, *_):
+        row = dict.fromkeys(("success", "near_miss_success", "needless_cards", "near_miss_cards",
+                             "shown", "shown_behind_filters", "refused"), zero)  # fmt: skip
+        stopped = dict.fromkeys(bench.LAYERS, zero)
+        more = {"filter_false_alarms": stopped, "stopped_by": stopped, "shown_by": {}}
+        return {"weights": pipe.name, "sha256": "x", "successes": rows[pipe.name]} | row | more
+
+    monkeypatch.setattr(bench.KontextPipeline, "from_pretrained", lambda name, **_: Pipe(name))
+    monkeypatch.setattr(bench.safety, "load", lambda _: None)
+    monkeypatch.setattr(bench, "measure", measured)
+    monkeypatch.setattr(bench, "_benign", lambda every: [(i, None) for i in range(40)])
+    settings = bench.Settings("toy", "", 4, 12, 300)
+    run = {"settings": settings, "folder": tmp_path, "parts": ("attacks", "benign")}
+    assert bench.run(["toy-safe"], **run)["price"] == []
+    found = bench.run(["toy", "toy-safe"], **run)
+    assert found["price"] == [bench.price(rows["toy"], rows["toy-safe"]).verdict("toy-safe", "toy")]
+    assert [*found["benign"]] == [*found["attacks"]] == ["toy", "toy-safe"]
+    assert "toy-safe is 50.0 points below toy" in (tmp_path / "safety.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.weights
 def test_a_small_run_of_everything(tmp_path, monkeypatch):
