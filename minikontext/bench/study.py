@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,8 @@ def measure(
     """Edit and score every case with every seed; also the pictures of the first seed.
 
     clusters: what each case belongs to, where cases share a base scene; else each is its own.
-    first: pictures to compare with. Caching is decided for a whole batch: give a batch of 1.
+    first: pictures to compare with, of the setting's cases. Caching is decided for a whole batch:
+    give a batch of 1.
     """
     mine = [i for i, case in enumerate(cases) if case.contexts or not setting.edits]
     cache = StepCache(setting.cache, setting.order) if setting.cache else None
@@ -180,19 +182,21 @@ def run(
 ) -> dict[str, Row]:  # fmt: skip
     """Measure what is missing in `place`, and store each row when it is there; others stay.
 
-    near: also compare pictures with those of the first setting.
+    near: also compare pictures with those of the first setting, of the same cases and noise.
     """
-    rows, pipes, first = load(place), {}, None
+    rows, first = load(place), {}
+    load_once = lru_cache(maxsize=None)(load_pipe)
     for setting in settings:
-        if setting.weights not in pipes:
-            pipes[setting.weights] = load_pipe(setting.weights)
-        pipe = pipes[setting.weights]
+        pipe = load_once(setting.weights)
         setting = replace(setting, weights=pipe.name)
         if not again and fresh(rows.get(str(setting)), pipe, label, seeds):
             continue
-        if near and first is None:
-            first = edit_all(pipe, list(cases), batch, quiet=True, **settings[0].call())
-        row, _ = measure(pipe, setting, cases, label, range(seeds), clusters, batch, first)
+        if near and setting.edits not in first:
+            some = [case for case in cases if case.contexts or not setting.edits]
+            base = load_once(settings[0].weights), some, batch
+            first[setting.edits] = edit_all(*base, quiet=True, **settings[0].call())
+        shown = first.get(setting.edits)
+        row, _ = measure(pipe, setting, cases, label, range(seeds), clusters, batch, shown)
         rows[row.name] = row
         save(rows, place)
     return rows

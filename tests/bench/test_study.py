@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from minikontext.bench import report, results, study
 from minikontext.bench.compare import interval
@@ -11,6 +12,7 @@ from minikontext.bench.oracle_bench import Report, evaluate, held_out_cases
 from minikontext.bench.study import Row, SamplerSetting
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.toyworld import psnr
 
 PARSED = {
     "toy:4": SamplerSetting("toy", 4),
@@ -114,6 +116,33 @@ def test_what_a_step_cache_skips_and_costs(tmp_path):
     assert line.skipped > 50 and line.whole == pytest.approx(28 * (1 - line.skipped / 100), abs=0.1)
     assert 60 > line.psnr > flat.psnr > 30 and line.psnr >= line.lowest
     assert f"| {line.skipped} | {line.whole} |" in results.page({}, {}, tmp_path)
+
+
+def test_pictures_are_compared_with_the_first_settings_own_of_the_same_case(tmp_path, monkeypatch):
+    """Also where its row is there already, and for a setting of edits only."""
+
+    class Pipe:
+        weights_fingerprint = "x"
+
+        def __init__(self, name):
+            self.name = name
+
+    def drawn(pipe, cases, *_, **__):  # a picture tells by whom and of which case it is
+        shade = {"one": 40, "two": 90}[pipe.name]
+        return [Image.new("RGB", (64, 64), (shade, hash(c.prompt) % 256, 0)) for c in cases]
+
+    monkeypatch.setattr(study, "edit_all", drawn)
+    cases = held_out_cases(60, 4)
+    cases = [*[c for c in cases if not c.contexts][:1], *[c for c in cases if c.contexts][:2]]
+    settings = [SamplerSetting("one", 4), SamplerSetting("two", 4)]
+    settings += [SamplerSetting("two", 4, edits=True)]
+    place, options = tmp_path / "s.json", {"near": True, "load_pipe": Pipe}
+    study.run(settings[:1], cases, "three", place, **options)
+    rows = [*study.run(settings, cases, "three", place, **options).values()]
+    shades = [np.full((64, 64, 3), (shade, 0, 0), np.uint8) for shade in (40, 90)]
+    apart = round(psnr(*shades), 1)
+    assert [one.psnr for one in rows] == [60, apart, apart]
+    assert [one.lowest for one in rows] == [60, apart, apart]
 
 
 @pytest.mark.parametrize("name", study.STUDIES)
