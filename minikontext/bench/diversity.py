@@ -8,6 +8,7 @@ still passes the oracle, but shows the same place, eyes or hat again and again.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ class Diversity:
     distinct: different answers of all that are free. values, bits: of one free attribute, how many
     of its values occur and their entropy (possible: how many there are). spread: standard
     deviation of a pixel over the seeds, of 255. each: of every prompt, its distinct answers, and
-    the bits of each attribute that it leaves free.
+    the bits of each attribute that it leaves free. questions: what the prompts are told apart by.
     """
 
     prompts: int
@@ -43,6 +44,12 @@ class Diversity:
     bits: dict[str, float]
     possible: dict[str, int]
     each: dict[str, list[float]] = field(default_factory=dict)
+    questions: str = ""  # of results of before, unknown
+
+    @property
+    def comparable(self) -> tuple[str, int, int]:
+        """Equal for equal prompts and numbers of seeds: more seeds find more answers."""
+        return self.questions, self.prompts, self.seeds
 
 
 def open_prompts(count: int, edits: bool = False) -> list[Case]:
@@ -106,7 +113,9 @@ def _summary(
         bits={n: round(float(np.mean([entropy(x) for x in shown[n]])), 3) for n in free},
         possible={n: len(CHOICES[n]) for n in free},
         each={"distinct": answers, **{n: [round(entropy(x), 4) for x in shown[n]] for n in free}},
-    )
+        questions=hashlib.sha256(repr([(c.prompt, c.contexts) for c in prompts]).encode())
+        .hexdigest()[:12],
+    )  # fmt: skip
 
 
 def entropy(values: Sequence[object]) -> float:
@@ -141,10 +150,16 @@ def beside(
 
 
 def compared(results: dict[str, Diversity]) -> list[str]:
-    """Every result beside the first, prompt by prompt: a list in Markdown."""
-    (base, known), *others = results.items()
+    """Every result beside the first of equal prompts and numbers of seeds, prompt by prompt.
+
+    A list in Markdown.
+    """
     words, lines = {"better": "more varied", "worse": "less varied"}, []
-    for name, one in others:
+    firsts: dict[tuple[str, int, int], str] = {}
+    for name, one in results.items():
+        base = firsts.setdefault(one.comparable, name)
+        if (known := results[base]) is one:
+            continue
         found = {n: beside(one, known, n).word() for n in one.each if n in known.each}
         verdicts = [f"{n.replace('_', ' ')} {words.get(word, word)}" for n, word in found.items()]
         lines += [f"- {name} beside {base}, by prompt: {', '.join(verdicts)}."] * bool(verdicts)
@@ -172,6 +187,7 @@ def main(
     parser.add_argument("--seeds", type=int, default=64, help="of each prompt (default: 64)")
     parser.add_argument("--edits", action="store_true", help="prompts with a context image only")
     options = parser.parse_args(arguments)
+    report.positive(options, "prompts", "seeds", "steps")
     few = options.prompts < 8 or options.seeds < 64
     part = f"{options.prompts} prompts {options.seeds} seeds" if few else ""
     place = report.folder(options, part) / "diversity.json"

@@ -303,6 +303,7 @@ def main(
     parser.add_argument("--clip", type=Path, metavar="FOLDER", help="a local CLIP to compare by")
     parser.add_argument("--faces", type=Path, metavar="ONNX", help="a local face embedding")
     options = parser.parse_args(arguments)
+    report.positive(options, "steps")
     output = report.folder(options)
     items, (rank, world) = load(options.folder), share()
     clip = Clip(options.clip) if options.clip else None

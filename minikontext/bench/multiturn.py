@@ -284,6 +284,7 @@ def main(
     parser.add_argument("--turns", type=int, default=TURNS, help=f"edits a chain ({TURNS})")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args(arguments)
+    report.positive(options, "chains", "turns", "steps")
     whole = (options.first, options.turns, set(options.ways)) == (0, TURNS, set(WAYS))
     part = "" if whole and options.chains >= 24 else f"{options.chains} chains"
     place = report.folder(options, part)

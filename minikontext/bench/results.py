@@ -1,8 +1,8 @@
 """The results page: every weights folder on MiniKontextBench, by steps, beside a copied input.
 
 `minikontext bench mini --weights toy --steps 4 10`; without `--weights`, every shipped folder.
-Results go to runs/bench, those of `--every` n to a folder of their own; only `--store` changes the
-page that is committed, data/bench.
+Results go to runs/bench, those of `--every` n or another seed to a folder of their own; only
+`--store` changes the page that is committed, data/bench.
 
 Scores go into results.json, where the same seeds give the same bytes. A row that is there is kept,
 so that a run can be gone on with. `--clock` times the rows that are there, turn by turn in one run,
@@ -51,9 +51,10 @@ def bench_cases(every: int = 1, more: bool = True) -> list[Case]:
     return [case for *_, case in mini.cases(more)[::every]]
 
 
-def part_name(every: int) -> str:
-    """What a part of the cases is called; the whole has no name."""
-    return "" if every == 1 else f"every {every}th"
+def part_name(every: int, seed: int = 0) -> str:
+    """What a part of the cases, or another seed than 0, is called; the whole has no name."""
+    parts = {f"every {every}th": every != 1, f"seed {seed}": seed != 0}
+    return " ".join(part for part, there in parts.items() if there)
 
 
 def bases(every: int = 1, least: int = 0) -> list[int]:
@@ -67,7 +68,7 @@ def measure(pipe: KontextPipeline, steps: int, every: int = 1, seed: int = 0) ->
     least = pipe.defaults.min_contexts
     cases = [c for c in bench_cases(every) if len(c.contexts) >= least]
     setting = SamplerSetting(pipe.name, steps, cfg=None)
-    label = part_name(every) or "all"
+    label = part_name(every, seed) or "all"
     return study.measure(pipe, setting, cases, label, [seed], bases(every, least), batch=32)[0]
 
 
@@ -95,13 +96,13 @@ def _edited(rows: dict[str, Row]) -> list[Row]:
     return [row for row in rows.values() if row.setting.weights != COPY]
 
 
-def copied(every: int = 1) -> Row:
-    """The first context unchanged: what doing nothing scores."""
+def copied(every: int = 1, seed: int = 0) -> Row:
+    """The first context unchanged: what doing nothing scores, beside results of a seed."""
     cases = [case for case in bench_cases(every) if case.contexts]
     scored = [(case, score(case.context_images()[0], case)) for case in cases]
     whole, outcomes = summarise(scored), "".join(str(int(s.success)) for _, s in scored)
     setting = SamplerSetting(COPY, 0, cfg=None)
-    return Row(setting, "", part_name(every) or "all", whole, [whole.success], [outcomes])
+    return Row(setting, "", part_name(every, seed) or "all", whole, [whole.success], [outcomes])
 
 
 def run(
@@ -110,7 +111,7 @@ def run(
 ) -> dict[str, Row]:  # fmt: skip
     """Measure what is missing (with `again`, everything) and store each row when it is there."""
     place = folder / "results.json"
-    rows, label = study.load(place), part_name(every) or "all"
+    rows, label = study.load(place), part_name(every, seed) or "all"
     if others := {row.cases for row in rows.values()} - {label}:
         raise ConfigError(
             f"{place} holds results of {', '.join(sorted(others))} cases; got {label}. Use another "
@@ -122,7 +123,7 @@ def run(
         study.save(dict(sorted(rows.items(), key=lambda item: _order(item[1]))), place)
 
     if again or COPY not in rows:
-        keep(copied(every))
+        keep(copied(every, seed))
     for name in names:
         pipe = KontextPipeline.from_pretrained(name)
         for n in steps:
@@ -259,14 +260,14 @@ def main(
     parser = report.parser(
         prog, "MiniKontextBench, scored exactly.", weights=..., steps=..., seed=0
     )
-    parser.add_argument("--weights", nargs="*", help="names or folders (default: all shipped)")
+    parser.add_argument("--weights", nargs="+", help="names or folders (default: all shipped)")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 10], help="(default: 4 10)")
     parser.add_argument("--every", type=int, default=1, help="only every n-th case (default: 1)")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--clock", action="store_true", help="only time the rows that are there")
     options = parser.parse_args(arguments)
     report.positive(options, "every", "steps")
-    folder = report.folder(options, part_name(options.every))
+    folder = report.folder(options, part_name(options.every, options.seed))
     if options.clock:
         rows = study.load(folder / "results.json")
         report.write_json(timed(rows), folder / "latency.json")

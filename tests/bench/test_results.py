@@ -47,12 +47,33 @@ def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatc
     assert "never replaces the whole" in capsys.readouterr().err
 
 
+def test_results_of_another_seed_are_others(tmp_path, monkeypatch, capsys):
+    """Rows that are there are kept: they would be shown as those of the seed that is asked for."""
+    command = ["bench", "mini", "--weights", "toy", "--steps", "1", "--every", "650"]
+    there = ["--output", str(tmp_path)]
+    assert app.main([*command, *there]) == 0 and results.part_name(1) == ""
+    assert app.main([*command, *there, "--seed", "3"]) == 2
+    assert "got every 650th seed 3" in capsys.readouterr().err
+    assert app.main([*command[:-2], "--seed", "3", "--store"]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert app.main([*command, "--seed", "3"]) == 0
+    rows = study.load(tmp_path / "runs" / "bench" / "every-650th-seed-3" / "results.json")
+    assert rows[results.COPY].cases == "every 650th seed 3"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["mini", "--steps", "0"], "from 1"), (["mini", "--weights", "none"], "No weights called")],
+    [
+        (["mini", "--steps", "0", "--every", "900"], "from 1"),
+        (["mini", "--weights", "none", "--every", "900"], "No weights called"),
+        (["multiturn", "--chains", "0"], "--chains 0"),
+        (["multiturn", "--turns", "0"], "--turns 0"),
+        (["diversity", "--prompts", "0"], "--prompts 0"),
+        (["diversity", "--seeds", "0"], "--seeds 0"),
+    ],
 )
 def test_mistakes_are_told(tmp_path, capsys, arguments, words):
-    assert app.main(["bench", *arguments, "--every", "900", "--output", str(tmp_path)]) == 2
+    assert app.main(["bench", *arguments, "--output", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
 
 
@@ -183,6 +204,24 @@ def test_variety_is_decided_prompt_by_prompt():
     assert diversity.beside(few, many, share=0.5).word() == "better"
     with pytest.raises(ConfigError, match="got 0 and 9"):
         diversity.beside(replace(few, each={}), many)
+
+
+def test_variety_is_compared_among_equal_prompts_and_numbers_of_seeds_only():
+    plain = diversity.Diversity(9, 4, 100.0, 3.0, 1.0, {}, {}, {}, {"distinct": [*range(9)]})
+    more = replace(plain, each={"distinct": [*range(9, 18)]})
+    results = {
+        "toy": plain,
+        "toy, more prompts": replace(plain, prompts=12, each={"distinct": [1] * 12}),
+        "toy, more seeds": replace(more, seeds=64),
+        "toy, edits": replace(plain, questions="edits"),
+        "pro, edits": replace(more, questions="edits"),
+    }
+    lines = ["- pro, edits beside toy, edits, by prompt: distinct more varied."]
+    assert diversity.compared(results) == lines
+    case = next(c for c in diversity.open_prompts(6) if not c.contexts)
+    one, other = (diversity.diversity(OneAnswer([case.target]), [c], range(2)).questions
+                  for c in (case, replace(case, prompt="draw a fox")))  # fmt: skip
+    assert one and one != other
 
 
 def test_a_case_that_leaves_nothing_free_has_no_variety():
