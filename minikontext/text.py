@@ -114,7 +114,7 @@ SPLIT = re.compile(r"\"([^\"]*)\"|(?<!\w)'([^']*)'(?!\w)|(\w+(?:[-']\w+)*)|(\S)"
 def normalise(prompt: str) -> str:
     """Straighten quotes and strip accents: 'café' becomes 'cafe'. Other scripts stay."""
     plain = unicodedata.normalize("NFKD", prompt.translate(QUOTES))
-    return "".join(c for c in plain if not unicodedata.combining(c))
+    return "".join(c for c in plain if unicodedata.category(c)[0] != "M")  # of an emoji, too
 
 
 def split_prompt(prompt: str, vocabulary: Sequence[str]) -> list[Piece]:

@@ -1,6 +1,9 @@
 """Text encoders: what becomes a token, what is reported, and FLUX's way of padding."""
 
+import json
+import shutil
 import string
+import subprocess
 import zlib
 from dataclasses import asdict
 
@@ -9,6 +12,7 @@ import torch
 
 from minikontext.errors import ConfigError, PromptError, PromptWarning, WeightsError
 from minikontext.pretrained.text_encoders import FluxTextEncoder
+from minikontext.runtime import files
 from minikontext.runtime.config import build_config, read_json_if_there, write_json
 from minikontext.text import (
     NGRAMS_PER_WORD,
@@ -158,6 +162,29 @@ def test_flux_words_go_where_the_encoder_is(flux_folder):
 def test_a_folder_without_text_encoders_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="tokenizer, text_encoder"):
         FluxTextEncoder.from_folder(tmp_path)
+
+
+SCRIPTS = ["a hat ❤️", "写上HI", "你好 HI", "हिन्दी hat", "1️⃣ hat", "𝐇𝐈 hat", "HİÇ hat", "Ⅷ a",
+           "make it 🏳️‍🌈"]  # fmt: skip
+
+
+def test_the_marks_of_an_emoji_are_no_words(encoder):
+    assert [one.word for one in encoder.report("a red hat ❤️")] == ["❤"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_page_cuts_other_scripts_and_emoji_as_python_does(tmp_path):
+    page = files.PACKAGE / "page" / "static" / "model.js"
+    shutil.copy(page, tmp_path / "model.mjs")
+    words = ["a", "hat", "make", "it"]
+    code = f"""import {{ splitPrompt }} from "./model.mjs";
+        const cut = (prompt) => splitPrompt(prompt, new Set({json.dumps(words)}));
+        const pieces = {json.dumps(SCRIPTS)}.map(cut);
+        console.log(JSON.stringify(pieces.map((p) => p.map((x) => [x.token, x.source]))));"""
+    (tmp_path / "cut.mjs").write_text(code, encoding="utf-8")
+    found = subprocess.run(["node", "cut.mjs"], cwd=tmp_path, capture_output=True, check=True)
+    wanted = [[[p.token, p.source] for p in split_prompt(one, words)] for one in SCRIPTS]
+    assert json.loads(found.stdout) == wanted
 
 
 def test_unfinished_words_can_be_completed():

@@ -57,18 +57,20 @@ const SPLIT =
 /** A prompt in tokens: [{token, source}], as `text.split_prompt`. */
 export function splitPrompt(prompt, known) {
   const text = prompt.replace(/[“”„«»‘’]/g, (c) => QUOTES[c]).normalize("NFKD").replace(/\p{M}/gu, "");
-  const letters = /\p{L}/u.test(text) && text === text.toUpperCase();
-  const shouting = letters && text.trim().split(/\s+/).length > 1;
+  const shouting = isUpper(text) && text.trim().split(/\s+/).length > 1;
   const pieces = [];
   for (const [, double, single, word, other] of text.matchAll(SPLIT)) {
     if (double || single) pieces.push(...spell(double || single));
-    else if (word && word.length > 1 && /^\p{Lu}+$/u.test(word) && !shouting) pieces.push(...spell(word));
+    else if (word && [...word].length > 1 && /^\p{L}+$/u.test(word) && isUpper(word) && !shouting) pieces.push(...spell(word));
     else if (word) pieces.push(...wordPieces(word.toLowerCase(), known));
     else if (other && (known.has(other) || other.charCodeAt(0) > 127))
       pieces.push({ token: known.has(other) ? other : "<unk>", source: other });
   }
   return pieces;
 }
+
+/** As Python's `isupper`: letters of scripts without capitals do not matter. */
+const isUpper = (text) => /\p{Uppercase}/u.test(text) && !/[\p{Lowercase}\p{Lt}]/u.test(text);
 
 function spell(word) {
   const letters = [...word.toLowerCase()].filter((c) => c.trim());
