@@ -15,9 +15,11 @@ from PIL import Image
 import minikontext as mk
 from minikontext import images
 from minikontext.cli import app, doctor
+from minikontext.cli import edit as cli_edit
 from minikontext.images import provenance
 from minikontext.images.change import told_change
 from minikontext.runtime import files
+from minikontext.safety import Safety
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -340,6 +342,42 @@ def test_a_broken_one_of_several_is_told_and_the_rest_go_on(here, weights, capsy
     assert run("edit", *arguments) == 2
     assert "error: Cannot read broken.png" in capsys.readouterr().err
     assert "fox_edited.png" in names(here)
+
+
+class Dark:
+    """Refuses dark pictures, and prompts of a certain word."""
+
+    threshold, reason = 0.5, "darkness"
+
+    def score(self, items):
+        return [float("secret" in i if isinstance(i, str) else not i.getbbox()) for i in items]
+
+
+def test_one_of_several_that_is_refused_or_too_large_is_told_and_the_rest_go_on(
+    here, tiny, monkeypatch, capsys
+):
+    pipe = tiny()
+    pipe.safety = Safety(Dark(), inputs=Dark())
+    monkeypatch.setattr(cli_edit, "load", lambda options: pipe)
+    Image.new("RGB", (64, 64)).save("dark.png")
+    Image.new("RGB", (5000, 1000), "red").save("large.png")
+    several = ["edit", "dark.png", "large.png", "fox.png"]
+    rest = ["--steps", 1, "--resize", "none", "-o", "out/"]
+    assert run(*several, "make the hat red", *rest) == 2
+    told = capsys.readouterr().err
+    assert "error: dark.png: context image 1" in told
+    assert "error: large.png: 5008×1008 is more than the model" in told
+    assert names(here / "out") == ["fox_edited.png"]
+    assert run(*several, "the secret hat", *rest) == 2  # no picture would fare better
+    assert capsys.readouterr().err.count("error:") == 1
+    assert run("edit", "dark.png", "make the hat red", *rest) == 2
+    assert capsys.readouterr().err.count("error: context image") == 1
+
+
+def test_a_quality_that_stdout_cannot_have_is_told_before_any_work(here, monkeypatch, capsys):
+    monkeypatch.setattr(cli_edit, "load", lambda options: pytest.fail("it began to work"))
+    assert run("edit", "fox.png", "make the hat red", "-o", "-", "--quality", 90) == 2
+    assert "Got --quality 90 for PNG" in capsys.readouterr().err
 
 
 def test_several_seeds_give_what_each_gives_alone(here, weights):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minikontext.errors import ConfigError, ImageError, OutputError, SizeError, warn
+from minikontext.errors import ConfigError, ImageError, OutputError, SafetyError, SizeError, warn
 from minikontext.runtime import log
 from minikontext.runtime.bounds import shown
 from minikontext.runtime.files import try_writing
@@ -155,7 +155,7 @@ def seeds(text: str) -> tuple[int | None, ...]:
 
 
 def run_edit(options: argparse.Namespace) -> int:
-    """Edit every picture; a picture of several that cannot be read is told, and the rest go on."""
+    """Edit every picture; one of several that cannot be edited is told, and the rest go on."""
     sources = expand(options.pictures)
     _check_quotes(sources)
     total = options.count * len(options.seed)
@@ -185,8 +185,8 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
     from minikontext import images
     from minikontext.images import provenance, watermark
 
-    for path in (path for job in jobs for path in job.paths if str(path) != PIPE):
-        provenance.check_format(path, options.quality)
+    for path in (path for job in jobs for path in job.paths):
+        provenance.check_format(Path("-.png") if str(path) == PIPE else path, options.quality)
     first = jobs[0].paths[0]
     if not options.quiet and provenance.is_lossy(first.suffix, options.quality):
         print(f"note: {log.printable(first.name)} loses pixels on writing: `inspect` cannot check "
@@ -194,22 +194,23 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
     extra = [images.read(source) for source in options.image]
     pipe, failed = None, 0
     for job in jobs:
+        pictures: list[Any] = []
         try:
             pictures = [] if job.source is None else [_read(job.source), *extra]
             if options.watermark and pictures:
                 width, height = pictures[0].size
                 watermark.check((options.width or width, options.height or height))
-        except ImageError as error:
-            if len(jobs) == 1:
-                raise
-            print(f"error: {log.printable(str(error), 5000)}", file=sys.stderr)
+            with _hushed(options.quiet):
+                pipe = pipe or load(options)
+                _tell_what_cannot_be(pipe, pictures, options.prompt)
+            _draw(pipe, pictures, job.paths, options)
+        except (ImageError, SizeError, SafetyError) as error:
+            words = getattr(getattr(error, "verdict", None), "layer", "") == "prompt"
+            if len(jobs) == 1 or words or (pictures and isinstance(error, ImageError)):
+                raise  # no other picture would fare better
+            name = f"{job.source}: " if pictures else ""  # what cannot be read is named already
+            print(f"error: {log.printable(name + speak(error), 5000)}", file=sys.stderr)
             failed = 2
-            continue
-        with _hushed(options.quiet):
-            pipe = pipe or load(options)
-        with _hushed(options.quiet):
-            _tell_what_cannot_be(pipe, pictures, options.prompt)
-        _draw(pipe, pictures, job.paths, options)
     return failed
 
 
