@@ -130,12 +130,10 @@ class EditingWidget(Gallery):
     def _arrange(self) -> list[W.Widget]:
         arrow = W.HTML('<div class="mk-arrow" aria-hidden="true">→</div>')
         arrow.layout.align_self = "center"
+        before = W.VBox([self.before, self.before_caption])
+        after = W.VBox([self.easel, self.after_caption])
         shown = W.HBox(
-            [
-                W.VBox([self.before, self.before_caption]),
-                arrow,
-                W.VBox([self.easel, self.after_caption]),
-            ],
+            [before, arrow, after],
             # At the top: captions of one and two lines leave the pictures on one height.
             layout=W.Layout(
                 align_items="flex-start", justify_content="space-around", grid_gap="4px"
@@ -202,10 +200,11 @@ class EditingWidget(Gallery):
             if message["drop"]:
                 self._drop(str(message["drop"]))
 
-    def _titled(self, name: str) -> Image.Image | None:
+    def _titled(self, name: str) -> tuple[str, Image.Image | None] | None:
         titles = {self.session.title(i): i for i in range(-1, len(self.turns))}
         titles |= {self.image.alt: self.head, self.before.alt: [-1, *self.path()][-2:][0]}
-        return self.session.result(titles[name]) if name in titles else None
+        n = titles.get(name)
+        return None if n is None else (self.session.title(n), self.session.result(n))
 
     def _mark(self, mark: Mark | None = None) -> None:
         """Put a mark on the picture, or take all away."""
@@ -231,15 +230,15 @@ class EditingWidget(Gallery):
         chips = [self._replacement(r.word, word) for r in reports for word in near(r)]
         chips += [self._ending(word) for word in endings]
         put(self.suggestions, chips)
-        notes = [*map(str, reports), *self._cannot(prompt)]
+        notes = [*map(str, reports), *self._cannot(self._dialled())]
         self._say("note" if notes else "idle", " ".join(notes) or "Press Edit or Enter.")
 
-    def _cannot(self, prompt: str) -> list[str]:
-        """What a prompt asks that the toy world lacks, or that this picture does not show."""
+    def _cannot(self, wish: Wish) -> list[str]:
+        """What a wish asks that the toy world lacks, or that its picture does not show."""
         if not isinstance(self.pipe.text_encoder, ToyTextEncoder):
             return []
-        scene = None if self.others or self.marks else self._scene(self.head)
-        return [*map(str, cannot(prompt, scene))]
+        scene = None if wish.others or wish.marks else self._scene(wish.parent)
+        return [*map(str, cannot(wish.prompt, scene))]
 
     def _scene(self, number: int) -> Scene | None:
         """What a result, or the start, shows, if that is known."""
@@ -261,13 +260,13 @@ class EditingWidget(Gallery):
         )
         return part
 
-    def _start(self, parent: int | None = None, count: int = 1) -> None:
-        """Begin an edit of the current picture, or of another turn's, with `count` seeds."""
+    def _start(self, count: int = 1, **anew: Any) -> None:
+        """Begin an edit, with `count` seeds: what the dials say now, but for what is `anew`."""
         if self.at_work:
             return
         if not self.lock.value:
             self.seed.value = int(torch.randint(SEEDS, ()).item())
-        self._parent = self.head if parent is None else parent
+        self._wish = replace(self._dialled(), **anew)
         self._count, self._before = count, len(self.turns)
         super()._start()
 
@@ -290,18 +289,17 @@ class EditingWidget(Gallery):
         if self.at_work or self.head < 0:
             return
         wish = self.turns[self.head].wish
-        self.prompt.value, self.marks = wish.prompt, list(wish.marks)
+        self.prompt.value = wish.prompt
         self._show_others(wish.others)
         self.seed.value = int(torch.randint(SEEDS, ()).item())
-        self._start(parent=wish.parent)
+        self._start(parent=wish.parent, marks=wish.marks)
 
     # ---- the work
 
     def _work(self) -> None:
         for i in range(self._count):
             self.turns.append(self._edit(i))
-        notes = [*map(str, self._notes)]
-        self._done([*notes, *self._cannot(self.turns[-1].prompt)])
+        self._done([*map(str, self._notes), *self._cannot(self._wish)])
 
     def _cancelled(self) -> str:
         kept = len(self.turns) - self._before
@@ -313,24 +311,27 @@ class EditingWidget(Gallery):
         self._refresh()
         self._say(kind, text)
 
-    def _edit(self, later: int = 0) -> Turn:
-        """What the dials say, with the seed or a later one."""
-        self._began, self._previewed = time.perf_counter(), 0.0
+    def _dialled(self) -> Wish:
+        """What the dials say: nothing that is turned or typed later changes a running edit."""
         width, height = self.sizes[self.size.value]
-        wish = Wish(
-            self.prompt.value, self._parent, tuple(self.others), tuple(self.marks),
-            (self.seed.value + later) % SEEDS, self.steps.value, width=width, height=height,
-            **{self._guides: self.guidance.value},
+        return Wish(
+            self.prompt.value, self.head, tuple(self.others), tuple(self.marks), self.seed.value,
+            self.steps.value, width=width, height=height, **{self._guides: self.guidance.value},
         )  # fmt: skip
+
+    def _edit(self, later: int = 0) -> Turn:
+        """What was asked for, with the seed or a later one."""
+        self._began, self._previewed = time.perf_counter(), 0.0
+        wish = replace(self._wish, seed=(self._wish.seed + later) % SEEDS)
         turn = self.session.edit(self.pipe, wish, self._step)
         after = turn.output.images[0]
-        if self.others:
+        if wish.others:
             return turn
         if turn.before is None:
             toy = isinstance(self.pipe.text_encoder, ToyTextEncoder)
             return replace(turn, verdict=blurred(wish.prompt, after) if toy else None)
-        scene = self._scene(self._parent)
-        return replace(turn, verdict=judge(wish.prompt, turn.before, after, scene))
+        found = judge(wish.prompt, turn.before, after, self._scene(wish.parent))
+        return replace(turn, verdict=found)
 
     @property
     def _guides(self) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from minikontext import images as image_io
 from minikontext.course import samples
-from minikontext.course.parts import NOTHING, Desk, button, choice, follow, put, row, thumb, wide
+from minikontext.course.parts import NOTHING, Desk, button, choice, put, row, thumb, wide
 from minikontext.errors import MinikontextError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render
@@ -60,22 +60,29 @@ class Gallery(Desk):
 
     def _connect_gallery(self) -> None:
         self.random.on_click(lambda _: self._random())
-        follow(self._choose, self.picture)
+        self.picture.observe(lambda change: self._choose(change["old"]), "value")
         self.upload.observe(lambda change: self._open_upload(change["new"]), "value")
         self.second.observe(lambda change: self._add_context(change["new"]), "value")
 
     def _dials(self) -> Iterable[W.Widget]:
-        return (self.run, self.picture, self.random, self.upload, self.second)
+        chips = (tile.children[1] for tile in self.chips.children)
+        menus = (self.picture, self.second, self.tasks)
+        return (self.run, self.random, self.upload, *menus, *chips)
 
-    def _choose(self) -> None:
-        if not self.filling:
+    def _choose(self, before: str) -> None:
+        if self.filling:
+            return
+        if self.at_work:  # a click that came before the menu was locked: it says what is open
+            self.filling = True
+            self.picture.value, self.filling = before, False
+        else:
             self._open(self.pictures.get(self.picture.value))
 
     def _open(self, picture: Image.Image | None) -> None:
         raise NotImplementedError
 
-    def _titled(self, name: str) -> Image.Image | None:
-        """A picture of the widget that is in no menu."""
+    def _titled(self, name: str) -> tuple[str, Image.Image | None] | None:
+        """A picture of the widget that is in no menu, and what it is called there from now on."""
         raise NotImplementedError
 
     def _random(self) -> None:
@@ -84,19 +91,37 @@ class Gallery(Desk):
         self.drawn += 1
         name = f"random {self.drawn}"
         if self.own_scenes:
-            self.known[name] = samples.random_scene(self.drawn)
-            self._add(name, Image.fromarray(render(self.known[name])))
+            scene = samples.random_scene(self.drawn)
+            self._add(name, Image.fromarray(render(scene)), scene=scene)
         else:
             self._add(name, self.scene(self.drawn))
 
-    def _add(self, name: str, picture: Image.Image, context: bool = False) -> None:
-        """Add a picture to both menus, and open it or show it to the model, too."""
-        chosen, self.pictures[name] = self.picture.value if context else name, picture
+    def _add(
+        self, name: str, picture: Image.Image, context: bool = False, scene: Scene | None = None
+    ) -> None:
+        """Add a picture to both menus, and open it or show it to the model, too.
+
+        scene: what it shows, if known. One that comes while an edit runs waits in the menus.
+        """
+        name = self._free(name, picture)
+        if scene:
+            self.known[name] = scene
+        self.pictures[name] = picture
+        chosen = self.picture.value if context or self.at_work else name
         self.filling = True  # new options choose the first one for a moment
         self.picture.options = [*self.pictures, NOTHING]
         self.picture.value, self.second.options = chosen, [ADD, *self.pictures]
         self.filling = False
-        self._add_context(name) if context else self._open(picture)
+        if not self.at_work:
+            self._add_context(name) if context else self._open(picture)
+
+    def _free(self, name: str, picture: Image.Image) -> str:
+        """The name, or with a number: what earlier edits saw under a name must stay there."""
+        number, free = 1, name
+        while free in (NOTHING, ADD) or self.pictures.get(free, picture) != picture:
+            number += 1
+            free = f"{name} ({number})"
+        return free
 
     def _open_upload(self, uploads: Sequence[Mapping[str, Any]]) -> None:
         """Pictures from the button or dropped: the first is opened, the others are contexts."""
@@ -106,9 +131,7 @@ class Gallery(Desk):
                 picture = image_io.read(bytes(upload["content"]))
             except MinikontextError as error:
                 return self._say("error", str(error))
-            if scene := samples.shown(picture):
-                self.known[str(upload["name"])] = scene
-            self._add(str(upload["name"]), picture, context=adding)
+            self._add(str(upload["name"]), picture, adding, samples.shown(picture))
             adding = True
         self.upload.value = ()
         return None
@@ -116,7 +139,7 @@ class Gallery(Desk):
     def _drop(self, name: str) -> None:
         """A picture of this widget was dropped, on the tray or on the picture itself."""
         adding, self.adding = self.adding, False
-        picture = self.pictures.get(name) or self._titled(name)
+        name, picture = self._titled(name) or (name, self.pictures.get(name))
         if picture is not None:
             self._add(name, picture, context=adding)
 
@@ -136,7 +159,10 @@ class Gallery(Desk):
         self.others, chips = list(names), []
         for name in names:
             part = button(f"× {name}", f"Take away: {name}", "mk-chip", "auto")
-            part.on_click(lambda _, name=name: self._show_others(
-                [one for one in self.others if one != name]))  # fmt: skip
+            part.on_click(lambda _, name=name: self._take_away(name))
             chips += [thumb(self.pictures[name], name, name_button=part)]
         put(self.chips, chips)
+
+    def _take_away(self, name: str) -> None:
+        if not self.at_work:
+            self._show_others([one for one in self.others if one != name])

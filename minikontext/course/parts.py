@@ -218,8 +218,14 @@ class Desk(Working):
         """Fill the row of chips: words, and what a click on them does."""
         chips = [chip(one, "mk-fill") if one else chip("(no words)") for one in prompts]
         for part, act in zip(chips, prompts.values(), strict=True):
-            part.on_click(lambda _, act=act: act())
+            part.on_click(lambda _, act=act: self.at_work or act())
         put(self.presets, chips)
+
+    def _busy(self, busy: bool) -> None:
+        """As above; a chip may open another picture, so nobody may use it meanwhile, either."""
+        super()._busy(busy)
+        for part in self.presets.children:
+            part.disabled = busy
 
     def _fill(self, prompt: str) -> None:
         self.prompt.value = prompt

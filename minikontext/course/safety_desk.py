@@ -181,7 +181,8 @@ class SafetyWidget(Desk):
         follow(lambda: self._show_layers(*self._last), *self.switches.values())
 
     def _dials(self) -> Iterable[W.Widget]:
-        return (self.run, self.picture, self.second, self.clear, *self.switches.values())
+        menus = (self.picture, self.second, self.tasks)
+        return (self.run, self.clear, *menus, *self.switches.values())
 
     # ---- what the user does
 

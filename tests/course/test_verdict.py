@@ -180,6 +180,14 @@ def test_a_wish_that_cannot_be_fulfilled_is_said_before_and_after(tiny):
     assert "no &#x27;dog&#x27;" in before and "nearest" in before
 
 
+def test_another_seed_is_judged_by_the_picture_that_it_starts_from(tiny):
+    demo, _ = asked(tiny(), "remove the hat", CAT.change(accessory="none"))
+    assert "Passes" in demo.status.value
+    demo.again.click()  # the result has no hat, its picture has one
+    demo.wait()
+    assert "Passes" in demo.status.value and "shows no hat" not in demo.status.value
+
+
 def test_a_second_picture_leaves_the_verdict_out(tiny):
     demo = EditingWidget(tiny(), {"cat": picture(CAT)}, ["a sign"], scenes={"cat": CAT})
     demo.second.value = "cat"

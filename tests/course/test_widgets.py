@@ -16,7 +16,8 @@ from PIL import Image
 from minikontext.course.browser import PAUSE
 from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
-from minikontext.course.samples import EXAMPLES, Example
+from minikontext.course.samples import EXAMPLES, Example, pictures
+from minikontext.course.session import replay
 from minikontext.errors import PromptWarning, warn
 from minikontext.images import png_bytes, provenance
 from minikontext.text import ToyTextConfig, ToyTextEncoder
@@ -394,6 +395,93 @@ def test_below_the_result_lies_the_picture_before(demo):
     edit(demo)
     demo.view.value = "Compare"
     assert shown(demo.easel.under).tobytes() == PICTURES["grey"].tobytes()
+
+
+def meanwhile(demo, act):
+    """Do something in the middle of the next edit, once."""
+    real = demo.pipe.transformer.forward
+
+    def forward(*args, **kwargs):
+        demo.pipe.transformer.forward = real
+        act()
+        return real(*args, **kwargs)
+
+    demo.pipe.transformer.forward = forward
+
+
+def test_what_is_typed_or_taken_away_meanwhile_is_for_the_next_edit(demo):
+    demo.second.value, demo.prompt.value = "blue", "make the hat red"
+
+    def act():
+        demo.prompt.value = "a si"
+        demo.chips.children[0].children[1].click()
+
+    meanwhile(demo, act)
+    demo.strip.click()
+    demo.wait()
+    asked = {(turn.prompt, turn.wish.others, turn.verdict) for turn in demo.turns}
+    assert asked == {("make the hat red", ("blue",), None)} and len(demo.turns) == 4
+    assert demo.prompt.value == "a si" and demo.others == ["blue"]
+
+
+@pytest.mark.parametrize("how", ["chip", "menu", "upload"])
+def test_no_other_picture_is_opened_while_an_edit_runs(tiny, how):
+    examples = ["make the hat red", Example("a sign", "examples", "blue")]
+    demo, png = EditingWidget(tiny(), PICTURES, examples), png_bytes(PICTURES["blue"])
+    acts = {
+        "chip": demo.presets.children[1].click,
+        "menu": lambda: setattr(demo.picture, "value", "blue"),
+        "upload": lambda: demo._open_upload([{"name": "x.png", "content": png}]),
+    }
+    meanwhile(demo, acts[how])
+    edit(demo)
+    assert "Done" in demo.status.value and len(demo.turns) == 1
+    assert demo.picture.value == "grey" and demo.session.start is PICTURES["grey"]
+    assert ("x.png" in demo.picture.options) == (how == "upload")
+    assert not demo.presets.children[1].disabled
+    demo.picture.value = "blue"
+    assert not demo.turns and demo.session.start is PICTURES["blue"]
+
+
+def test_another_seed_that_is_cancelled_leaves_no_marks_behind(demo):
+    demo._heard({"mark": STROKE})
+    edit(demo)
+    meanwhile(demo, demo.cancel.click)
+    demo.again.click()
+    demo.wait()
+    assert "Cancelled" in demo.status.value and len(demo.turns) == 1
+    assert not demo.marks and demo.clear.layout.display == "none"
+
+
+def test_a_name_stands_for_one_picture_for_good(demo, tmp_path):
+    """What an edit saw under a name is what its session's file has, whatever came after it."""
+    first = edit(demo).current
+    demo._heard({"drop": "the result", "add": True})
+    second = edit(demo, "a sign").current
+    demo._heard({"drop": "the result", "add": True})
+    assert demo.pictures["1. make the hat red"].tobytes() == first.tobytes()
+    assert demo.pictures["2. a sign"].tobytes() == second.tobytes()
+    for colour in ("red", "green"):
+        demo._heard({"drop": "", "add": True})
+        png = png_bytes(Image.new("RGB", (64, 64), colour))
+        demo._open_upload([{"name": "x.png", "content": png}])
+        edit(demo)
+    assert [turn.wish.others for turn in demo.turns[2:]] == [("x.png",), ("x.png (2)",)]
+    again = replay(demo.save_session(tmp_path / "session.json"), demo.pipe)
+    made = [turn.output.images[0].tobytes() for turn in demo.turns]
+    assert [out.images[0].tobytes() for out in again] == made
+    demo.picture.value = "blue"  # another session: its first result is another one
+    third = edit(demo).current
+    demo._heard({"drop": "1. make the hat red", "add": True})
+    assert demo.others == ["1. make the hat red (2)"]
+    assert demo.pictures[demo.others[0]].tobytes() == third.tobytes()
+
+
+def test_another_picture_of_a_known_ones_name_is_not_known(tiny):
+    demo = EditingWidget(tiny(), PICTURES, ["a sign"])
+    for picture, known in ((pictures()["cat"], True), (PICTURES["grey"], False)):
+        demo._open_upload([{"name": "c.png", "content": png_bytes(picture)}])
+        assert (demo._scene(-1) is not None) == known
 
 
 def test_an_unlocked_seed_is_drawn_anew_and_a_locked_one_stays(demo):
