@@ -239,7 +239,7 @@ def test_words_are_read_as_python_reads_them(page, pipe):
     rng, words = random.Random(0), pipe.text_encoder.words
     odd = ["café", "HELLO", "A", "make", "the cat's", "red-hat", "“Hi”", "'ok'", "don't", "帽子",
            "x" * 30, "!", ",", "…", "ß", "I", "OK!", '"', "'", "naïve", "ÉTÉ", "2",
-           "_a"]  # fmt: skip
+           "_a", "❤️", "写上HI", "हिन्दी"]  # fmt: skip
     prompts = ["", "MAKE THE HAT RED", "make THE hat red"]
     prompts += [" ".join(rng.choices([*words[3:], *odd], k=rng.randint(1, 26))) for _ in range(300)]
     code = """async (prompts) => {
@@ -291,6 +291,9 @@ def test_places_in_shares_and_other_sizes_are_those_of_python(page2, pipe2, size
     assert np.abs(latents(page2) - out.latents.flatten().numpy()).max() < 1e-3
     assert np.abs(result(page2).astype(int) - np.asarray(out.images[0]).astype(int)).max() <= 2
     assert ("%" in status(page2) or "Nothing" in status(page2)) == (size is None)
+    # The attention to the input lies on the input's own patches, 6 × 4 of them.
+    shown = "[document.getElementById('context').width, document.getElementById('context').height]"
+    assert page2.evaluate(shown) == [6 * 32, 4 * 32]
 
 
 def test_the_size_of_a_picture_is_chosen_as_python_does(page):
@@ -327,11 +330,27 @@ def test_by_keyboard_alone(page):
 def test_a_result_is_edited_further_from_its_latents(page, pipe):
     edit(page, "make the hat red")
     page.click("#again")
+    page.wait_for_selector("#before[aria-label='The picture to edit: the result before']")
+    assert page.locator("#samples [aria-pressed=true]").count() == 0
     edit(page, "make it night")
     first = pipe("make the hat red", shipped("data", "images", "demo.png"), seed=0,
                  num_inference_steps=4, progress=False)  # fmt: skip
     second = pipe("make it night", first, seed=0, num_inference_steps=4, progress=False)
     assert np.abs(latents(page) - second.latents.flatten().numpy()).max() < 1e-3
+
+
+def test_of_two_inputs_in_a_row_the_last_counts_whole(page):
+    """A sample that is still being encoded does not take the place of the result behind it."""
+    edit(page, "make the hat red")
+    page.evaluate("""() => { const { editor } = window.minikontext, { encode } = editor;
+        editor.encode = async (...given) => {
+            await new Promise((resolve) => setTimeout(resolve, 200));
+            return encode.apply(editor, given); };
+        document.querySelectorAll("#samples button")[1].click(); }""")
+    page.wait_for_selector("#before[aria-label='The picture to edit: frog']")
+    page.click("#again")
+    page.wait_for_selector("#before[aria-label='The picture to edit: the result before']")
+    assert page.evaluate("minikontext.state.context === minikontext.state.z")
 
 
 def test_a_picture_of_ones_own_is_sized_and_said(page, tmp_path):
@@ -380,13 +399,29 @@ def test_the_picture_is_seen_while_the_net_is_on_its_way(browser, site):
     context.close()
 
 
-def test_a_net_that_is_not_there_is_told(browser, site):
+def test_a_number_of_steps_that_the_menu_lacks_is_offered(browser, site):
+    context = browser.new_context()
+    tab = context.new_page()
+    facts = json.loads((site[0] / "editor.json").read_text(encoding="utf-8"))
+    tab.route("**/editor.json", lambda route: route.fulfill(json=facts | {"steps": 3}))
+    tab.goto(site[1])
+    tab.wait_for_selector("#samples button")
+    assert tab.input_value("#steps") == "3"
+    context.close()
+
+
+def test_a_net_that_is_not_there_is_told(browser, site, tmp_path):
     context = browser.new_context()
     tab = context.new_page()
     tab.route("**/net.onnx", lambda route: route.fulfill(status=404))
     tab.goto(site[1])
     tab.wait_for_function("document.getElementById('status').textContent.includes('net.onnx')")
     assert "cannot start" in tab.inner_text("#status") and tab.is_disabled("#run")
+    Image.new("RGB", (64, 64)).save(tmp_path / "sound.png")
+    tab.set_input_files("#file", tmp_path / "sound.png")
+    tab.wait_for_selector("#before[aria-label='The picture to edit: sound.png']")
+    tab.wait_for_function("!document.getElementById('status').textContent.includes('cannot start')")
+    assert "net.onnx" in tab.inner_text("#status")  # and not that the picture is no picture
     context.close()
 
 

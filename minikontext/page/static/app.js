@@ -32,14 +32,27 @@ function drawPixels(canvas, tensor) {
 
 const rgba = (canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
 
+/** A canvas with the same picture. */
+function copied(from, to = document.createElement("canvas")) {
+  [to.width, to.height] = [from.width, from.height];
+  to.getContext("2d").drawImage(from, 0, 0);
+  return to;
+}
+
+/** Say which picture is edited: in words, and by the sample that is pressed, if it is one. */
+function called(label, pressed) {
+  $("before").setAttribute("aria-label", `The picture to edit: ${label}`);
+  for (const button of $("samples").querySelectorAll("button")) button.ariaPressed = String(button === pressed);
+}
+
 /** Show a picture that `load` brings, and encode it, after those before; `state.input` is the last. */
-function setInput(load, label) {
-  const done = state.input.then(load).then((source) => encodeInput(source, label));
+function setInput(load, label, pressed = null) {
+  const done = state.input.then(load).then((source) => encodeInput(source, label, pressed));
   state.input = done.catch(() => {}); // the next one, and an edit, need not care
   return done;
 }
 
-async function encodeInput(source, label) {
+async function encodeInput(source, label, pressed) {
   const [width, height] = trainedSize(source.width, source.height, state.facts.sizes), canvas = $("before");
   [canvas.width, canvas.height] = [width, height];
   const pen = canvas.getContext("2d", { willReadFrequently: true });
@@ -47,7 +60,7 @@ async function encodeInput(source, label) {
   pen.fillStyle = "white"; // under what is transparent
   pen.fillRect(0, 0, width, height);
   pen.drawImage(source, 0, 0, width, height);
-  canvas.setAttribute("aria-label", `The picture to edit: ${label}`);
+  called(label, pressed);
   const editor = await state.ready; // the picture is seen while the net is still on its way
   state.context = await editor.encode(toPixels(canvas), width, height);
   const changed = width !== source.width || height !== source.height;
@@ -55,12 +68,9 @@ async function encodeInput(source, label) {
 }
 
 async function useFile(file) {
-  try {
-    await setInput(() => createImageBitmap(file), file.name);
-    for (const button of $("samples").querySelectorAll("button")) button.ariaPressed = "false";
-  } catch {
-    say(`${file.name} cannot be read as a picture. Use PNG, JPEG or WebP.`);
-  }
+  const unreadable = new Error(`${file.name} cannot be read as a picture. Use PNG, JPEG or WebP.`);
+  const load = () => createImageBitmap(file).catch(() => Promise.reject(unreadable));
+  await setInput(load, file.name).catch((error) => say(error.message)); // or the net is not to be had
 }
 
 // ---- an edit ------------------------------------------------------------------------------------
@@ -74,13 +84,13 @@ async function run(event) {
   let end = "";
   try {
     await state.input; // a picture that was chosen just now is the one that is meant
-    const [, , h, w] = state.context.dims, before = rgba($("before"));
+    const { context } = state, [, , h, w] = context.dims, before = rgba($("before")), input = copied($("before"));
     const [width, height] = $("size").value ? $("size").value.split("x").map(Number) : [8 * w, 8 * h];
     state.steps = [];
-    const done = await state.editor.edit(prompt, state.context, {
+    const done = await state.editor.edit(prompt, context, {
       seed, steps, width, height,
       onStep: async (info) => {
-        state.steps.push(info);
+        state.steps.push({ ...info, input, grid: [h / 2, w / 2] }); // another picture may be chosen meanwhile
         $("bar").value = info.step / steps;
         say(`Step ${info.step} of ${steps}`);
         await new Promise((resolve) => setTimeout(resolve)); // let the page draw
@@ -106,13 +116,15 @@ async function run(event) {
   }
 }
 
-async function goOn() {
+function goOn() {
   if (!state.z || state.busy) return say("There is no finished result yet.");
-  const [from, to] = [$("after"), $("before")];
-  [to.width, to.height] = [from.width, from.height];
-  to.getContext("2d").drawImage(from, 0, 0);
-  state.context = state.z; // latents, not pixels: no loss of a round trip
-  say("The result is the input now, in latents: nothing was lost on the way.");
+  const { z } = state, from = copied($("after"));
+  state.input = state.input.then(() => { // behind a picture that is still being encoded
+    copied(from, $("before"));
+    called("the result before", null);
+    state.context = z; // latents, not pixels: no loss of a round trip
+    say("The result is the input now, in latents: nothing was lost on the way.");
+  });
 }
 
 function readPrompt() {
@@ -181,7 +193,7 @@ function showAttention() {
   const { row, m, h, w } = attentionRow(info), n = h * w;
   state.patch = Math.min(state.patch, n - 1);
   drawMap($("target"), $("after"), row.slice(m, m + n), h, w, state.patch);
-  if (row.length > m + n) drawMap($("context"), $("before"), row.slice(m + n), h, w);
+  if (row.length > m + n) drawMap($("context"), info.input, row.slice(m + n), ...info.grid);
   const sum = (from, to) => row.slice(from, to).reduce((a, b) => a + b, 0);
   const percent = (x) => `${Math.round(100 * x)} %`;
   const count = info.words.labels.length, spoken = $("spoken");
@@ -220,10 +232,9 @@ function addSamples(samples) {
     Object.assign(image, { src: file, alt: label });
     button.append(image);
     button.addEventListener("click", async () => {
-      for (const other of $("samples").querySelectorAll("button")) other.ariaPressed = String(other === button);
       $("prompt").value = prompt;
       readPrompt();
-      await setInput(() => image.decode().then(() => image), label);
+      await setInput(() => image.decode().then(() => image), label, button);
     });
     $("samples").append(button);
   }
@@ -240,6 +251,7 @@ async function start() {
   $("facts").textContent = `Weights ${facts.name}, ${facts.parameters.toLocaleString("en")} parameters; minikontext ${facts.version}.`;
   for (let i = 0; i < facts.blocks; i++) $("block").add(new Option(`${i + 1}`, i, false, i === facts.blocks - 2));
   $("steps").value = String(facts.steps);
+  if (!$("steps").value) $("steps").add(new Option(facts.steps, facts.steps, true, true)); // of weights for 3, say
   for (const [w, h] of facts.sizes) $("size").add(new Option(`${w} × ${h}`, `${w}x${h}`));
   $("size-label").hidden = facts.sizes.length < 2;
   $("form").addEventListener("submit", run);
