@@ -59,6 +59,8 @@ MUTANTS = (
     Mutant("the loss is a sum", "flow.py", ".flatten(1).mean(dim=1)", ".flatten(1).sum(dim=1)", FLOW),
     Mutant("the empty prompt is never trained", "training/editor.py", "< config.empty_prompts", "< 0 * config.empty_prompts", f"{WIRING}::test_the_empty_prompt_is_trained_as_often_as_asked"),
     Mutant("the two contexts are swapped", "training/editor.py", "contexts[rows, i].float()", "contexts[rows, count - 1 - i].float()", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
+    Mutant("what an edit changes has no weight of its own", "training/world_editor.py", "1 - share + share * far", "1 + 0 * share * far", f"{WIRING}::test_half_of_the_weight_lies_on_the_part_that_an_edit_changes"),
+    Mutant("the weight of what an edit changes is left out of the loss", "training/editor.py", "root * v, root * x, root * noise", "v, x, noise", f"{WIRING}::test_a_share_of_the_loss_goes_where_an_edit_changes_something"),
     Mutant("one wording only", "training/editor.py", "tokens[rows, wording]", "tokens[rows, 0 * wording]", f"{WIRING}::test_an_editor_sees_its_own_pictures_in_order_and_every_wording"),
     Mutant("pixels are counted for tokens", "training/editor.py", "x.shape[-1] // PATCH**2, draw)", "x.shape[-1], draw)", f"{WIRING}::test_times_follow_the_tokens_of_the_target_not_its_pixels"),
     Mutant("the width of times is ignored", "training/editor.py", "(count, mu, self.sigma, generator)", "(count, mu, 1.0, generator)", f"{WIRING}::test_times_follow_the_tokens_of_the_target_not_its_pixels"),

@@ -17,6 +17,7 @@ from minikontext.training.data import Pairs, held_out
 from minikontext.training.editor import Batches, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.pictures import PictureTraining, picture_loss, roughened
+from minikontext.training.world_editor import WorldEditorTraining, change_weights
 
 CPU = torch.device("cpu")
 
@@ -61,6 +62,43 @@ def test_an_editor_sees_its_own_pictures_in_order_and_every_wording(teacher, pai
         noise = (z - (1 - t.view(-1, 1, 1, 1)) * pairs.target[rows]) / t.view(-1, 1, 1, 1)
         assert 0.9 < float(noise.std()) < 1.1  # z lies on the path at the time it is told
     assert len(told) == 12
+
+
+def test_a_share_of_the_loss_goes_where_an_edit_changes_something(teacher, pairs):
+    """The metrics stay the plain error, so that logs can be compared."""
+    source, null = Batches(pairs, 8, 0), torch.zeros(8).long()
+    step = next(step for step in range(20) if source.rows(step)[1] == 1)
+    seen, values = calls(teacher), {}
+    for share in (0.0, 0.5):
+        dials = WorldEditorTraining(empty_prompts=0.0, bf16=False, changed=share)
+        with torch.no_grad():
+            value, metrics = editor_loss(teacher, source, null, dials, CPU)(step)
+            z, t, words, contexts, _ = seen[-1]
+            x, t_ = pairs.target[source.rows(step)[0]], t.view(-1, 1, 1, 1)
+            error = (teacher(z, t, words, contexts) - (z - x) / t_).square()  # noise - x
+        assert metrics["loss_1"] == pytest.approx(float(error.mean()), rel=1e-4)
+        weighted = (change_weights(x, contexts, share) * error).mean()
+        assert float(value) == pytest.approx(float(weighted), rel=1e-4)
+        values[share] = float(value)
+    assert values[0.0] == pytest.approx(metrics["loss_1"], rel=1e-4) != values[0.5]
+
+
+def test_half_of_the_weight_lies_on_the_part_that_an_edit_changes():
+    context = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = context.clone()
+    x[0, :, :2, :2] += 3.0  # four places of 64; the second picture stays as it is
+    found = change_weights(x, [context, x], 0.5)
+    assert found.shape == (2, 1, 8, 8)
+    assert torch.allclose(found.mean(dim=(1, 2, 3)), torch.ones(2))
+    assert torch.allclose(found[1], torch.ones(1, 8, 8))
+    share = float(found[0, 0, :2, :2].sum() / 64)
+    changed, floor = 4 * 3.05, 60 * 0.05
+    assert share == pytest.approx(0.5 * 4 / 64 + 0.5 * changed / (changed + floor), rel=1e-4)
+    even = torch.ones(2, 1, 8, 8)
+    for contexts, part in (([], 0.5), ([context[..., :4]], 0.5), ([context], 0.0)):
+        assert torch.equal(change_weights(x, contexts, part), even)
+    with pytest.raises(ConfigError, match="changed"):
+        WorldEditorTraining(changed=1.5)
 
 
 def test_the_empty_prompt_is_trained_as_often_as_asked(teacher, pairs):
