@@ -31,8 +31,6 @@ def test_stages_come_in_order_and_only_those_that_are_needed():
     assert [one.name for one in reproduce.graph("toy", stages)] == [
         "autoencoder_first",
         "autoencoder",
-        "text_encoder",
-        "toy_base",
         "toy_plain",
         "toy_wide",
         "toy_words",
@@ -53,15 +51,15 @@ def test_every_stage_says_what_to_expect():
 
 def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     before = keys("toy", configs, tmp_path)
-    base = configs / "toy_base.toml"
-    text = base.read_text()
-    base.write_text(text.replace('run = "runs/toy_base"', 'run = "elsewhere"') + "# a remark\n")
+    plain = configs / "toy_plain.toml"
+    text = plain.read_text()
+    plain.write_text(text.replace('run = "runs/toy_plain"', 'run = "elsewhere"') + "# a remark\n")
     assert keys("toy", configs, tmp_path) == before
-    base.write_text(text.replace("steps = 3500", "steps = 3501"))
+    plain.write_text(text.replace("steps = 1700", "steps = 1701"))
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     # what builds on it, too; not what it builds on
-    assert changed == {"toy_base", "toy_plain", "toy_wide", "toy_words", "toy"}
+    assert changed == {"toy_plain", "toy_wide", "toy_words", "toy"}
 
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
@@ -121,8 +119,7 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
-        "autoencoder_first", "autoencoder", "text_encoder", "toy_base", "toy_plain",
-        "toy_wide", "toy_words", "toy",
+        "autoencoder_first", "autoencoder", "toy_plain", "toy_wide", "toy_words", "toy",
     ]  # fmt: skip
     students = (("toy_pro", 4), ("toy_max", 4), ("toy_few", 4), ("toy_dev", 28))
     for student, steps in students:
@@ -137,20 +134,22 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     assert out.images[0].size == (64, 64) and pipe.defaults.max_contexts == 4
     said = json.loads((made[-1].weights / "lineage.json").read_text())["stages"]
     assert said == {one.stage.name: one.key for one in made}
-    base = KontextPipeline.from_pretrained(made[3].weights, device="cpu")
-    assert base.defaults.max_contexts == 0  # it paints, and has never seen a context
+    *_, words, base = reproduce.reproduce("toy_base", configs, home, smoke=True)
+    assert words.stage.name == "text_encoder"
+    painter = KontextPipeline.from_pretrained(base.weights, device="cpu")
+    assert painter.defaults.max_contexts == 0  # it has never seen a context
 
     stamps = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
     again = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.key for one in again] == [one.key for one in made]
     assert stamps == {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
-    shutil.rmtree(made[3].folder)  # of toy_base, which what is there needs no more
+    shutil.rmtree(made[2].folder)  # of toy_plain, which what is there needs no more
     reproduce.reproduce("toy", configs, home, smoke=True)
-    assert not made[3].folder.exists()
+    assert not made[2].folder.exists()
     last = configs / "toy.toml"
     last.write_text(last.read_text().replace("seed = 34", "seed = 35"))
     anew = reproduce.reproduce("toy", configs, home, smoke=True)
-    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 7 + [False]
+    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 5 + [False]
     assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
 
 
@@ -158,7 +157,7 @@ def test_the_command_lists_the_stages(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert app.main(["reproduce", "toy", "--list"]) == 0
     said = capsys.readouterr().out
-    assert said.index("autoencoder:") < said.index("toy_base:") < said.index("toy_wide:")
-    assert said.count("not made") == 8 and "minutes on two cores" in said
+    assert said.index("autoencoder:") < said.index("toy_plain:") < said.index("toy_wide:")
+    assert said.count("not made") == 6 and "minutes on two cores" in said
     assert app.main(["reproduce", "nothing"]) == 2
     assert list(tmp_path.iterdir()) == []
