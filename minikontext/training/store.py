@@ -74,9 +74,10 @@ class Store:
             with files.replacing(self.file) as temporary:
                 save_file(tensors, temporary, metadata=facts)
                 self._keep_last()
-            self._good = self.file
+            before, self._good = self._good, self.file
             for old in (*self.stores.glob("step-*"), *self.stores.glob(".step-*.tmp")):
-                _remove(old)  # of more processes, or another run
+                if old != before:  # of more processes: that one stays until the next is there
+                    _remove(old)
             with suppress(OSError):
                 self.stores.rmdir()
             return
@@ -162,8 +163,9 @@ class Store:
         final = place.with_name(place.name[1:].removesuffix(".tmp"))
         _remove(final)  # the same step, saved once more
         os.replace(place, final)
-        for file in (self.file, self.last):  # of one process, or of another run
-            file.unlink(missing_ok=True)
+        for file in (self.file, self.last):
+            if file != self._good:  # of one process: that one stays until the next is there
+                file.unlink(missing_ok=True)
         stores = sorted(self.stores.glob("step-*"))
         before = self._good
         if before in (None, final):  # a first save, or the same step once more
@@ -328,7 +330,8 @@ def _is_sound(facts: object) -> bool:
         if not fits_type(parse_json(facts.get("made_from", "")), dict[str, str]):
             return False
         numbers = [float(facts.get(name, 0)) for name in ("seconds", "grad_norm_ema")]
-        return int(facts["step"]) < 2**63 and all(map(math.isfinite, numbers))
+        counts = [int(facts.get(name, 0)) for name in ("step", "skipped")]
+        return max(counts) < 2**63 and all(map(math.isfinite, numbers))
     except ValueError:  # no number, or one of thousands of digits
         return False
 

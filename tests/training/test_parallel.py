@@ -99,7 +99,8 @@ def test_a_run_goes_on_with_fewer_processes(found, program, tmp_path):
     place = shutil.copytree(folder / "moved", tmp_path / "moved")
     one, _ = program.train("flow", parallel.ALONE, place)  # 2 -> 1
     assert apart(one, four["flow"][15:]) < 1e-6
-    assert (place / "checkpoint.safetensors").exists() and not (place / "checkpoints").exists()
+    assert (place / "checkpoint.safetensors").exists()
+    assert [one.name for one in (place / "checkpoints").iterdir()] == ["step-00000015"]
 
 
 def test_whole_weights_are_gathered_for_export(found, program, tmp_path):

@@ -19,7 +19,7 @@ from minikontext.training.data import build_cache, load_cache
 from minikontext.training.jobs import build_job
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.parallel import ALONE
-from minikontext.training.store import DamageWarning
+from minikontext.training.store import DamageWarning, Store, file_sum, headers
 
 TINY = {"ch": 4, "ch_mult": [1, 1, 1, 2], "num_res_blocks": 1, "norm_groups": 2}
 SMALL = {"pixels": 8192, "sizes": [[64, 64]], "bf16": False}
@@ -284,7 +284,8 @@ def test_what_cannot_be_written_is_said_before_the_work(tmp_path, place):
 
 def test_no_name_of_a_config_ends_in_a_traceback(tiny, tmp_path, monkeypatch):
     tiny().save_pretrained(tmp_path / "base")
-    values = lora_config(tmp_path)
+    values = lora_config(tmp_path, loop={"steps": 1, "validate_every": 1})
+    values["lora"] |= {"keep": True}
     here = tmp_path / "in/here"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
@@ -380,6 +381,46 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_last_whole_one(tmp_pa
     assert last.read_bytes() == whole
     fresh.save()
     assert last.read_bytes() != whole
+
+
+def stored(store, step):
+    """Publish a store as many processes would have written it; returns its place."""
+    place = store.stores / f".step-{step:08d}.tmp"
+    place.mkdir(parents=True)
+    save_file({"x": torch.full((1,), float(step))}, place / "x.safetensors")
+    (place / "x.sum").write_text(file_sum(place / "x.safetensors"))
+    store._publish(place, {"step": str(step), "made_from": "{}"})
+    return store.stores / f"step-{step:08d}"
+
+
+def test_two_checkpoints_are_there_whoever_wrote_the_one_before(tmp_path):
+    """One process goes on with what many wrote, and many with what one wrote."""
+
+    def there():
+        return sorted(place.name for place in headers(tmp_path))
+
+    def save(store, step):
+        store.save({"x": torch.zeros(1)}, {"step": str(step), "made_from": "{}"})
+
+    many = Store(tmp_path, ALONE)
+    stored(many, 3), stored(many, 6)
+    one, names = Store(tmp_path, ALONE), ("checkpoint.last.safetensors", "checkpoint.safetensors")
+    assert one.newest()[1]["step"] == "6"
+    save(one, 9)
+    assert there() == ["checkpoint.safetensors", "step-00000006"]
+    save(one, 12)
+    assert there() == [*names] and not one.stores.exists()
+    many = Store(tmp_path, ALONE)
+    assert many.newest()[1]["step"] == "12"
+    stored(many, 15)
+    assert there() == ["checkpoint.safetensors", "step-00000015"]
+    stored(many, 18)
+    assert there() == ["step-00000015", "step-00000018"]
+    other = Store(tmp_path, ALONE)  # of a run that did not look at what is there
+    save(other, 1)
+    assert there() == ["checkpoint.safetensors"]
+    stored(Store(tmp_path, ALONE), 1)
+    assert there() == ["step-00000001"]
 
 
 def test_a_log_that_was_cut_is_gone_on_with_at_a_new_line(tmp_path):
