@@ -379,7 +379,7 @@ def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Ed
     steps = plan.steps + plan.head_start * (arm.kind == "ladd")
     how = LoopConfig(
         steps, lr=plan.lr, muon_lr=0.0, warmup=min(20, steps), decay=0.4, ema=0.99,
-        log_every=10, rates={"heads": plan.heads}, adam_beta=arm.beta,
+        log_every=10, adam_beta=arm.beta, rates={"heads": plan.heads} if arm.kind == "ladd" else {},
     )  # fmt: skip
     facts = {"arm": f"{name} {arm}", "seed": str(seed), "plan": str(plan)}
     loop = Loop(model, how, folder, made_from=facts)
@@ -523,11 +523,13 @@ def run(
     book.save(place)
     for name, arm in kinds.items():
         for seed in range(seeds if arm.trained else 1):
-            if Run(name, seed).name in book.runs:
+            as_is, known = arm.kind == "weights", book.runs.get(Run(name, seed).name)
+            looked_at = sized(load_pipe(name[len(WEIGHTS) :])) if as_is else pipe
+            mark = looked_at.weights_fingerprint[:12] if as_is else ""
+            if known and known.weights in ("", mark):
                 continue
-            looked_at = sized(load_pipe(name[len(WEIGHTS) :])) if arm.kind == "weights" else pipe
             own = replace(plan, steps=steps_of(plan, name, book.costs)) if arm.trained else plan
-            one = experiment(own, name, seed, looked_at, exam, work)
+            one = replace(experiment(own, name, seed, looked_at, exam, work), weights=mark)
             book.runs[one.name] = one
             book.save(place)
     return book

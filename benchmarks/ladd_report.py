@@ -42,7 +42,8 @@ CLAIM = Claim()
 @dataclass(frozen=True)
 class Run:
     """What came of an arm and a seed: outcomes by steps (a 0 or 1 a case), distinct answers of each
-    open prompt, the thinned log, and what went wrong, if anything."""
+    open prompt, the thinned log, and what went wrong, if anything. weights: the fingerprint of
+    those that were examined as they are."""
 
     arm: str
     seed: int
@@ -50,6 +51,7 @@ class Run:
     distinct: list[float] = field(default_factory=list)
     log: list[dict[str, float]] = field(default_factory=list)
     error: str = ""
+    weights: str = ""
 
     @property
     def name(self) -> str:

@@ -185,6 +185,10 @@ class EditorJob(NetJob):
     defaults: Defaults = field(default_factory=Defaults)
     safety: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_every(self, self.data.tries)
+
     @property
     def checked(self) -> object:
         """Held-out cases."""
@@ -209,7 +213,7 @@ class FolderJob(NetJob):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_every(self, self.data.tries)
+        _require_every(self, self.checked)
 
     @property
     def checked(self) -> object:
@@ -219,7 +223,9 @@ class FolderJob(NetJob):
 
 def _require_every(job: Job, wanted: object) -> None:
     if wanted and not job.loop.validate_every:
-        raise ConfigError("tries and keep are done with validate_every in [loop], which is 0")
+        raise ConfigError(
+            "a validation folder, tries and keep are used with validate_every in [loop], which is 0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +244,7 @@ class LoraJob(NetJob):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_every(self, self.lora.keep or self.data.tries)
+        _require_every(self, self.checked)
 
     @property
     def checked(self) -> object:

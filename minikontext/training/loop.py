@@ -45,7 +45,7 @@ class LoopConfig:
     weight_decay: Annotated[float, Interval(ge=0, le=1000)] = 0.0
     warmup: Often = 100
     decay: Share = 0.5
-    clip: Weight = 1.0
+    clip: Annotated[float, Interval(gt=0, le=1e6)] = 1.0  # of the gradient's norm
     ema: Share = 0.999  # 0: no moving average is kept
     half_momentum: bool = False  # Muon's momentum in bfloat16
     save_minutes: Minutes = 4.0
@@ -105,7 +105,7 @@ class Loop:
         tensors |= {f"ema.{n}": p for n, p in self.ema.items()}
         tensors |= {f"optimizer.{n}": p for n, p in self.optimizer.tensors().items()}
         facts = {"step": str(self.step), "seconds": str(self.seconds)}
-        facts["grad_norm_ema"] = str(self.grad_norm_ema)
+        facts |= {"grad_norm_ema": str(self.grad_norm_ema), "skipped": str(self.skipped)}
         facts["config"] = json.dumps(asdict(self.config))
         facts["made_from"] = json.dumps(self.made_from)
         self.store.save(tensors, facts)
@@ -136,15 +136,23 @@ class Loop:
         self.optimizer.load(state)
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.grad_norm_ema = float(facts.get("grad_norm_ema", 0))
-        if self.step > self.config.steps and self.world.rank == 0:
-            warn(UserWarning(
-                f"{place} is of step {self.step}, beyond the config's last, {self.config.steps}: "
-                "no step is done. For a shorter run start over with --restart."
-            ))  # fmt: skip
+        self.skipped = int(facts.get("skipped", 0))
+        self._tell_if_done(place)
         return True
 
+    def _tell_if_done(self, place: Path) -> None:
+        """Warn where the checkpoint leaves nothing to do of what the config seems to ask for."""
+        last, said = self.config.steps, ""
+        if self.step > last:
+            said = f"beyond the config's last, {last}: no step is done. "
+            said += "For a shorter run start over with --restart."
+        elif self.step == last and self.config.minutes and not self._late():
+            said = "the config's last: no step is done. For all of its minutes give more steps."
+        if said and self.world.rank == 0:
+            warn(UserWarning(f"{place} is of step {self.step}, {said}"))
+
     def run(self, loss: LossFunction, on_log: Callable[[dict], None] | None = None) -> None:
-        """Train to the last step, and save. A second call goes on.
+        """Train to the last step, or to the last minute, and save. A second call goes on.
 
         Ctrl-C and SIGTERM end the step, save and raise KeyboardInterrupt; a second one does not
         wait for the step, and goes back to the checkpoint before.
@@ -155,7 +163,7 @@ class Loop:
         self._logged, self._stopped = (self.step, self.seconds), False
         saved, last, together = time.monotonic(), time.monotonic(), self.world.size == 1
         try:
-            while self.step < self.config.steps:
+            while not self.over():
                 metrics = self._one(loss)
                 now = time.monotonic()
                 self.seconds, last = self.seconds + now - last, now
@@ -191,8 +199,7 @@ class Loop:
         start = time.monotonic()
         checked = self._validate()
         aside = time.monotonic() - start
-        last_one = self.step == self.config.steps
-        if checked or self.step % self.config.log_every == 0 or last_one:
+        if checked or self.step % self.config.log_every == 0 or self.over():
             self._log({**metrics, **checked}, bar, on_log)
         self._leave_out(aside)
 
@@ -217,6 +224,13 @@ class Loop:
             self.store.finish()
         return agreed
 
+    def _late(self) -> bool:
+        return 0 < self.config.minutes * 60 <= self.seconds
+
+    def over(self) -> bool:
+        """Whether all steps are done, or the minutes are over: with more of them it goes on."""
+        return self.step >= self.config.steps or self._late()
+
     def progress(self) -> float:
         """The schedule's position in steps; with `minutes`, the clock's if that is further."""
         limit = self.config.minutes * 60
@@ -238,9 +252,6 @@ class Loop:
         self.step += 1
         self._average()
         self._within = False
-        if c.minutes and self.seconds >= c.minutes * 60:
-            self._logged = self._logged[0] + c.steps - self.step, self._logged[1]  # not done: left
-            self.step = c.steps
         return {**metrics, "norm": norm}
 
     def _gradients(self, loss: LossFunction) -> dict[str, float]:
@@ -262,7 +273,7 @@ class Loop:
             self.skipped = 0
             return False
         self.skipped += 1
-        if self.skipped == 10:
+        if self.skipped >= 10:
             raise TrainingError(f"ten wild gradients in a row at step {self.step}; lower the rate")
         return True
 

@@ -91,7 +91,7 @@ class MuonAdamW:
 
     Convolution kernels (o, i, 3, 3) are seen by Muon as (o, 9 i) matrices that share their memory.
     `rate` scales both learning rates, so one schedule drives the two. `rates` scales them for the
-    modules that it names: {"heads": 10} for parameters named "heads.…".
+    modules that it names: {"heads": 10} for parameters named "heads.…"; ConfigError for others.
     `half` keeps Muon's momentum in bfloat16: it is averaged and made orthogonal, so digits matter
     little. AdamW's memory stays in float32: its squares span too many powers of ten.
     `matrix` tells which parameters, by name, are Muon's. `adam_beta` is Adam's first beta, None
@@ -116,6 +116,10 @@ class MuonAdamW:
             if to_local(view).data_ptr() != to_local(self.names[name]).data_ptr():
                 raise ConfigError(f"{name} is not contiguous: keep weights in the default layout")
         rest = {n: p for n, p in self.names.items() if n not in self.views}
+        parts = dict.fromkeys(name.split(".")[0] for name in self.names)
+        if unknown := [name for name in rates or {} if name not in parts]:
+            raise ConfigError(f"rates: no part is called {unknown[0]!r:.80}; there are "
+                              f"{', '.join(parts)}")  # fmt: skip
         beta = 0.9 if adam_beta is None else adam_beta
         adam = {"betas": (beta, 0.99), "weight_decay": weight_decay}
         self.optimizers: list[torch.optim.Optimizer] = []

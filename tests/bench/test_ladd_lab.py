@@ -231,3 +231,14 @@ def test_the_page_decides_by_case_and_says_what_it_cannot():
     lines = [{"step": i, "heads": loss} for i, loss in enumerate((2, 2, 1.5, 1.5, 1, 1))]
     long = {"ladd / 0": one("ladd", 0, 0.5, [], lines)}
     assert "| 2.0, 1.5, 1.0 |" in ladd_report.page("a plan", long, free)
+
+
+def test_weights_that_are_others_by_now_are_examined_anew(tiny, tmp_path, monkeypatch):
+    teacher, student, seen = tiny(), tiny(), []
+    monkeypatch.setattr(ladd_lab, "sized", lambda pipe: pipe)
+    monkeypatch.setattr(ladd_lab, "experiment", lambda _, name, seed, pipe, *__: (
+        seen.append(pipe.weights_fingerprint) or Run(name, seed)))  # fmt: skip
+    for student.weights_fingerprint in ("one", "one", "two"):
+        ladd_lab.run(TINY, ["start", "weights:x"], 1, tmp_path / "lab.json", tmp_path / "work",
+                     lambda name: student if name == "x" else teacher)  # fmt: skip
+    assert seen == ["", "one", "two"]

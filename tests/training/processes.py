@@ -119,7 +119,9 @@ def tried(world, folder):
     """Validation with edits of a net that is sharded and gathered in bfloat16."""
     data = {"level": 4, "count": 1, "validation": 2, "tries": 2}
     config = {"kind": "editor", "data": data, "run": str(folder), "output": str(folder)}
-    job = jobs.build_job(config | {"autoencoder": str(TOY), "loop": {"steps": 1}})
+    job = jobs.build_job(
+        config | {"autoencoder": str(TOY), "loop": {"steps": 1, "validate_every": 1}}
+    )
     folder.mkdir(exist_ok=True)
     model = models.new_editor(job.transformer, job.text, start=str(TOY)).float()
     model = parallel.prepare(model, world, bf16=True)

@@ -22,6 +22,8 @@ LORA = (CONFIGS / "toy_lora.toml").read_text(encoding="utf-8")
         (LORA.replace("side = 64", "side = 64\nencoding = 'rot13'"), "expected a text encoding"),
         (LORA.replace("side = 64", "side = 64\nupscale = 0.5"), "factors from 1"),
         (LORA.replace("side = 64", "side = 64\ntries = 4"), "validate_every"),
+        (LORA.replace("side = 64", "side = 64\nvalidation = 'x'"), "a validation folder, tries"),
+        (LORA.replace("[loop]", "[loop]\nclip = 0"), r"\[loop\] clip = 0"),
         (LORA.replace("[loop]", "[loop]\nvalidate_every = 5"), "nothing to validate"),
         (LORA + '\n[sample]\nprompt = "x"\n', "no 'sample'"),
         (LORA.replace("steps = 800", "stesp = 800"), "did you mean 'steps'"),
@@ -50,6 +52,23 @@ def test_a_kind_is_not_told_what_its_loss_cannot_do(kind, dial):
         jobs.build_job(values | {"loop": {"steps": 1} | dial})
 
 
+@pytest.mark.parametrize("kind", ["editor", "folder"])
+def test_what_is_done_on_the_way_needs_to_know_how_often(kind):
+    """A validation folder would be encoded for nothing, and tries would not be made."""
+    values = {"kind": kind, "run": "r", "output": "o", "autoencoder": "a"}
+    values |= {"data": {"level": 1, "count": 1}}
+    more = [{"tries": 2}]
+    if kind == "folder":
+        del values["autoencoder"]
+        values |= {"parts": "p", "data": {"source": "s"}}
+        more += [{"validation": "v"}]
+    for one in more:
+        data = {"data": values["data"] | one}
+        assert jobs.build_job(values | data | {"loop": {"steps": 1, "validate_every": 1}}).checked
+        with pytest.raises(ConfigError, match="used with validate_every"):
+            jobs.build_job(values | data | {"loop": {"steps": 1}})
+
+
 def test_a_distillation_that_cannot_validate_is_refused_at_the_door():
     values = {"kind": "ladd", "run": "r", "output": "o", "teacher": "toy", "stream": {"batches": 9}}
     loop = {"steps": 1, "accumulate": 2}
@@ -70,6 +89,7 @@ def test_a_validation_folder_that_is_none_is_refused(tmp_path):
     (tmp_path / "1.txt").write_text("x")
     data = {"source": str(tmp_path), "validation": str(tmp_path / "missing"), "side": 64}
     values = jobs.tomllib.loads(LORA) | {"data": data, "run": str(tmp_path / "r")}
+    values["loop"] |= {"validate_every": 5}
     with pytest.raises(ConfigError, match="missing' is no folder"):
         training.run_job(jobs.build_job(values))
     assert not (tmp_path / "r").exists()

@@ -126,6 +126,12 @@ def test_a_part_of_the_model_can_learn_faster():
     assert moved["heads.bias"] == pytest.approx(5e-3, rel=1e-3)
 
 
+def test_a_rate_of_a_part_that_is_not_there_is_refused():
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "heads": nn.Linear(2, 2)})
+    with pytest.raises(ConfigError, match="no part is called 'head'; there are body, heads"):
+        MuonAdamW(model, 1e-3, 1e-3, rates={"body": 2.0, "head": 5.0})
+
+
 @pytest.mark.parametrize("config", ["toy_pro", "toy_max", None])
 def test_both_players_of_ladd_forget_fast_and_other_trainings_as_ever(config, tmp_path):
     torch.manual_seed(0)

@@ -112,7 +112,46 @@ def test_steps_that_the_clock_left_out_are_no_part_of_the_rate(tmp_path):
 
     dials = LoopConfig(10_000, minutes=0.003, log_every=100, muon_lr=0.0)
     Loop(model, dials, tmp_path, watch=Watch(samples=1)).run(loss, rates.append)
-    assert rates[-1]["step"] == 10_000 and 0 < rates[-1]["samples_per_second"] < 60
+    assert rates[-1]["step"] < 20 and 0 < rates[-1]["samples_per_second"] < 60
+
+
+def test_a_run_that_the_clock_ended_goes_on_with_more_minutes(tmp_path):
+    def run(steps, minutes, told=()):
+        model = torch.nn.Linear(1, 1)
+        dials = LoopConfig(steps, minutes=minutes, log_every=1, muon_lr=0.0)
+        loop = Loop(model, dials, tmp_path)
+        loop.resume()
+        before = loop.step
+        loop.run(lambda step: (time.sleep(0.01) or model.weight.sum(), {}))
+        return before, loop.step
+
+    first, second, third = (run(10_000, minutes) for minutes in (0.001, 0.001, 0.003))
+    assert first[0] == 0 and 0 < first[1] < 10  # its steps are those that were done
+    assert second == (first[1], first[1]) and third[0] == first[1] < third[1] < 30
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [*range(1, third[1] + 1)]
+    with pytest.warns(UserWarning, match="the config's last: no step is done. For all of its min"):
+        assert run(third[1], 1.0) == (third[1], third[1])
+
+
+def test_wild_steps_in_a_row_are_counted_through_an_interruption(tmp_path):
+    from minikontext.errors import TrainingError
+
+    def loop():
+        model = torch.nn.Linear(1, 1, bias=False)
+        dials = LoopConfig(60, spike=5.0, warmup=1, decay=0.0, muon_lr=0.0)
+        one = Loop(model, dials, tmp_path)
+        return one, lambda step: ((1.0 if step < 5 else 1000.0) * model.weight.sum(), {})
+
+    first, loss = loop()
+    for _ in range(12):
+        first._one(loss)
+    first.save()
+    second, loss = loop()
+    assert second.resume() and second.skipped == 7
+    with pytest.raises(TrainingError, match="ten wild gradients"):
+        second.run(loss)
+    assert second.step == 14
 
 
 def test_edits_are_tried_and_shown_while_training(tmp_path):
@@ -125,7 +164,7 @@ def test_edits_are_tried_and_shown_while_training(tmp_path):
     toy = Path(__file__).parents[2] / "data" / "weights" / "toy"
     config = {"kind": "editor", "run": str(tmp_path), "output": "x", "autoencoder": str(toy)}
     config |= {"data": {"level": 4, "count": 1, "validation": 6, "tries": 4}}
-    job = jobs.build_job(config | {"loop": {"steps": 1}})
+    job = jobs.build_job(config | {"loop": {"steps": 1, "validate_every": 1}})
     model = models.new_editor(job.transformer, job.text, start=str(toy)).float()
     autoencoder = models.load_autoencoder(toy, CPU)
     check = held_out_check(model, autoencoder, job.data, tmp_path, False, ALONE)
