@@ -9,13 +9,13 @@ Sentences that ask for what the world lacks are no edits: `benchmarks.words` cou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.suite import edit_all
 from benchmarks.words import Newcomer, newcomers
 from minikontext.bench import compare, report
+from minikontext.bench.oracle_bench import called
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, Scene, score
 from minikontext.toyworld.scene import ATTRIBUTES
@@ -105,12 +105,13 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[bool]]]
     parser.add_argument("--weights", nargs="+", default=["toy-max"], help="names or folders")
     parser.add_argument("--half", choices=("dev", "all"), default="dev")
     options = parser.parse_args(arguments)
+    report.positive(options, "steps")
     folder = report.folder(options, "" if options.half == "all" else f"{NAME} dev half")
     found: dict[str, dict[str, list[bool]]] = {}
     for half in ("dev", "shut") if options.half == "all" else ("dev",):
         for place in options.weights:
             pipe = KontextPipeline.from_pretrained(place)
-            name = Path(place).name
+            name = called(pipe, place)
             found.setdefault(half, {})[name] = measure(pipe, editable(half), options.steps)
     text = page(found, options.steps)
     outcomes = {h: {n: "".join("01"[x] for x in r) for n, r in s.items()} for h, s in found.items()}

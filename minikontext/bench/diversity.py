@@ -19,7 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from minikontext.bench import compare, report
-from minikontext.bench.oracle_bench import held_out_cases
+from minikontext.bench.oracle_bench import called, held_out_cases
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, Score, score
 from minikontext.toyworld.scene import CHOICES
@@ -195,7 +195,7 @@ def main(
     for name in options.weights:
         pipe = KontextPipeline.from_pretrained(name)
         steps = options.steps or pipe.defaults.num_inference_steps
-        label = f"{pipe.name}, {steps} steps" + (", edits" if options.edits else "")
+        label = f"{called(pipe, name)}, {steps} steps" + (", edits" if options.edits else "")
         seeds = range(options.seeds)
         results[label] = diversity(pipe, prompts, seeds, num_inference_steps=steps)
     save(results, place)

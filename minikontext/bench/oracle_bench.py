@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from minikontext.bench import compare, mini, report
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained.native import home
 from minikontext.toyworld import Case, Score, sample_edit, score
 
 Row = tuple[Case, Score]
@@ -107,6 +108,15 @@ def held_out_cases(count: int, level: int, seed: int = 0) -> list[Case]:
     return [sample_edit(i, level, split="test", seed=seed) for i in range(count)]
 
 
+def called(pipe: KontextPipeline, place: str | Path) -> str:
+    """What opened weights are called in results: shipped ones by their name, others by their place.
+
+    Many folders have weights of one name: their rows would replace each other.
+    """
+    own = ((folder / pipe.name).resolve() for folder in (Path(), home()))
+    return pipe.name if Path(place).resolve() in own else Path(place).as_posix()
+
+
 def edit_all(
     pipe: KontextPipeline, cases: list[Case], batch: int = 32, seed: int = 0, number: int = 0,
     quiet: bool = False, **call: object,
@@ -130,26 +140,34 @@ def edit_all(
 
 
 def evaluate(
-    pipe: KontextPipeline, cases: list[Case], seed: int = 0, **call: object
-) -> tuple[Report, list[Row]]:
-    """Edit and score cases; `call` goes to the pipeline (steps, guidance ...)."""
+    pipe: KontextPipeline, cases: list[Case], seed: int = 0,
+    clusters: Sequence[Hashable] | None = None, **call: object,
+) -> tuple[Report, list[Row]]:  # fmt: skip
+    """Edit and score cases; `call` goes to the pipeline (steps, guidance ...).
+
+    clusters: what each case belongs to, see `summarise`.
+    """
     start = time.monotonic()
     pictures = edit_all(pipe, cases, seed=seed, **call)
     seconds = time.monotonic() - start
     rows = [(c, score(p, c)) for c, p in tqdm(list(zip(cases, pictures, strict=True)), "scoring")]
-    return summarise(rows, seconds), rows
+    return summarise(rows, seconds, clusters), rows
 
 
-def baselines(pipe: KontextPipeline, cases: list[Case]) -> dict[str, Report]:
-    """The input unchanged, and the right answer through the autoencoder."""
-    edits = [case for case in cases if case.contexts]
-    copied = [(case, score(case.context_images()[0], case)) for case in edits]
+def baselines(
+    pipe: KontextPipeline, cases: list[Case], clusters: Sequence[Hashable] | None = None
+) -> dict[str, Report]:
+    """The input unchanged, and the right answer through the autoencoder; clusters as above."""
+    names = clusters or range(len(cases))
+    edits = [(case, name) for case, name in zip(cases, names, strict=True) if case.contexts]
+    copied = [(case, score(case.context_images()[0], case)) for case, _ in edits]
     ceiling = []
     for first in range(0, len(cases), 32):
         some = cases[first : first + 32]
         pictures = pipe.decode(pipe.encode([case.target_image() for case in some]))
         ceiling += [(c, score(p, c)) for c, p in zip(some, pictures, strict=True)]
-    return {"copy": summarise(copied), "ceiling": summarise(ceiling)}
+    copy = summarise(copied, clusters=[name for _, name in edits])
+    return {"copy": copy, "ceiling": summarise(ceiling, clusters=names)}
 
 
 def table(reports: dict[str, Report]) -> str:
@@ -183,12 +201,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Report]:
     parser.add_argument("--json", type=Path, help="write the reports to this file")
     options = parser.parse_args(arguments)
     pipe = KontextPipeline.from_pretrained(options.weights)
-    cases = held_out_cases(options.cases, options.level)
+    cases, bases = held_out_cases(options.cases, options.level), None
     if options.mini:
-        cases = [case for *_, case in mini.cases(more=True)]
+        bases, cases = map(list, zip(*(row[2:] for row in mini.cases(more=True))))
     call = {"num_inference_steps": options.steps, "true_cfg_scale": options.cfg}
-    found, _ = evaluate(pipe, cases, options.seed, **call)
-    reports = {pipe.name: found} | (baselines(pipe, cases) if options.baselines else {})
+    found, _ = evaluate(pipe, cases, options.seed, bases, **call)
+    reports = {called(pipe, options.weights): found}
+    reports |= baselines(pipe, cases, bases) if options.baselines else {}
     print(table(reports))
     print(json.dumps(found.by_operation, indent=1))
     if options.json:

@@ -21,7 +21,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from minikontext.bench import diversity, mini, multiturn, report, study
-from minikontext.bench.oracle_bench import edit_all, summarise
+from minikontext.bench.oracle_bench import called, edit_all, summarise
 from minikontext.bench.study import Row, SamplerSetting
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
@@ -63,11 +63,10 @@ def bases(every: int = 1, least: int = 0) -> list[int]:
     return [base for _, _, base, case in rows if len(case.contexts) >= least]
 
 
-def measure(pipe: KontextPipeline, steps: int, every: int = 1, seed: int = 0) -> Row:
+def measure(pipe: KontextPipeline, setting: SamplerSetting, every: int = 1, seed: int = 0) -> Row:
     """Edit and score all cases; weights that only edit get those with a context image."""
     least = pipe.defaults.min_contexts
     cases = [c for c in bench_cases(every) if len(c.contexts) >= least]
-    setting = SamplerSetting(pipe.name, steps, cfg=None)
     label = part_name(every, seed) or "all"
     return study.measure(pipe, setting, cases, label, [seed], bases(every, least), batch=32)[0]
 
@@ -75,10 +74,15 @@ def measure(pipe: KontextPipeline, steps: int, every: int = 1, seed: int = 0) ->
 def timed(rows: dict[str, Row], count: int = 64, rounds: int = 3) -> dict[str, dict[str, object]]:
     """Seconds an edit of every row's weights and steps: medians, on `count` edits of one context.
 
-    The rows take turns, and the first round is not counted.
+    The rows take turns, and the first round is not counted. Raises ConfigError for a row whose
+    weights are others by now.
     """
     edited = _edited(rows)
-    pipes = {r.setting.weights: KontextPipeline.from_pretrained(r.setting.weights) for r in edited}
+    places = dict.fromkeys(row.setting.weights for row in edited)
+    pipes = {place: KontextPipeline.from_pretrained(place) for place in places}
+    for row in edited:
+        if row.fingerprint != pipes[row.setting.weights].weights_fingerprint:
+            raise ConfigError(f"{row.name}: its weights are others by now; measure them again.")
     cases = [case for case in bench_cases() if len(case.contexts) == 1][:count]
     seconds: dict[str, list[float]] = {row.name: [] for row in edited}
     for row in edited * (rounds + 1):
@@ -100,7 +104,8 @@ def copied(every: int = 1, seed: int = 0) -> Row:
     """The first context unchanged: what doing nothing scores, beside results of a seed."""
     cases = [case for case in bench_cases(every) if case.contexts]
     scored = [(case, score(case.context_images()[0], case)) for case in cases]
-    whole, outcomes = summarise(scored), "".join(str(int(s.success)) for _, s in scored)
+    whole = summarise(scored, clusters=bases(every, 1))
+    outcomes = "".join(str(int(s.success)) for _, s in scored)
     setting = SamplerSetting(COPY, 0, cfg=None)
     return Row(setting, "", part_name(every, seed) or "all", whole, [whole.success], [outcomes])
 
@@ -127,9 +132,9 @@ def run(
     for name in names:
         pipe = KontextPipeline.from_pretrained(name)
         for n in steps:
-            setting = SamplerSetting(pipe.name, n, cfg=None)
+            setting = SamplerSetting(called(pipe, name), n, cfg=None)
             if again or not study.fresh(rows.get(str(setting)), pipe, label, 1):
-                keep(measure(pipe, n, every, seed))
+                keep(measure(pipe, setting, every, seed))
     return dict(sorted(rows.items(), key=lambda item: _order(item[1])))
 
 

@@ -22,9 +22,10 @@ from tqdm.auto import tqdm
 from minikontext import safety
 from minikontext.bench import compare, mini, report
 from minikontext.bench.compare import Rate, grouped, rate
-from minikontext.bench.oracle_bench import edit_all
+from minikontext.bench.oracle_bench import called, edit_all
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import config_fingerprint
 from minikontext.runtime import files
 from minikontext.safety import Safety
 from minikontext.safety.filters import CARD, LAYERS
@@ -295,14 +296,17 @@ def run(
     guard, order = safety.load(settings.filter), []
     for name in names:
         pipe = KontextPipeline.from_pretrained(name, safety="none")
-        order.append(pipe.name)
+        label, config = called(pipe, name), config_fingerprint(pipe)
+        order.append(label)
         if "filters" in parts and "layers" not in found:
             found |= plain(measure_filters(guard, pipe.autoencoder, settings.count))
             write(found, folder)
         for part in (part for part in PARTS[1:] if part in parts):
             rows = found.setdefault(part, {})
-            if rows.get(pipe.name, {}).get("sha256") != pipe.weights_fingerprint:
-                rows[pipe.name] = plain(measure(part, pipe, guard, settings))
+            wanted, row = (pipe.weights_fingerprint, config), rows.get(label, {})
+            if (row.get("sha256"), row.get("config", config)) != wanted:  # of before: no config
+                row = plain(measure(part, pipe, guard, settings))
+                rows[label] = row | {"weights": label, "config": config}
                 write(found, folder)
     for part in (part for part in PARTS[1:] if part in found):
         rows = found[part]

@@ -21,9 +21,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from minikontext.bench import compare, report
-from minikontext.bench.oracle_bench import Report, edit_all, held_out_cases, summarise
+from minikontext.bench.oracle_bench import Report, called, edit_all, held_out_cases, summarise
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import config_fingerprint
 from minikontext.runtime.step_cache import StepCache
 from minikontext.toyworld import Case, psnr, score
 
@@ -76,6 +77,10 @@ class SamplerSetting:
         how += ", order 0" if self.order == 0 else ""
         return f"{self.weights}, {self.steps} steps{how}" + (", edits only" if self.edits else "")
 
+    def new_cache(self) -> StepCache | None:
+        """A step cache of its threshold and order, or none."""
+        return StepCache(self.cache, self.order) if self.cache else None
+
     def call(self, cache: StepCache | None = None) -> dict[str, object]:
         """The pipeline's arguments; a scale of None is the weights' own."""
         scales = {"true_cfg_scale": self.cfg, "guidance_scale": self.guidance}
@@ -88,7 +93,8 @@ class Row:
 
     cases: the name of their set. outcomes: for each seed, one 0 or 1 a case. psnr: in dB to the
     pictures of the study's first setting, 60 where they are equal, and the lowest of all cases.
-    skipped: passes that a step cache left out.
+    skipped: passes that a step cache left out. fingerprint, config: of the weights, and of what
+    else their config says; results of before have no config.
     """
 
     setting: SamplerSetting
@@ -100,6 +106,7 @@ class Row:
     psnr: float | None = None
     lowest: float | None = None
     skipped: float | None = None
+    config: str = ""
 
     @property
     def name(self) -> str:
@@ -153,7 +160,7 @@ def measure(
     give a batch of 1.
     """
     mine = [i for i, case in enumerate(cases) if case.contexts or not setting.edits]
-    cache = StepCache(setting.cache, setting.order) if setting.cache else None
+    cache = setting.new_cache()
     scored: dict[int, list] = {seed: [] for seed in seeds}
     shown: list[Image.Image] = []
     for start in tqdm(range(0, len(mine), CHUNK), str(setting)):
@@ -171,7 +178,7 @@ def measure(
         ["".join(str(int(s.success)) for _, s in rows) for rows in scored.values()],
         round(float(np.mean(near)), 1) if near else None,
         round(float(min(near)), 1) if near else None,
-        round(100 * cache.share, 1) if cache else 0.0 if near else None,
+        round(100 * cache.share, 1) if cache else 0.0 if near else None, config_fingerprint(pipe),
     ), shown  # fmt: skip
 
 
@@ -183,18 +190,20 @@ def run(
     """Measure what is missing in `place`, and store each row when it is there; others stay.
 
     near: also compare pictures with those of the first setting, of the same cases and noise.
+    batch: is 1 where any setting has a step cache, so that each picture has its own.
     """
     rows, first = load(place), {}
+    batch = 1 if any(setting.cache for setting in settings) else batch
     load_once = lru_cache(maxsize=None)(load_pipe)
     for setting in settings:
         pipe = load_once(setting.weights)
-        setting = replace(setting, weights=pipe.name)
+        setting = replace(setting, weights=called(pipe, setting.weights))
         if not again and fresh(rows.get(str(setting)), pipe, label, seeds):
             continue
         if near and setting.edits not in first:
             some = [case for case in cases if case.contexts or not setting.edits]
-            base = load_once(settings[0].weights), some, batch
-            first[setting.edits] = edit_all(*base, quiet=True, **settings[0].call())
+            base, how = (load_once(settings[0].weights), some, batch), settings[0]
+            first[setting.edits] = edit_all(*base, quiet=True, **how.call(how.new_cache()))
         shown = first.get(setting.edits)
         row, _ = measure(pipe, setting, cases, label, range(seeds), clusters, batch, shown)
         rows[row.name] = row
@@ -203,9 +212,11 @@ def run(
 
 
 def fresh(row: Row | None, pipe: KontextPipeline, label: str, seeds: int) -> bool:
-    """Whether a row is there, and of these weights, cases and seeds."""
+    """Whether a row is there, and of these weights, defaults, cases and seeds."""
     wanted = (pipe.weights_fingerprint, label, seeds)
-    return row is not None and (row.fingerprint, row.cases, len(row.seeds)) == wanted
+    if row is None or (row.fingerprint, row.cases, len(row.seeds)) != wanted:
+        return False
+    return row.config in ("", config_fingerprint(pipe))
 
 
 def save(rows: dict[str, Row], place: Path) -> None:

@@ -69,3 +69,20 @@ def test_the_command_compares_weights_with_the_first(tmp_path, monkeypatch, caps
 def test_a_half_is_not_stored_as_the_whole():
     with pytest.raises(ConfigError, match="--store keeps results of all cases"):
         bench.main(["--store"])
+
+
+def test_two_folders_with_weights_of_one_name_are_compared(tmp_path, monkeypatch):
+    class Pipe:
+        name = "toy"
+
+        def __init__(self, place):
+            self.right = [place == "a/weights"] * 20
+
+    monkeypatch.setattr(bench.KontextPipeline, "from_pretrained", Pipe)
+    monkeypatch.setattr(bench, "measure", lambda pipe, *_: pipe.right)
+    few = bench.editable("dev")[:20]
+    monkeypatch.setattr(bench, "editable", lambda half: few)
+    found = bench.main(["--weights", "a/weights", "b/weights", "--output", str(tmp_path)])
+    assert [*found["dev"]] == ["a/weights", "b/weights"]
+    page = (tmp_path / "newcomers.md").read_text(encoding="utf-8")
+    assert "b/weights is 100.0 points below a/weights" in page

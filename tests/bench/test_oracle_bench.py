@@ -2,7 +2,9 @@
 
 import pytest
 
+from minikontext.bench import mini, oracle_bench
 from minikontext.bench.oracle_bench import bootstrap, held_out_cases, summarise, table
+from minikontext.pretrained.native import home
 from minikontext.toyworld import render, score
 
 
@@ -28,3 +30,41 @@ def test_cases_without_a_measurable_rest_do_not_count_as_perfect():
     cases = [c for c in held_out_cases(400, 4) if c.operation == "change_style"][:6]
     report = summarise([(case, score(render(case.target), case)) for case in cases])
     assert report.psnr_untouched in (0.0, pytest.approx(60.0))
+
+
+def test_weights_are_called_by_their_place_unless_they_are_shipped(tmp_path):
+    pipe = type("Pipe", (), {"name": "toy"})()
+    for place in ("toy", "./toy", home() / "toy"):
+        assert oracle_bench.called(pipe, place) == "toy"
+    for place in (tmp_path / "toy", tmp_path / "mine"):
+        assert oracle_bench.called(pipe, place) == place.as_posix()
+
+
+def test_cases_of_one_base_scene_are_a_cluster(monkeypatch, capsys):
+    rows = [mini.cases()[i] for i in (0, 1, 600, 900)]
+    told = []
+
+    def noted(rows, seconds=0.0, clusters=None):
+        told.append(clusters)
+        return summarise(rows)
+
+    monkeypatch.setattr(oracle_bench, "summarise", noted)
+    monkeypatch.setattr(oracle_bench.mini, "cases", lambda more: rows)
+    monkeypatch.setattr(oracle_bench.KontextPipeline, "from_pretrained", lambda place: Pipe())
+    pictures = [case.target_image() for *_, case in rows]
+    monkeypatch.setattr(oracle_bench, "edit_all", lambda *_, **__: pictures)
+    oracle_bench.main(["--mini", "--baselines"])
+    bases = [base for _, _, base, _ in rows]
+    assert told == [bases] * 3 and "| cases | 4 | 4 | 4 |" in capsys.readouterr().out
+
+
+class Pipe:
+    """Encodes and decodes without a loss."""
+
+    name = "toy"
+
+    def encode(self, pictures):
+        return pictures
+
+    def decode(self, pictures):
+        return pictures

@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 
 from minikontext.bench import autoencoder_bench, diversity, multiturn, results, study
+from minikontext.bench.oracle_bench import Report, summarise
+from minikontext.bench.study import Row
 from minikontext.cli import app
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import held_out, render
@@ -45,6 +48,45 @@ def test_the_bench_goes_on_and_gives_the_same_bytes(tmp_path, capsys, monkeypatc
     assert (tmp_path / "a" / "results.json").read_bytes() == kept
     assert app.main([*command[:-1], "640", "--output", str(tmp_path / "a")]) == 2
     assert "never replaces the whole" in capsys.readouterr().err
+
+
+def test_two_folders_with_weights_of_one_name_have_a_row_each_and_are_timed_by_it(
+    tmp_path, monkeypatch
+):
+    class Pipe:
+        defaults, modules, name = Defaults(), {}, "toy"
+
+        def __init__(self, place):
+            self.weights_fingerprint = place
+
+    timed, whole = [], Report(cases=2, success=50.0, interval=(0.0, 100.0), followed=50.0)
+
+    def measured(pipe, setting, *_):
+        return Row(setting, pipe.weights_fingerprint, "every 900th", whole, [50.0], ["10"])
+
+    monkeypatch.setattr(results.KontextPipeline, "from_pretrained", Pipe)
+    monkeypatch.setattr(results, "measure", measured)
+    places = ["a/toy", "b/toy", "toy"]
+    rows = results.run(places, [4], tmp_path, 900)
+    assert [*rows][1:] == [f"{place}, 4 steps" for place in places]
+    monkeypatch.setattr(results, "edit_all", lambda pipe, *_, **__: timed.append(pipe))
+    results.timed(rows, count=1, rounds=1)
+    assert [pipe.weights_fingerprint for pipe in timed] == places * 2
+    rows["toy, 4 steps"] = replace(rows["toy, 4 steps"], fingerprint="another")
+    with pytest.raises(ConfigError, match="toy, 4 steps: its weights are others by now"):
+        results.timed(rows, count=1, rounds=1)
+
+
+def test_copied_inputs_are_clustered_by_base_scene_as_the_page_says(monkeypatch):
+    told = []
+
+    def noted(rows, clusters=None):
+        told.append(clusters)
+        return summarise(rows, clusters=clusters)
+
+    monkeypatch.setattr(results, "summarise", noted)
+    results.copied(400)
+    assert told == [results.bases(400, 1)] and len(told[0]) > 1
 
 
 def test_results_of_another_seed_are_others(tmp_path, monkeypatch, capsys):

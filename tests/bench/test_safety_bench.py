@@ -10,6 +10,7 @@ from PIL import Image
 
 from minikontext.bench import compare
 from minikontext.bench import safety_bench as bench
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
 from minikontext.safety import Safety, placeholder
 from minikontext.safety.clip import ClipConfig, TwoTowers, save_safety
@@ -95,7 +96,7 @@ def test_the_price_is_beside_the_first_of_the_weights_whatever_was_measured_befo
     """toy-safe alone at first: its row is the first in the file, and not what others are beside."""
 
     class Pipe:
-        weights_fingerprint = "x"
+        weights_fingerprint, defaults, modules = "x", Defaults(), {}
 
         def __init__(self, name):
             self.name = name
@@ -121,6 +122,16 @@ def test_the_price_is_beside_the_first_of_the_weights_whatever_was_measured_befo
     assert found["price"] == [bench.price(rows["toy"], rows["toy-safe"]).verdict("toy-safe", "toy")]
     assert [*found["benign"]] == [*found["attacks"]] == ["toy", "toy-safe"]
     assert "toy-safe is 50.0 points below toy" in (tmp_path / "safety.md").read_text()
+    # Weights of one name in two folders have a row each, and changed defaults are measured anew.
+    monkeypatch.setattr(bench.KontextPipeline, "from_pretrained", lambda name, **_: Pipe("toy"))
+    found = bench.run(["toy", "mine/toy"], **run)
+    assert [*found["benign"]] == ["toy", "mine/toy", "toy-safe"]
+    assert found["attacks"]["mine/toy"]["weights"] == "mine/toy"
+    monkeypatch.setattr(bench, "measure", None)  # nothing is left to measure
+    assert bench.run(["toy", "mine/toy"], **run) == found
+    Pipe.defaults = Defaults(num_inference_steps=3)
+    with pytest.raises(TypeError):
+        bench.run(["toy"], **run)
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ from minikontext.bench import report, results, study
 from minikontext.bench.compare import interval
 from minikontext.bench.oracle_bench import Report, evaluate, held_out_cases
 from minikontext.bench.study import Row, SamplerSetting
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
+from minikontext.pretrained import config_fingerprint
 from minikontext.toyworld import psnr
 
 PARSED = {
@@ -122,7 +124,7 @@ def test_pictures_are_compared_with_the_first_settings_own_of_the_same_case(tmp_
     """Also where its row is there already, and for a setting of edits only."""
 
     class Pipe:
-        weights_fingerprint = "x"
+        weights_fingerprint, defaults, modules = "x", Defaults(), {}
 
         def __init__(self, name):
             self.name = name
@@ -163,3 +165,49 @@ def test_the_interval_is_that_of_clusters():
     text = "".join(str(int(x)) for x in cases)
     three = row(outcomes=(text,) * 3)
     assert interval(three.values(), [*range(60)] * 3) == interval(cases)
+
+
+def test_a_row_is_kept_for_the_same_weights_and_defaults_only():
+    class Pipe:
+        weights_fingerprint, defaults, modules = "x", Defaults(), {}
+
+    known = row(config=config_fingerprint(Pipe))
+    assert study.fresh(known, Pipe, "4", 2) and study.fresh(replace(known, config=""), Pipe, "4", 2)
+    Pipe.defaults = Defaults(num_inference_steps=3)
+    assert not study.fresh(known, Pipe, "4", 2)
+    assert study.fresh(replace(known, config=""), Pipe, "4", 2)  # of before: nobody knows
+
+
+def test_a_step_cache_is_of_each_picture_and_of_the_first_settings_own_too(tmp_path, monkeypatch):
+    class Pipe:
+        weights_fingerprint, defaults, modules, name = "x", Defaults(), {}, "toy"
+
+        def __init__(self, place):
+            pass
+
+    calls = []
+
+    def drawn(pipe, cases, batch, *_, step_cache=None, **__):
+        calls.append((batch, step_cache and (step_cache.threshold, step_cache.order)))
+        return [Image.new("RGB", (64, 64), "red") for _ in cases]
+
+    monkeypatch.setattr(study, "edit_all", drawn)
+    settings = [SamplerSetting.parse(text) for text in ("toy:4:cache=0.1,order=0", "toy:2")]
+    study.run(settings, held_out_cases(1, 4), "one", tmp_path / "s.json", near=True, load_pipe=Pipe)
+    assert calls == [(1, (0.1, 0)), (1, (0.1, 0)), (1, None)]
+
+
+def test_two_folders_with_weights_of_one_name_have_a_row_each(tmp_path, monkeypatch):
+    class Pipe:
+        defaults, modules, name = Defaults(), {}, "toy"
+
+        def __init__(self, place):
+            self.weights_fingerprint = place
+
+    monkeypatch.setattr(study, "measure", lambda pipe, setting, *_: (
+        replace(row(setting), fingerprint=pipe.weights_fingerprint), []))  # fmt: skip
+    settings = [SamplerSetting(place, 4) for place in ("toy", "a/toy", "b/toy")]
+    rows = study.run(settings, [], "4", tmp_path / "s.json", 2, load_pipe=Pipe)
+    assert {name: one.fingerprint for name, one in rows.items()} == {
+        "toy, 4 steps": "toy", "a/toy, 4 steps": "a/toy", "b/toy, 4 steps": "b/toy"
+    }  # fmt: skip
