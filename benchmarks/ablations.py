@@ -24,6 +24,7 @@ from minikontext.bench import report
 from minikontext.bench.ablations import Run, load, table
 from minikontext.bench.oracle_bench import held_out_cases, summarise
 from minikontext.denoiser import Denoiser
+from minikontext.errors import ConfigError
 from minikontext.flow import interpolate, loss_per_sample
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
@@ -197,6 +198,8 @@ def study(
     `jobs` trainings run side by side. A variant that belongs to several studies is trained once.
     """
     runs = load(out) if out.exists() else []
+    if runs and (known := report.read_json(out)["setting"]) != asdict(setting):
+        raise ConfigError(f"{out} is of {known}, not of {asdict(setting)}: use another --output.")
     wanted = {
         (v, seed): None for seed in range(seeds) for name in names for v in STUDIES[name].values()
     }

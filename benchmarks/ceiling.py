@@ -80,6 +80,9 @@ def main(arguments: list[str] | None = None) -> list[Ceiling]:
     parser.add_argument("--sizes", type=sizes.parse, default="all", help=sizes.parse.__doc__)
     options = parser.parse_args(arguments)
     report.positive(options, "cases")
+    parts = {"few cases": options.cases < 100, "some sizes": options.sizes != sizes.parse("all"),
+             f"level {options.level}": options.level != 4}  # fmt: skip
+    target = report.folder(options, " ".join(name for name, there in parts.items() if there))
     place = Path(options.weights)
     folder = place if (place / "autoencoder.safetensors").exists() else find_weights(place)
     model = load_autoencoder(folder, torch.device("cpu"))
@@ -87,7 +90,7 @@ def main(arguments: list[str] | None = None) -> list[Ceiling]:
     rows = [measure(model, cases, size) for size in tqdm(options.sizes, "sizes")]
     content: dict[str, object] = {"weights": options.weights, "split": options.split}
     content["rows"] = [asdict(row) for row in rows]
-    report.write_json(content, report.folder(options) / "ceiling.json")
+    report.write_json(content, target / "ceiling.json")
     print(table(rows))
     return rows
 

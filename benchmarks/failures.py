@@ -104,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--every", type=int, default=1, help="only every n-th case (default: 1)")
     options = parser.parse_args(arguments)
+    report.positive(options, "every", "steps")
     part = part_name(options.every)
     place = report.folder(options, part) / "failures.json"
     pipe = KontextPipeline.from_pretrained(options.weights)

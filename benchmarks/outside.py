@@ -129,11 +129,12 @@ def main(arguments: list[str] | None = None) -> list[Try]:
     parser.add_argument("--photo", type=Path, help="a photograph (default: matplotlib's sample)")
     options = parser.parse_args(arguments)
     report.positive(options, "count")
+    parts = {f"outside {options.count}": options.count != 50, "own photo": bool(options.photo)}
+    folder = report.folder(options, " ".join(name for name, there in parts.items() if there))
     pipe = KontextPipeline.from_pretrained(options.weights)
     tries = [*wish_tries(options.count)]
     half = max(1, options.count // 2)
     tries += tqdm(picture_tries(pipe, half, options.photo or sample_photo()), "pictures")
-    folder = report.folder(options, "" if options.count == 50 else f"outside {options.count}")
     report.write_json([asdict(one) for one in tries], folder / "outside.json")
     report.write_text(page(tries, pipe.name), folder / "outside.md")
     print(page(tries, pipe.name))

@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--weights", default="toy", help="name or folder (default: toy)")
     parser.add_argument("--level", type=int, default=4, help="level of the world (default: 4)")
     parser.add_argument("--cases", type=int, default=100, help="at each size (default: 100)")
-    parser.add_argument("--split", default="dev", help="dev (default) or test")
+    parser.add_argument("--split", default="dev", choices=("dev", "test"), help="(default: dev)")
     parser.add_argument(
         "--sizes", type=sizes.parse, default="all", help="trained, unseen, all, WxH,…"
     )
@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
+    report.positive(options, "cases", "steps")
     pipe = KontextPipeline.from_pretrained(options.weights)
     cases = cases_of(options.cases, options.level, options.split, pictures=options.pictures)
     call = {"num_inference_steps": options.steps}

@@ -11,6 +11,7 @@ came out is kept by case, so that two sets of weights can be compared in pairs (
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count, cycle, islice
@@ -21,7 +22,9 @@ from tqdm.auto import tqdm
 
 from minikontext.bench import compare, report
 from minikontext.bench.mini import CATEGORIES
+from minikontext.bench.oracle_bench import called
 from minikontext.bench.reader import judgement
+from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, score, sizes, wishes
 from minikontext.toyworld.sizes import TRAINED, UNSEEN, Size
@@ -196,7 +199,10 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Outcome]]:
     parser.add_argument("--share", type=float, default=1.0, help="of every set (default: all)")
     parser.add_argument("--sets", nargs="+", default=[*SETS], choices=[*SETS], metavar="SET")
     options = parser.parse_args(arguments)
-    whole = options.share >= 1 and set(options.sets) == set(SETS)
+    report.positive(options, "steps")
+    if not 0 < options.share <= 1:
+        raise ConfigError(f"--share {options.share}: use a part of the whole, up to 1.")
+    whole = options.share == 1 and set(options.sets) == set(SETS)
     folder = report.folder(options, "" if whole else f"{NAME} {options.split} {options.share}")
     pipe = KontextPipeline.from_pretrained(options.weights)
     call = {"num_inference_steps": options.steps}
@@ -207,7 +213,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Outcome]]:
     steps = options.steps or pipe.defaults.num_inference_steps
     title = f"# MiniKontextBench 2: {options.weights}, {steps} steps, {options.split} split"
     text = page(found, title)
-    name = f"{NAME}_{pipe.name}_{options.split}"  # choices (dev) and reports (test) stay apart
+    short = re.sub(r"[^\w.-]+", "-", called(pipe, options.weights)).strip("-")
+    name = f"{NAME}_{short}_{options.split}"  # choices (dev) and reports (test) stay apart
     content = {"weights": pipe.weights_fingerprint, "steps": steps, "split": options.split}
     plain = {key: [asdict(one) for one in outcomes] for key, outcomes in found.items()}
     report.write_json(content | {"outcomes": plain}, folder / f"{name}.json")

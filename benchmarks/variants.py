@@ -28,6 +28,8 @@ from minikontext.runtime import files
 from minikontext.toyworld import sizes
 from minikontext.training import build_job, read_config, run_job
 from minikontext.training.jobs import tomllib
+from minikontext.training.runs import require_same_config
+from minikontext.training.store import headers
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,15 @@ def examine(
     config: dict[str, Any], path: str, value: Any, seed: int, shapes: Sequence[sizes.Size],
     count: int, **call: Any,
 ) -> Result:  # fmt: skip
-    """Train one variant with one seed and measure it on the first dev cases."""
+    """Train one variant with one seed and measure it on the first dev cases.
+
+    Raises TrainingError for one that is there of another config.
+    """
     mine = changed(config, path, value, seed)
     job, folder = build_job(mine), Path(mine["output"])
-    if not files.exists(folder / "config.json"):
+    require_same_config(job)
+    done = [int(facts["step"]) for facts in headers(job.folder).values() if facts]
+    if not files.exists(folder / "config.json") or max(done, default=0) != job.loop.steps:
         run_job(job)
     pipe = KontextPipeline.from_pretrained(folder)
     cases = cases_of(count, job.stream.level, "dev")

@@ -28,10 +28,13 @@ from minikontext.bench.wrong_answers import (
     planted,
     table,
 )
+from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, sizes
 from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.oracle import succeeds
+
+NOTHING: dict[str, object] = {}
 
 
 def examine(
@@ -73,10 +76,12 @@ def _verdicts(
     return verdicts | {name: succeeds(picture, case) for name, picture in wrong.items()}
 
 
-def save(weights: str, done: int, kinds: dict[str, Kind], path: Path) -> None:
-    """Write the result so far as JSON, and its table beside it."""
-    content = {"weights": weights, "cases": done, "kinds": {k: asdict(v) for k, v in kinds.items()}}
-    report.write_json(content, path)
+def save(
+    weights: str, done: int, kinds: dict[str, Kind], path: Path, asked: dict[str, object] = NOTHING
+) -> None:  # fmt: skip
+    """Write the result so far as JSON, and its table beside it; asked: what else it depends on."""
+    content = {"weights": weights, "cases": done, **asked}
+    report.write_json(content | {"kinds": {k: asdict(v) for k, v in kinds.items()}}, path)
     report.write_text(table(kinds), path.with_suffix(".md"))
 
 
@@ -99,11 +104,15 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         known = [case for *_, case in mini.cases(more=True)]
         cases = random.Random(0).sample(known, len(known))[: options.cases]
+    asked = {name: getattr(options, name) for name in ("weights", "size", "split", "right")}
+    before = {} if options.again else report.read_json(path, {})
+    if others := [f"{n} {before[n]}" for n in asked if before.get(n, asked[n]) != asked[n]]:
+        raise ConfigError(f"{path} is of {', '.join(others)}: use another --name, or --again.")
     done, kinds = (0, {}) if options.again else load(path)
     pipe = KontextPipeline.from_pretrained(options.weights)
 
     def note(done: int, kinds: dict[str, Kind]) -> None:
-        save(options.weights, done, kinds, path)
+        save(options.weights, done, kinds, path, asked)
 
     print(table(examine(cases, pipe, kinds, done, note, not options.right, size)))
 

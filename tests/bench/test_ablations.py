@@ -1,5 +1,7 @@
 """The ablations: variants differ in what they say, and a study can be gone on with."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -78,6 +80,8 @@ def test_a_study_trains_every_variant_once_and_goes_on_where_it_stopped(tmp_path
     assert all(run.curve == mine["sequence"].curve for run in usual)
     monkeypatch.setattr(ablations, "train_and_score", None)  # nothing is left to train
     assert ablations.study(["context"], 1, TINY, tmp_path / "runs", out) == ablations.load(out)
+    with pytest.raises(ConfigError, match="use another --output"):  # runs of two budgets
+        ablations.study(["context"], 1, replace(TINY, steps=9), tmp_path / "runs", out)
 
 
 def test_table_and_plot_show_every_seed():

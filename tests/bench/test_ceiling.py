@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 import torch
 
 from benchmarks import ceiling
+from minikontext.errors import ConfigError
 from minikontext.toyworld.edits import sample_case
 from minikontext.training.models import load_autoencoder
 
@@ -24,6 +26,14 @@ def test_the_shipped_autoencoder_keeps_right_answers_and_a_broken_one_does_not()
 def test_the_command_measures_each_size_and_keeps_the_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = ceiling.main(["--cases", "2", "--sizes", "64x64,64x96"])
-    stored = json.loads((tmp_path / "runs" / "bench" / "ceiling.json").read_text())
+    stored = json.loads(
+        (tmp_path / "runs" / "bench" / "few-cases-some-sizes" / "ceiling.json").read_text()
+    )
     assert [(r["width"], r["height"]) for r in stored["rows"]] == [(64, 64), (64, 96)]
     assert "| 64 × 96 | 2 |" in capsys.readouterr().out and len(rows) == 2
+
+
+@pytest.mark.parametrize("part", [["--cases", "2"], ["--sizes", "64x64"], ["--level", "2"]])
+def test_a_part_is_not_stored_as_the_whole(part):
+    with pytest.raises(ConfigError, match="--store keeps results of all cases"):
+        ceiling.main([*part, "--store"])

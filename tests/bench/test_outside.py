@@ -3,7 +3,10 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from benchmarks import outside
+from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 
 
@@ -31,3 +34,8 @@ def test_a_pipeline_that_says_nothing_is_found_out():
     assert not any(one.warned for one in tries)
     text = outside.page(tries, "toy")
     assert "- noise: number 1" in text and "| noise | 1 | 0 | all |" in text
+
+
+def test_another_photograph_is_not_stored_as_the_usual_one(tmp_path):
+    with pytest.raises(ConfigError, match="this is a part: own photo"):
+        outside.main(["--photo", str(tmp_path / "x.jpg"), "--store"])

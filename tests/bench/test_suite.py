@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import suite
 from minikontext.bench.mini import CATEGORIES
+from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.sizes import TRAINED, UNSEEN
 from minikontext.toyworld.split import pairs_of
@@ -53,3 +54,9 @@ def test_shares_are_of_the_outcomes():
     label, cases, oracle, span, reader, agreed, psnr = suite.line("x", made)
     assert (label, cases, oracle, reader, agreed, psnr) == ("x", 4, 75.0, 25.0, 50.0, 30.0)
     assert span.endswith("to 100.0")
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "2"])
+def test_a_share_is_a_part_of_the_whole(share):
+    with pytest.raises(ConfigError, match=f"--share {share}"):
+        suite.main(["--share", share, "--store"])

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import wrong_answers
 from minikontext.bench import mini
 from minikontext.bench.wrong_answers import ANOTHER, SPOILED, planted
+from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render, score
 from minikontext.toyworld.edits import Case
@@ -67,3 +68,13 @@ def test_a_mirrored_answer_is_not_preserved_though_everything_reads_right():
     case = Case("local", "change_eyes", "", (before,), before.change(eyes="big"), ("eyes",))
     found = score(render(case.target)[:, ::-1], case)
     assert found.followed and found.identity and not found.preserved
+
+
+def test_what_is_gone_on_with_is_of_the_same_weights_and_answers(tmp_path):
+    """Else the counts of two autoencoders would be added up; a file of before says less."""
+    there = ["--output", str(tmp_path), "--name", "mine", "--cases", "1"]
+    asked = {"size": "64x64", "split": None, "right": True}
+    wrong_answers.save("toy", 1, {}, tmp_path / "mine.json", asked)
+    for other, told in ((["--weights", "toy-max", "--right"], "weights toy:"), ([], "right True:")):
+        with pytest.raises(ConfigError, match=f"mine.json is of {told} use another --name"):
+            wrong_answers.main([*there, *other])

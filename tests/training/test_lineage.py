@@ -169,6 +169,12 @@ def test_variants_are_trained_alike_and_compared_in_pairs(tmp_path, autoencoder,
     assert "| training.layout = scaled | 2 |" in text and "+0.0 to +0.0), not decided" in text
     monkeypatch.setattr(variants, "run_job", None)  # a second call trains nothing
     assert variants.main(options) == results
+    toml.write_text(as_toml(config | {"loop": config["loop"] | {"lr": 0.1}}))
+    with pytest.raises(TrainingError, match=r"\[loop\] lr was"):  # one old, one new: no comparison
+        variants.main(options)
+    toml.write_text(as_toml(config | {"loop": config["loop"] | {"steps": 3}}))
+    with pytest.raises(TypeError):  # more steps: all of them are trained on
+        variants.main(options)
     with pytest.raises(ConfigError, match="section.name"):
         variants.variants("training.mu_16=,")
 
