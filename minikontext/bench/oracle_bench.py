@@ -201,9 +201,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Report]:
     parser.add_argument("--json", type=Path, help="write the reports to this file")
     options = parser.parse_args(arguments)
     pipe = KontextPipeline.from_pretrained(options.weights)
-    cases, bases = held_out_cases(options.cases, options.level), None
+    cases = held_out_cases(options.cases, options.level)
+    bases: list[int] | None = None
     if options.mini:
-        bases, cases = map(list, zip(*(row[2:] for row in mini.cases(more=True))))
+        rows = mini.cases(more=True)
+        bases, cases = [base for _, _, base, _ in rows], [case for *_, case in rows]
     call = {"num_inference_steps": options.steps, "true_cfg_scale": options.cfg}
     found, _ = evaluate(pipe, cases, options.seed, bases, **call)
     reports = {called(pipe, options.weights): found}
