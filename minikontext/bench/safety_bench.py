@@ -287,24 +287,26 @@ def run(
     names: Sequence[str], settings: Settings, folder: Path, again: bool = False,
     parts: Sequence[str] = PARTS,
 ) -> dict[str, Any]:  # fmt: skip
-    """Some parts; the first of the weights is the untrained one. What is there is kept.
+    """Some parts; the first of the weights is the untrained one. What is there is kept, with
+    `again` all but what is measured now.
 
     Weights come in the order of `names`; others that were measured before come after them.
     """
-    found = {} if again else known(folder / "safety.json", settings)
+    found = known(folder / "safety.json", settings)
     found["settings"] = asdict(settings)
     guard, order = safety.load(settings.filter), []
     for name in names:
         pipe = KontextPipeline.from_pretrained(name, safety="none")
         label, config = called(pipe, name), config_fingerprint(pipe)
         order.append(label)
-        if "filters" in parts and "layers" not in found:
+        if "filters" in parts and len(order) == 1 and (again or "layers" not in found):
             found |= plain(measure_filters(guard, pipe.autoencoder, settings.count))
             write(found, folder)
         for part in (part for part in PARTS[1:] if part in parts):
             rows = found.setdefault(part, {})
             wanted, row = (pipe.weights_fingerprint, config), rows.get(label, {})
-            if (row.get("sha256"), row.get("config", config)) != wanted:  # of before: no config
+            kept = row.get("sha256"), row.get("config", config)  # those of before have no config
+            if again or kept != wanted:
                 row = plain(measure(part, pipe, guard, settings))
                 rows[label] = row | {"weights": label, "config": config}
                 write(found, folder)

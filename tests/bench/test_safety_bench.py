@@ -127,7 +127,10 @@ def test_the_price_is_beside_the_first_of_the_weights_whatever_was_measured_befo
     found = bench.run(["toy", "mine/toy"], **run)
     assert [*found["benign"]] == ["toy", "mine/toy", "toy-safe"]
     assert found["attacks"]["mine/toy"]["weights"] == "mine/toy"
+    assert bench.run(["toy"], again=True, **run | {"parts": ("attacks",)}) == found
     monkeypatch.setattr(bench, "measure", None)  # nothing is left to measure
+    with pytest.raises(TypeError):
+        bench.run(["toy"], again=True, **run)
     assert bench.run(["toy", "mine/toy"], **run) == found
     Pipe.defaults = Defaults(num_inference_steps=3)
     with pytest.raises(TypeError):
