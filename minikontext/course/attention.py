@@ -267,7 +267,7 @@ class AttentionWidget(parts.Desk):
         steps: int = 12,
     ) -> None:
         self.pipe, self.steps, self.first = pipe, steps, prompt
-        self.pictures = dict(pictures if pictures is not None else samples.pictures())
+        self.pictures = samples.by_name(pictures)
         super().__init__()
         self._connect()
         self._guarded()

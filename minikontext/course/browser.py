@@ -33,12 +33,22 @@ def script(name: str) -> str:
 
 
 def on_run(field: W.Text, run: W.Button, act: Callable[[], None]) -> None:
-    """Call `act` when Enter is pressed in a text field or its button is clicked.
+    """Call `act` when Enter is pressed in a text field or its button is clicked, as `on_click`."""
+    later = on_click(field, run, act)
+    with warnings.catch_warnings():
+        # The replacement ipywidgets advises also fires when the field only loses focus.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        field.on_submit(lambda _: later())
+
+
+def on_click(field: W.Text, part: W.Button, act: Callable[[], None]) -> Callable[[], None]:
+    """Call `act` when a button is clicked that means the words in a field; returns what waits.
 
     The browser holds letters back until the kernel has answered for the earlier ones, but never an
     Enter or a click: these arrive first. So `act` waits until no letter has come for `PAUSE`.
     """
     waiting: list[asyncio.TimerHandle] = []
+    part.add_class("mk-asks")  # `names.js` tells the field's words before the click
 
     def later() -> None:
         for handle in waiting:
@@ -52,9 +62,6 @@ def on_run(field: W.Text, run: W.Button, act: Callable[[], None]) -> None:
         waiting.clear()
         act()
 
-    run.on_click(lambda _: later())
+    part.on_click(lambda _: later())
     field.observe(lambda _: later() if waiting else None, "value")
-    with warnings.catch_warnings():
-        # The replacement ipywidgets advises also fires when the field only loses focus.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        field.on_submit(lambda _: later())
+    return later

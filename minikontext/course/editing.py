@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from minikontext import images as image_io
-from minikontext.course import easel, samples
+from minikontext.course import browser, easel, samples
 from minikontext.course.gallery import Gallery
 from minikontext.course.parts import (
     SEEDS,
@@ -37,13 +37,12 @@ from minikontext.course.parts import (
     wide,
 )
 from minikontext.course.samples import Example
-from minikontext.course.session import Mark, Session, Turn, Wish, drawn
+from minikontext.course.session import Mark, Session, Turn, Wish, drawn, one_more
 from minikontext.course.verdict import blurred, cannot, judge
 from minikontext.errors import ConfigError
 from minikontext.images import provenance
 from minikontext.images.change import difference
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime.config import build_config
 from minikontext.runtime.log import markup
 from minikontext.sampler import StepInfo
 from minikontext.text import ToyTextEncoder
@@ -160,7 +159,7 @@ class EditingWidget(Gallery):
         self._connect_gallery()
         self.undo.on_click(lambda _: self._undo())
         self.again.on_click(lambda _: self._another_seed())
-        self.strip.on_click(lambda _: self._start(count=STRIP))
+        browser.on_click(self.prompt, self.strip, lambda: self._start(count=STRIP))
         self.prepare.on_click(lambda _: self._encode())
         self.clear.on_click(lambda _: self._mark())
         follow(self._read_prompt, self.prompt)
@@ -190,7 +189,7 @@ class EditingWidget(Gallery):
             return
         if "mark" in message and self.current:
             try:
-                self._mark(build_config(Mark, message["mark"]))
+                self._mark(one_more(self.marks, message["mark"]))
             except ConfigError as error:
                 self._say("error", str(error))
         elif "clear" in message:
@@ -206,11 +205,11 @@ class EditingWidget(Gallery):
         n = titles.get(name)
         return None if n is None else (self.session.title(n), self.session.result(n))
 
-    def _mark(self, mark: Mark | None = None) -> None:
-        """Put a mark on the picture, or take all away."""
-        self.marks = [*self.marks, mark] if mark else []
+    def _mark(self, marks: Sequence[Mark] = ()) -> None:
+        """Put marks on the picture in place of those before, or take all away."""
+        self.marks = list(marks)
         self._show_after()
-        self._say("idle", "The next edit sees these marks." if mark else "No marks.")
+        self._say("idle", "The next edit sees these marks." if marks else "No marks.")
 
     def _use(self, example: Example) -> None:
         """Take an example's words, and its pictures where it needs certain ones."""
@@ -226,7 +225,7 @@ class EditingWidget(Gallery):
         prompt, encoder = self.prompt.value, self.pipe.text_encoder
         endings = encoder.complete(prompt)
         last = prompt.split(" ")[-1]
-        reports = [r for r in encoder.report(prompt) if not (endings and _about(r, last))]
+        reports = [r for r in self._reports() if not (endings and _about(r, last))]
         chips = [self._replacement(r.word, word) for r in reports for word in near(r)]
         chips += [self._ending(word) for word in endings]
         put(self.suggestions, chips)

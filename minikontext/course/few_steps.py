@@ -34,7 +34,7 @@ class FewStepsWidget(Desk):
         steps: Sequence[int] = STEPS,
     ) -> None:
         self.pipes, self.counts = dict(pipes), tuple(steps)
-        self.pictures = dict(pictures if pictures is not None else samples.pictures())
+        self.pictures = samples.by_name(pictures)
         self.prompts, self.seconds = prompts, {}
         super().__init__()
         self._connect_desk()

@@ -10,7 +10,17 @@ from PIL import Image
 
 from minikontext import images as image_io
 from minikontext.course import samples
-from minikontext.course.parts import NOTHING, Desk, button, choice, put, row, thumb, wide
+from minikontext.course.parts import (
+    NOTHING,
+    Desk,
+    button,
+    choice,
+    heard,
+    put,
+    row,
+    thumb,
+    wide,
+)
 from minikontext.errors import MinikontextError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render
@@ -37,7 +47,7 @@ class Gallery(Desk):
         """Take these pictures, by default the toy world's. `known`: what they show, by name."""
         toy = pictures is None
         self.known = dict(samples.SCENES | samples.MORE if toy else scenes or {})
-        self.pictures = dict(samples.pictures() | samples.more_pictures() if toy else pictures)
+        self.pictures = samples.by_name(pictures) | (samples.more_pictures() if toy else {})
         self.scene, self.own_scenes = scene, toy and scene is None
         self.others: list[str] = []
         self.drawn = 0  # random pictures so far
@@ -94,7 +104,7 @@ class Gallery(Desk):
             scene = samples.random_scene(self.drawn)
             self._add(name, Image.fromarray(render(scene)), scene=scene)
         else:
-            self._add(name, self.scene(self.drawn))
+            self._add(name, image_io.read(self.scene(self.drawn)))
 
     def _add(
         self, name: str, picture: Image.Image, context: bool = False, scene: Scene | None = None
@@ -126,15 +136,21 @@ class Gallery(Desk):
     def _open_upload(self, uploads: Sequence[Mapping[str, Any]]) -> None:
         """Pictures from the button or dropped: the first is opened, the others are contexts."""
         adding, self.adding = self.adding, False
+        failed, notes = [], []
         for upload in uploads:
+            name = str(upload["name"])
             try:
-                picture = image_io.read(bytes(upload["content"]))
+                with heard() as warned:
+                    picture = image_io.read(bytes(upload["content"]))
             except MinikontextError as error:
-                return self._say("error", str(error))
-            self._add(str(upload["name"]), picture, adding, samples.shown(picture))
+                failed.append(f"{name}: {error}")
+                continue
+            notes += [f"{name}: {warning}" for warning in warned]
+            self._add(name, picture, adding, samples.shown(picture))
             adding = True
-        self.upload.value = ()
-        return None
+        self.upload.value = ()  # so that the same file can be chosen again
+        if failed or notes:
+            self._say("error" if failed else "note", " ".join([*failed, *notes]))
 
     def _drop(self, name: str) -> None:
         """A picture of this widget was dropped, on the tray or on the picture itself."""

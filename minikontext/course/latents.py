@@ -35,7 +35,7 @@ class LatentWidget(Widget):
         self, autoencoder: torch.nn.Module, pictures: Mapping[str, Image.Image] | None = None
     ) -> None:
         self.autoencoder = autoencoder
-        self.pictures = dict(pictures if pictures is not None else samples.pictures())
+        self.pictures = samples.by_name(pictures)
         super().__init__()
         follow(self.show, self.picture, self.channel, self.push, self.noise)
         self.reset.on_click(lambda _: self._reset())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as W
@@ -14,7 +15,7 @@ from PIL import Image
 from minikontext import images as image_io
 from minikontext.course import browser, style
 from minikontext.course.samples import Example
-from minikontext.errors import Cancelled, MinikontextError, plain
+from minikontext.errors import Cancelled, MinikontextError, PromptError, PromptWarning, plain
 from minikontext.runtime.log import markup
 from minikontext.sampler import StepInfo
 
@@ -35,6 +36,17 @@ THIRD = "210px"  # three dials of this width stand side by side
 SEEDS = 2**31 - 1
 
 
+@contextmanager
+def heard() -> Iterator[list[Warning]]:
+    """Collect what is warned of, in this thread alone: two widgets may work at once."""
+    here: Any = threading.current_thread()
+    before, here.heard = getattr(here, "heard", None), []
+    try:
+        yield here.heard
+    finally:
+        here.heard = before
+
+
 class Widget(W.VBox):
     """What every widget of the course is: one look, and a word for readers without a kernel.
 
@@ -44,7 +56,7 @@ class Widget(W.VBox):
     css = ""  # further CSS of a subclass
 
     def __init__(self) -> None:
-        self.status = W.HTML()
+        self.status = html_part("mk-live")  # to `names.js`, what is read out when it changes
         self._make_controls()
         hidden = W.HTML(CSS + self.css + NAMES, layout=W.Layout(display="none"))
         super().__init__([hidden, *self._arrange()])
@@ -115,10 +127,9 @@ class Working(Widget):
 
     def _guarded(self) -> None:
         """Do the work; whatever goes wrong, or is warned of, is said in the status line."""
-        here: Any = threading.current_thread()
-        here.heard = self._notes = []  # of this thread alone: two widgets may work at once
         try:
-            self._work()
+            with heard() as self._notes:
+                self._work()
         except (Cancelled, KeyboardInterrupt):
             self._fail("idle", self._cancelled())
         except MinikontextError as error:
@@ -126,7 +137,6 @@ class Working(Widget):
         except Exception as error:  # a widget must show what went wrong, whatever it was
             self._fail("error", f"{type(error).__name__}: {error}")
         finally:
-            here.heard = None
             self._busy(False)
             self.at_work = False
             super()._say(*self._outcome)
@@ -230,9 +240,16 @@ class Desk(Working):
     def _fill(self, prompt: str) -> None:
         self.prompt.value = prompt
 
+    def _reports(self) -> Sequence[Warning]:
+        """What the text encoder does not understand, or why it takes nothing of it."""
+        try:
+            return self.pipe.text_encoder.report(self.prompt.value)
+        except PromptError as error:
+            return [PromptWarning(str(error))]
+
     def _say_words(self, otherwise: str) -> None:
         """Say at once what the text encoder does not understand, or another line."""
-        reports = self.pipe.text_encoder.report(self.prompt.value)
+        reports = self._reports()
         self._say("note" if reports else "idle", " ".join([*map(str, reports), otherwise]).strip())
 
 
@@ -250,7 +267,7 @@ def follow(act: Callable[[], None], *dials: W.Widget, trait: str = "value") -> N
 
 def status_line(kind: str, text: str) -> str:
     """A line of text, escaped, in the look of its kind."""
-    return f'<div class="mk-status mk-{kind}" role="status">{markup(text)}</div>'
+    return f'<div class="mk-status mk-{kind}">{markup(text)}</div>'
 
 
 def near(report: Warning) -> Sequence[str]:

@@ -1,12 +1,13 @@
 """Sample pictures and prompts for notebooks and widgets, so that nobody has to upload anything."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from minikontext.images import as_rgb
+from minikontext.images import as_rgb, read
 from minikontext.toyworld import Scene, render, sample_scene
 from minikontext.toyworld.samples import SAMPLES
 
@@ -70,6 +71,11 @@ def pictures() -> dict[str, Image.Image]:
 def more_pictures() -> dict[str, Image.Image]:
     """Pictures with a style to borrow, or with something circled."""
     return {name: Image.fromarray(render(scene)) for name, scene in MORE.items()}
+
+
+def by_name(given: Mapping[str, Image.Image] | None = None) -> dict[str, Image.Image]:
+    """A widget's pictures, as the model sees them (upright, RGB); by default those from above."""
+    return pictures() if given is None else {name: read(one) for name, one in given.items()}
 
 
 def shown(picture: Image.Image) -> Scene | None:

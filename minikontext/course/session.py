@@ -31,6 +31,7 @@ FORMAT = "minikontext-session-1"
 RED = (255, 20, 20)  # the cue that the toy world draws
 RING, BRUSH = 1 / 32, 1 / 16  # widths of the lines, in shares of the picture's longer side
 MOST_PIXELS = 2 * images.MAX_PIXELS  # of all pictures of a file together
+MARKS, EDITS = 100, 1_000  # at most: of an edit, and of a session
 FINE = 512  # pixels: on smaller pictures a line is drawn four times as large, then shrunk
 
 Point = tuple[Share, Share]
@@ -58,7 +59,7 @@ class Wish:
     prompt: str
     parent: int = -1
     others: Annotated[tuple[str, ...], MaxLen(64)] = ()
-    marks: Annotated[tuple[Mark, ...], MaxLen(100)] = ()
+    marks: Annotated[tuple[Mark, ...], MaxLen(MARKS)] = ()
     seed: Seed = 0
     steps: Steps | None = None
     guidance_scale: Scale | None = None
@@ -125,7 +126,9 @@ class Session:
     def edit(
         self, pipe: KontextPipeline, wish: Wish, callback: Callable[..., object] | None = None
     ) -> Turn:
-        """Do what a wish says. Raises as the pipeline does, and Cancelled."""
+        """Do what a wish says. Raises as the pipeline does, Cancelled, and ConfigError if full."""
+        if len(self.turns) >= EDITS:
+            raise ConfigError(f"A session holds {EDITS:,} edits at most. Open the picture anew.")
         began, before = time.perf_counter(), self.result(wish.parent)
         before = drawn(before, wish.marks) if before else None
         output = pipe(
@@ -212,7 +215,7 @@ class _File:
     fingerprint: str
     start: str | None
     pictures: dict[str, str]
-    edits: Annotated[tuple[Wish, ...], MaxLen(1_000)]
+    edits: Annotated[tuple[Wish, ...], MaxLen(EDITS)]
 
 
 def _read(path: Path) -> _File:
@@ -255,6 +258,13 @@ def _picture(text: str | None) -> Image.Image | None:
         return images.read(base64.b64decode(text, validate=True)) if text is not None else None
     except (binascii.Error, ValueError) as error:
         raise ConfigError(f"A picture of the session cannot be read: {error}") from error
+
+
+def one_more(marks: Sequence[Mark], values: Any) -> list[Mark]:
+    """The marks with another, as a page tells it. Raises ConfigError for none, or one too many."""
+    if len(marks) >= MARKS:
+        raise ConfigError(f"An edit takes {MARKS} marks at most. Press Edit, or Clear.")
+    return [*marks, build_config(Mark, values)]
 
 
 def drawn(picture: Image.Image, marks: Sequence[Mark]) -> Image.Image:

@@ -61,6 +61,7 @@ def trajectory(
 
     `callback` may stop the run as in `sampler.sample`, which then raises Cancelled.
     """
+    picture = image_io.read(picture)
     plan = image_io.plan(picture.size, "kontext", pipe.defaults.multiple, pipe.defaults.sizes)
     context = pipe.encode(plan.apply(picture))
     noise = pipe.noise([seed], *plan.working)
@@ -128,7 +129,7 @@ class TrajectoryWidget(Desk):
         prompts: Sequence[str] = PROMPTS,
     ) -> None:
         self.pipe = pipe
-        self.pictures = dict(pictures if pictures is not None else samples.pictures())
+        self.pictures = samples.by_name(pictures)
         self.path: Trajectory | None = None
         self._frames: dict[tuple[int, str], Image.Image] = {}
         self.prompts = prompts

@@ -79,7 +79,7 @@ class WhoSeesWidget(Desk):
         steps: int = 8,
     ) -> None:
         self.pipe, self.steps, self.first = pipe, steps, prompt
-        self.pictures = dict(pictures if pictures is not None else samples.pictures())
+        self.pictures = samples.by_name(pictures)
         super().__init__()
         self._connect_desk()
         follow(self._forget, self.picture, self.prompt, self.seed, *self.arrows.values())

@@ -1,5 +1,6 @@
 """What everybody must be able to read: names, texts for pictures, contrast, no kernel at all."""
 
+import html
 import io
 import re
 
@@ -78,6 +79,14 @@ def test_everything_has_a_name_and_every_picture_a_text(widget):
             assert part.description or part.tooltip
         if isinstance(part, W.Button):
             assert part.description or part.tooltip
+
+
+def test_what_happens_is_read_out_by_a_region_that_stays(widget):
+    """A live region is heard when its text changes; one that comes with its text is not."""
+    assert "mk-live" in widget.status._dom_classes
+    assert "role=" not in widget.status.value
+    script = html.unescape(parts.NAMES)
+    assert 'querySelectorAll(".mk-live")) box.setAttribute("role", "status")' in script
 
 
 def test_without_a_kernel_a_word_stands_in_its_place(widget, monkeypatch):

@@ -11,15 +11,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ipywidgets import Button
-from PIL import Image
+from PIL import ExifTags, Image
 
+from minikontext.course import session
 from minikontext.course.browser import PAUSE
 from minikontext.course.editing import EditingWidget, difference
 from minikontext.course.latents import LatentWidget
 from minikontext.course.samples import EXAMPLES, Example, pictures
-from minikontext.course.session import replay
-from minikontext.errors import PromptWarning, warn
-from minikontext.images import png_bytes, provenance
+from minikontext.course.session import MARKS, Mark, drawn, replay
+from minikontext.course.style import STATIC
+from minikontext.course.trajectory import TrajectoryWidget, trajectory
+from minikontext.errors import PromptWarning, WeightsWarning, warn
+from minikontext.images import png_bytes, provenance, read
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import vocabulary
 
@@ -69,7 +72,7 @@ def test_edits_go_on_from_the_result_and_can_be_taken_back(demo):
     demo.undo.click()
     assert demo.current.tobytes() == first.tobytes() and demo.prompt.value == "a sign"
     demo.undo.click()
-    assert demo.undo.disabled and demo.current is PICTURES["grey"]
+    assert demo.undo.disabled and demo.current == PICTURES["grey"]
     demo.undo.click()  # nothing left to take back: nothing happens
     assert demo.head == -1 and len(demo.history.children) == 3
 
@@ -91,7 +94,7 @@ def test_any_result_of_the_history_can_be_gone_on_from(demo):
     faded = ["mk-faded" in thumb.children[0]._dom_classes for thumb in demo.history.children]
     assert faded == [False, False, True, False, False]
     demo.history.children[0].children[1].click()
-    assert demo.current is PICTURES["grey"] and demo.undo.disabled
+    assert demo.current == PICTURES["grey"] and demo.undo.disabled
 
 
 def test_a_second_picture_is_a_second_context(demo):
@@ -436,11 +439,11 @@ def test_no_other_picture_is_opened_while_an_edit_runs(tiny, how):
     meanwhile(demo, acts[how])
     edit(demo)
     assert "Done" in demo.status.value and len(demo.turns) == 1
-    assert demo.picture.value == "grey" and demo.session.start is PICTURES["grey"]
+    assert demo.picture.value == "grey" and demo.session.start == PICTURES["grey"]
     assert ("x.png" in demo.picture.options) == (how == "upload")
     assert not demo.presets.children[1].disabled
     demo.picture.value = "blue"
-    assert not demo.turns and demo.session.start is PICTURES["blue"]
+    assert not demo.turns and demo.session.start == PICTURES["blue"]
 
 
 def test_another_seed_that_is_cancelled_leaves_no_marks_behind(demo):
@@ -542,3 +545,112 @@ def test_latents_can_be_pushed_and_reset(tiny_pipe):
     assert knobs.image.value != pushed
     knobs.reset.click()
     assert knobs.image.value == plain
+
+
+def turned():
+    """A picture whose camera lay on its side: 48 × 64 to look at."""
+    picture = Image.new("RGB", (64, 48), "blue")
+    picture.paste("yellow", (0, 0, 20, 48))
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(buffer, "PNG", exif=exif)
+    return Image.open(buffer)
+
+
+def see_through():
+    """Half transparent, and black below."""
+    picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    picture.paste("blue", (0, 0, 32, 64))
+    return picture
+
+
+DEEP = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype("u2")
+ODD = {"turned": turned, "see-through": see_through, "16 bit": lambda: Image.fromarray(DEEP),
+       "ink": lambda: Image.new("CMYK", (64, 64), (0, 200, 200, 0))}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_picture_of_any_kind_is_shown_and_kept_as_it_is_edited(tiny, tmp_path, kind):
+    seen = read(ODD[kind]())
+    demo = EditingWidget(tiny(), {"odd": ODD[kind](), **PICTURES}, ["a sign"],
+                         lambda seed: ODD[kind]())  # fmt: skip
+    for opened in (demo, TrajectoryWidget(tiny(), {"odd": ODD[kind]()}, ["a sign"])):
+        assert shown(opened.before).tobytes() == seen.tobytes()
+    edit(demo)
+    demo.undo.click()
+    demo.easel.said.value = json.dumps({"mark": STROKE})
+    edit(demo)
+    assert demo.turns[1].before.tobytes() == drawn(seen, [Mark(**STROKE)]).tobytes()
+    demo.random.click()
+    demo.second.value = "odd"
+    assert demo.current.tobytes() == seen.tobytes()
+    edit(demo)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeightsWarning)
+        replay(demo.save_session(tmp_path / "session.json"), demo.pipe)
+
+
+def test_latents_and_paths_are_those_of_the_picture_as_it_is_shown(tiny_pipe):
+    straight, lying = ({"odd": one} for one in (read(turned()), turned()))
+    first, second = (LatentWidget(tiny_pipe.autoencoder, one) for one in (straight, lying))
+    assert shown(first.image).tobytes() == shown(second.image).tobytes()
+    first, second = (trajectory(tiny_pipe, "a sign", one["odd"], 1) for one in (straight, lying))
+    assert first.steps[0].clean.equal(second.steps[0].clean)
+
+
+def test_what_a_file_brings_is_told_and_a_broken_one_of_several_keeps_nobody_out(demo):
+    moving, frames = io.BytesIO(), [Image.new("RGB", (64, 64), c) for c in ("red", "blue")]
+    frames[0].save(moving, "GIF", save_all=True, append_images=frames[1:])
+    png = png_bytes(Image.new("RGB", (64, 64), "green"))
+    files = {"broken.png": b"no picture", "moving.gif": moving.getvalue(), "green.png": png}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what only the log of a kernel says, nobody reads
+        demo._open_upload([{"name": name, "content": files[name]} for name in files])
+    assert demo.picture.value == "moving.gif" and demo.others == ["green.png"]
+    assert "broken.png" in demo.status.value and "several pictures" in demo.status.value
+    assert "mk-error" in demo.status.value
+
+
+def test_more_marks_than_a_session_holds_are_refused(demo, tmp_path):
+    for number in range(MARKS + 1):
+        demo.easel.said.value = json.dumps({"mark": STROKE, "number": number})
+    assert "100 marks" in demo.status.value and "mk-error" in demo.status.value
+    edit(demo)
+    assert len(demo.turns[0].wish.marks) == MARKS
+    assert len(replay(demo.save_session(tmp_path / "session.json"), demo.pipe)) == 1
+
+
+def test_more_edits_than_a_session_holds_are_refused(demo, monkeypatch):
+    monkeypatch.setattr(session, "EDITS", 2)
+    edit(edit(demo), "a sign")
+    assert len(demo.turns) == 2 and "Done" in demo.status.value
+    edit(demo)
+    assert len(demo.turns) == 2 and "2 edits" in demo.status.value
+    assert "mk-error" in demo.status.value
+
+
+@pytest.mark.parametrize("bad", ["x" * 60_000, "a \ud800 hat"])
+def test_words_that_no_encoder_takes_are_told_as_they_are_typed(demo, bad):
+    for widget in (demo, TrajectoryWidget(demo.pipe, PICTURES, ["a sign"])):
+        widget.prompt.value = bad
+        assert "Got" in widget.status.value and "prompt" in widget.status.value
+        assert "mk-note" in widget.status.value
+        widget.prompt.value = "a sign"
+        assert "mk-idle" in widget.status.value
+
+
+def test_letters_that_come_after_a_click_on_several_seeds_count(demo):
+    async def browser():
+        demo.prompt.value = "make the"
+        demo.strip.click()
+        await asyncio.sleep(0.1)
+        demo.prompt.value = "make the hat red"
+        await asyncio.sleep(PAUSE + 0.1)
+
+    asyncio.run(browser())
+    demo.wait()
+    assert [turn.prompt for turn in demo.turns] == ["make the hat red"] * 4
+    # And the browser says what stands in the field at these clicks alone.
+    asks = [part for part in (demo.run, demo.strip, demo.again) if "mk-asks" in part._dom_classes]
+    script = (STATIC / "names.js").read_text(encoding="utf-8")
+    assert asks == [demo.run, demo.strip] and 'closest(".mk-asks")) ask()' in script

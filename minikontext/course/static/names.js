@@ -1,4 +1,5 @@
 // The front end names a slider's number, not its handle, and no field or button without a label.
+// It has no word for a live region, either: that is the status line's box, which stays.
 // JupyterLab takes arrows and letters from what is no text field, to go to other cells: not here.
 const root = this.closest(".mk");
 const ARROWS = "select, [type=radio], .noUi-handle, .mk-board, .mk-range, .mk-patch";
@@ -14,6 +15,7 @@ const name = () => {
   }
   for (const field of root.querySelectorAll(".mk-prompt input"))
     field.setAttribute("aria-label", "Prompt");
+  for (const box of root.querySelectorAll(".mk-live")) box.setAttribute("role", "status");
   for (const icon of root.querySelectorAll(".widget-play button > .fa"))
     icon.parentElement.setAttribute(
       "aria-label", icon.classList.contains("fa-stop") ? "Stop" : "Play or pause");
@@ -43,7 +45,7 @@ root.addEventListener("keydown", (event) => {
 root.addEventListener("click", (event) => {
   const chip = event.target.closest(".mk-fill");
   if (chip) fill(chip);
-  else if (event.target.closest(".mk-run")) ask(); }, true);
+  else if (event.target.closest(".mk-asks")) ask(); }, true);
 // A button loses the focus while work goes on, or when its row is made anew: it gets it back. One
 // that its own press takes away or hides leaves it to the part before, until a key says otherwise.
 let last = null, order = [], standin = null;
