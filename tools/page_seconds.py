@@ -30,7 +30,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def edit(page: Page, wish: str) -> float:
     """Seconds from Enter until the page says that it is done."""
     page.fill("#prompt", wish)
-    page.wait_for_selector("#run:enabled")
+    page.wait_for_selector("#run:enabled:not([aria-disabled=true])")
     page.evaluate("document.getElementById('status').textContent = ''")
     page.focus("#prompt")
     begun = time.perf_counter()

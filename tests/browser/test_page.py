@@ -127,7 +127,7 @@ def loaded(browser, site):
 def edit(page, prompt=None):
     if prompt is not None:
         page.fill("#prompt", prompt)
-    page.wait_for_selector("#run:enabled")
+    page.wait_for_selector("#run:enabled:not([aria-disabled=true])")
     page.evaluate("document.getElementById('status').textContent = ''")
     page.focus("#prompt")
     page.keyboard.press("Enter")
@@ -397,6 +397,30 @@ def test_the_picture_is_seen_while_the_net_is_on_its_way(browser, site):
     tab.click("#run")
     tab.wait_for_function(DONE)
     context.close()
+
+
+def test_the_button_keeps_the_focus_while_it_works(page):
+    page.evaluate("document.getElementById('status').textContent = ''")
+    page.focus("#run")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#run[aria-disabled=true]")
+    assert page.evaluate("document.activeElement.id") == "run"
+    page.wait_for_function(DONE)
+    assert page.evaluate("document.activeElement.id") == "run"
+    assert page.get_attribute("#run", "aria-disabled") == "false"
+
+
+def test_the_same_file_can_be_chosen_again_after_a_sample(page, tmp_path):
+    """Chrome tells of a choice only if the field held something else before."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "mine.png")
+    for _ in range(2):
+        with page.expect_file_chooser() as chooser:
+            page.click("#file")
+        assert page.input_value("#file") == ""
+        chooser.value.set_files(tmp_path / "mine.png")
+        page.wait_for_selector("#before[aria-label='The picture to edit: mine.png']")
+        page.click("#samples button")
+        page.wait_for_selector("#before:not([aria-label$='mine.png'])")
 
 
 def test_a_number_of_steps_that_the_menu_lacks_is_offered(browser, site):

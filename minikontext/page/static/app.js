@@ -75,10 +75,16 @@ async function useFile(file) {
 
 // ---- an edit ------------------------------------------------------------------------------------
 
+/** While an edit runs, its button does nothing; one that is `disabled` would lose the focus. */
+function setBusy(busy) {
+  state.busy = busy;
+  $("run").ariaDisabled = String(busy);
+}
+
 async function run(event) {
   event.preventDefault();
   if (state.busy) return;
-  state.busy = $("run").disabled = true;
+  setBusy(true);
   const began = performance.now(), steps = Number($("steps").value), prompt = $("prompt").value;
   const seed = Number($("seed").value) >>> 0; // what is said in the end is what was asked for now
   let end = "";
@@ -111,7 +117,7 @@ async function run(event) {
     end = `Stopped: ${error.message}`;
     console.error(error);
   } finally {
-    state.busy = $("run").disabled = false;
+    setBusy(false);
     say(end); // not before: an Enter from now on counts
   }
 }
@@ -261,6 +267,7 @@ async function start() {
   $("block").addEventListener("change", showAttention);
   $("target").addEventListener("click", choosePatch);
   $("target").addEventListener("keydown", choosePatch);
+  $("file").addEventListener("click", ({ target }) => (target.value = "")); // the same file may be meant again
   $("file").addEventListener("change", ({ target }) => target.files[0] && useFile(target.files[0]));
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
