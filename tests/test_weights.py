@@ -14,7 +14,7 @@ import torch
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import OutputError, WeightsError
-from minikontext.pretrained import key_mapping, safetensors_io
+from minikontext.pretrained import key_mapping, layouts, lora_files, safetensors_io
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 SIZES = TransformerConfig(16, 16, 12, 20, 32, 2.0, 2, 1, 2, (4, 6, 6), 10_000, True, False)
@@ -48,6 +48,14 @@ def test_what_is_saved_is_loaded(file):
 def test_others_may_read_what_was_saved_as_any_other_file(file, tmp_path):
     (tmp_path / "plain").touch()
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_macos_notes_beside_a_file_is_no_weights(file):
+    for name in ("model.safetensors", "model.safetensors.index.json", "config.json"):
+        file.with_name(f"._{name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert safetensors_io.files(file.parent) == [file]
+    assert lora_files.find_file(file.parent) == file
+    assert layouts._transformer_place(file.parent) == file
 
 
 def test_inspect_reads_the_header_only(file):

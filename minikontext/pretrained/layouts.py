@@ -224,7 +224,7 @@ def _transformer_place(place: Path) -> Path | None:
         return _model_file(place)
     if files.is_folder(place / "transformer"):
         return place / "transformer"
-    names = sorted(x for x in place.iterdir() if files.exists(x) and x.stem != AUTOENCODER)
+    names = [x for x in files.inside(place) if files.exists(x) and x.stem != AUTOENCODER]
     singles = [file for file in names if file.suffix.lower() in file_kinds.SUFFIXES]
     if len(singles) > 1:
         found = ", ".join(file.name for file in singles)

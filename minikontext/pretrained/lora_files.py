@@ -80,7 +80,8 @@ def find_file(path: Path) -> Path:
     if not files.is_folder(path):
         return path
     found = [path / name for name in FOLDER_FILES if files.exists(path / name)]
-    found = found or [x for x in path.iterdir() if x.suffix.lower() in SUFFIXES and files.exists(x)]
+    there = filter(files.exists, files.inside(path))
+    found = found or [x for x in there if x.suffix.lower() in SUFFIXES]
     if len(found) != 1:
         raise WeightsError(
             f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}, and holds "

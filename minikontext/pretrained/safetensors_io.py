@@ -26,7 +26,7 @@ from minikontext.pretrained.key_mapping import (
     to_official,
 )
 from minikontext.runtime.config import parse_json
-from minikontext.runtime.files import exists, is_folder, replacing
+from minikontext.runtime.files import exists, inside, is_folder, replacing
 from minikontext.runtime.files import fingerprint as file_fingerprint
 from minikontext.runtime.lease import Lease
 
@@ -242,11 +242,12 @@ def files(path: str | Path) -> list[Path]:
         raise WeightsError(
             f"No weights at {str(path)[:200]}. Give a .safetensors file or a folder with one."
         )
-    for index in sorted(path.glob("*.safetensors.index.json")):
+    there = inside(path)
+    for index in (x for x in there if x.name.endswith(".safetensors.index.json")):
         return _indexed(index)
-    found = sorted(x for x in path.iterdir() if x.suffix.lower() in SUFFIXES)
-    if not found and (others := [x for x in path.iterdir() if x.suffix.lower() in FOREIGN]):
-        raise WeightsError(diagnose(min(others), "it is of another format"))
+    found = [x for x in there if x.suffix.lower() in SUFFIXES]
+    if not found and (others := [x for x in there if x.suffix.lower() in FOREIGN]):
+        raise WeightsError(diagnose(others[0], "it is of another format"))
     if not found:
         raise WeightsError(
             f"The folder {path} lacks a .safetensors file. "

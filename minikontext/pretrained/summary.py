@@ -80,7 +80,8 @@ def parts(place: str | Path) -> list[Path]:
     if own := own_config(place):
         shared = own.get("shares") if isinstance(own.get("shares"), dict) else {}
         elsewhere = [part_file(place, part, own) for part in PARTS if part in shared]
-        return sorted([*place.glob("*.safetensors"), *elsewhere])
+        mine = (path for path in files.inside(place) if path.match("*.safetensors"))
+        return sorted([*mine, *elsewhere])
     found = None if is_part(place) else find(place)
     if found is None:
         return [place]

@@ -77,7 +77,7 @@ def require_data_only(folder: Path) -> None:
     """Raise WeightsError if a configuration in a folder names what would have to be fetched."""
     if not files.is_folder(folder):
         raise WeightsError(f"There is no folder {folder}. Complete the download.")
-    for path in sorted(folder.glob("*config*.json")):
+    for path in (path for path in files.inside(folder) if path.match("*config*.json")):
         if not files.exists(path) or path.stat().st_size > LARGEST:
             raise WeightsError(f"{path} is no plain file of at most {LARGEST >> 20} MiB.")
         if path.name == "adapter_config.json":

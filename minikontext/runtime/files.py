@@ -353,6 +353,11 @@ def is_folder(path: str | Path) -> bool:
     return found
 
 
+def inside(folder: str | Path) -> list[Path]:
+    """What lies in a folder, in order, but not `._NAME`, where macOS notes things of NAME."""
+    return sorted(path for path in Path(folder).iterdir() if not path.name.startswith("._"))
+
+
 def _asked(question: Callable[[], bool]) -> bool:
     try:
         return question()
