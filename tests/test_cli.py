@@ -1,5 +1,6 @@
 """The command as a user types it: results, mistakes, and nothing lost."""
 
+import os
 import re
 import signal
 import subprocess
@@ -327,6 +328,25 @@ def test_a_folder_a_pattern_and_a_name_in_one_start(here, weights, capsys):
     assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == wanted
 
 
+def test_what_macos_notes_beside_pictures_is_none(here, weights):
+    (here / "in").mkdir()
+    Image.new("RGB", (64, 64)).save("in/a.png")
+    (here / "in/._a.png").write_bytes(b"\0\5\x16\7Mac OS X")
+    arguments = ["in", "make the hat red", "--weights", weights, "--steps", 1, "-o", "out/"]
+    assert run("edit", *arguments) == 0
+    assert names(here / "out") == ["a_edited.png"]
+    (here / "in/a.png").unlink()
+    assert run("edit", *arguments) == 2
+
+
+def test_a_folder_that_may_not_be_read_is_told(here, monkeypatch, capsys):
+    (here / "in").mkdir()
+    monkeypatch.setattr("os.access", lambda *place: False)
+    monkeypatch.setattr(Path, "iterdir", lambda folder: os.listdir("/none/such"))
+    assert run("edit", "in", "make the hat red") == 2
+    assert "error: You may not read the folder in" in capsys.readouterr().err
+
+
 def test_same_names_from_two_folders_do_not_meet(here, weights):
     for folder in ("one", "two"):
         (here / folder).mkdir()
@@ -394,7 +414,14 @@ def test_seed_minus_one_is_random(here, weights):
     assert len(made) == 2 and "-1" not in made
 
 
-@pytest.mark.parametrize("given", ["x", "1.5", "8..1", "1,,2", "", "0..1000000"])
+@pytest.mark.parametrize("given", [["--seed", "-1,5"], ["--seed=-1,5"]])
+def test_a_random_seed_may_come_first(here, weights, given):
+    assert edit(weights, *given, "-o", "a.png") == 0
+    assert provenance.read("a-2.png").seed == "5"
+    assert provenance.read("a-1.png").seed not in ("-1", "5")
+
+
+@pytest.mark.parametrize("given", ["-x", "-1x", "x", "1.5", "8..1", "1,,2", "", "0..1000000"])
 def test_what_is_no_seed_is_refused(here, capsys, given):
     with pytest.raises(SystemExit):
         run("edit", "fox.png", "x", "--seed", given)
@@ -409,6 +436,22 @@ def test_stdin_to_stdout(here, weights):
     ).stdout
     assert images.read(made).size == (64, 64)
     assert names(here) == ["fox.png"]
+
+
+def test_stdin_is_a_second_picture(here, weights, monkeypatch):
+    with (here / "fox.png").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert edit(weights, "-i", "-", "-o", "out.png") == 0
+    first, second = provenance.read("out.png").contexts
+    assert first == second
+
+
+@pytest.mark.parametrize("pictures", [["-", "-"], ["-", "-i", "-"], ["fox.png", *["-i", "-"] * 2]])
+def test_stdin_for_two_pictures_is_refused_before_it_is_read(here, monkeypatch, capsys, pictures):
+    monkeypatch.setattr(cli_edit, "load", lambda options: pytest.fail("it began to work"))
+    monkeypatch.setattr(cli_edit, "_read", lambda source: pytest.fail("it began to read"))
+    assert run("edit", *pictures, "make the hat red") == 2
+    assert "stdin" in capsys.readouterr().err
 
 
 def test_draw_needs_no_picture(here, weights, capsys):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minikontext.errors import ConfigError, ImageError, OutputError, SafetyError, SizeError, warn
 from minikontext.runtime import log
 from minikontext.runtime.bounds import shown
-from minikontext.runtime.files import try_writing
+from minikontext.runtime.files import inside, is_folder, try_writing
 
 if TYPE_CHECKING:
     from minikontext.editing.output import KontextOutput
@@ -66,7 +66,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     edit.add_argument("prompt", help='what to change, in quotes: "make the hat red"')
     edit.add_argument(
         "-i", "--image", action="append", default=[], metavar="IMAGE",
-        help="one more picture that the prompt may speak of; may be given again",
+        help="one more picture that the prompt may speak of, or - for stdin; may be given again",
     )  # fmt: skip
     edit.set_defaults(run=run_edit)
     draw = commands.add_parser("draw", help="draw a picture from words alone")
@@ -160,6 +160,8 @@ def run_edit(options: argparse.Namespace) -> int:
     _check_quotes(sources)
     total = options.count * len(options.seed)
     taken = [*sources, *options.image]
+    if (count := taken.count(PIPE)) > 1:
+        raise ConfigError(f"Got stdin ({PIPE}) for {count} pictures, but it brings one.")
     if len(sources) == 1 and not _is_folder(options.output):
         jobs = [Job(sources[0], output_paths(taken, options.output, total))]
     else:
@@ -182,7 +184,6 @@ def run_draw(options: argparse.Namespace) -> int:
 
 
 def _run(jobs: list[Job], options: argparse.Namespace) -> int:
-    from minikontext import images
     from minikontext.images import provenance, watermark
 
     for path in (path for job in jobs for path in job.paths):
@@ -191,7 +192,7 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
     if not options.quiet and provenance.is_lossy(first.suffix, options.quality):
         print(f"note: {log.printable(first.name)} loses pixels on writing: `inspect` cannot check "
               "them.", file=sys.stderr)  # fmt: skip
-    extra = [images.read(source) for source in options.image]
+    extra = [_read(source) for source in options.image]
     pipe, failed = None, 0
     for job in jobs:
         pictures: list[Any] = []
@@ -316,16 +317,17 @@ def _lora(option: str) -> tuple[str, float]:
 def expand(inputs: Sequence[str]) -> list[str]:
     """Folders and patterns become the pictures in them, in order; the rest stays as it is.
 
-    Raises ImageError for a folder without pictures and for a pattern that nothing fits.
+    Raises ImageError for a folder without pictures and for a pattern that nothing fits, ConfigError
+    for a folder that may not be read.
     """
     found: list[str] = []
     for one in inputs:
         path = Path(one)
-        if one != PIPE and _is_existing_folder(path):
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
+        if one != PIPE and is_folder(path):
+            pictures = [p for p in inside(path) if p.suffix.lower() in SUFFIXES]
+            if not pictures:
                 raise ImageError(f"There is no picture in the folder {path}.")
-            found += map(str, inside)
+            found += map(str, pictures)
         elif glob.has_magic(one) and len(inputs) < 1000 and not _is_existing(path):
             fitting = sorted(p for p in glob.glob(one) if Path(p).suffix.lower() in SUFFIXES)
             if not fitting and len(inputs) == 1:
@@ -343,10 +345,6 @@ def _is_existing(path: Path) -> bool:
         return False
 
 
-def _is_existing_folder(path: Path) -> bool:
-    return _is_existing(path) and path.is_dir()
-
-
 def _check_quotes(sources: list[str]) -> None:
     """Words of a prompt without quotes arrive as names of pictures that are not there."""
     lost = [one for one in sources[1:] if one != PIPE and not _is_existing(Path(one))]
@@ -359,7 +357,7 @@ def _check_quotes(sources: list[str]) -> None:
 
 def _is_folder(output: str | None) -> bool:
     return bool(output) and output != PIPE and (
-        output.endswith(("/", "\\")) or _is_existing_folder(Path(output))
+        output.endswith(("/", "\\")) or (_is_existing(Path(output)) and Path(output).is_dir())
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import html
 import logging
+import re
 import sys
 from typing import NoReturn
 
@@ -32,6 +33,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"allow_abbrev": False} | options)
+        # What begins as a number is a value, as it is to newer Pythons: `--seed -1,5`.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the mistake, and exit with 2: a `*` brings in names of files."""
