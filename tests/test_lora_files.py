@@ -412,6 +412,49 @@ def test_a_folder_may_hold_its_lora_under_either_name_of_safetensors(model, good
         lora.load(tmp_path, model)
 
 
+BOMBS = {
+    "a LoKr": {"lokr_w1": (1, 1), "lokr_w2_a": (100_000, 1), "lokr_w2_b": (1, 100_000)},
+    "a LoHa": {f"hada_w{n}_{side}": (70_000, 1)[:: 1 if side == "a" else -1]
+               for n in (1, 2) for side in "ab"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_thin_factors_of_a_matrix_beyond_all_bounds_are_refused_at_once(model, tmp_path, kind):
+    """A megabyte in a file, forty gigabytes when it is multiplied."""
+    state = {f"img_in.{leaf}": torch.ones(size) for leaf, size in BOMBS[kind].items()}
+    with pytest.raises(WeightsError, match="img_in makes a matrix of .* more than any layer has"):
+        read(state, model, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["module." * 400_000, "a." * 1000])
+def test_names_without_end_are_refused_at_once(model, good, tmp_path, name):
+    """Prefixes were cut one by one, and peft's expressions take for ever on a long name."""
+    (tmp_path / "adapter_config.json").write_text('{"alpha_pattern": {".*.*x": 1}}')
+    thin = {"lora_A.weight": torch.ones(1, 2), "lora_B.weight": torch.ones(2, 1)}
+    start = time.process_time()
+    with pytest.raises(WeightsError):
+        read({f"{PEFT}{name}x.{leaf}": x for leaf, x in thin.items()}, model, tmp_path)
+    with pytest.raises(WeightsError):
+        read({f"{name}{PEFT}x.{leaf}": x for leaf, x in thin.items()}, model, tmp_path)
+    assert time.process_time() - start < 5
+
+
+def test_a_scaled_number_that_is_no_matrix_is_refused(model, tmp_path):
+    state = {"img_in.lora_A.weight": torch.ones(()).to(torch.float8_e4m3fn)}
+    state |= {"img_in.lora_A.scale_weight": torch.ones(1), "img_in.lora_B.weight": torch.ones(2, 1)}
+    with pytest.raises(WeightsError, match="lora_A is no matrix"):
+        read(state, model, tmp_path)
+
+
+def test_a_folder_with_two_loras_names_both(model, good, tmp_path):
+    state = pairs(good, lambda layer: layer, "lora_A.weight", "lora_B.weight")
+    for name in lora.lora_files.FOLDER_FILES:
+        save_file(state, tmp_path / name)
+    with pytest.raises(WeightsError, match="adapter_model.*pytorch_lora.*each may be the LoRA"):
+        lora.load(tmp_path, model)
+
+
 def test_settings_by_name_still_count(model, good, tmp_path):
     """Names, escapes and a simple repeat are no danger."""
     patterns = {r"single_blocks\.0\.linear2": 9.0, "img_.*qkv": 30.0}

@@ -81,14 +81,17 @@ class Lora(nn.Module):
         """Add the updates into the model's own weights: nothing is computed twice any more.
 
         `merge(model, -1)` takes out what was merged last, up to rounding, whatever `scale` is by
-        now. Raises WeightsError for another model's shapes, and ConfigError for quantised weights,
-        which take no sums, and where nothing of this is merged; nothing has changed then.
+        now. Raises WeightsError for another model's shapes, and ConfigError for quantised weights
+        and float8, which take no sums, and where nothing of this is merged; nothing has changed
+        then.
         """
         _require_shapes(self, model)
         if packed := [
-            n for n in self.names if quantization.is_packed(model.get_submodule(n).weight)
+            n for n in self.names if not quantization.takes_sums(model.get_submodule(n).weight)
         ]:
-            raise ConfigError(f"{packed[0]} is quantised. Use attach() instead of merge().")
+            raise ConfigError(
+                f"{packed[0]} is quantised, or in float8. Use attach() instead of merge()."
+            )
         amount = self._amount(sign)
         self.detach()
         for name, update in self.layers.items():

@@ -71,6 +71,8 @@ _KINDS = {
     "query_norm.scale": "a control LoRA (FLUX.1 Canny or Depth), which wants a control picture",
 }
 LARGEST_ALPHA = 1e6
+LARGEST_MATRIX = 1 << 28  # numbers; FLUX's largest layer has a quarter of them
+LONGEST_NAME = 300  # of a tensor; FLUX's have a third of them
 # What peft and diffusers call the file in a folder of theirs.
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
@@ -82,10 +84,15 @@ def find_file(path: Path) -> Path:
     found = [path / name for name in FOLDER_FILES if files.exists(path / name)]
     there = filter(files.exists, files.inside(path))
     found = found or [x for x in there if x.suffix.lower() in SUFFIXES]
-    if len(found) != 1:
+    if len(found) > 1:
         raise WeightsError(
-            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}, and holds "
-            f"{len(found)} other files of safetensors; pickles are not read. Give the LoRA's file."
+            f"{path} holds {shorten_list(sorted(x.name for x in found))}, and each may be the "
+            "LoRA. Give the path of one file."
+        )
+    if not found:
+        raise WeightsError(
+            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}, and holds 0 other "
+            "files of safetensors; pickles are not read. Give the LoRA's file."
         )
     return found[0]
 
@@ -128,8 +135,8 @@ def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
     for name, tensor in state.items():
         found = _LEAF.match(name) or _XLABS.match(name)
         leaf = _leaf(found) if found else None
-        if leaf is None:
-            strange.append(name)
+        if leaf is None or len(name) > LONGEST_NAME:
+            strange.append(name[:LONGEST_NAME])
             continue
         if leaf in groups[found["layer"]]:
             raise WeightsError(f"{path} holds {leaf} of {found['layer']} twice. Get it again.")
@@ -239,6 +246,7 @@ def _hadamard(
     if sizes != (len(b1), len(b2), len(a2), b2.shape[1]):
         raise WeightsError(f"{where} has factors that do not fit each other. Get it again.")
     _require_rank(where, len(b1), scaling)
+    _require_size(where, a1, b1)
     return hadamard(a1 * scaling.factor(where.name, len(b1), alpha), b1, a2, b2, bias)
 
 
@@ -259,7 +267,15 @@ def _factor(where: Layer, tensors: Tensors, name: str) -> tuple[Tensor, int | No
     a, b = _need(where, own, (f"{name}_a", f"{name}_b"))
     if a.shape[1] != len(b):
         raise WeightsError(f"{where} has ranks {a.shape[1]} and {len(b)}")
+    _require_size(where, a, b)
     return a @ b, len(b)
+
+
+def _require_size(where: Layer, a: Tensor, b: Tensor) -> None:
+    """Thin factors may be small in a file, and their product fill the memory."""
+    if len(a) * b.shape[1] > LARGEST_MATRIX:
+        raise WeightsError(f"{where} makes a matrix of {len(a)} × {b.shape[1]}, more than any "
+                           "layer has. Get the file again.")  # fmt: skip
 
 
 _PEFT = {_thin: "LORA", _hadamard: "LOHA", _kronecker: "LOKR"}  # what peft calls them

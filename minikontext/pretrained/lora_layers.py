@@ -172,7 +172,8 @@ def turned(update: Update, base: Tensor, magnitude: Tensor) -> FullLayer:
     """DoRA (Liu and others, arXiv 2402.09353): base + update, its rows made as long as is said.
 
     base (out, in); magnitude (out,), (out, 1), or (1, in) for columns, as older LyCORIS has it.
-    What is added stays the same whatever is merged later, so it is kept whole, as wide as base.
+    What is added stays the same whatever is merged later, so it is kept whole, in base's dtype:
+    of a base in float8, which is too coarse for it, in bfloat16.
     Raises ValueError for other shapes, and for rows of length 0.
     """
     of_columns = magnitude.dim() == 2 and magnitude.shape == (1, base.shape[1])
@@ -183,7 +184,8 @@ def turned(update: Update, base: Tensor, magnitude: Tensor) -> FullLayer:
     whole *= wanted / whole.norm(dim=int(not of_columns), keepdim=True)
     if not whole.isfinite().all():
         raise ValueError("rows of length 0, or lengths that are no numbers")
-    return FullLayer((whole - base.float()).to(base.dtype), update.bias)
+    dtype = base.dtype if base.itemsize > 1 else torch.bfloat16
+    return FullLayer((whole - base.float()).to(dtype), update.bias)
 
 
 def is_idle(update: Update) -> bool:

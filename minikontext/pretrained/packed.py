@@ -26,15 +26,16 @@ from minikontext.runtime.config import parse_json
 def unpack_float8(numbers: Tensor, scale: Tensor, what: str) -> Tensor:
     """Numbers times their scale, one for all or one a row -> float32. Raises WeightsError."""
     shape, whole = tuple(scale.shape), scale.is_floating_point()
-    one_a_row = shape in ((len(numbers),), (len(numbers), 1))
+    rows = len(numbers) if numbers.dim() else 1
+    one_a_row = shape in ((rows,), (rows, 1))
     sound = whole and scale.isfinite().all() and (scale.float() > 0).all()
     if not sound or not (scale.numel() == 1 or one_a_row):
         raise WeightsError(
             f"{what} has shape {shape} or no finite numbers above 0; expected one number, or "
-            f"{len(numbers)}. Get the file again."
+            f"{rows}. Get the file again."
         )
     scale = scale.float()
-    return numbers.float() * scale.reshape(-1, *[1] * (numbers.dim() - 1))
+    return numbers.float() * scale.reshape((-1, *[1] * (numbers.dim() - 1))[: numbers.dim()])
 
 
 # ---- bitsandbytes ---------------------------------------------------------------------------
@@ -49,7 +50,7 @@ def sound(place: object, name: str) -> Iterator[None]:
     """Raise WeightsError where the parts of a matrix do not fit each other."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, RuntimeError, OverflowError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
@@ -124,7 +125,7 @@ def _scaled(numbers: Tensor, scales: Tensor, block: int) -> Tensor:
     numbers, scales = numbers.flatten(), _floats(scales)
     if len(scales) != -(-len(numbers) // block):
         raise ValueError(f"{len(scales)} scales for {len(numbers)} numbers")
-    return numbers * scales.repeat_interleave(block)[: len(numbers)]
+    return numbers * scales.repeat_interleave(min(block, len(numbers)))[: len(numbers)]
 
 
 def _floats(numbers: Tensor) -> Tensor:
@@ -228,7 +229,10 @@ class GgufFile:
             return torch.from_numpy(stored).view(_PLAIN[of.kind][1]).view(of.shape)
         quants = _import_gguf().quants
         rows = stored.reshape(*of.shape[:-1], -1)
-        return torch.from_numpy(quants.dequantize(rows, of.kind)).float()
+        try:
+            return torch.from_numpy(quants.dequantize(rows, of.kind)).float()
+        except (NotImplementedError, AttributeError) as error:  # gguf's own message fails, too
+            raise ValueError(f"the package gguf does not unpack {of.dtype}") from error
 
 
 class _Header:

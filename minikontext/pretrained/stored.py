@@ -46,12 +46,10 @@ INSTEAD = (
 
 def bare_name(name: str) -> str:
     """A tensor's name without what tools put before it."""
-    name, before = name.replace(COMPILED, ""), ""
-    while name != before:
-        before = name
-        for prefix in PREFIXES:
-            name = name.removeprefix(prefix)
-    return name
+    name, at = name.replace(COMPILED, ""), 0  # not cut one by one: a name may have a million
+    while step := next((len(prefix) for prefix in PREFIXES if name.startswith(prefix, at)), 0):
+        at += step
+    return name[at:]
 
 
 def parts_in(names: Iterable[str]) -> list[str]:

@@ -41,6 +41,11 @@ def is_packed(tensor: Tensor) -> bool:
     return type(tensor.data) is not Tensor or not tensor.is_floating_point()
 
 
+def takes_sums(tensor: Tensor) -> bool:
+    """Whether an update can be added to a weight: float8 would round most of it away."""
+    return not is_packed(tensor) and tensor.itemsize > 1
+
+
 def _to_int8(torchao: Any, tensor: Tensor) -> Tensor:
     linear = nn.Linear(1, 1, bias=False)
     linear.weight = nn.Parameter(tensor, requires_grad=False)

@@ -453,6 +453,11 @@ ODD_NF4 = {
         bytes(s[n + NF4_NOTE].tolist()).replace(b'"nf4"', b'"fp4"'))).byte()}),
     "a note under another name": lambda s, n: s.update(
         {n + NF4_NOTE.replace("nf4", "fp4"): s.pop(n + NF4_NOTE)}),
+    "an offset of 400 digits": lambda s, n: s.update({
+        n + ".absmax": s[n + ".absmax"].byte(), n + ".nested_absmax": torch.ones(1),
+        n + ".nested_quant_map": torch.linspace(0, 1, 256), n + NF4_NOTE: torch.tensor(list(
+            bytes(s[n + NF4_NOTE].tolist())[:-1] + b', "nested_blocksize": 4096, "nested_offset": 1'
+            + b"0" * 400 + b"}")).byte()}),
 }  # fmt: skip
 NF4_NOTE = ".quant_state.bitsandbytes__nf4"
 
@@ -606,6 +611,15 @@ def test_gguf_that_makes_no_sense_is_refused(folder, state, how):
     (folder / "kontext.gguf").write_bytes(ODD_GGUF[how](plain(state)))
     with pytest.raises(WeightsError, match="is a GGUF file that cannot be read"):
         load(folder)
+
+
+def test_packed_gguf_that_the_package_does_not_unpack_is_refused(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    kind = gguf.GGMLQuantizationType.Q8_K
+    data = bytes(2 * gguf.GGML_QUANT_SIZES[kind][1])
+    (tmp_path / "x.gguf").write_bytes(gguf_file([("img_in.weight", (2, 256), kind, data)]))
+    with pytest.raises(WeightsError, match="img_in.weight.*does not unpack Q8_K"):
+        safetensors_io.load(tmp_path / "x.gguf")
 
 
 # ---- files that are written to while they are in use
