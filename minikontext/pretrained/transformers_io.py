@@ -157,7 +157,7 @@ def tokenize(tokenizer: Any, texts: str | list[str], **options: Any) -> Any:
 def load_encoder(
     kind: Any, folder: Path, device: str | torch.device, dtype: torch.dtype | None
 ) -> nn.Module:
-    """A text encoder of transformers; dtype None keeps the stored one.
+    """A text encoder of transformers; dtype None keeps the stored one, bfloat16 for float8.
 
     On a CPU, in the stored dtype, large files stay memory-mapped; for another device the weights
     go there one by one. Raises WeightsError if a tensor is missing, left over or of another shape:
@@ -167,6 +167,7 @@ def load_encoder(
     rules = check_encoder(kind, folder, reader)
     kinds = {safetensors_io.DTYPES[info.dtype] for info in reader.header.values()}
     own = kinds.pop() if len(kinds) == 1 else torch.float32
+    own = own if own.itemsize > 1 else torch.bfloat16  # nothing is built or computes in float8
     config = read_local(kind.config_class, folder)
     with reader.leased():  # read as all weights are: with scales, without prefixes
         state = {r.official: safetensors_io.build_tensor(reader, r, dtype=own) for r in rules}

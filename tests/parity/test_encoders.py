@@ -196,6 +196,22 @@ def test_scaled_float8_of_a_text_encoder_is_multiplied_out(folder):
     assert largest < 100  # without scales up to 448
 
 
+@pytest.mark.parametrize("name", ["text_encoder", "text_encoder_2"])
+def test_plain_float8_of_a_text_encoder_computes(folder, name):
+    """As T5 is often passed on: nothing of torch builds a model in it."""
+    kind = hf.CLIPTextModel if name == "text_encoder" else hf.T5EncoderModel
+    path, narrow = model_file(folder, name), torch.float8_e4m3fn
+    rewrite(path, lambda state: {k: x.to(narrow) for k, x in state.items()})
+    expected = {k: x.float() for k, x in safetensors_io.load(path).items()}
+    for dtype in (torch.float32, None):
+        got = transformers_io.load_encoder(kind, path.parent, "cpu", dtype).state_dict()
+        assert {x.dtype for x in got.values()} == {dtype or torch.bfloat16}
+        plain = {transformers_io._plain(k): x.float() for k, x in got.items()}
+        for k, x in expected.items():
+            assert torch.equal(plain[transformers_io._plain(k)], x)
+    assert FluxTextEncoder.from_folder(folder, None).encode(["a hat"]).tokens.isfinite().all()
+
+
 def test_a_second_file_beside_the_shards_is_not_taken_for_them(folder):
     """The index says which files are the model; transformers would take model.safetensors."""
     path = model_file(folder, "text_encoder_2")
