@@ -279,6 +279,13 @@ def test_only_the_same_file_is_shared(tiny, tmp_path):
     KontextPipeline.from_pretrained(tmp_path / "second")
 
 
+def test_a_folder_does_not_share_with_itself(tiny, tmp_path):
+    tiny().save_pretrained(tmp_path / "first")
+    with pytest.raises(WeightsError, match="would be lost"):
+        native.share(tmp_path / "first", "autoencoder", "first")
+    KontextPipeline.from_pretrained(tmp_path / "first")
+
+
 @pytest.fixture
 def sharing(tiny, tmp_path):
     """Two folders of the same autoencoder: `first` holds it, `second` names it."""

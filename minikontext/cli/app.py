@@ -353,20 +353,18 @@ def _weights_inspect(options: argparse.Namespace) -> int:
 def _weights_verify(options: argparse.Namespace) -> int:
     from minikontext.pretrained import summary
 
-    failed = 0
-    for part in summary.parts(options.place):
+    failed: set[str] = set()
+    for part in [*summary.parts(options.place), None]:  # and then the whole
         try:
-            log.say(f"[OK]   {part}: all {summary.verify(part)} tensors", keep="")
+            if part:
+                log.say(f"[OK]   {part}: all {summary.verify(part)} tensors", keep="")
+            elif place := summary.verify_words(options.place):
+                log.say(f"[OK]   {place}: both text encoders and their tokenizers", keep="")
         except MinikontextError as error:
-            log.say(f"[FAIL] {error}", keep="")
-            failed = 1
-    try:
-        if place := summary.verify_words(options.place):
-            log.say(f"[OK]   {place}: both text encoders and their tokenizers")
-    except MinikontextError as error:
-        log.say(f"[FAIL] {error}", keep="")
-        failed = 1
-    return failed
+            if str(error) not in failed:  # of a part, and then of the whole
+                log.say(f"[FAIL] {error}", keep="")
+            failed.add(str(error))
+    return int(bool(failed))
 
 
 def _weights_convert(options: argparse.Namespace) -> int:

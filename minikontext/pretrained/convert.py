@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from minikontext import errors
+from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pretrained import key_mapping, safetensors_io
 from minikontext.pretrained.config_mapping import (
@@ -36,9 +37,13 @@ from minikontext.pretrained.safetensors_io import (
 from minikontext.pretrained.summary import kind_of
 from minikontext.pretrained.text_encoders import (
     FluxTextEncoder,
+    require_encoders,
 )
 from minikontext.runtime import files, quantization
 from minikontext.runtime.config import write_json
+from minikontext.transformer import KontextTransformer
+
+SCHEDULE = Path("scheduler", "scheduler_config.json")
 
 
 def rewrite(source: str | Path, target: str | Path, dtype: torch.dtype | None = None) -> list[Path]:
@@ -60,11 +65,13 @@ def rewrite(source: str | Path, target: str | Path, dtype: torch.dtype | None = 
         return save_shards(state, target / "diffusion_pytorch_model", dtype)
 
 
-def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits: bool) -> None:
+def save(
+    parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits: bool, shifted: bool
+) -> None:
     """Write the parts of a pipeline as a folder that diffusers opens.
 
-    Raises ConfigError for parts that diffusers does not have, OutputError for a place that cannot
-    be written.
+    edits, shifted: as in `Checkpoint`. Raises ConfigError for parts that diffusers does not have,
+    OutputError for a place that cannot be written.
     """
     text = parts["text_encoder"]
     if not isinstance(text, FluxTextEncoder):
@@ -84,8 +91,7 @@ def save(parts: Mapping[str, nn.Module], folder: Path, dtype: torch.dtype, edits
         write_json(folder / name / "config.json", describe(parts[part].config))
         state = key_mapping.to_diffusers(parts[part].state_dict())
         safetensors_io.save_shards(state, folder / name / "diffusion_pytorch_model", dtype)
-    guided = parts["transformer"].config.guidance_embed
-    write_json(folder / "scheduler" / "scheduler_config.json", _schedule(guided))
+    write_json(folder / SCHEDULE, _schedule(shifted))
     write_json(folder / "model_index.json", _model_index(edits))
 
 
@@ -94,12 +100,13 @@ def convert(source: Path, target: Path, dtype: torch.dtype | None = None) -> lis
 
     A folder with text encoders is rewritten as a whole into the other layout; they are copied as
     they are. One part becomes an official file if target ends in .safetensors, else a folder for
-    diffusers. Raises WeightsError for what is neither a transformer nor an autoencoder, and
-    OutputError; then nothing is left of the target.
+    diffusers. Raises WeightsError for what is neither a transformer nor an autoencoder, or half of
+    one, and OutputError; then nothing is left of the target.
     """
     whole = find(source) if files.is_folder(source / "text_encoder") else None
     if whole is None:
         return _convert_part(source, target, dtype)
+    require_encoders(whole.encoders)
     if target.suffix == ".safetensors":
         raise ConfigError(
             f"{source} is a whole model; {target} would hold one part. Name a folder."
@@ -118,8 +125,9 @@ def _convert_whole(whole: Checkpoint, target: Path, dtype: torch.dtype | None) -
     else:
         written = _convert_part(whole.transformer, target / "transformer", dtype)
         written += _convert_part(whole.autoencoder, target / "vae", dtype)
-        write_json(target / "scheduler" / "scheduler_config.json", _schedule(guided))
         write_json(target / "model_index.json", _model_index(whole.edits))
+    if whole.shifted != guided or not whole.transformer.is_dir():  # else it goes without saying
+        write_json(target / SCHEDULE, _schedule(whole.shifted))
     for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
         written.append(_copy_plain(whole.encoders / part, target / part, _home(whole.encoders)))
     return written
@@ -152,14 +160,20 @@ def _copy_plain(source: Path, target: Path, home: Path) -> Path:
     return target
 
 
+_KINDS = {
+    "transformer": (transformer_config, transformer_to_json, KontextTransformer),
+    "autoencoder": (autoencoder_config, autoencoder_to_json, AutoEncoder),
+}
+
+
 def _convert_part(source: Path, target: Path, dtype: torch.dtype | None) -> list[Path]:
     kind = kind_of(safetensors_io.inspect(source))
-    if kind == "transformer":
-        config, describe = transformer_config(source), transformer_to_json
-    elif kind == "autoencoder":
-        config, describe = autoencoder_config(source), autoencoder_to_json
-    else:
+    if kind not in _KINDS:
         raise WeightsError(f"{source} holds a {kind}; expected a transformer or an autoencoder.")
+    read_config, describe, build = _KINDS[kind]
+    config = read_config(source)
+    with torch.device("meta"):
+        safetensors_io.check(build(config), Reader(source))
     if target.suffix == ".safetensors":
         return rewrite(source, target, dtype)
     with files.replacing_folder(target) as new:
@@ -169,7 +183,7 @@ def _convert_part(source: Path, target: Path, dtype: torch.dtype | None) -> list
 
 
 def _schedule(shifted: bool) -> dict[str, Any]:
-    """FLUX's line of mu over the tokens, in diffusers' words; [schnell] has none."""
+    """FLUX's line of mu over the tokens, in diffusers' words; not shifted, there is none."""
     line = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256}
     line |= {"max_image_seq_len": 4096, "shift": 3.0 if shifted else 1.0}
     kind = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}

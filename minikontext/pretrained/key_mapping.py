@@ -81,7 +81,10 @@ def official_rules(state: Mapping[str, Tensor]) -> list[Rule]:
 
 
 def to_official(parts: list[Tensor], how: str = "join") -> Tensor:
-    """Build one official tensor from its parts under diffusers names."""
+    """Build one official tensor from its parts under diffusers names.
+
+    Of parts in several dtypes, one of them float8, those become bfloat16: torch joins no others.
+    """
     if how == "swap":
         return _swap_halves(parts[0])
     if how == "linear" and parts[0].dim() == 2:
@@ -90,6 +93,8 @@ def to_official(parts: list[Tensor], how: str = "join") -> Tensor:
         return parts[0]
     if len({part.shape[1:] for part in parts}) > 1 or not all(part.dim() for part in parts):
         raise WeightsError(f"Tensors of {_shapes(parts)} make no matrix. Get the file again.")
+    if len({part.dtype for part in parts}) > 1:
+        parts = [part if part.itemsize > 1 else part.to(torch.bfloat16) for part in parts]
     return torch.cat(parts)
 
 
@@ -102,7 +107,7 @@ def to_parts(tensor: Tensor, rule: Rule, state: Mapping[str, Tensor]) -> list[Te
     if len(rule.diffusers) == 1:
         return [tensor]
     dim = state["img_in.weight"].shape[0]
-    rest = len(tensor) - 3 * dim  # the MLP's share of linear1
+    rest = (len(tensor) if tensor.dim() else 0) - 3 * dim  # the MLP's share of linear1
     if rest < 0 or (rest and len(rule.diffusers) == 3):
         raise WeightsError(f"{rule.official} of {_shapes([tensor])} holds no 3 × {dim} rows.")
     return list(tensor.split([dim, dim, dim] + [rest] * (len(rule.diffusers) == 4)))
@@ -113,6 +118,8 @@ def _shapes(tensors: Iterable[Tensor]) -> str:
 
 
 def _swap_halves(tensor: Tensor) -> Tensor:
+    if not tensor.dim():
+        raise WeightsError("A modulation of one number has no halves. Get the file again.")
     return torch.cat(tensor.chunk(2)[::-1])
 
 

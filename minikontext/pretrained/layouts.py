@@ -193,7 +193,7 @@ def encoder_sizes(checkpoint: Checkpoint, dtype: torch.dtype) -> memory_plan.Enc
         for name, info in safetensors_io.inspect(checkpoint.encoders / folder).items():
             piece = ".".join([folder, *name.split(".")[:depth]])  # "encoder.block.7" of T5
             pieces[piece] += math.prod(info.shape) * dtype.itemsize
-    return memory_plan.Encoders(pieces.total(), max(pieces.values()))
+    return memory_plan.Encoders(pieces.total(), max(pieces.values(), default=0))
 
 
 def defaults(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -13,17 +13,15 @@ from torch import nn
 
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
-from minikontext.pretrained import PARTS, convert, layouts, mapped, purpose, safetensors_io
+from minikontext.pretrained import PARTS, convert, layouts, mapped, safetensors_io
 from minikontext.pretrained.native import (
     FORMAT,
     FORMAT_VERSION,
-    build_parts,
     find_weights,
     from_dict,
     home,
     own_config,
-    part_file,
-    read_config,
+    sketch,
 )
 from minikontext.pretrained.text_encoders import FluxTextEncoder
 from minikontext.runtime import files
@@ -74,16 +72,9 @@ def _load_native(
     dtype: str | torch.dtype | None,
     safety: Safety | str | Path | None,
 ) -> dict[str, Any]:
-    config = read_config(folder)
+    config, modules, stored = sketch(folder)
     filters = registry.chosen(safety, config.get("safety"))
     device, dtype = select_device(device, dtype)
-    modules = build_parts(config)
-    text = modules["text_encoder"].config
-    purpose.require_fit(
-        folder, modules["transformer"].config, modules["autoencoder"].config,
-        text.width, text.pooled,
-    )  # fmt: skip
-    stored = {part: part_file(folder, part, config) for part in PARTS}
     loaded = {p: safetensors_io.load_into(modules[p], stored[p], device, dtype) for p in PARTS}
     codec = loaded["autoencoder"]
     watched = (loaded["transformer"], loaded["text_encoder"], codec.encoder, codec.decoder)
@@ -160,7 +151,8 @@ def save(
     layout = layout or ("minikontext" if toy else "diffusers")
     if layout == "diffusers":
         with files.updating_folder(folder, "model_index.json") as new:
-            convert.save(modules, new, dtype, edits=pipe.defaults.max_contexts > 0)
+            edits = pipe.defaults.max_contexts > 0
+            convert.save(modules, new, dtype, edits, pipe.defaults.shifted)
         return folder
     if layout != "minikontext" or not toy:
         raise ConfigError(f"Got layout={layout!r}; these weights go into 'diffusers'.")

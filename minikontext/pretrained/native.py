@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
+from minikontext.editing.defaults import Defaults
 from minikontext.errors import WeightsError, shorten_list
-from minikontext.pretrained import PARTS, file_kinds
+from minikontext.pretrained import PARTS, file_kinds, purpose
 from minikontext.runtime import files
 from minikontext.runtime.config import (
     build_config,
@@ -132,13 +133,15 @@ def part_file(folder: Path, part: str, config: dict[str, Any]) -> Path:
 def share(folder: Path, part: str, name: str) -> None:
     """Let a folder use the same part of the folder `name` beside it, and drop its own copy.
 
-    Raises WeightsError if the two files are not the same.
+    Raises WeightsError if the two files are not the same, or one and the same.
     """
-    config, mark = read_config(folder), files.fingerprint([folder / f"{part}.safetensors"])
+    own = folder / f"{part}.safetensors"
+    config, mark = read_config(folder), files.fingerprint([own])
     config["shares"] = config.get("shares", {}) | {part: {"with": name, "fingerprint": mark}}
-    part_file(folder, part, config)
+    if own.resolve() == part_file(folder, part, config).resolve():
+        raise WeightsError(f"{name!r} has no {part} but that of {folder}, which would be lost.")
     write_json(folder / "config.json", config)
-    (folder / f"{part}.safetensors").unlink()
+    own.unlink()
 
 
 def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
@@ -149,6 +152,26 @@ def build_parts(config: dict[str, Any]) -> dict[str, nn.Module]:
             "autoencoder": AutoEncoder(autoencoder_sizes(config["autoencoder"])),
             "text_encoder": ToyTextEncoder(from_dict(ToyTextConfig, config["text_encoder"])),
         }
+
+
+def sketch(folder: Path) -> tuple[dict[str, Any], dict[str, nn.Module], dict[str, Path]]:
+    """A folder's config.json, its parts without numbers, and their files; no tensor is read.
+
+    Raises WeightsError for a config.json that makes no sense, and for parts that do not fit each
+    other or are nowhere.
+    """
+    config = read_config(folder)
+    modules = build_parts(config)
+    text = modules["text_encoder"].config
+    purpose.require_fit(
+        folder, modules["transformer"].config, modules["autoencoder"].config,
+        text.width, text.pooled,
+    )  # fmt: skip
+    from_dict(Defaults, config.get("defaults", {}))
+    stored = {part: part_file(folder, part, config) for part in PARTS}
+    if missing := [path.name for path in stored.values() if not files.exists(path)]:
+        raise WeightsError(f"{folder} lacks {shorten_list(missing)}. Restore what is missing.")
+    return config, modules, stored
 
 
 MOST_LEVELS = 16  # of an autoencoder; each halves the sides

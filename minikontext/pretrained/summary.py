@@ -35,6 +35,7 @@ from minikontext.pretrained.text_encoders import (
 from minikontext.runtime import files, memory_plan
 from minikontext.runtime.config import build_config
 from minikontext.runtime.log import printable
+from minikontext.safety import registry
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
@@ -141,11 +142,14 @@ _MARKS = {
 def verify_words(place: str | Path) -> Path | None:
     """Read the tokenizers of a published model, if it is one, and see whether its parts fit.
 
-    -> the folder that they are in. Raises WeightsError for what is missing or damaged, and for
-    parts of different models.
+    -> the folder that they are in; None for a folder of ours, which is held to its config.json.
+    Raises WeightsError for what is missing or damaged, and for parts of different models.
     """
     place = native.named(place)
-    found = None if own_config(Path(place)) or is_part(Path(place)) else find(place)
+    own = own_config(place)
+    if own:
+        _verify_own(place)
+    found = None if own or is_part(place) else find(place)
     if found is None:
         return None
     require_encoders(found.encoders)
@@ -153,6 +157,15 @@ def verify_words(place: str | Path) -> Path | None:
     if not any(map(_is_damaged, parts(place))):  # else that has been said of that part
         layouts.require_fit(found)
     return found.encoders
+
+
+def _verify_own(folder: Path) -> None:
+    """Whether a folder of ours is whole, and would load: the numbers of each part apart."""
+    config, modules, stored = native.sketch(folder)
+    registry.chosen(None, config.get("safety"))
+    for part, file in stored.items():
+        if not _is_damaged(file):  # else that has been said of that part
+            safetensors_io.check(modules[part], safetensors_io.Reader(file))
 
 
 def _is_damaged(part: Path) -> bool:
@@ -183,9 +196,10 @@ def verify(place: Path) -> int:
 
 def _require_finite(reader: safetensors_io.Reader) -> None:
     """Read every number: loading does not look at them, a picture would end in NonFiniteError."""
-    for name in reader.header:
-        if not reader[name].float().isfinite().all():
-            raise WeightsError(f"{reader.path}: {name} holds NaN or infinity. Get it again.")
+    with reader.leased():
+        for name in reader.header:
+            if not reader[name].float().isfinite().all():
+                raise WeightsError(f"{reader.path}: {name} holds NaN or infinity. Get it again.")
 
 
 def _verify_part(place: Path, part: str) -> None:

@@ -24,7 +24,7 @@ from minikontext.errors import (
     WeightsError,
 )
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import config_mapping, key_mapping, layouts, safetensors_io
+from minikontext.pretrained import config_mapping, key_mapping, layouts, lora, safetensors_io
 from minikontext.runtime import memory_plan
 from minikontext.safety import registry
 from minikontext.transformer import KontextTransformer, TransformerConfig
@@ -493,6 +493,29 @@ def test_our_own_folders_can_be_verified_too(tiny_pipe, tmp_path, capsys):
     assert capsys.readouterr().out.count("[OK]") == 3
 
 
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (None, "lacks text_encoder.safetensors"),
+        ({"format_version": 99}, "expected .'minikontext', 1"),
+        ({"saftey": "toy"}, "saftey, which is nothing of ours"),
+        ({"safety": "../other"}, "says safety="),
+        ({"defaults": {"width": -64}}, "width = -64"),
+    ],
+)
+def test_verify_holds_our_own_folder_to_what_loading_asks(tiny_pipe, tmp_path, capsys, entry, says):
+    tiny_pipe.save_pretrained(tmp_path)
+    if entry:
+        edit_json(tmp_path / "config.json", **entry)
+    else:
+        (tmp_path / "text_encoder.safetensors").unlink()
+    with pytest.raises(WeightsError, match=says):
+        load(tmp_path)
+    assert command("weights", "verify", tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert re.search(rf"\[FAIL\] .*{says}", shown) and shown.count("[FAIL]") == 1
+
+
 @pytest.mark.parametrize("part", ["transformer", "autoencoder", "text_encoder"])
 @pytest.mark.parametrize("number", [float("nan"), float("-inf")])
 def test_verify_finds_what_is_no_number(tiny, tmp_path, capsys, part, number):
@@ -561,6 +584,93 @@ def test_a_conversion_that_fails_leaves_nothing(folder, tmp_path, capsys):
     assert command("weights", "convert", folder, tmp_path / "new.safetensors") == 2
     assert "Name a folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_a_schedule_that_its_kind_does_not_have_stays_with_the_weights(broken, tmp_path, shifted):
+    """[dev] without a shift, or an unguided model with one: its pictures would be others."""
+    edit_json(broken / "scheduler/scheduler_config.json", use_dynamic_shifting=shifted, shift=1.0)
+    pipe = load(broken)
+    pipe.save_pretrained(tmp_path / "saved")
+    for source, target in ((broken, "official"), (tmp_path / "official", "back")):
+        assert command("weights", "convert", source, tmp_path / target) == 0
+    for name in ("saved", "official", "back"):
+        assert load(tmp_path / name).defaults == pipe.defaults and pipe.defaults.shifted is shifted
+
+
+def test_convert_says_before_its_work_which_folder_is_missing(broken, tmp_path, capsys):
+    shutil.rmtree(broken / "tokenizer_2")
+    assert command("weights", "convert", broken, tmp_path / "new") == 2
+    assert "lacks the folders tokenizer_2 of FLUX's text encoders" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("double_blocks.0.img_mlp.2.weight", None),
+        ("double_blocks.0.img_attn.qkv.weight", ()),
+        ("final_layer.adaLN_modulation.1.weight", ()),
+        ("single_blocks.0.linear1.bias", (7,)),
+    ],
+)
+def test_convert_writes_no_half_of_a_model(official, tmp_path, capsys, name, how):
+    state = safetensors_io.load(official / "flux1-kontext-dev.safetensors")
+    del state[name]
+    state |= {} if how is None else {name: torch.zeros(how)}
+    safetensors_io.save(state, tmp_path / "half.safetensors")
+    assert command("weights", "convert", tmp_path / "half.safetensors", tmp_path / "new") == 2
+    assert name in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_parts_of_one_matrix_may_be_float8_and_others_not(broken, ours, tmp_path, capsys):
+    def holder(name):
+        files = (broken / "transformer").glob("*.safetensors")
+        return next(x for x in files if any(n.endswith(name) for n in safetensors_io.inspect(x)))
+
+    change(holder("to_q.weight"), to_q__weight=lambda x: x.to(torch.float8_e4m3fn))
+    streamed = load(broken, offload="stream").transformer.state_dict()
+    assert command("weights", "convert", broken / "transformer", tmp_path / "x.safetensors") == 0
+    written = safetensors_io.load(tmp_path / "x.safetensors")
+    for name, whole in ours.transformer.state_dict().items():
+        for got in (streamed[name], written[name]):
+            assert got.itemsize > 1
+            torch.testing.assert_close(got.float(), whole, atol=1e-3, rtol=0.07)
+    change(holder("norm_out.linear.bias"), norm_out__linear__bias=lambda x: x[0])
+    with pytest.raises(WeightsError, match="no halves"):
+        load(broken)
+
+
+def test_encoders_without_a_tensor_are_shown_as_such(broken, capsys):
+    for name in ("text_encoder", "text_encoder_2"):
+        safetensors_io.save({}, broken / name / "model.safetensors")
+    assert command("weights", "inspect", broken) == 0
+    assert "encoders 0.0" in capsys.readouterr().out
+
+
+@torch.no_grad()
+def test_a_lora_is_as_strong_where_blocks_stay_in_float8(official, tmp_path):
+    """Streamed weights lie as they are stored: a merge, or a DoRA in float8, would be rounded."""
+    place, layer = tmp_path / "flux", "double_blocks.0.img_attn.proj"
+    shutil.copytree(official, place)
+    state = safetensors_io.load(place / "flux1-kontext-dev.safetensors")
+    narrow = {k: x.to(torch.float8_e4m3fn) if x.dim() == 2 else x for k, x in state.items()}
+    safetensors_io.save(narrow, place / "flux1-kontext-dev.safetensors")
+    nets = [load(place, offload=plan).transformer for plan in ("resident", "stream")]
+    weight = nets[0].get_submodule(layer).weight
+    draw = torch.Generator().manual_seed(0)
+    down, up = (
+        torch.randn(s, generator=draw) / 30 for s in ((2, weight.shape[1]), (len(weight), 2))
+    )
+    lengths = (weight + up @ down).norm(dim=1) * 1.01
+    thin = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}
+    safetensors_io.save(thin | {f"{layer}.dora_scale": lengths}, tmp_path / "dora.safetensors")
+    exact, got = (lora.load(tmp_path / "dora.safetensors", net).layers[layer].delta for net in nets)
+    torch.testing.assert_close(got, exact, atol=1e-6, rtol=0.01)
+    safetensors_io.save(thin, tmp_path / "thin.safetensors")
+    before = nets[1].get_submodule(layer).weight.float()
+    with pytest.raises(ConfigError, match="in float8. Use attach"):
+        lora.load(tmp_path / "thin.safetensors", nets[1]).merge(nets[1])
+    assert torch.equal(nets[1].get_submodule(layer).weight.float(), before)
 
 
 def test_convert_refuses_what_it_cannot_do(folder, tmp_path, capsys):
