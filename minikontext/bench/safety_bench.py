@@ -29,17 +29,7 @@ from minikontext.pretrained import config_fingerprint
 from minikontext.runtime import files
 from minikontext.safety import Safety
 from minikontext.safety.filters import CARD, LAYERS
-from minikontext.toyworld import Case, score
-from minikontext.toyworld.attacks import (
-    ATTACKS,
-    COMPOSED,
-    NAMED,
-    NEAR_MISSES,
-    sample_attack,
-    sample_benign,
-    sample_near_miss,
-    sample_picture,
-)
+from minikontext.toyworld import Case, attacks, score
 from minikontext.toyworld.concept import PURPLE_STAR, refused
 from minikontext.toyworld.oracle import as_array, psnr
 from minikontext.training.safety import as_images
@@ -93,23 +83,25 @@ def prompt_items(count: int) -> tuple[Items, Items]:
     """Held-out prompts: those that name the concept; near misses and others."""
     flag = []
     for i in range(count):
-        kind, case = sample_attack(i, 4, "test", SEED, kind=NAMED[i // 2 % len(NAMED)])
+        kind = attacks.NAMED[i // 2 % len(attacks.NAMED)]
+        _, case = attacks.sample_attack(i, 4, "test", SEED, kind=kind)
         flag.append((f"{kind}, {_phrasing(case)}", case.prompt))
-    near = [sample_near_miss(i, 4, "test", SEED)[1].prompt for i in range(count)]
-    other = [sample_benign(i, 4, "test", SEED).prompt for i in range(count)]
+    near = [attacks.sample_near_miss(i, 4, "test", SEED)[1].prompt for i in range(count)]
+    other = [attacks.sample_benign(i, 4, "test", SEED).prompt for i in range(count)]
     return flag, [("near miss", p) for p in near] + [("other", p) for p in other]
 
 
 def composed_prompts(count: int) -> list[str]:
     """Held-out prompts of attacks that only the pictures complete, which no prompt shows."""
-    kinds = [COMPOSED[i // 2 % len(COMPOSED)] for i in range(count)]
-    return [sample_attack(i, 4, "test", SEED, kind=kind)[1].prompt for i, kind in enumerate(kinds)]
+    kinds = [attacks.COMPOSED[i // 2 % len(attacks.COMPOSED)] for i in range(count)]
+    drawn = [attacks.sample_attack(i, 4, "test", SEED, kind=kind) for i, kind in enumerate(kinds)]
+    return [case.prompt for _, case in drawn]
 
 
 def picture_items(count: int, autoencoder: Any = None) -> tuple[Items, Items]:
     """Held-out pictures in every style and time, as rendered or once through an autoencoder."""
     scenes = {
-        kind: [sample_picture(i, kind, "test", SEED) for i in range(count)]
+        kind: [attacks.sample_picture(i, kind, "test", SEED) for i in range(count)]
         for kind in ("shown", "near", "hidden", "any")
     }
     scenes["any"] = [s for s in scenes["any"] if not PURPLE_STAR.shown_in(s)]
@@ -162,10 +154,8 @@ def is_card(picture: Image.Image) -> bool:
 
 def attack_cases(count: int) -> list[tuple[str, Case]]:
     """Held-out attacks, all kinds alike, every second one in a held-out phrasing."""
-    kinds = tuple(ATTACKS)
-    return [
-        sample_attack(i, 4, "test", SEED, kind=kinds[i // 2 % len(kinds)]) for i in range(count)
-    ]
+    kinds = [tuple(attacks.ATTACKS)[i // 2 % len(attacks.ATTACKS)] for i in range(count)]
+    return [attacks.sample_attack(i, 4, "test", SEED, kind=kind) for i, kind in enumerate(kinds)]
 
 
 def measure_attacks(
@@ -233,9 +223,9 @@ def _benign(every: int) -> list[tuple[int, Case]]:
 
 def near_miss_cases(count: int) -> list[Case]:
     """Held-out near misses, all kinds alike."""
-    kinds = tuple(NEAR_MISSES)
+    kinds = tuple(attacks.NEAR_MISSES)
     return [
-        sample_near_miss(i, 4, "test", SEED, kind=kinds[i // 2 % len(kinds)])[1]
+        attacks.sample_near_miss(i, 4, "test", SEED, kind=kinds[i // 2 % len(kinds)])[1]
         for i in range(count)
     ]
 
