@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant("pairs are no longer held out", "toyworld/split.py", "return PAIRS[values]", 'return "train"', f"{SIZES}::test_pairs_are_held_out_whole_and_their_values_are_not"),
     Mutant("a checkpoint's sum is not compared", "training/store.py", "if SUM in facts and checksum(facts, tensors) != facts[SUM]:", "if False:", f"{RUNS}::test_a_damaged_checkpoint_is_passed_over_and_told"),
     Mutant("a run goes on from another config", "training/runs.py", "    if names:\n", "    if not names:\n", f"{RUNS}::test_a_run_is_tied_to_what_it_was_made_from"),
-    Mutant("a restart goes on with the old run", "training/runs.py", "            if not resume:\n", "            if resume is None:\n", f"{RUNS}::test_a_restart_sets_the_old_run_aside_whole"),
+    Mutant("a restart goes on with the old run", "training/runs.py", "aside = not resume and", "aside = False and", f"{RUNS}::test_a_restart_sets_the_old_run_aside_whole"),
     Mutant("a small cache is taken for a large one", "training/data.py", "if _holds(path, len(indices)):", "if path.exists():", f"{RUNS}::test_a_cache_grows_when_more_is_asked_for"),
 )  # fmt: skip
 
