@@ -588,7 +588,7 @@ def test_a_conversion_that_fails_leaves_nothing(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("shifted", [True, False])
 def test_a_schedule_that_its_kind_does_not_have_stays_with_the_weights(broken, tmp_path, shifted):
-    """[dev] without a shift, or an unguided model with one: its pictures would be others."""
+    """A guided model without a shift: with one, its pictures would be others."""
     edit_json(broken / "scheduler/scheduler_config.json", use_dynamic_shifting=shifted, shift=1.0)
     pipe = load(broken)
     pipe.save_pretrained(tmp_path / "saved")
