@@ -99,6 +99,10 @@ def every_size(width, height, first="carried/every", second="carried/large"):
     return compare.paired(*(x[: min(map(len, found))] for x in found)).word()
 
 
+def wide(width, height):
+    return every_size(width, height, "measured/toy_wide", "carried/every")
+
+
 def from_base(signs):
     """The editor from `toy_base` beside the one from nothing: the word, right answers."""
     cases = sizes.cases_of(200, 4, "dev", pictures=1)
@@ -213,6 +217,14 @@ DECIDED = [
      ("worse", [6, 32]), lambda: from_base(signs=True)),
     ("docs/lineage.md", "it brings 5.5 points of the 200 wishes (decided, p = 0.03)", "better",
      lambda: every_size(64, 64, "measured/toy_plain", "letters/one_picture_mu")),
+    ("docs/lineage.md", "`toy_wide` beside `toy_every`, decided in pairs",
+     ["no", "yes", "yes", "yes", "yes"],
+     lambda: ["no" if wide(*size) == NOT_DECIDED else wide(*size).replace("better", "yes")
+              for size in ((64, 64), (96, 64), (96, 96), (128, 128), (80, 128))]),
+    ("docs/lineage.md", "`toy_wide`, from nothing, is further at four sizes (decided", "better",
+     lambda: wide(128, 128)),
+    ("docs/lineage.md", "`toy_wide` is not as far there (decided, p < 0.001)", "worse",
+     lambda: every_size(64, 64, "measured/toy_wide", "carried/toy")),
     ("docs/lineage.md", "The templates' words beat the grammar's from nothing (decided", "better",
      lambda: rows("templates", "grammar", folder="plain_first")),
     ("docs/lineage.md", "in a tenth of the steps, the three stages (decided, p = 0.04)", "better",
