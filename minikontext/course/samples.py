@@ -73,9 +73,16 @@ def more_pictures() -> dict[str, Image.Image]:
     return {name: Image.fromarray(render(scene)) for name, scene in MORE.items()}
 
 
-def by_name(given: Mapping[str, Image.Image] | None = None) -> dict[str, Image.Image]:
-    """A widget's pictures, as the model sees them (upright, RGB); by default those from above."""
-    return pictures() if given is None else {name: read(one) for name, one in given.items()}
+def by_name(
+    given: Mapping[str, Image.Image | None] | None = None,
+) -> dict[str, Image.Image | None]:
+    """A widget's pictures, as the model sees them (upright, RGB); by default those from above.
+
+    None stays: a name without a picture is for drawing from words alone.
+    """
+    if given is None:
+        return dict(pictures())
+    return {name: one if one is None else read(one) for name, one in given.items()}
 
 
 def shown(picture: Image.Image) -> Scene | None:
