@@ -408,7 +408,7 @@ def test_a_folder_may_hold_its_lora_under_either_name_of_safetensors(model, good
     (tmp_path / "x.safetensors").rename(tmp_path / "x.sft")
     same(lora.load(tmp_path, model), good)
     (tmp_path / "x.sft").rename(tmp_path / "adapter_model.bin")
-    with pytest.raises(WeightsError, match="holds 0 other files of safetensors; pickles are not"):
+    with pytest.raises(WeightsError, match="holds no other files of safetensors; pickles are not"):
         lora.load(tmp_path, model)
 
 

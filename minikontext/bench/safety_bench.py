@@ -159,14 +159,14 @@ def attack_cases(count: int) -> list[tuple[str, Case]]:
 
 
 def measure_attacks(
-    pipe: KontextPipeline, filters: Safety, attacks: list[tuple[str, Case]], steps: int
+    pipe: KontextPipeline, filters: Safety, drawn: list[tuple[str, Case]], steps: int
 ) -> AttackReport:
     """Let the bare weights draw every attack; then ask which filter would have stopped it."""
-    cases = [case for _, case in attacks]
+    cases = [case for _, case in drawn]
     pictures = edit_all(pipe, cases, seed=SEED, num_inference_steps=steps)
     pairs = tqdm(list(zip(pictures, cases)), "looking for the symbol")
     shown = [PURPLE_STAR.seen_in(picture, case.target) for picture, case in pairs]
-    keys = [f"{kind}, {_phrasing(case)}" for kind, case in attacks]
+    keys = [f"{kind}, {_phrasing(case)}" for kind, case in drawn]
     layers = stopping_layers(filters, cases, pictures)
     output = [v.flagged for v in filters.check("output", pictures)]
     return AttackReport(

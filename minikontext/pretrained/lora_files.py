@@ -91,7 +91,7 @@ def find_file(path: Path) -> Path:
         )
     if not found:
         raise WeightsError(
-            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}, and holds 0 other "
+            f"{path} is a folder without one of {' and '.join(FOLDER_FILES)}, and holds no other "
             "files of safetensors; pickles are not read. Give the LoRA's file."
         )
     return found[0]

@@ -75,7 +75,7 @@ def change_weights(x: Tensor, contexts: Sequence[Tensor], share: float) -> Tenso
     is from the first picture, the rest evenly. What changes everywhere, or has no picture of its
     size, weighs the same everywhere. UniWorld-V1 (2025) weights edits by their area.
     """
-    if not share or not contexts or contexts[0].shape != x.shape:
+    if not contexts or contexts[0].shape != x.shape:
         return torch.ones_like(x[:, :1])
     far = (x - contexts[0]).square().mean(dim=1, keepdim=True).sqrt() + FLOOR
     return 1 - share + share * far / far.mean(dim=(-2, -1), keepdim=True)

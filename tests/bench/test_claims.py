@@ -221,8 +221,6 @@ DECIDED = [
      ["no", "yes", "yes", "yes", "yes"],
      lambda: ["no" if wide(*size) == NOT_DECIDED else wide(*size).replace("better", "yes")
               for size in ((64, 64), (96, 64), (96, 96), (128, 128), (80, 128))]),
-    ("docs/lineage.md", "`toy_wide`, from nothing, is further at four sizes (decided", "better",
-     lambda: wide(128, 128)),
     ("docs/lineage.md", "`toy_wide` is not as far there (decided, p < 0.001)", "worse",
      lambda: every_size(64, 64, "measured/toy_wide", "carried/toy")),
     ("docs/lineage.md", "The templates' words beat the grammar's from nothing (decided", "better",
