@@ -33,7 +33,6 @@ def test_stages_come_in_order_and_only_those_that_are_needed():
         "autoencoder",
         "toy_plain",
         "toy_wide",
-        "toy_words",
         "toy",
     ]
     assert [one.name for one in reproduce.graph("autoencoder", stages)] == [
@@ -59,7 +58,7 @@ def test_a_key_follows_from_config_and_inputs_alone(configs, tmp_path):
     after = keys("toy", configs, tmp_path)
     changed = {name for name in before if before[name] != after[name]}
     # what builds on it, too; not what it builds on
-    assert changed == {"toy_plain", "toy_wide", "toy_words", "toy"}
+    assert changed == {"toy_plain", "toy_wide", "toy"}
 
 
 def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
@@ -73,7 +72,7 @@ def test_mistakes_are_told_before_anything_is_made(configs, tmp_path):
     last.write_text(text.replace("tokens = 3072", "tokns = 3072"))
     with pytest.raises(ConfigError, match="toy: .*tokns.*tokens"):
         reproduce.reproduce("toy", configs, home)
-    last.write_text(text.replace("stage:toy_words", "stage:toy"))
+    last.write_text(text.replace("stage:toy_wide", "stage:toy"))
     with pytest.raises(ConfigError, match="toy -> toy form a circle"):
         reproduce.reproduce("toy", configs, home)
     assert not home.exists()
@@ -119,7 +118,7 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
     made = reproduce.reproduce("toy", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
-        "autoencoder_first", "autoencoder", "toy_plain", "toy_wide", "toy_words", "toy",
+        "autoencoder_first", "autoencoder", "toy_plain", "toy_wide", "toy",
     ]  # fmt: skip
     students = (("toy_pro", 4), ("toy_max", 4), ("toy_few", 4), ("toy_dev", 28))
     for student, steps in students:
