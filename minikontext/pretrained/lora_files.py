@@ -341,7 +341,7 @@ def read_scaling(path: Path, names: Mapping[str, Any]) -> LoraScaling:
 
     peft's own files are known by their names of tensors, whatever the file is called.
     """
-    beside, peft = path.parent / "adapter_config.json", False
+    beside = path.parent / "adapter_config.json"
     peft = path.name == FOLDER_FILES[0] or any(n.startswith("base_model.model.") for n in names)
     with safetensors_io.opened(path) as file:
         inside = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
