@@ -165,8 +165,7 @@ class Report:
     def save(self) -> None:
         """Write the JSON beside its place and rename it into it."""
         if self.path:
-            with files.replacing(self.path) as temporary:
-                temporary.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
+            files.write_text(self.path, json.dumps(self.facts, indent=1) + "\n")
 
     def finish(self) -> None:
         """End the script with exit code 1 if anything failed."""
