@@ -164,9 +164,7 @@ def held_out_loss(model: Editor, test: Pairs, times: int = 8) -> float:
 
 
 @torch.no_grad()
-def edit(
-    model: VariantEditor, autoencoder: AutoEncoder, cases: list[Case], test: Pairs, steps: int
-) -> list[Tensor]:
+def edit(model: VariantEditor, autoencoder: AutoEncoder, test: Pairs, steps: int) -> list[Tensor]:
     """The edited pictures as uint8 (64, 64, 3); noise is the same for every variant."""
     noise = torch.randn(test.target.shape, generator=torch.Generator().manual_seed(1))
     predict = model.velocity(test.tokens[:, 0], [test.contexts[:, 0].float()])
@@ -241,7 +239,7 @@ def train_and_score(variant: Variant, seed: int, setting: Setting, folder: Path)
     facts = (setting.level, setting.pairs, setting.steps, setting.batch, *astuple(variant), seed)
     place = folder / "-".join(map(str, facts))
     model, curve = train(variant, seed, setting, pairs, test, place)
-    pictures = edit(model, autoencoder, cases, test, setting.sampling_steps)
+    pictures = edit(model, autoencoder, test, setting.sampling_steps)
     rows = [(c, score(p.numpy(), c)) for c, p in zip(cases, pictures, strict=True)]
     found = summarise(rows)
     return Run("", "", seed, found.success, found.followed, found.psnr_untouched, curve)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,13 +15,12 @@ from tqdm.auto import tqdm
 
 from minikontext.autoencoder import AutoEncoder
 from minikontext.bench import compare, report
+from minikontext.bench.autoencoder_bench import round_trip
 from minikontext.bench.reader import judgement
-from minikontext.pretrained.native import find_weights
 from minikontext.toyworld import Case, score, sizes
 from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.sizes import Size
-from minikontext.training.models import load_autoencoder
-from minikontext.training.pictures import pixels
+from minikontext.training.models import find_autoencoder, load_autoencoder
 
 
 @dataclass(frozen=True)
@@ -38,20 +36,9 @@ class Ceiling:
     psnr: float
 
 
-@torch.no_grad()
-def through(model: AutoEncoder, cases: Sequence[Case], size: Size) -> list[np.ndarray]:
-    """Right answers of one size, encoded and decoded: uint8 (h, w, 3) each."""
-    device, found = next(model.parameters()).device, []
-    for first in range(0, len(cases), 16):
-        x = pixels([case.target for case in cases[first : first + 16]], size).to(device)
-        y = (model(x).clamp(-1, 1) * 127.5 + 127.5).round().byte()
-        found += [*y.permute(0, 2, 3, 1).cpu().numpy()]
-    return found
-
-
 def measure(model: AutoEncoder, cases: Sequence[Case], size: Size) -> Ceiling:
     """Score the right answers of cases at one size."""
-    decoded = through(model, cases, size)
+    decoded = [*round_trip(model, [case.target for case in cases], size)]
     scores = [score(picture, case) for picture, case in zip(decoded, cases, strict=True)]
     read = [judgement.judge(p, case).success for p, case in zip(decoded, cases, strict=True)]
     passed = compare.rate([one.success for one in scores])
@@ -83,9 +70,7 @@ def main(arguments: list[str] | None = None) -> list[Ceiling]:
     parts = {"few cases": options.cases < 100, "some sizes": options.sizes != sizes.parse("all"),
              f"level {options.level}": options.level != 4}  # fmt: skip
     target = report.folder(options, " ".join(name for name, there in parts.items() if there))
-    place = Path(options.weights)
-    folder = place if (place / "autoencoder.safetensors").exists() else find_weights(place)
-    model = load_autoencoder(folder, torch.device("cpu"))
+    model = load_autoencoder(find_autoencoder(options.weights), torch.device("cpu"))
     cases = [sample_case(i, options.level, options.split) for i in range(options.cases)]
     rows = [measure(model, cases, size) for size in tqdm(options.sizes, "sizes")]
     content: dict[str, object] = {"weights": options.weights, "split": options.split}

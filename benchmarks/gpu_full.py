@@ -165,8 +165,7 @@ class Report:
     def save(self) -> None:
         """Write the JSON beside its place and rename it into it."""
         if self.path:
-            with files.replacing(self.path) as temporary:
-                temporary.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
+            files.write_text(self.path, json.dumps(self.facts, indent=1) + "\n")
 
     def finish(self) -> None:
         """End the script with exit code 1 if anything failed."""
@@ -425,11 +424,11 @@ class Bench:
                         limit = LIMITS[name if name in LIMITS else self.expected[n].dtype]
                         error = relative_error(runs["minikontext"](given), self.expected[n])
                         self.report.judge(case, error, limit)
-                    self.time(runs, name, case, given)
+                    self.time(runs, case, given)
             for who, run in runs.items():
                 self.report.note_kernels(f"{who} {name}", partial(run, self.inputs[-1]))
 
-    def time(self, runs: Runs, name: str, case: str, given: Inputs) -> None:
+    def time(self, runs: Runs, case: str, given: Inputs) -> None:
         """Seconds, speed and memory of each net, and their ratio."""
         samples, config = self.in_turn(runs, given), self.nets.ours.config
         flops = forward_flops(config, given["img"].shape[1], given["txt"].shape[1])

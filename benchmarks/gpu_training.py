@@ -197,7 +197,7 @@ def row(job: Workload, steps: list[gpu.Sample], rate: float, gpus: int) -> dict[
     """What is told of a variant; speeds and memory are those of one GPU."""
     seconds = statistics.median(step.seconds for step in steps)
     tflops = plan.model_flops(job) / gpus / seconds / 1e12
-    computed = plan.step_flops(job) / gpus + plan.muon_flops(job, gpus)
+    computed = plan.step_flops(job) / gpus + plan.muon_flops(job)
     predicted, taken = plan.memory(job, gpus)["peak"], max(step.peak for step in steps)
     return {
         "double_blocks": job.sizes.depth,

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import cbook
 from PIL import Image, ImageFilter, ImageOps
 from tqdm.auto import tqdm
 
@@ -143,9 +144,7 @@ def main(arguments: list[str] | None = None) -> list[Try]:
 
 def sample_photo() -> Path:
     """The photograph that matplotlib brings: Grace Hopper, 1984, in the public domain."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
 if __name__ == "__main__":

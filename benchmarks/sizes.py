@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.suite import edit_all
 from minikontext.bench import report
-from minikontext.bench.compare import percent_interval
+from minikontext.bench.oracle_bench import summarise
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, score, sizes
 from minikontext.toyworld.edits import sample_case
@@ -61,24 +61,13 @@ def measure(
     """Edit and score the cases at one size."""
     results = edit_all(pipe, cases, size, own, **call)
     scores = [score(picture, case) for picture, case in zip(results, cases, strict=True)]
+    whole = summarise([*zip(cases, scores, strict=True)])
     return Row(
-        *size, seen=size in pipe.defaults.sizes, cases=len(cases),
-        success=_share([s.success for s in scores]),
-        interval=percent_interval([s.success for s in scores]),
-        followed=_share([s.followed for s in scores]),
-        preserved=_share([s.preserved for s in scores]),
-        identity=_share([s.identity for s in scores]),
-        psnr=_mean([s.psnr for s in scores]),
+        *size, seen=size in pipe.defaults.sizes, cases=len(cases), success=whole.success,
+        interval=whole.interval, followed=whole.followed, preserved=whole.preserved,
+        identity=whole.identity, psnr=round(float(np.mean([s.psnr for s in scores])), 2),
         outcomes="".join("01"[s.success] for s in scores),
     )  # fmt: skip
-
-
-def _share(values: Sequence[bool]) -> float:
-    return round(100 * sum(values) / len(values), 1)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 2)
 
 
 def table(rows: Sequence[Row]) -> str:

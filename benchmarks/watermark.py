@@ -10,7 +10,6 @@ bits of 64 that were right. "none" has never been marked.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Callable
 from io import BytesIO
@@ -20,8 +19,8 @@ import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
+from minikontext.bench import report
 from minikontext.images import watermark
-from minikontext.runtime import files
 from minikontext.toyworld import psnr, render, sample_scene
 
 Treatment = Callable[[Image.Image], Image.Image]
@@ -95,17 +94,13 @@ def measure(size: int, count: int) -> dict[str, object]:
 
 def show(result: dict) -> str:
     """A Markdown table of one size."""
-    lines = [
-        f"{result['size']} × {result['size']}, PSNR {min(result['psnr'])} to "
-        f"{max(result['psnr'])} dB",
-        "",
-        f"| treatment | found, of {result['pictures']} | bits right, of 64 |",
-        "|---|---|---|",
+    size, worth = result["size"], report.span((min(result["psnr"]), max(result["psnr"])))
+    head = ("treatment", f"found, of {result['pictures']}", "bits right, of 64")
+    rows = [
+        (name, found, report.span((result["fewest bits"][name], result["most bits"][name])))
+        for name, found in result["found"].items()
     ]
-    for name, found in result["found"].items():
-        fewest, most = result["fewest bits"][name], result["most bits"][name]
-        lines.append(f"| {name} | {found} | {fewest} to {most} |")
-    return "\n".join(lines)
+    return f"{size} × {size}, PSNR {worth} dB\n\n{report.table(head, rows)}"
 
 
 def main() -> None:
@@ -118,8 +113,7 @@ def main() -> None:
     results = [measure(size, options.scenes) for size in options.sizes]
     print("\n\n".join(map(show, results)))
     if options.json:
-        with files.replacing(options.json) as path:
-            path.write_text(json.dumps(results, indent=1) + "\n")
+        report.write_json(results, options.json)
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ def _matches(scene: Scene, case: Case) -> bool:
     return all(getattr(scene, name) == getattr(case.target, name) for name in names)
 
 
-def measure(model: TextOnlyEditor, edition: Edition, halves: Sequence[str]) -> dict[str, object]:
+def measure(model: TextOnlyEditor, halves: Sequence[str]) -> dict[str, object]:
     """One row of the table: words known, and sentences understood."""
     row: dict[str, object] = {
         "words": len(model.text.config.vocabulary),
@@ -333,7 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
     for edition in (edition for edition in EDITIONS if edition.name in options.edition):
         with tqdm(total=options.steps, desc=edition.name) as bar:
             model = train(edition, options.steps, progress=lambda *_, bar=bar: bar.update())
-        row = measure(model, edition, ("dev", "shut") if options.half == "all" else ("dev",))
+        row = measure(model, ("dev", "shut") if options.half == "all" else ("dev",))
         print(json.dumps({edition.name: row}))
         if options.missed:
             print(*missed(model), sep="\n")

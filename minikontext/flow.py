@@ -11,7 +11,7 @@ def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
     x and noise (b, ...), t (b,) in [0, 1] with 0 clean and 1 noise -> (b, ...).
     """
-    return torch.lerp(x, noise, _per_sample(t, x))
+    return torch.lerp(x, noise, per_sample(t, x))
 
 
 def velocity(x: Tensor, noise: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def velocity(x: Tensor, noise: Tensor) -> Tensor:
 
 def clean_estimate(z: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
     """Follow a predicted velocity straight back to t = 0: `x = z - t v`, (b, ...)."""
-    return z - _per_sample(t, z) * velocity
+    return z - per_sample(t, z) * velocity
 
 
 def sample_timesteps(
@@ -64,6 +64,6 @@ def loss(velocity: Tensor, x: Tensor, noise: Tensor) -> Tensor:
     return loss_per_sample(velocity, x, noise).mean()
 
 
-def _per_sample(t: Tensor, like: Tensor) -> Tensor:
+def per_sample(t: Tensor, like: Tensor) -> Tensor:
     """Shape (b,) as (b, 1, 1, ...), so that it multiplies a (b, ...) tensor."""
     return t.to(like).reshape(-1, *[1] * (like.dim() - 1))

@@ -30,6 +30,7 @@ from minikontext.toyworld.scene import Scene
 from minikontext.toyworld.sizes import TRAINED, Size
 from minikontext.toyworld.sizes import UNSEEN as NEW
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
+from minikontext.training.models import averaged
 
 # A judge may know every size that editors are asked for, those that they were not trained on too.
 SIZES: tuple[Size, ...] = (*TRAINED, *NEW)
@@ -180,6 +181,5 @@ def train(run: Path, recipe: ReaderTraining | None = None) -> ReaderNetwork:
     loop = new_loop(model, recipe, run)
     loop.resume()
     loop.run(training_loss(model, recipe))
-    for name, parameter in model.named_parameters():
-        parameter.data.copy_(loop.ema[name])
-    return model.eval().requires_grad_(False)
+    averaged(loop, model)
+    return model.requires_grad_(False)

@@ -24,7 +24,7 @@ from minikontext.bench import report
 from minikontext.bench.oracle_bench import edit_all, held_out_cases
 from minikontext.bench.reader.judgement import Reader, draw, show
 from minikontext.bench.reader.network import UNSEEN, ReaderNetwork
-from minikontext.bench.wrong_answers import planted
+from minikontext.bench.wrong_answers import Kind, planted
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.edits import Case, sample_case
 from minikontext.toyworld.oracle import score
@@ -96,15 +96,16 @@ def _by_attribute(predicted: dict[str, Tensor], right: dict[str, Tensor]) -> dic
 
 def verdicts(reader: Reader, cases: Sequence[Case], size: Size) -> dict[str, dict[str, Any]]:
     """How many answers of each kind pass at a size: right ones, mildly spoiled ones, wrong ones."""
-    kinds: dict[str, dict[str, Any]] = {}
+    kinds: dict[str, Kind] = {}
     for i, case in enumerate(tqdm(cases, f"{size[0]}x{size[1]}")):
         right = case.target_image(size[1], size[0])
         others = (c for c in [*cases[i + 1 :], *cases[:i]] if c.operation == case.operation)
         wrong = planted(case, next(others, case), random.Random(i), size)
         answers = dict(zip(RIGHT, (right, _spoiled(case, size, i)), strict=True)) | wrong
         for name, picture in answers.items():
-            _count(kinds, name, reader.judge(picture, case).success, case)
-    return kinds
+            passed = reader.judge(picture, case).success
+            kinds[name] = kinds.get(name, Kind(0, 0)).plus(passed, case, name in RIGHT)
+    return {name: asdict(kind) for name, kind in kinds.items()}
 
 
 def _spoiled(case: Case, size: Size, number: int) -> np.ndarray:
@@ -112,15 +113,6 @@ def _spoiled(case: Case, size: Size, number: int) -> np.ndarray:
     dice = torch.Generator().manual_seed(1_000_003 + number)
     x = spoil(draw([case.target], size), MILD, dice)[0]
     return (x * 255).round().byte().permute(1, 2, 0).numpy()
-
-
-def _count(kinds: dict[str, dict[str, Any]], name: str, passed: bool, case: Case) -> None:
-    """Note one verdict; exceptions are right answers that fail and wrong ones that pass."""
-    kind = kinds.setdefault(name, {"cases": 0, "passed": 0, "exceptions": {}})
-    kind["cases"] += 1
-    kind["passed"] += passed
-    if passed != (name in RIGHT):
-        kind["exceptions"][case.operation] = kind["exceptions"].get(case.operation, 0) + 1
 
 
 def summary(kinds: dict[str, dict[str, Any]]) -> dict[str, float]:

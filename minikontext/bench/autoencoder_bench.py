@@ -19,9 +19,10 @@ from torch import Tensor
 from minikontext import training
 from minikontext.autoencoder import AutoEncoder
 from minikontext.bench import report
-from minikontext.pretrained.native import find_weights
 from minikontext.toyworld import Scene, psnr, read, render, sample_edit
-from minikontext.training.models import load_autoencoder
+from minikontext.toyworld.sizes import Size
+from minikontext.training.models import find_autoencoder, load_autoencoder
+from minikontext.training.pictures import pixels
 
 
 def held_out_scenes(count: int) -> list[Scene]:
@@ -30,12 +31,13 @@ def held_out_scenes(count: int) -> list[Scene]:
 
 
 @torch.no_grad()
-def round_trip(model: AutoEncoder, scenes: list[Scene]) -> Iterable[np.ndarray]:
-    """Encode and decode rendered scenes: uint8 (64, 64, 3) each."""
+def round_trip(
+    model: AutoEncoder, scenes: list[Scene], size: Size = (64, 64)
+) -> Iterable[np.ndarray]:
+    """Encode and decode rendered scenes: uint8 (h, w, 3) each."""
     device = next(model.parameters()).device
-    for first in range(0, len(scenes), 32):
-        images = np.stack([render(scene) for scene in scenes[first : first + 32]])
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).to(device) / 127.5 - 1
+    for first in range(0, len(scenes), 16):
+        x = pixels(scenes[first : first + 16], size).to(device)
         y = (model(x).clamp(-1, 1) * 127.5 + 127.5).round().byte()
         yield from y.permute(0, 2, 3, 1).cpu().numpy()
 
@@ -175,8 +177,7 @@ def main(
         model = train(channels, options.steps, options.runs)
         results[f"{channels} channels, {options.steps} steps"] = measure(model, scenes)
     if not options.channels:
-        path = Path(options.weights)
-        folder = path if (path / "autoencoder.safetensors").exists() else find_weights(path)
+        folder = find_autoencoder(options.weights)
         model = load_autoencoder(folder, torch.device("cpu"))
         results[f"{folder.name}, as shipped"] = measure(model, scenes)
     save(results, place)

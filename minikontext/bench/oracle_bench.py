@@ -82,11 +82,9 @@ def summarise(
     )
 
 
-def bootstrap(
-    values: Sequence[float], clusters: Sequence[Hashable] | None = None
-) -> tuple[float, float]:
+def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     """Where the mean lies with 95 % confidence, in percent: see `compare.percent_interval`."""
-    return compare.percent_interval(values, clusters)
+    return compare.percent_interval(values)
 
 
 def _share(values: Iterable[bool]) -> float:

@@ -46,9 +46,9 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in (HOME / "weights").glob("*/config.json"))
 
 
-def bench_cases(every: int = 1, more: bool = True) -> list[Case]:
-    """MiniKontextBench's cases, or every n-th of them; `more` adds the paper's other tasks."""
-    return [case for *_, case in mini.cases(more)[::every]]
+def bench_cases(every: int = 1) -> list[Case]:
+    """MiniKontextBench's cases, those of the paper's other tasks too, or every n-th of them."""
+    return [case for *_, case in mini.cases(more=True)[::every]]
 
 
 def part_name(every: int, seed: int = 0) -> str:

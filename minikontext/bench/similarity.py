@@ -5,7 +5,7 @@ CLIP from a folder in transformers' layout, faces by an ONNX model; nothing is d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,15 @@ from torch import Tensor
 
 from minikontext import images
 from minikontext.errors import MissingPackageError, WeightsError
-from minikontext.pretrained.transformers_io import read_model, read_tokenizer, tokenize
+from minikontext.pretrained.transformers_io import (
+    import_transformers,
+    read_model,
+    read_tokenizer,
+    tokenize,
+)
 
 # What CLIP's training subtracted and divided by, for red, green and blue.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-Embed = Callable[[Sequence[Image.Image]], Tensor]  # n pictures -> unit vectors (n, d)
 
 
 class Clip:
@@ -29,14 +33,11 @@ class Clip:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        try:
-            from transformers import AutoTokenizer, CLIPModel
-        except ImportError as error:
-            raise MissingPackageError('CLIP needs: pip install "minikontext[flux]"') from error
+        hf = import_transformers()
         if not (Path(folder) / "model.safetensors").is_file():
             raise WeightsError(f"{folder} holds no model.safetensors: give a CLIP folder")
-        self.model = read_model(CLIPModel, Path(folder)).eval()
-        self.tokenizer = read_tokenizer(AutoTokenizer, Path(folder))
+        self.model = read_model(hf.CLIPModel, Path(folder)).eval()
+        self.tokenizer = read_tokenizer(hf.AutoTokenizer, Path(folder))
 
     @torch.no_grad()
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:

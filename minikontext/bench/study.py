@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -288,25 +287,6 @@ def table(rows: Sequence[Row]) -> str:
                     "followed %": lambda r: r.report.followed,
                     "weakest task": lambda r: r.weakest}  # fmt: skip
     return report.table([*columns], [[cell(row) for cell in columns.values()] for row in rows])
-
-
-def plot(rows: Sequence[Row]) -> Figure:
-    """Success against evaluations of the transformer, a line for each weights folder."""
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.subplots()
-    lines: dict[tuple[str, bool], list[Row]] = {}
-    for row in (row for row in rows if not row.setting.edits):
-        lines.setdefault((row.setting.weights, row.setting.cfg not in (None, 1)), []).append(row)
-    for (name, guided), line in lines.items():
-        line.sort(key=lambda r: r.setting.evaluations)
-        x, y = [r.setting.evaluations for r in line], [r.success for r in line]
-        spread = np.abs(np.array([r.interval for r in line]).T - y)
-        axes.errorbar(x, y, spread, marker="o", label=name + (" with CFG" if guided else ""))
-    axes.set(xscale="log", xlabel="evaluations of the transformer", ylabel="success %, 95 %")
-    axes.set_xticks([1, 2, 4, 10, 28, 56], ["1", "2", "4", "10", "28", "56"], minor=False)
-    axes.minorticks_off()
-    axes.legend()
-    return figure
 
 
 @dataclass(frozen=True)

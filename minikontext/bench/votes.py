@@ -59,11 +59,6 @@ def beside(votes: Sequence[Vote], first: str, second: str) -> compare.Comparison
     return compare.Comparison(apart, float(low), float(high), None, len(votes), clusters)
 
 
-def win_chance(elo: float, other: float) -> float:
-    """How often the first wins against the second."""
-    return 1 / (1 + 10 ** ((other - elo) / 400))
-
-
 def strengths(wins: np.ndarray) -> np.ndarray:
     """ELO (..., n) of wins (..., n, n), row over column, by Hunter's iteration."""
     n = wins.shape[-1]

@@ -19,6 +19,7 @@ from minikontext import rope
 from minikontext.course import parts, samples, style
 from minikontext.course.patches import CSS, PatchPicture, chips, heat, share_bar
 from minikontext.course.sequence import colour_of
+from minikontext.denoiser import PATCH
 from minikontext.editing.output import KontextOutput
 from minikontext.errors import SizeError
 from minikontext.pipeline import KontextPipeline
@@ -26,7 +27,6 @@ from minikontext.runtime.attention import Function, instead
 from minikontext.sampler import StepInfo
 
 LIMIT = 2**27  # weights to keep: half a gigabyte in float32
-PATCH = 2  # latent pixels along one side of a token
 SIDE = 204  # pixels of a picture in a widget
 ALONE = "no second picture"
 
@@ -144,7 +144,7 @@ def watch_edit(
     weights = torch.cat(seen).cpu().unflatten(0, (len(steps), -1))  # one sample: b = 1
     plans = [_snapped(pipe, picture) for picture in contexts]
     grids = [tuple(side // PATCH for side in output.latents.shape[-2:])]
-    multiple = PATCH * pipe.autoencoder.config.downsample
+    multiple = pipe.codec.multiple
     grids += [(h // multiple, w // multiple) for w, h in (plan.working for plan in plans)]
     shown = [plan.apply(picture) for plan, picture in zip(plans, contexts)]
     times, clean = [info.t for info in steps], [info.clean for info in steps]
@@ -152,8 +152,7 @@ def watch_edit(
 
 
 def _snapped(pipe: KontextPipeline, picture: Image.Image) -> image_io.ResizePlan:
-    multiple = PATCH * pipe.autoencoder.config.downsample
-    return image_io.plan(picture.size, "kontext", multiple, pipe.defaults.sizes)
+    return image_io.plan(picture.size, "kontext", pipe.codec.multiple, pipe.defaults.sizes)
 
 
 def words_of(pipe: KontextPipeline, prompt: str) -> list[str]:

@@ -55,14 +55,14 @@ def _rotated(f: Function) -> Function:
     return rotate
 
 
-def _turns(f: Function) -> Function:
+def _rotary(f: Function) -> Function:
     """`rope.rotations` of angles, which they keep for a student's `rotate`."""
 
     def rotations(ids: Tensor, axes_dim: tuple[int, ...], theta: float) -> Tensor:
         angles = f(ids, axes_dim, theta)
-        turns = torch.stack((angles.cos(), angles.sin()), dim=-1).float()
-        turns.angles = angles  # type: ignore[attr-defined]
-        return turns
+        rotary = torch.stack((angles.cos(), angles.sin()), dim=-1).float()
+        rotary.angles = angles  # type: ignore[attr-defined]
+        return rotary
 
     return rotations
 
@@ -115,7 +115,7 @@ PIECES: dict[str, Piece] = {
     "join_context": Piece("join_context(target, target_ids, contexts, context_ids) -> img, ids",
                           ("tokens.join_context",)),
     "angles": Piece("angles(ids, axes_dim, theta) -> angles",
-                    ("transformer.rotations", "rope.rotations"), _turns),
+                    ("transformer.rotations", "rope.rotations"), _rotary),
     "rotate": Piece("rotate(x, angles) -> x", ("layers.rotate", "rope.rotate"), _rotated),
     "attend": Piece("attend(q, k, v) -> x", ("layers.attend",)),
     "modulate": Piece("modulate(x, shift, scale) -> x", ("layers.modulate",)),
@@ -214,7 +214,7 @@ class Run:
             for place in PIECES[name].places:
                 self._patches.enter_context(patch.object(*own.put(place)))
         if "rotate" in self.functions and "angles" not in self.functions:
-            kept = patch("minikontext.transformer.rotations", _turns(_angles))
+            kept = patch("minikontext.transformer.rotations", _rotary(_angles))
             self._patches.enter_context(kept)
         call = KontextPipeline.__call__
 

@@ -91,9 +91,7 @@ def flow_teacher(x: Tensor, steps: int = 2000, seed: int = 0) -> Net:
     for _ in range(steps):
         data, noise, t = x[torch.randint(len(x), (256,))], torch.randn(256, 2), torch.rand(256)
         loss = flow.loss(net(flow.interpolate(data, noise, t), t), data, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        update(optimizer, loss)
     return net.requires_grad_(False)
 
 

@@ -143,8 +143,8 @@ class WhoSeesWidget(Desk):
         whole = self._edit(nullcontext())
         target = whole.latents.shape[-2] * whole.latents.shape[-1] // PATCH**2
         cut = self._edit(seeing_without(self.missing, self.pipe.text_encoder.max_length, target))
-        for box, made in ((self.whole, whole), (self.cut, cut)):
-            show(box, made.images[0])
+        for box, generated in ((self.whole, whole), (self.cut, cut)):
+            show(box, generated.images[0])
             fade(box, False)
         cuts = ", ".join(f"{who} → {whom}" for who, whom in self.missing) or "nothing"
         self._say_with_notes("done", f"Cut: {cuts}.")

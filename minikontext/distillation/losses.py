@@ -20,7 +20,7 @@ TINY = 1e-4  # a squared distance, latents; below it the loss is flat, so its sl
 
 def guided(without: Tensor, with_words: Tensor, w: Tensor) -> Tensor:
     """Classifier-free guidance `v_0 + w (v_c - v_0)`: velocities (b, ...), scales w (b,)."""
-    return torch.lerp(without, with_words, w.to(without).reshape(-1, *[1] * (without.dim() - 1)))
+    return torch.lerp(without, with_words, flow.per_sample(w, without))
 
 
 def guidance_loss(velocity: Tensor, target: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minikontext import flow
 from minikontext.training.editor import Editor
 from minikontext.transformer import KontextTransformer
 
@@ -36,7 +37,7 @@ class Policy(NamedTuple):
     @classmethod
     def of(cls, velocities: Tensor, z: Tensor, start: Tensor) -> Policy:
         """From the net's k velocities (b, k, ...) at z (b, ...) and `start` (b,)."""
-        return cls(z[:, None] - _beside(start, velocities) * velocities, start)
+        return cls(z[:, None] - flow.per_sample(start, velocities) * velocities, start)
 
     def estimate(self, t: Tensor) -> Tensor:
         """The clean estimate at times t (b,), interpolated, (b, ...)."""
@@ -45,11 +46,11 @@ class Policy(NamedTuple):
         low = place.floor().clamp(max=last - 1).long()
         rows = torch.arange(len(low), device=low.device)
         before, after = self.clean[rows, low], self.clean[rows, low + 1]
-        return torch.lerp(before, after, _beside(place - low, before))
+        return torch.lerp(before, after, flow.per_sample(place - low, before))
 
     def velocity(self, z: Tensor, t: Tensor) -> Tensor:
         """dz/dt at z (b, ...) and t (b,) above 0."""
-        return (z - self.estimate(t)) / _beside(t, z)
+        return (z - self.estimate(t)) / flow.per_sample(t, z)
 
     def follow(self, z: Tensor, begin: Tensor, end: Tensor, substeps: int = SUBSTEPS) -> Tensor:
         """Solve the ODE from z (b, ...) at `begin` to `end`, (b,) each, by Euler's method.
@@ -59,7 +60,7 @@ class Policy(NamedTuple):
         for i in range(substeps):
             now, later = (torch.lerp(begin, end, (i + d) / substeps) for d in (0, 1))
             clean = self.estimate((now + later) / 2)
-            z = torch.lerp(clean, z, _beside(later / now, z))
+            z = torch.lerp(clean, z, flow.per_sample(later / now, z))
         return z
 
 
@@ -117,9 +118,4 @@ class PolicySteps(nn.Module):
         later = times.where(times < timesteps[:, None] - 1e-6, times.new_tensor(-1)).amax(1)
         policy = Policy.of(velocities, img, timesteps)
         moved = policy.follow(img, timesteps, later)
-        return (img - moved) / _beside(timesteps - later, img)
-
-
-def _beside(t: Tensor, like: Tensor) -> Tensor:
-    """Shape (b,) as (b, 1, 1, ...), so that it multiplies a (b, ...) tensor."""
-    return t.to(like).reshape(-1, *[1] * (like.dim() - 1))
+        return (img - moved) / flow.per_sample(timesteps - later, img)

@@ -13,29 +13,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minikontext.distillation import KINDS
 from minikontext.distillation import run as distillation
 from minikontext.errors import ConfigError, shorten_list
 from minikontext.runtime import files
 from minikontext.runtime.config import read_json, write_json
 from minikontext.training import run as training
-from minikontext.training.jobs import build_job
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from minikontext.training.jobs import build_job, tomllib
 
 FORMAT = 1  # of what the code makes of a config: raise it when the same config gives other weights
 STAGE = "stage:"
 NOTE = "stage.json"
-DISTILLED = ("guidance", "ladd", "rollout")
 
 
 @dataclass(frozen=True)
@@ -178,7 +172,7 @@ def _make(one: Made, wanted: list[Made], resume: bool, workers: int) -> None:
         values = _merged(values, {"stream": {"workers": workers}})
     one.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    if values["kind"] in DISTILLED:
+    if values["kind"] in KINDS:
         distillation.run_job(distillation.build_job(values, f"{one.stage.name}: "), resume)
     else:
         training.run_job(build_job(values, f"{one.stage.name}: "), resume)
@@ -190,7 +184,7 @@ def _make(one: Made, wanted: list[Made], resume: bool, workers: int) -> None:
 
 
 def _check(values: Mapping[str, Any], where: str) -> None:
-    build = distillation.build_job if values.get("kind") in DISTILLED else build_job
+    build = distillation.build_job if values.get("kind") in KINDS else build_job
     try:
         build(values, where)
     except ConfigError as error:

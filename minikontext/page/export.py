@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minikontext import layers, rope
+from minikontext import layers
 from minikontext.autoencoder import AutoEncoder
 from minikontext.errors import MissingPackageError
 from minikontext.pipeline import KontextPipeline
@@ -193,12 +193,6 @@ def used_names(graph: Any) -> set[str]:
     inner = [attribute.g for node in graph.node for attribute in node.attribute]
     read = {name for node in graph.node for name in node.input}
     return read.union((out.name for out in graph.output), *map(used_names, inner))
-
-
-def rotations(rows: Sequence[Sequence[int]], pipe: KontextPipeline) -> Tensor:
-    """The rotations of ids, as the page computes them itself: for the tests of its arithmetic."""
-    config = pipe.transformer.config
-    return rope.rotations(torch.tensor(rows), config.axes_dim, config.theta)
 
 
 def _import_onnx() -> Any:

@@ -36,6 +36,7 @@ from minikontext.pretrained.lora_layers import (
     hadamard,
 )
 from minikontext.runtime import files
+from minikontext.runtime.bounds import is_number
 from minikontext.runtime.config import parse_json, read_json
 
 Tensors = dict[str, Tensor]
@@ -328,9 +329,8 @@ def _matched(patterns: Mapping[str, float], layer: str, default: float | None) -
 
 
 def _bounded(value: float, what: str) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    least = 1 if what.startswith("rank") else -LARGEST_ALPHA  # NaN lies between no two
-    if not number or not least <= value <= LARGEST_ALPHA:
+    least = 1 if what.startswith("rank") else -LARGEST_ALPHA
+    if not is_number(value) or not least <= value <= LARGEST_ALPHA:
         raise WeightsError(f"The {what} is {value!r:.40}; expected a number of at most "
                            f"{LARGEST_ALPHA:g}.")  # fmt: skip
     return float(value)
@@ -341,7 +341,7 @@ def read_scaling(path: Path, names: Mapping[str, Any]) -> LoraScaling:
 
     peft's own files are known by their names of tensors, whatever the file is called.
     """
-    beside, peft = path.parent / "adapter_config.json", False
+    beside = path.parent / "adapter_config.json"
     peft = path.name == FOLDER_FILES[0] or any(n.startswith("base_model.model.") for n in names)
     with safetensors_io.opened(path) as file:
         inside = (file.metadata() or {}).get("lora_adapter_metadata", "{}")

@@ -90,7 +90,6 @@ def load_into(
     path: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-    rules: Callable[[StateDict], list[Rule]] | None = None,
     prepare: Callable[[str, Tensor], Tensor] | None = None,
     part: str | None = None,
 ) -> nn.Module:
@@ -99,11 +98,11 @@ def load_into(
     Official and diffusers names both work. Names, shapes and dtypes are checked against the
     header first, so a file that does not fit costs no memory. Then one tensor after the other
     goes to the device: the host holds no more than one shard. dtype None keeps the stored one.
-    rules: other names than FLUX's. prepare(name, tensor): a last change on the device. part: of a
-    file that may hold several, see `Reader`. Raises WeightsError.
+    prepare(name, tensor): a last change on the device. part: of a file that may hold several, see
+    `Reader`. Raises WeightsError.
     """
     reader, state = Reader(path, part), {}
-    plan = check(module, reader, rules)
+    plan = check(module, reader)
     with reader.leased():
         for rule in plan:
             tensor = build_tensor(reader, rule, device, dtype)

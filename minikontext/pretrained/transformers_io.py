@@ -39,7 +39,7 @@ def import_transformers() -> Any:
         import transformers
     except ImportError as error:
         raise MissingPackageError(
-            "FLUX's text encoders need transformers: pip install 'minikontext[flux]'"
+            "FLUX's text encoders and CLIP need transformers: pip install 'minikontext[flux]'"
         ) from error
     return transformers
 

@@ -31,8 +31,7 @@ SHOWN = 5  # mistakes that one message names
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    files.write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from minikontext.errors import SafetyError, SafetyWarning, WeightsError, warn
+from minikontext.runtime.bounds import is_number
 from minikontext.runtime.config import read_json, require_format
 from minikontext.runtime.files import shipped
 
@@ -144,7 +145,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_threshold(value: object, place: str) -> float:
     """A threshold from a config, above 0 and at most 1. Raises WeightsError."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value <= 1:
+    if not is_number(value) or not 0 < value <= 1:
         raise WeightsError(f"{place}: threshold {value!r}; expected a number above 0, at most 1.")
     return float(value)

@@ -20,8 +20,6 @@ plan          memory and time before a GPU is rented; workload: of a job
 
 from minikontext import lazy
 
-KINDS = ("editor", "folder", "lora", "safety", "world_autoencoder", "world_editor",
-         "world_imitation", "world_words")  # fmt: skip
 MODULES = (
     "data", "editor", "folders", "jobs", "loop",
     "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",

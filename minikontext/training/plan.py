@@ -294,7 +294,7 @@ def step_flops(job: Workload) -> float:
     )
 
 
-def muon_flops(job: Workload, gpus: int) -> float:
+def muon_flops(job: Workload) -> float:
     """Of each GPU: it makes every gathered matrix (d × k d) orthogonal, in five iterations."""
     if not job.loop.muon_lr or job.rank:
         return 0.0
@@ -406,6 +406,6 @@ def make(job: Workload, machine: Machine) -> Plan:
         machine=machine,
         held=memory(job, gpus),
         compute=step_flops(job) / gpus / speed,
-        optimiser=muon_flops(job, gpus) / speed,
+        optimiser=muon_flops(job) / speed,
         exchange=exchange,
     )

@@ -8,11 +8,11 @@ import torch
 from benchmarks import ceiling
 from minikontext.errors import ConfigError
 from minikontext.toyworld.edits import sample_case
-from minikontext.training.models import load_autoencoder
+from minikontext.training.models import find_autoencoder, load_autoencoder
 
 
 def test_the_shipped_autoencoder_keeps_right_answers_and_a_broken_one_does_not():
-    model = load_autoencoder(ceiling.find_weights("toy"), torch.device("cpu"))
+    model = load_autoencoder(find_autoencoder("toy"), torch.device("cpu"))
     cases = [sample_case(i, 4, "dev") for i in range(8)]
     good = ceiling.measure(model, cases, (64, 64))
     assert (good.cases, good.width, good.height) == (8, 64, 64)

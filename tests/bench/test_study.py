@@ -50,7 +50,6 @@ def test_rows_are_kept_and_replaced_by_setting(tmp_path):
     assert study.load(place) == rows and study.load(tmp_path / "none.json") == {}
     text = study.table([*rows.values()])
     assert "| toy, 28 steps, CFG 1.5 | 56 | 62.5 | 25.0 to 100.0 | 50.0 to 75.0 |" in text
-    assert len(study.plot([*rows.values()]).axes[0].containers) == 2
     assert "PSNR to the first" in study.table([replace(row(), psnr=50.0, skipped=75.0)])
 
 

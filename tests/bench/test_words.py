@@ -47,7 +47,7 @@ def test_every_edition_trains(edition):
 def test_what_an_editor_understands_is_counted_and_written(tmp_path):
     edition = Edition("lexicon", CLEAN)
     model = words.train(edition, 2, batch=4, pool=10)
-    row = words.measure(model, edition, ("dev",))
+    row = words.measure(model, ("dev",))
     warned = sum(not one.right for one in newcomers("dev"))
     assert row["dev"]["understood"] >= warned - 2  # warnings need no training
     low, high = row["dev"]["interval"]
