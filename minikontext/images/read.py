@@ -241,6 +241,9 @@ def _open_file(file: Path | BytesIO) -> Image.Image:
     try:
         with _quiet():
             return Image.open(file, formats=formats)
+    except PermissionError as error:
+        text = f"You may not read {_label(file)}. Allow it (chmod u+r), or copy it."
+        raise ImageError(text) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"The image {_label(file)} is too large: {error}") from error
     except Exception as error:  # PIL's readers raise nearly anything on a damaged file.
@@ -360,10 +363,11 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colours in one of the modes L, RGB and CMYK, which profiles know, and their opacity."""
     image = image.convert("LA") if image.mode == "La" else image
     if image.mode[0] in "IF":  # I, I;16, I;16B, F: more than 8 bits, which convert() would clip.
-        return _from_array(_to_8_bits(np.asarray(image), image.mode)), None
+        values, clear = np.asarray(image), image.info.get("transparency")
+        alpha = Image.fromarray(np.uint8(255) * (values != clear)) if clear is not None else None
+        return _from_array(_to_8_bits(values, image.mode)), alpha
     grey = image.mode in ("1", "L", "LA", "La")
-    see_through = "transparency" in image.info  # a colour, or an index of a palette
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or see_through:
+    if image.has_transparency_data:  # a channel, one colour, or some of a palette's
         layer = image.convert("RGBA")
         return layer.getchannel("R") if grey else layer.convert("RGB"), layer.getchannel("A")
     if image.mode in ("L", "RGB", "CMYK"):
