@@ -93,6 +93,14 @@ def test_a_flagged_prompt_is_refused_with_layer_score_and_threshold(tiny):
     assert len(draw(pipe)) == 1
 
 
+def test_a_negative_prompt_that_the_picture_moves_towards_is_looked_at(tiny):
+    pipe = tiny()
+    pipe.safety = Safety(prompt=Words())
+    assert len(draw(pipe, negative_prompt="make the hat red", true_cfg_scale=2.0)) == 1
+    with pytest.raises(SafetyError, match="prompt 2 of 2"):
+        draw(pipe, negative_prompt="make the hat red", true_cfg_scale=0.0)
+
+
 def test_a_flagged_context_is_refused_as_picture_as_latents_and_as_output(tiny):
     pipe = tiny()
     made = draw(pipe, image=picture(60))
