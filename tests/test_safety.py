@@ -406,6 +406,16 @@ def test_zero_shot_scores_are_shares_of_the_captions(towers):
     assert flipped.score(pictures) == pytest.approx([1 - s for s in one.score(pictures)])
 
 
+def test_the_end_of_a_prompt_beyond_the_caption_tower_is_scored_as_well(towers):
+    one = ZeroShot(towers, *PURPLE_STAR.captions(), of="text")
+    room = towers.text.max_length - 1
+    star = " ".join(("a purple star " * room).split()[:room])
+    whole = ["red " * room, star, f'say "{("HIYOU" * room)[: room - 1]}"']  # as long as it reads
+    for low, high in itertools.permutations(whole, 2):
+        both = one.score([f"{low} {high}", low, high])
+        assert both[0] >= max(both[1:]) - 1e-6
+
+
 def test_embeddings_have_length_one_and_pictures_are_squeezed_not_cut(towers):
     wide = np.zeros((64, 256, 3), dtype=np.uint8)
     edge = wide.copy()
