@@ -100,6 +100,27 @@ def test_a_palette_of_colours_with_opacity_becomes_white():
     assert (result.getpixel((1, 1)), result.getpixel((6, 1))) == ((0, 0, 0), (255, 255, 255))
 
 
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "clear"),
+    [
+        (2, 0, b"\x1b", b"\0\1"),
+        (4, 0, b"\x01\x23", b"\0\1"),
+        (16, 2, bytes(6) + b"\1\2\3\4\5\6", b"\1\2\3\4\5\6"),
+    ],
+)
+def test_a_value_of_few_or_many_bits_that_stands_for_transparency_becomes_white(
+    depth, colour, row, clear
+):
+    def chunk(name, body):
+        crc = zlib.crc32(name + body)
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc)
+
+    head = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    parts = (b"IHDR", head), (b"tRNS", clear), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")
+    result = images.read(containers.PNG + b"".join(chunk(*part) for part in parts))
+    assert result.getpixel((0, 0)) != (255, 255, 255) == result.getpixel((1, 0))
+
+
 def test_a_grey_of_16_bits_that_stands_for_transparency_becomes_white(tmp_path):
     values = np.full((8, 8), 1000, np.uint16)
     values[:, :4] = 1001

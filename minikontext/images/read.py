@@ -317,8 +317,12 @@ def _check_work(image: Image.Image, source: object) -> None:
 def _decode(image: Image.Image) -> Image.Image:
     try:
         with _quiet():
+            clear = _clear_value(image)
             image.load()  # Of an animation this is the first frame.
-            result = _to_rgb(_upright(image))
+            upright = _upright(image)
+            if clear is not None and upright is not image:
+                upright.info["transparency"] = clear
+            result = _to_rgb(upright)
             result.info = {NOTE: note} if (note := _note(image)) else {}
             return result
     except Exception as error:  # As above: a truncated or damaged file can raise anything.
@@ -326,6 +330,19 @@ def _decode(image: Image.Image) -> Image.Image:
             f"The image cannot be decoded ({printable(str(error), 200)}). It is damaged or cut "
             "off: save it again."
         ) from error
+
+
+def _clear_value(image: Image.Image) -> object:
+    """The value of a PNG that is transparent, as its pixels will have it; None where they do.
+
+    PIL brings pixels of 2, 4 and 3 × 16 bits to 8 as it loads them, and leaves this value.
+    """
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    raw = tiles[0][3] if image.format == "PNG" and tiles else None
+    if raw == "RGB;16B" and isinstance(clear, tuple):
+        return tuple(value >> 8 for value in clear)
+    factor = {"L;2": 85, "L;4": 17}.get(raw) if isinstance(raw, str) else None
+    return clear * factor if factor and isinstance(clear, int) else None
 
 
 def _note(image: Image.Image) -> str:
