@@ -164,3 +164,19 @@ def test_the_environment_decides_on_bfloat16_in_training(monkeypatch, insisted, 
     monkeypatch.setenv("MINIKONTEXT_DTYPE", insisted)
     assert device.in_bfloat16(torch.device("cpu")) == (insisted == "bfloat16")
     assert not device.in_bfloat16(torch.device("cpu"), wanted=False)
+
+
+def test_a_kernel_that_cannot_be_made_leaves_nothing_behind():
+    own, q = layers.attend, torch.rand(1, 1, 2, 4)
+
+    def broken(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), attention.instead("attend", broken):
+        pass
+    assert layers.attend is own
+    with attention.instead("attend", lambda _: lambda q, k, v: v):
+        with pytest.raises(ZeroDivisionError), attention.instead("attend", broken):
+            pass
+        assert layers.attend(q, q, q) is q
+    assert layers.attend is own

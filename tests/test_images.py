@@ -93,6 +93,42 @@ def test_transparent_parts_become_white(mode, tmp_path):
     assert result.getpixel((6, 1)) == (255, 255, 255)
 
 
+def test_a_palette_of_colours_with_opacity_becomes_white():
+    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    picture.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    result = images.read(picture.quantize(4))
+    assert (result.getpixel((1, 1)), result.getpixel((6, 1))) == ((0, 0, 0), (255, 255, 255))
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "clear"),
+    [
+        (2, 0, b"\x1b", b"\0\1"),
+        (4, 0, b"\x01\x23", b"\0\1"),
+        (16, 2, bytes(6) + b"\1\2\3\4\5\6", b"\1\2\3\4\5\6"),
+    ],
+)
+def test_a_value_of_few_or_many_bits_that_stands_for_transparency_becomes_white(
+    depth, colour, row, clear
+):
+    def chunk(name, body):
+        crc = zlib.crc32(name + body)
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc)
+
+    head = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    parts = (b"IHDR", head), (b"tRNS", clear), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")
+    result = images.read(containers.PNG + b"".join(chunk(*part) for part in parts))
+    assert result.getpixel((0, 0)) != (255, 255, 255) == result.getpixel((1, 0))
+
+
+def test_a_grey_of_16_bits_that_stands_for_transparency_becomes_white(tmp_path):
+    values = np.full((8, 8), 1000, np.uint16)
+    values[:, :4] = 1001
+    path = saved(Image.fromarray(values), tmp_path, "a.png", transparency=1000)
+    result = images.read(path)
+    assert (result.getpixel((1, 1)), result.getpixel((6, 1))) == ((4, 4, 4), (255, 255, 255))
+
+
 def test_a_colour_that_stands_for_transparency_becomes_white(tmp_path):
     picture = Image.new("RGB", (8, 8), (1, 2, 3))
     picture.paste("red", (0, 0, 4, 8))
@@ -326,6 +362,17 @@ def test_a_file_of_endless_small_parts_is_refused(kind):
     }[kind]()
     with pytest.raises(ImageError, match="more than 100000 parts"):
         images.read(data)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = saved(gradient(), tmp_path, "a.png")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", denied)
+    with pytest.raises(ImageError, match=r"You may not read .*a\.png"):
+        images.read(path)
 
 
 def test_damaged_pixels_stay_an_error(tmp_path):

@@ -65,6 +65,18 @@ def test_what_was_merged_is_taken_out_whatever_the_scale_is_now(model):
 
 
 @torch.no_grad()
+def test_what_was_merged_in_part_is_taken_out_in_that_part(model):
+    made, before = random_lora(model), {k: v.clone() for k, v in model.state_dict().items()}
+    made.scale = 0.8
+    made.merge(model, 0.5).merge(model, -0.5).merge(model, -1)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+    made.merge(model, 0.5).merge(model, -1)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
 def test_two_loras_add_up(model):
     one, two, given = random_lora(model, seed=1), random_lora(model, 5, seed=2), inputs(model)
     one.attach(model), two.attach(model)

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from minikontext.errors import ConfigError, WeightsError, WeightsWarning
-from minikontext.pretrained import key_mapping, lora
+from minikontext.pretrained import key_mapping, lora, lora_layers
 
 PEFT = "base_model.model."
 
@@ -180,6 +180,13 @@ def test_a_dora_by_hand(model, tmp_path, axis, kind):
     found = read({stem + n: x for n, x in state.items()}, model, tmp_path)
     torch.testing.assert_close(base + found.updates[0].delta, expected, atol=1e-5, rtol=1e-5)
     forward_is_delta(model, found)
+
+
+def test_parts_of_a_layer_on_other_devices_are_one_matrix():
+    far = lora_layers.FullLayer(torch.ones(2, 3, device="meta"))  # as a DoRA's, where its base is
+    near = lora_layers.FullLayer(torch.ones(2, 3))
+    rows = torch.arange(4).split(2)
+    assert lora_layers.PartsLayer([*zip(rows, (far, near))], 4).delta.device.type == "meta"
 
 
 @pytest.mark.parametrize("lengths", [torch.ones(3), torch.ones(1, 3), torch.ones(32) * torch.inf])

@@ -15,6 +15,7 @@ from PIL import Image
 from minikontext.denoiser import Denoiser
 from minikontext.editing.contexts import ContextReader
 from minikontext.editing.defaults import Defaults
+from minikontext.editing.request import pick_seeds
 from minikontext.errors import (
     Cancelled,
     ConfigError,
@@ -327,6 +328,7 @@ def test_broken_numbers_stop_with_the_step(tiny, picture):
         ({"prompt": ["a", None]}, PromptError),
         ({"negative_prompt": ["a", "a", "a"], "true_cfg_scale": 2.0}, PromptError),
         ({"negative_prompt": 5, "true_cfg_scale": 2.0}, PromptError),
+        ({"prompt": ["a"] * 4, "negative_prompt": ["b", "c"], "true_cfg_scale": 2.0}, PromptError),
         ({"width": 0}, SizeError),
         ({"height": -16}, SizeError),
         ({"width": 64.5}, SizeError),
@@ -499,6 +501,12 @@ def test_numbers_of_numpy_are_numbers(pipe, picture):
         num_images_per_prompt=np.int64(1), step_cache=np.float64(0.5),
     )  # fmt: skip
     assert one == two
+
+
+def test_seeds_count_on_from_a_small_number_of_numpy():
+    assert pick_seeds(np.uint8(254), 3) == [254, 255, 256]
+    with pytest.raises(ConfigError, match="64 bits"):
+        pick_seeds(np.int64(2**63 - 1), 2)
 
 
 # ---- what a call gives is a value like others

@@ -93,6 +93,14 @@ def test_a_flagged_prompt_is_refused_with_layer_score_and_threshold(tiny):
     assert len(draw(pipe)) == 1
 
 
+def test_a_negative_prompt_that_the_picture_moves_towards_is_looked_at(tiny):
+    pipe = tiny()
+    pipe.safety = Safety(prompt=Words())
+    assert len(draw(pipe, negative_prompt="make the hat red", true_cfg_scale=2.0)) == 1
+    with pytest.raises(SafetyError, match="prompt 2 of 2"):
+        draw(pipe, negative_prompt="make the hat red", true_cfg_scale=0.0)
+
+
 def test_a_flagged_context_is_refused_as_picture_as_latents_and_as_output(tiny):
     pipe = tiny()
     made = draw(pipe, image=picture(60))
@@ -396,6 +404,16 @@ def test_zero_shot_scores_are_shares_of_the_captions(towers):
     assert one.score(pictures) == pytest.approx(shares[:, 0].tolist())
     flipped = ZeroShot(towers, others, forbidden)
     assert flipped.score(pictures) == pytest.approx([1 - s for s in one.score(pictures)])
+
+
+def test_the_end_of_a_prompt_beyond_the_caption_tower_is_scored_as_well(towers):
+    one = ZeroShot(towers, *PURPLE_STAR.captions(), of="text")
+    room = towers.text.max_length - 1
+    star = " ".join(("a purple star " * room).split()[:room])
+    whole = ["red " * room, star, f'say "{("HIYOU" * room)[: room - 1]}"']  # as long as it reads
+    for low, high in itertools.permutations(whole, 2):
+        both = one.score([f"{low} {high}", low, high])
+        assert both[0] >= max(both[1:]) - 1e-6
 
 
 def test_embeddings_have_length_one_and_pictures_are_squeezed_not_cut(towers):

@@ -27,6 +27,18 @@ def test_a_local_map_does_not_notice_the_tiles(size):
     torch.testing.assert_close(tiled(lambda z: F.avg_pool2d(z, 4), y, 32, 8, multiple=4), x)
 
 
+def test_tiles_in_bfloat16_are_blended_as_in_float32():
+    x = torch.zeros(1, 1, 1, 96)
+    x[..., 32] = 1  # where the second of two tiles begins
+
+    def wide(z):  # a tile of 640 numbers, of which bfloat16 cannot count the last
+        return z[..., :1].expand(1, 1, 1, 64).repeat_interleave(10, -1).expand(1, 1, 10, 640)
+
+    joined, exact = tiled(wide, x.bfloat16(), 64, 32), tiled(wide, x, 64, 32)
+    assert joined.dtype == torch.bfloat16 and 0.4 < exact[0, 0, 0, 480] < 0.6
+    torch.testing.assert_close(joined.float(), exact, atol=0.002, rtol=0)  # its rounding below 1
+
+
 def test_tiles_cover_the_whole_side():
     for length in (5, 16, 17, 28, 100):
         places = starts(length, 16, 4)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -115,6 +116,24 @@ def shards(tmp_path):
         return tmp_path
 
     return write
+
+
+def test_two_indices_of_shards_need_a_choice(shards):
+    place = shards()
+    shutil.copy(place / "part.safetensors.index.json", place / "a.safetensors.index.json")
+    with pytest.raises(WeightsError, match=r"a\.safetensors\.index\.json, part.*keep the index"):
+        safetensors_io.inspect(place)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = safetensors_io.save(transformer().state_dict(), tmp_path / "a.safetensors")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(WeightsError, match=r"You may not read .*a\.safetensors"):
+        safetensors_io.inspect(path)
 
 
 def test_a_folder_of_shards_is_one_file(shards):

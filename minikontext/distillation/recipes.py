@@ -85,8 +85,16 @@ def learned(
 
 
 def load_teacher(job: DistillJob, world: DistContext) -> tuple[KontextPipeline, Editor]:
-    """The pipeline that `teacher` names, and its text encoder and transformer as an Editor."""
+    """The pipeline that `teacher` names, and its text encoder and transformer as an Editor.
+
+    Raises ConfigError for one that takes guidance as an input, or has isolated contexts.
+    """
     pipe = KontextPipeline.from_pretrained(job.teacher, device=world.device, dtype="float32")
+    if pipe.transformer.config.guidance_embed:
+        raise ConfigError(
+            f"teacher = {job.teacher!r} takes the guidance scale as an input: name weights that "
+            "are guided by two passes."
+        )
     return pipe, _editor(pipe)
 
 

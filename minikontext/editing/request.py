@@ -51,8 +51,12 @@ class Request:
 
     @property
     def unique(self) -> list[str]:
-        """Each different prompt once."""
-        return list(dict.fromkeys(self.prompts))
+        """Each different text that the picture moves towards, once: what a filter has to see.
+
+        Those are the prompts and, below a scale of 1, the negative ones: v_u + s (v_c - v_u).
+        """
+        towards = self.negatives if self.settings.true_cfg_scale < 1 else []
+        return list(dict.fromkeys([*self.prompts, *filter(None, towards)]))
 
 
 def check_request(
@@ -75,7 +79,8 @@ def check_request(
     if negative and settings.true_cfg_scale == 1:
         text = "negative_prompt has no effect at true_cfg_scale=1. Use a scale above 1."
         warn(PromptWarning(text))
-    negatives, seeds = match_prompts(negative, prompts), pick_seeds(seed, len(prompts))
+    negatives = match_prompts(negative, prompts, per_prompt)
+    seeds = pick_seeds(seed, len(prompts))
     return Request(prompts, negatives, seeds, settings, as_cache(step_cache))
 
 
@@ -91,10 +96,15 @@ def repeat(prompts: list[str], times: int) -> list[str]:
     return [prompt for prompt in prompts for _ in range(times)]
 
 
-def match_prompts(negative: str | Sequence[str] | None, prompts: list[str]) -> list[str]:
-    """One negative prompt for each prompt; None means the empty one."""
+def match_prompts(
+    negative: str | Sequence[str] | None, prompts: list[str], per_prompt: int = 1
+) -> list[str]:
+    """One negative prompt for each of `prompts`, `per_prompt` of which are the same in a row.
+
+    None means the empty one. Raises PromptError.
+    """
     negatives = check_prompts("" if negative is None else negative)
-    if len(negatives) == 0 or len(prompts) % len(negatives):
+    if len(negatives) not in (1, len(prompts) // per_prompt, len(prompts)):
         raise PromptError(
             f"Got {len(negatives)} negative prompts for {len(prompts)} results. "
             "Give one, or one for each prompt."
@@ -106,7 +116,7 @@ def pick_seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
     """Seeds of `count` images: drawn, counted up from one, or as given."""
     if seed is None:
         return torch.randint(2**31, (count,)).tolist()
-    seeds = [seed + i for i in range(count)] if is_whole(seed) else seed
+    seeds = [int(seed) + i for i in range(count)] if is_whole(seed) else seed
     if not isinstance(seeds, (list, tuple, range)) or not all(map(is_whole, seeds)):
         raise ConfigError(f"Got seed={shown(seed)}. Use a whole number, or a list of them.")
     if len(seeds) != count:

@@ -241,6 +241,9 @@ def _open_file(file: Path | BytesIO) -> Image.Image:
     try:
         with _quiet():
             return Image.open(file, formats=formats)
+    except PermissionError as error:
+        text = f"You may not read {_label(file)}. Allow it (chmod u+r), or copy it."
+        raise ImageError(text) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"The image {_label(file)} is too large: {error}") from error
     except Exception as error:  # PIL's readers raise nearly anything on a damaged file.
@@ -314,8 +317,12 @@ def _check_work(image: Image.Image, source: object) -> None:
 def _decode(image: Image.Image) -> Image.Image:
     try:
         with _quiet():
+            clear = _clear_value(image)
             image.load()  # Of an animation this is the first frame.
-            result = _to_rgb(_upright(image))
+            upright = _upright(image)
+            if clear is not None and upright is not image:
+                upright.info["transparency"] = clear
+            result = _to_rgb(upright)
             result.info = {NOTE: note} if (note := _note(image)) else {}
             return result
     except Exception as error:  # As above: a truncated or damaged file can raise anything.
@@ -323,6 +330,19 @@ def _decode(image: Image.Image) -> Image.Image:
             f"The image cannot be decoded ({printable(str(error), 200)}). It is damaged or cut "
             "off: save it again."
         ) from error
+
+
+def _clear_value(image: Image.Image) -> object:
+    """The value of a PNG that is transparent, as its pixels will have it; None where they do.
+
+    PIL brings pixels of 2, 4 and 3 × 16 bits to 8 as it loads them, and leaves this value.
+    """
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    raw = tiles[0][3] if image.format == "PNG" and tiles else None
+    if raw == "RGB;16B" and isinstance(clear, tuple):
+        return tuple(value >> 8 for value in clear)
+    factor = {"L;2": 85, "L;4": 17}.get(raw) if isinstance(raw, str) else None
+    return clear * factor if factor and isinstance(clear, int) else None
 
 
 def _note(image: Image.Image) -> str:
@@ -360,10 +380,11 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colours in one of the modes L, RGB and CMYK, which profiles know, and their opacity."""
     image = image.convert("LA") if image.mode == "La" else image
     if image.mode[0] in "IF":  # I, I;16, I;16B, F: more than 8 bits, which convert() would clip.
-        return _from_array(_to_8_bits(np.asarray(image), image.mode)), None
+        values, clear = np.asarray(image), image.info.get("transparency")
+        alpha = Image.fromarray(np.uint8(255) * (values != clear)) if clear is not None else None
+        return _from_array(_to_8_bits(values, image.mode)), alpha
     grey = image.mode in ("1", "L", "LA", "La")
-    see_through = "transparency" in image.info  # a colour, or an index of a palette
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or see_through:
+    if image.has_transparency_data:  # a channel, one colour, or some of a palette's
         layer = image.convert("RGBA")
         return layer.getchannel("R") if grey else layer.convert("RGB"), layer.getchannel("A")
     if image.mode in ("L", "RGB", "CMYK"):

@@ -61,7 +61,10 @@ def agreement(image: Image.Image) -> int:
 
 
 def describe(image: Image.Image) -> str:
-    """Say in words whether the watermark is found; the errors of `agreement` become words, too."""
+    """Say in words whether the watermark is found, or why it cannot be there.
+
+    Raises MissingPackageError without the package.
+    """
     try:
         right = agreement(image)
     except SizeError:

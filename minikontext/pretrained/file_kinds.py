@@ -24,9 +24,12 @@ def diagnose(path: Path, reason: str) -> str:
     """A sentence about a file that safetensors could not open, for the given reason."""
     if not path.is_file():
         return f"{path} is no file, or leads nowhere. Give a .safetensors file."
-    size, promised = path.stat().st_size, promised_bytes(path)
-    with open(path, "rb") as file:
-        start = file.read(8)
+    try:
+        size, promised = path.stat().st_size, promised_bytes(path)
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except PermissionError:
+        return f"You may not read {path}. Allow it (chmod u+r), or copy it."
     kind = next((text for magic, text in _KINDS.items() if start.startswith(magic)), None)
     if promised == size and path.suffix.lower() in FOREIGN:
         return f"{path} is safetensors by a pickle's name. Rename it, to end in .safetensors."

@@ -96,7 +96,7 @@ def find(place: str | Path) -> Checkpoint | None:
         transformer=transformer,
         autoencoder=_autoencoder_place(folder, transformer),
         encoders=folder,
-        edits=purpose.OPENED[kind] if kind else guided and not is_painter(name),
+        edits=purpose.OPENED[kind] if kind else is_editor(name, guided),
         shifted=bool(schedule.get("use_dynamic_shifting", guided)),
         made_for=kind,
     )
@@ -110,6 +110,14 @@ def require_fit(checkpoint: Checkpoint) -> None:
         autoencoder_config(checkpoint.autoencoder),
         *encoder_widths(checkpoint.encoders),
     )
+
+
+def is_editor(name: str, guided: bool) -> bool:
+    """Whether weights take context images, as far as their name and their input for guidance say.
+
+    Kontext without that input, made for few steps say, has the shapes of [schnell].
+    """
+    return "kontext" in name.lower() or (guided and not is_painter(name))
 
 
 def is_painter(name: str) -> bool:

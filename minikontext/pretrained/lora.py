@@ -43,7 +43,7 @@ class Lora(nn.Module):
         self.names, self.updates = tuple(layers), nn.ModuleList(layers.values())
         self.name, self.scale, self.fingerprint = name, scale, ""  # the last is of its file
         self._handles: list[RemovableHandle] = []
-        self._merged: list[float] = []  # the scales at which it is in a model's weights
+        self._merged: list[float] = []  # how much of it is in a model's weights, by merges
 
     @property
     def layers(self) -> dict[str, Update]:
@@ -78,12 +78,12 @@ class Lora(nn.Module):
 
     @torch.no_grad()
     def merge(self, model: KontextTransformer, sign: float = 1.0) -> Lora:
-        """Add the updates into the model's own weights: nothing is computed twice any more.
+        """Add `sign * scale` of the updates into the model's weights: nothing is computed twice.
 
         `merge(model, -1)` takes out what was merged last, up to rounding, whatever `scale` is by
-        now. Raises WeightsError for another model's shapes, and ConfigError for quantised weights
-        and float8, which take no sums, and where nothing of this is merged; nothing has changed
-        then.
+        now; `merge(model, -0.5)` half of it. Raises WeightsError for another model's shapes, and
+        ConfigError for quantised weights and float8, which take no sums, and where nothing of this
+        is merged; nothing has changed then.
         """
         _require_shapes(self, model)
         if packed := [
@@ -104,11 +104,14 @@ class Lora(nn.Module):
     def _amount(self, sign: float) -> float:
         """What is added of the updates: `sign` times the scale, or less of what was merged."""
         if sign >= 0:
-            self._merged.append(self.scale)
-            return sign * self.scale
+            self._merged.append(sign * self.scale)
+            return self._merged[-1]
         if not self._merged:
             raise ConfigError(f"LoRA {self.name!r} is not merged, so it cannot be taken out again.")
-        return sign * self._merged.pop()
+        last = self._merged.pop()
+        if sign > -1:
+            self._merged.append((1 + sign) * last)
+        return sign * last
 
 
 def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: int = 0) -> Lora:

@@ -134,9 +134,10 @@ class PartsLayer(Update):
     @property
     def delta(self) -> Tensor:
         """The parts' deltas at their rows."""
-        delta = torch.zeros(self.shape, device=self._rows()[0].device)
-        for rows, part in zip(self._rows(), self.parts, strict=True):
-            delta[rows] += part.delta
+        deltas = [part.delta for part in self.parts]  # of DoRA on its base's device, if unmoved
+        delta = deltas[0].new_zeros(self.shape)
+        for rows, one in zip(self._rows(), deltas, strict=True):
+            delta[rows] += one.to(delta.device)
         return delta
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
@@ -48,6 +49,15 @@ def _guard(module: nn.Module, before: dict[Path, Stamp], lease: Lease) -> None:
         lease.__exit__(None, None, None)
         _require_untouched(one, before)
 
+    @contextmanager
+    def held() -> Iterator[None]:
+        enter(module, None)
+        try:
+            yield
+        finally:
+            leave(module)
+
+    module.held = held  # see `lease.held`
     module.register_forward_pre_hook(enter)
     module.register_forward_hook(leave, always_call=True)
     for blocks in (part for part in module.modules() if isinstance(part, nn.ModuleList)):

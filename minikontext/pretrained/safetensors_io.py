@@ -242,8 +242,11 @@ def files(path: str | Path) -> list[Path]:
             f"No weights at {str(path)[:200]}. Give a .safetensors file or a folder with one."
         )
     there = inside(path)
-    for index in (x for x in there if x.name.endswith(".safetensors.index.json")):
-        return _indexed(index)
+    indices = [x.name for x in there if x.name.endswith(".safetensors.index.json")]
+    if len(indices) > 1:
+        raise WeightsError(f"{path} holds {shorten_list(indices)}: keep the index of one model.")
+    if indices:
+        return _indexed(path / indices[0])
     found = [x for x in there if x.suffix.lower() in SUFFIXES]
     if not found and (others := [x for x in there if x.suffix.lower() in FOREIGN]):
         raise WeightsError(diagnose(others[0], "it is of another format"))

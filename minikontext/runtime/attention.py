@@ -26,11 +26,13 @@ def instead(name: str, make: Callable[[Function], Function]) -> Iterator[None]:
     me = get_ident()
     with _LOCK:
         threads = _INSTEAD.setdefault(name, {})
+        own = _OWN[name] if threads else getattr(layers, name)
+        made = make(threads.get(me, [own])[-1])  # before anything changes: it may fail
         if not threads:
-            own = _OWN[name] = getattr(layers, name)
+            _OWN[name] = own
             setattr(layers, name, lambda *a: threads.get(get_ident(), [own])[-1](*a))
         mine = threads.setdefault(me, [])
-        mine.append(make(mine[-1] if mine else _OWN[name]))
+        mine.append(made)
     try:
         yield
     finally:

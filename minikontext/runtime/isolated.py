@@ -27,6 +27,7 @@ from minikontext.layers import (
     split_heads,
 )
 from minikontext.rope import rotate
+from minikontext.runtime.lease import held
 from minikontext.runtime.step_cache import CachedTransformer, StepCache
 from minikontext.transformer import KontextTransformer
 
@@ -67,10 +68,15 @@ class IsolatedContext:
         net, n = self.transformer, int((img_ids[..., 0] == 0).sum(-1).max())
         if n == img.shape[1]:  # no contexts
             return net(img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary)
-        x, txt, vec, rotary = net.embed(
-            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary
-        )
-        own, theirs = rotary.split((txt.shape[1] + n, img.shape[1] - n), dim=-3)
+        with held(net):
+            return self._velocity(
+                img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary, n=n
+            )
+
+    def _velocity(self, *inputs: Tensor | None, n: int) -> Tensor:
+        net, (timesteps, pooled, guidance) = self.transformer, inputs[4:7]
+        x, txt, vec, rotary = net.embed(*inputs)
+        own, theirs = rotary.split((txt.shape[1] + n, x.shape[1] - n), dim=-3)
         offers = self.offers
         if not offers:
             at_zero = net.condition(torch.zeros_like(timesteps), pooled, guidance)

@@ -13,7 +13,7 @@ import faulthandler
 import os
 import signal
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from threading import Lock, get_ident
 from types import TracebackType
@@ -98,6 +98,11 @@ class Lease:
             with suppress(OSError):  # of a fork, closing would not be enough
                 fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             os.close(handle)
+
+
+def held(module: object) -> AbstractContextManager[None]:
+    """Hold a module's files for who calls its parts, so that its own hooks do not run."""
+    return getattr(module, "held", nullcontext)()
 
 
 def _let_death_speak() -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import is_number, shown
+from minikontext.runtime.lease import held
 from minikontext.transformer import KontextTransformer
 
 # The largest threshold at which all measured edits stay near those of whole passes: the worst is
@@ -88,10 +89,14 @@ class CachedTransformer:
         rotary: Tensor | None = None,
     ) -> Tensor:
         """Velocity of the sequence, shapes as in `KontextTransformer.forward`."""
-        net = self.transformer
-        start, txt, vec, rotary = net.embed(
-            img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary
-        )
+        with held(self.transformer):
+            return self._velocity(
+                img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary
+            )
+
+    def _velocity(self, *inputs: Tensor | None) -> Tensor:
+        net, timesteps = self.transformer, inputs[4]
+        start, txt, vec, rotary = net.embed(*inputs)
         img, txt = net.double_blocks[0](start, txt, vec, rotary)
         skip = self._hardly_changed(img - start)
         self.cache.passes += 1

@@ -37,13 +37,14 @@ def tiled(
         scale = part.shape[-1] / min(tile, width)
         if joined is None:
             shape = (*part.shape[:2], round(height * scale), round(width * scale))
-            joined, weight = part.new_zeros(shape), part.new_zeros(shape[-2:])
-        mask = _ramp(part, round(overlap * scale))
+            kind = torch.promote_types(part.dtype, torch.float32)  # bfloat16 counts to 256 only
+            joined, weight = (part.new_zeros(x, dtype=kind) for x in (shape, shape[-2:]))
+        mask = _ramp(part.to(kind), round(overlap * scale))
         rows = slice(round(top * scale), round(top * scale) + part.shape[-2])
         cols = slice(round(left * scale), round(left * scale) + part.shape[-1])
         joined[..., rows, cols] += mask * part
         weight[rows, cols] += mask
-    return joined / weight
+    return (joined / weight).to(part.dtype)
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:

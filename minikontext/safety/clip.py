@@ -25,8 +25,9 @@ from minikontext.pretrained import safetensors_io
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Side
 from minikontext.runtime.config import build_config, write_json
+from minikontext.runtime.tiling import starts
 from minikontext.safety.filters import FORMAT, FORMAT_VERSION, Safety, read_threshold
-from minikontext.text import ToyTextConfig, ToyTextEncoder
+from minikontext.text import LETTERS, ToyTextConfig, ToyTextEncoder, split_prompt
 
 KIND = "clip"  # in config.json: of the filter, of its sizes, and the name of the file
 OLD_KIND = "towers"  # what version 0.1 wrote
@@ -157,8 +158,24 @@ class ZeroShot:
         self.classes = clip.embed_texts([*self.forbidden, *self.others])
 
     def score(self, items: Sequence[Any]) -> list[float]:
-        """How likely each picture shows, or each prompt asks for, one of the forbidden captions."""
-        return self.probabilities(items)[:, : len(self.forbidden)].sum(1).tolist()
+        """How likely each picture shows, or each prompt asks for, one of the forbidden captions.
+
+        A prompt longer than the tower reads is scored in overlapping pieces, and the worst counts:
+        an editor may read further than its filter.
+        """
+        parts = [[one] if self.of == "image" else self._pieces(one) for one in items]
+        shares = self.probabilities([part for some in parts for part in some])
+        scores = shares[:, : len(self.forbidden)].sum(1)
+        return [float(some.max()) for some in scores.split([len(some) for some in parts])]
+
+    def _pieces(self, prompt: str) -> list[str]:
+        """A prompt as it is, or in parts that the caption tower reads to their ends."""
+        text = self.clip.text
+        found, room = split_prompt(prompt, text.config.vocabulary), text.max_length - 1  # an <end>
+        if len(found) <= room or room < 1:
+            return [prompt]
+        words = [f'"{one.source}"' if one.token in LETTERS else one.source for one in found]
+        return [" ".join(words[i : i + room]) for i in starts(len(words), room, room // 2)]
 
     @torch.no_grad()
     def probabilities(self, items: Sequence[Any]) -> Tensor:

@@ -69,7 +69,8 @@ class Safety:
     """The filters of a pipeline; a layer without one lets everything through.
 
     `image` looks at pictures that come out and, unless `inputs` is given, at those that go in.
-    Negative prompts are not looked at: what they name is what the picture moves away from.
+    Negative prompts are not looked at: what they name is what the picture moves away from. Below
+    a true_cfg_scale of 1 it moves towards it, and they are.
     """
 
     prompt: PromptFilter | None = None

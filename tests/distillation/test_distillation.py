@@ -304,6 +304,13 @@ def test_a_teacher_with_isolated_contexts_is_refused(tiny, tmp_path):
             distill(config(place, tmp_path / kind, kind))
 
 
+def test_a_teacher_that_takes_guidance_is_refused_before_the_work(tiny, tmp_path):
+    place = tiny(guidance=True).save_pretrained(tmp_path / "guided")
+    for kind in ("guidance", "ladd", "rollout"):
+        with pytest.raises(ConfigError, match="takes the guidance scale as an input"):
+            distill(config(place, tmp_path / kind, kind))
+
+
 def test_a_student_of_guidance_can_be_trained_on(shipped, tmp_path):
     first = distill(config(shipped, tmp_path / "one", "guidance"))
     given = config(shipped, tmp_path / "two", "guidance", start={"weights": str(first)})

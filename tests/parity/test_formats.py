@@ -684,13 +684,17 @@ def test_who_wants_to_cut_a_leased_file_waits_and_is_seen(tmp_path):
 
 
 @leases
-def test_a_mapped_file_that_is_cut_during_a_step_ends_it_in_words(folder, state, monkeypatch):
+@pytest.mark.parametrize("step_cache", [None, 0.0])
+def test_a_mapped_file_that_is_cut_during_a_step_ends_it_in_words(
+    folder, state, monkeypatch, step_cache
+):
     """Without the lease the process would be ended by SIGBUS."""
     path = folder / "kontext.safetensors"
     save_file(state, path)
     monkeypatch.setattr(safetensors_io, "MAPPED_FROM", 0)  # as if the file were large
     pipe = KontextPipeline.from_pretrained(folder, device="cpu", dtype="float32")
     call = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 0, "progress": False}
+    call["step_cache"] = step_cache
     others = []
 
     def cut(*_):

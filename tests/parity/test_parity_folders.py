@@ -24,7 +24,14 @@ from minikontext.errors import (
     WeightsError,
 )
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import config_mapping, key_mapping, layouts, lora, safetensors_io
+from minikontext.pretrained import (
+    config_mapping,
+    convert,
+    key_mapping,
+    layouts,
+    lora,
+    safetensors_io,
+)
 from minikontext.runtime import memory_plan
 from minikontext.safety import registry
 from minikontext.transformer import KontextTransformer, TransformerConfig
@@ -165,6 +172,15 @@ def test_schnell_has_no_guidance_no_shift_and_takes_no_picture(tmp_path):
     assert difference(ask_ours(ours, SIZES[0], guidance_scale=None), expected) <= 1
     with pytest.raises(ImageError, match="at most 0"):
         ask_ours(ours, SIZES[0], picture(SIZES[0]), guidance_scale=None)
+
+
+def test_an_editor_without_guidance_stays_one_in_official_files(tmp_path):
+    their, *_ = build(dataclasses.replace(CONFIG, guidance_embed=False))
+    their.save_pretrained(tmp_path / "theirs")
+    convert.convert(tmp_path / "theirs", tmp_path / "ours")
+    before, after = (layouts.find(tmp_path / name) for name in ("theirs", "ours"))
+    assert before.edits and after.edits and before.shifted == after.shifted
+    assert layouts.defaults(after) == layouts.defaults(before)
 
 
 @pytest.mark.parametrize(
