@@ -94,12 +94,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--own", action="store_true", help="contexts have sizes of their own")
     parser.add_argument("--pictures", type=int, help="context pictures (default: all numbers)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
+    parser.add_argument("--scale", type=float, help="of guidance (default: the weights' own)")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
     report.positive(options, "cases", "steps")
     pipe = KontextPipeline.from_pretrained(options.weights)
     cases = cases_of(options.cases, options.level, options.split, pictures=options.pictures)
-    call = {"num_inference_steps": options.steps}
+    call = {"num_inference_steps": options.steps, "true_cfg_scale": options.scale}
     rows: list[Row] = []
     for size in tqdm(options.sizes, "sizes"):
         rows.append(row := measure(pipe, cases, size, options.own, **call))

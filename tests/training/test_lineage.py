@@ -116,6 +116,13 @@ def test_the_weights_say_what_was_trained_and_are_measured_at_each_size(
     assert len(json.loads((tmp_path / "rows.json").read_text())) == 2
 
 
+def test_the_scale_of_guidance_is_that_of_the_edits():
+    options = ["--weights", "toy", "--cases", "1", "--steps", "1", "--sizes", "64x64"]
+    own, same, strong = (bench.main([*options, *more])[0].psnr
+                         for more in ([], ["--scale", "1"], ["--scale", "6"]))  # fmt: skip
+    assert own == same != strong
+
+
 def test_a_measurement_that_is_stopped_keeps_what_it_has(tmp_path, autoencoder, monkeypatch):
     folder, rows = train(editor_config(tmp_path, autoencoder, steps=2)), tmp_path / "rows.json"
     measured = bench.measure
