@@ -1,7 +1,7 @@
 """The picture in the README: sample pictures, an instruction each, and what the weights make of it.
 
 python tools/readme_picture.py --weights toy --output data/images/readme.png
-python tools/readme_picture.py --weights FOLDER --side 128 --output docs/wide.png
+python tools/readme_picture.py --weights FOLDER --side 128 --output docs/second_edition.png
 """
 
 import argparse

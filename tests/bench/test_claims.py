@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import sizes
+from benchmarks.newcomers import editable, is_double
 from minikontext.bench import compare, multiturn, results, safety_bench, study
 from minikontext.bench.compare import NOT_DECIDED
 
@@ -101,6 +102,33 @@ def every_size(width, height, first="carried/every", second="carried/large"):
 
 def wide(width, height):
     return every_size(width, height, "measured/toy_wide", "carried/every")
+
+
+def changed(found):
+    """Whether a comparison is decided, as a table says it."""
+    return "no" if found == NOT_DECIDED else "yes"
+
+
+def without_pictures(signs):
+    """`toy_words` beside `toy_wide`, which it imitates: the word, right answers."""
+    cases = sizes.cases_of(100, 4, "dev", pictures=1)
+    sign = [case.operation in ("add_sign", "change_sign") for case in cases]
+    found = []
+    for name in ("toy_words", "toy_wide"):
+        row = json.loads((ROOT / f"runs-kept/measured/{name}.json").read_text())[0]
+        found.append([int(x) for x, it in zip(row["outcomes"], sign, strict=True) if it is signs])
+    return compare.paired(*found).word(), [sum(one) for one in found]
+
+
+def newcomers_beside(other, double=None):
+    """The line's toy beside shipped weights: sentences of the dev half, with one or two wishes."""
+    ours = json.loads((ROOT / "runs-kept/measured/toy_newcomers.json").read_text())
+    theirs = json.loads((BENCH / "newcomers.json").read_text())
+    (mine,) = ours["outcomes"]["dev"].values()
+    taken = [double in (None, is_double(one)) for one in editable("dev")]
+    pairs = [[int(x) for x, it in zip(row, taken, strict=True) if it]
+             for row in (mine, theirs["outcomes"]["dev"][other])]  # fmt: skip
+    return compare.paired(*pairs).word(), [sum(row) for row in pairs]
 
 
 def from_base(signs):
@@ -221,6 +249,29 @@ DECIDED = [
      ["no", "yes", "yes", "yes", "yes"],
      lambda: ["no" if wide(*size) == NOT_DECIDED else wide(*size).replace("better", "yes")
               for size in ((64, 64), (96, 64), (96, 96), (128, 128), (80, 128))]),
+    ("docs/lineage.md", "`toy` beside `toy_wide`, decided likewise",
+     ["yes", "no", "yes", "no", "no"],
+     lambda: [changed(every_size(*size, "measured/toy", "measured/toy_wide"))
+              for size in ((64, 64), (96, 64), (96, 96), (128, 128), (80, 128))]),
+    ("docs/lineage.md", "give 63 to 68 (`--steps`, `--scale`: none is decided", {NOT_DECIDED},
+     lambda: {every_size(64, 64, f"measured/toy_wide_{dial}", "measured/toy_wide")
+              for dial in ("6_steps", "28_steps", "scale_1.5", "scale_2")}),
+    ("docs/lineage.md", "in a sentence are followed by it oftener than by either (decided",
+     [("better", [8, 2]), ("better", [8, 1])],
+     lambda: [newcomers_beside(name, double=True) for name in ("toy-max", "toy-words")]),
+    ("docs/lineage.md", "one wish less often than by `toy-words` (decided, p < 0.001)",
+     ("worse", [72, 98]), lambda: newcomers_beside("toy-words", double=False)),
+    ("docs/lineage.md", "it follows more than `toy-max` (decided, p = 0.02) and fewer than",
+     ["better", "worse"],
+     lambda: [newcomers_beside(name)[0] for name in ("toy-max", "toy-words")]),
+    ("docs/lineage.md", "of 17 signs none, where there were 16 (decided, p < 0.001)",
+     ("worse", [0, 16]), lambda: without_pictures(signs=True)),
+    ("docs/lineage.md", "of the other 83 wishes 45 against 50, which is not decided",
+     (NOT_DECIDED, [45, 50]), lambda: without_pictures(signs=False)),
+    ("docs/lineage.md", "where `toy_wide` itself grants 66 (decided, p < 0.001)", "worse",
+     lambda: every_size(64, 64, "measured/toy_words", "measured/toy_wide")),
+    ("docs/lineage.md", "where it passes 63.5 (decided, p = 0.003", "worse",
+     lambda: every_size(64, 64, "measured/low_mu", "measured/toy_plain")),
     ("docs/lineage.md", "`toy_wide` is not as far there (decided, p < 0.001)", "worse",
      lambda: every_size(64, 64, "measured/toy_wide", "carried/toy")),
     ("docs/lineage.md", "The templates' words beat the grammar's from nothing (decided", "better",
