@@ -270,6 +270,8 @@ DECIDED = [
      (NOT_DECIDED, [45, 50]), lambda: without_pictures(signs=False)),
     ("docs/lineage.md", "where `toy_wide` itself grants 66 (decided, p < 0.001)", "worse",
      lambda: every_size(64, 64, "measured/toy_words", "measured/toy_wide")),
+    ("docs/lineage.md", "which beside 63.5 is not decided", NOT_DECIDED,
+     lambda: every_size(64, 64, "measured/deeper", "measured/toy_plain")),
     ("docs/lineage.md", "where it passes 63.5 (decided, p = 0.003", "worse",
      lambda: every_size(64, 64, "measured/low_mu", "measured/toy_plain")),
     ("docs/lineage.md", "`toy_wide` is not as far there (decided, p < 0.001)", "worse",
