@@ -1,6 +1,7 @@
 """Contexts on their own: what sees what, and that keeping their keys and values is exact."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -49,6 +50,22 @@ def test_without_contexts_it_is_the_transformer_itself(editor):
     nets = (editor.transformer, IsolatedContext(editor.transformer))
     plain, isolated = (Denoiser(net, text)(z, t) for net in nets)
     assert torch.equal(plain, isolated)
+
+
+@torch.no_grad()
+def test_mapped_files_are_held_though_the_net_itself_is_not_called(editor):
+    z, given, text = inputs(editor)
+    seen = []
+
+    @contextmanager
+    def held():
+        seen.append("held")
+        yield
+        seen.append("free")
+
+    editor.transformer.held = held  # as `pretrained.mapped` does
+    Denoiser(IsolatedContext(editor.transformer), text, given)(z, torch.full((2,), 0.5))
+    assert (seen[0], seen[-1]) == ("held", "free") and seen.count("held") == 1
 
 
 @torch.no_grad()
