@@ -54,8 +54,10 @@ def _guard(module: nn.Module, before: dict[Path, Stamp], lease: Lease) -> None:
         enter(module, None)
         try:
             yield
-        finally:
-            leave(module)
+        except BaseException:  # it says more than that the file has changed, once it may
+            lease.__exit__(None, None, None)
+            raise
+        leave(module)
 
     module.held = held  # see `lease.held`
     module.register_forward_pre_hook(enter)
