@@ -39,6 +39,7 @@ from minikontext.toyworld import Case, Scene, grammar, several, sizes, vocabular
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
 from minikontext.toyworld.lexicon import absent_words
 from minikontext.toyworld.sizes import TRAINED, Size
+from minikontext.training import captions
 from minikontext.training.data import labelled
 from minikontext.training.pictures import pixels
 from minikontext.training.store import SUM, checksum, load_whole
@@ -54,7 +55,8 @@ class StreamConfig:
     sizes: (width, height), all trained ones unless given; one comes as often as it is named.
     contexts: numbers of context pictures; all that the level's operations take unless given; (0,)
     is text-to-image alone. text_to_image: the share of batches without one, of the level's own
-    unless given: there all of a picture is drawn, in an edit a small part of it.
+    unless given: there all of a picture is drawn, in an edit a small part of it. told: the share of
+    those batches whose captions tell all of the picture (`captions`), not the level's own.
     words: "grammar", with two wishes in some of the sentences; "plain", one wish in the first
     edition's templates, read by the grammar's encoder; "templates", read by the first edition's.
     """
@@ -68,6 +70,7 @@ class StreamConfig:
     contexts: Annotated[tuple[Annotated[int, Interval(ge=0, le=4)], ...], MaxLen(5)] = ()
     words: str = "grammar"
     text_to_image: Share | None = field(default=None, repr=False)
+    told: Share = field(default=0.0, repr=False)
     # how they are drawn, not what: no part of what tells one stream from another
     workers: Annotated[int, Interval(ge=0, le=1024)] = field(default=0, repr=False, compare=False)
 
@@ -85,6 +88,8 @@ class StreamConfig:
             raise ConfigError(f"[stream] other_size={self.other_size}: a share is from 0 to 1")
         if self.text_to_image is not None and not 0 <= self.text_to_image <= 1:
             raise ConfigError(f"[stream] text_to_image={self.text_to_image}: a share, 0 to 1")
+        if not 0 <= self.told <= 1:
+            raise ConfigError(f"[stream] told={self.told}: a share is from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,8 @@ class Stream:
         if (share := config.text_to_image) is not None:
             self.counts = with_share(self.counts, share)
             self.facts += f" text_to_image={share}"
+        if config.told:
+            self.facts += f" told={config.told}"
         self._ahead: tuple[int, Iterator[Batch]] | None = None  # the next step, and what draws it
         if folder:
             labelled(folder, self.facts, name="stream.txt")
@@ -191,6 +198,8 @@ class Stream:
         size = max(1, config.tokens // (self.text_tokens + bucket.tokens))
         first, count = number * 10_000, len(bucket.contexts)
         numbers = range(first, first + size)
+        if not count and random.Random(f"told/{config.seed}/{number}").random() < config.told:
+            return [captions.sample_told(i, config.level, "train", config.seed) for i in numbers]
         return [self.words.case(i, config.level, "train", config.seed, count) for i in numbers]
 
     def batch(self, step: int) -> Batch:
@@ -209,7 +218,11 @@ class Stream:
         target, *contexts = self._encoded(number, cases)
         said = f"first/{number}" if said == "first" else said
         rng = random.Random(f"words/{self.config.seed}/{said}")
-        return Batch(target, contexts, [self.words.ask(case, rng) for case in cases])
+        return Batch(target, contexts, [self._ask(case, rng) for case in cases])
+
+    def _ask(self, case: Case, rng: random.Random) -> str:
+        told = case.operation == captions.NAME
+        return captions.tell(case.target, rng) if told else self.words.ask(case, rng)
 
     def determined(self, step: int) -> Tensor:
         """Which cases of a step have one right answer only, (b,), bool."""
