@@ -1,8 +1,8 @@
 """Captions that tell all of a picture, so that drawing it can be learned from words alone.
 
-A caption of the toy world leaves things out, as people do: many pictures are right, and most of what
-a net draws was never asked for. It then takes long to learn what a word looks like. DALL-E 3 (Betker
-et al., 2023) and PixArt-α (Chen et al., 2023) train on long captions of all that is in a picture.
+A caption of the toy world leaves things out, as people do: many pictures are right, and most of
+what a net draws was never asked for. It then takes long to learn what a word looks like. DALL-E 3
+(Betker et al., 2023) and PixArt-α (Chen et al., 2023) train on long captions of all that is seen.
 Here each attribute of the scene is named, by any of its words in the lexicon.
 """
 

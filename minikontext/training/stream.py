@@ -56,7 +56,8 @@ class StreamConfig:
     contexts: numbers of context pictures; all that the level's operations take unless given; (0,)
     is text-to-image alone. text_to_image: the share of batches without one, of the level's own
     unless given: there all of a picture is drawn, in an edit a small part of it. told: the share of
-    those batches whose captions tell all of the picture (`captions`), not the level's own.
+    those batches whose captions tell all of the picture (`captions`), not the level's own. several:
+    the share of the batches with pictures that have more than one, of the level's own unless given.
     words: "grammar", with two wishes in some of the sentences; "plain", one wish in the first
     edition's templates, read by the grammar's encoder; "templates", read by the first edition's.
     """
@@ -71,6 +72,7 @@ class StreamConfig:
     words: str = "grammar"
     text_to_image: Share | None = field(default=None, repr=False)
     told: Share = field(default=0.0, repr=False)
+    several: Share | None = field(default=None, repr=False)
     # how they are drawn, not what: no part of what tells one stream from another
     workers: Annotated[int, Interval(ge=0, le=1024)] = field(default=0, repr=False, compare=False)
 
@@ -86,10 +88,9 @@ class StreamConfig:
             raise ConfigError(f"[stream] words={self.words!r}: choose one of {', '.join(WORDS)}")
         if not 0 <= self.other_size <= 1:
             raise ConfigError(f"[stream] other_size={self.other_size}: a share is from 0 to 1")
-        if self.text_to_image is not None and not 0 <= self.text_to_image <= 1:
-            raise ConfigError(f"[stream] text_to_image={self.text_to_image}: a share, 0 to 1")
-        if not 0 <= self.told <= 1:
-            raise ConfigError(f"[stream] told={self.told}: a share is from 0 to 1")
+        for name in ("text_to_image", "told", "several"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ConfigError(f"[stream] {name}={getattr(self, name)}: a share is from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,10 @@ class Stream:
         self.text_tokens = self.words.encoder().max_length
         self.counts = self.context_counts(config.level, config.contexts)
         self.facts = f"{config} {autoencoder.encoder_fingerprint()[:12]}"
-        if (share := config.text_to_image) is not None:
-            self.counts = with_share(self.counts, share)
-            self.facts += f" text_to_image={share}"
+        for name in ("text_to_image", "several"):
+            if (share := getattr(config, name)) is not None:
+                self.counts = with_share(self.counts, name, share)
+                self.facts += f" {name}={share}"
         if config.told:
             self.facts += f" told={config.told}"
         self._ahead: tuple[int, Iterator[Batch]] | None = None  # the next step, and what draws it
@@ -248,15 +250,24 @@ class Stream:
         return latents.bfloat16().float().cpu().contiguous()
 
 
-def with_share(counts: Mapping[int, float], share: float) -> dict[int, float]:
-    """Weights of numbers of pictures, in which no picture has the share that is wanted.
+# name: the numbers of pictures that it is a share of, and those whose share it is
+SHARES = {"text_to_image": ((0, 1, 2, 3, 4), (0,)), "several": ((1, 2, 3, 4), (2, 3, 4))}
 
-    Raises ConfigError where the level does not paint from words alone, or does nothing else.
+
+def with_share(counts: Mapping[int, float], name: str, share: float) -> dict[int, float]:
+    """Weights of numbers of pictures in which the share called `name` is what is wanted.
+
+    Raises ConfigError where there are none of those that it is of, or no others.
     """
-    if counts.keys() <= {0} or 0 not in counts:
-        raise ConfigError(f"[stream] text_to_image={share}: pictures come in {sorted(counts)}")
-    pictures = sum(weight for n, weight in counts.items() if n)
-    return {n: (1 - share) * weight / pictures if n else share for n, weight in counts.items()}
+    of, numbers = SHARES[name]
+    among = {n: weight for n, weight in counts.items() if n in of}
+    chosen = sum(weight for n, weight in among.items() if n in numbers)
+    others = sum(weight for n, weight in among.items() if n not in numbers)
+    if not chosen or not others:
+        raise ConfigError(f"[stream] {name}={share}: pictures come in {sorted(counts)}")
+    more, less = share * (chosen + others) / chosen, (1 - share) * (chosen + others) / others
+    changed = {n: weight * (more if n in numbers else less) for n, weight in among.items()}
+    return {**counts, **changed}
 
 
 class _Steps(Dataset):

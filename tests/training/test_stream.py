@@ -134,6 +134,15 @@ def test_text_to_image_takes_the_share_that_is_asked_for(autoencoder, tmp_path):
             Stream(replace(config, contexts=contexts), autoencoder)
 
 
+def test_several_pictures_take_the_share_that_is_asked_for(autoencoder):
+    stream = Stream(StreamConfig(text_to_image=0.2, several=0.6), autoencoder)
+    found = Counter(len(stream.bucket(number).contexts) for number in range(1500))
+    assert 0.16 < found[0] / 1500 < 0.24 and 0.28 < found[1] / 1500 < 0.36  # 0.8 x 0.4
+    assert found[2] > found[3] > found[4] > 50  # among themselves as the level has them
+    with pytest.raises(ConfigError, match="several=0.6"):
+        Stream(StreamConfig(several=0.6, contexts=(0, 1)), autoencoder)
+
+
 def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):
     Stream(StreamConfig(batches=2), autoencoder, tmp_path)
     with pytest.raises(TrainingError, match="remove it first"):
@@ -143,7 +152,7 @@ def test_batches_of_another_stream_are_refused(autoencoder, tmp_path):
 @pytest.mark.parametrize(
     "values",
     [{"sizes": ((64, 60),)}, {"sizes": ()}, {"other_size": 1.5}, {"words": "latin"},
-     {"text_to_image": 1.5}],
+     {"text_to_image": 1.5}, {"several": -0.1}],
     ids=str,
 )
 def test_configs_that_cannot_be(values):
