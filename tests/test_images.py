@@ -245,6 +245,18 @@ def test_a_profile_holds_for_grey(mode, tmp_path):
     assert difference(read.getpixel((3, 3)), (137, 137, 137)) <= 1  # 0.251 of the light
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_a_tiff_whose_0_is_white_is_not_read_as_its_negative(bits, photometric, tmp_path):
+    kind = np.uint8 if bits == 8 else np.uint16
+    dark = Image.fromarray(np.full((8, 8), 64 if bits == 8 else 64 * 257, kind))
+    path = saved(dark, tmp_path, "a.tif", tiffinfo={262: photometric})
+    with Image.open(path) as stored:
+        assert stored.tag_v2[262] == photometric  # else this tests nothing
+    value = {1: 64, 0: 64 if bits == 8 else 191}[photometric]  # PIL itself turns 8 bits on saving
+    assert difference(images.read(path).getpixel((3, 3)), (value,) * 3) <= 1
+
+
 def test_a_profile_of_another_kind_of_picture_costs_nothing(tmp_path):
     path = saved(gradient(), tmp_path, "a.png", icc_profile=LINEAR_GREY)
     assert difference(images.read(path), gradient()) == 0

@@ -320,6 +320,9 @@ def _decode(image: Image.Image) -> Image.Image:
             clear = _clear_value(image)
             image.load()  # Of an animation this is the first frame.
             upright = _upright(image)
+            if image.mode[:4] == "I;16" and getattr(image, "tag_v2", {}).get(262) == 0:
+                # A TIFF's 0 may be white (PhotometricInterpretation); PIL turns 8 bits, not 16.
+                upright = Image.fromarray(np.uint16(65535) - np.asarray(upright).astype(np.uint16))
             if clear is not None and upright is not image:
                 upright.info["transparency"] = clear
             result = _to_rgb(upright)
