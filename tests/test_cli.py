@@ -173,6 +173,7 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["draw", "x", "--count", f"{10**400}"], "at most 10,000"),
         (["edit", "fox.png", "x", "-o", "/proc/no/such.png"], "Cannot write"),
         (["bench", "mini", "--output", "/proc/no/such"], "Cannot write"),
+        (["page", "site", "--serve", "65536"], "must be 0-65535. Give another"),
         (["edit", "fox.png", "x", "--device", "nonsense", "--weights", "W"], "Unknown device"),
         (["edit", "fox.png", "x", "--dtype", "float16", "--weights", "W"], "overflows"),
         (["edit", "fox.png", "x", "--steps", "0", "--weights", "W"], "--steps 0"),
@@ -202,6 +203,13 @@ def test_an_incomplete_command_shows_its_usage(here, capsys, arguments):
         run(*arguments)
     assert stop.value.code == 2
     assert "usage: minikontext" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "lacks"), [("draw", "prompt"), ("bench", "NAME")])
+def test_what_is_said_to_be_missing_is_what_a_user_can_give(capsys, command, lacks):
+    with pytest.raises(SystemExit):
+        run(command)
+    assert capsys.readouterr().err.endswith(f"arguments are required: {lacks}\n")
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
@@ -485,6 +493,8 @@ def test_what_an_edit_changed_is_told(here, weights, capsys):
     [
         (["edit", "fox.png", "make", "the", "hat", "red"], "Put the prompt in quotes"),
         (["draw", "a", "red", "hat"], 'minikontext draw "a red hat"'),
+        (["draw", "a red hat", "fox.png"], 'minikontext edit fox.png "a red hat"'),
+        (["edit", "fox.png", "fox.png", "x", "-o", "-"], "2 pictures do not fit into one stdout"),
         (["edit", "empty", "x"], "no picture in the folder"),
         (["edit", "z*.png", "x"], "No picture fits 'z*.png'"),
         (["edit", "fox.png", "fox.png", "x", "-o", "a.png"], "name a folder, a.png/"),
@@ -559,6 +569,16 @@ def test_what_the_world_or_a_picture_lacks_is_said(here, weights, capsys, name, 
     run("edit", place, prompt, "--steps", 1, "--weights", weights)
     told = capsys.readouterr().err
     assert said in told and ("shows no" in told) == ("shows no" in said)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(["--weights", "none"], "No weights called 'none'"), (["--port", "65536"], "--port 65536")],
+)
+def test_the_page_of_its_own_does_not_start_in_vain(capsys, option, said):
+    pytest.importorskip("voila", reason="voila is not installed")
+    assert run("demo", "--no-browser", *option) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_page_of_its_own_says_what_it_needs(capsys):

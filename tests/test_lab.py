@@ -144,6 +144,12 @@ def test_mistakes(course, tmp_path):
     assert not mine.exists()
     with pytest.raises(OutputError, match="as it is shipped"):
         lab.deliver(shipped, shipped.parent)
+    other = tmp_path / "clone"  # not the one that is installed
+    (other / "notebooks").mkdir(parents=True)
+    (other / "pyproject.toml").touch()
+    with pytest.raises(OutputError, match="as it is shipped"):
+        lab.deliver(shipped, other)
+    assert not list((other / "notebooks").iterdir())
     with pytest.raises(ConfigError, match="Install minikontext again"):
         lab.deliver(tmp_path, mine)
 

@@ -152,6 +152,9 @@ def test_the_parts_of_make_test_are_the_whole():
     ignored = re.findall(r"--ignore=(\S+)", units)
     assert ignored and sorted(ignored) == sorted(" ".join(others).split())
     assert all(f"notebooks/{one.name} " in course for one in (ROOT / "notebooks").glob("*.ipynb"))
+    # In the environment of `make lab`: what only tests bring is not there.
+    assert "--nbval-kernel-name=minikontext-lab" in course
+    assert "$(LAB)/bin/python -m ipykernel install" in makefile
 
 
 def test_the_command_is_installed():

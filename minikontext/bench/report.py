@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from minikontext.errors import ConfigError
+from minikontext.pretrained import loader
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.runtime.files import shipped
@@ -53,9 +54,12 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
 def folder(options: argparse.Namespace, part: str = "") -> Path:
     """Where results go; `part` names a part of the cases, which has a folder of its own.
 
-    Raises ConfigError where a part, or a run without --store, would write into data/bench, and
-    OutputError, before any work is done, where nothing can be written.
+    Raises ConfigError where a part, or a run without --store, would write into data/bench, and,
+    before any work is done, WeightsError for weights that are not there and OutputError where
+    nothing can be written.
     """
+    named = getattr(options, "weights", None) or ()
+    loader.require(*([named] if isinstance(named, str) else named))
     if options.store and options.output:
         raise ConfigError(
             "Got --store and --output: --store writes to data/bench, use one of them."

@@ -401,7 +401,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         epilog=f"what is measured:\n{lines}\n\nminikontext bench NAME --help says more.",
     )
     bench.add_argument("name", choices=BENCHES, metavar="NAME", help=", ".join(BENCHES))
-    bench.add_argument("options", nargs=argparse.REMAINDER, help="passed on to it")
+    rest = bench.add_argument("options", nargs=argparse.REMAINDER, help="passed on to it")
+    rest.required = False  # to argparse it is, and is named where NAME alone is missing
     bench.set_defaults(run=_bench)
 
 

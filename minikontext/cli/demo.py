@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from minikontext.errors import MissingPackageError
+from minikontext.errors import ConfigError, MissingPackageError
 
 CELL = """import minikontext as mk
 pipe = mk.KontextPipeline.from_pretrained({weights!r})
@@ -38,8 +38,13 @@ def run(options: argparse.Namespace) -> int:
             '".[demo]"). Without it, `minikontext lab` has the same widget in notebook 00, and '
             "`minikontext page FOLDER` writes an editor that needs no kernel."
         )
+    if not 0 <= options.port < 2**16:
+        raise ConfigError(f"--port {options.port}: ports go from 0 to {2**16 - 1}.")
     from voila.app import Voila
 
+    from minikontext.pretrained import loader
+
+    loader.require(options.weights)  # the page would show nothing but a traceback
     with TemporaryDirectory() as folder:
         path = Path(folder, "minikontext.ipynb")
         path.write_text(json.dumps(notebook(options.weights)), encoding="utf-8")

@@ -73,7 +73,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     draw.add_argument(
         "prompt", help='what to draw, in quotes: "a green frog with a red hat on the beach"'
     )
-    draw.add_argument("more", nargs="*", help=argparse.SUPPRESS)
+    draw.add_argument("more", nargs="*", default=[], help=argparse.SUPPRESS)
     draw.set_defaults(run=run_draw, pictures=[], image=[])
     for one in (edit, draw):
         _add_output(one)
@@ -171,6 +171,11 @@ def run_edit(options: argparse.Namespace) -> int:
 
 def run_draw(options: argparse.Namespace) -> int:
     """Draw what the prompt says."""
+    if pictures := [one for one in options.more if Path(one).suffix.lower() in SUFFIXES]:
+        raise ConfigError(
+            "`draw` takes words alone. To change a picture: "
+            f'minikontext edit {pictures[0]} "{options.prompt}"'
+        )
     if options.more:
         words = " ".join([options.prompt, *options.more])
         raise ConfigError(f'Put the prompt in quotes: minikontext draw "{words}"')
@@ -363,6 +368,8 @@ def _is_folder(output: str | None) -> bool:
 
 def _many(sources: list[str], output: str | None, count: int, taken: list[str]) -> list[Job]:
     """A place for every result of every picture: in a folder, or here."""
+    if output == PIPE:
+        raise OutputError(f"{len(sources)} pictures do not fit into one stdout: name a folder.")
     if output and not _is_folder(output):
         raise OutputError(
             f"{len(sources)} pictures, and one file {output}: name a folder, {output}/."

@@ -342,7 +342,8 @@ class AttentionWidget(parts.Desk):
         self.target.set_trait("chosen", (min(row, rows - 1), min(col, cols - 1)))
         boxes = [PatchPicture(f"context {i}", 0, 0) for i in range(len(self.edit.contexts))]
         names = self.edit.names[2:]
-        self.contexts.children = [W.VBox([b, parts.caption(name)]) for b, name in zip(boxes, names)]
+        shown = [W.VBox([b, parts.caption(name)]) for b, name in zip(boxes, names)]
+        parts.swap(self.contexts, shown)
         self.show()
 
     # ---- what the user sees

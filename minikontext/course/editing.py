@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 import time
@@ -29,6 +28,8 @@ from minikontext.course.parts import (
     fade,
     follow,
     html_part,
+    light,
+    link,
     near,
     put,
     row,
@@ -178,6 +179,7 @@ class EditingWidget(Gallery):
     def _open(self, picture: Image.Image | None) -> None:
         """Start over with a picture, or with none."""
         self.session, self.head, self.marks = Session(picture, self.pictures), -1, []
+        self.tiles: dict[int, W.VBox] = {}  # the history's
         put(self.suggestions, [])
         self._refresh()
         ask = "Say what should change" if picture else "Say what to paint"
@@ -412,22 +414,26 @@ class EditingWidget(Gallery):
         self.clear.layout.display = None if self.marks else "none"
 
     def _thumb(self, number: int, faded: bool) -> W.VBox:
-        picture = self.session.result(number) or blank()
-        part = thumb(picture, self.session.title(number), lit=number == self.head)
-        fade(part.children[0], number >= 0 and faded)
-        part.children[1].on_click(lambda _: self._go(number))
-        return part
+        title = self.session.title(number)
+        if number not in self.tiles:
+            self.tiles[number] = thumb(self.session.result(number) or blank(), title)
+            self.tiles[number].children[1].on_click(lambda _: self._go(number))
+        light(self.tiles[number], title, number == self.head, number >= 0 and faded)
+        return self.tiles[number]
 
     def _encode(self) -> None:
         """The one time that large pictures are encoded in full size."""
         if self.head >= 0 and not self.at_work:
+            self._say("busy", "Encoding all in full size …")
             self.download.value = self._links(self.turns[self.head])
+            self.prepare.layout.display = "none"
+            self._say("done", "The files are ready.")
 
     def _links(self, turn: Turn) -> str:
         png = provenance.encode(turn.output.images[0], turn.output.provenance[0])
         name = re.sub(r"\W+", "-", turn.prompt).strip("-")[:40] or "edit"
         session = self.session.encode(self.pipe)
-        return _link(f"{name}.png", "image/png", png, "Download PNG") + _link(
+        return link(f"{name}.png", "image/png", png, "Download PNG") + link(
             "session.json", "application/json", session, "Export session"
         )
 
@@ -437,11 +443,6 @@ class EditingWidget(Gallery):
             put(self.suggestions, [])
         super()._busy(busy)
         self.undo.disabled = self.again.disabled = busy or self.head < 0
-
-
-def _link(name: str, kind: str, content: bytes, words: str) -> str:
-    data = base64.b64encode(content).decode()
-    return f'<a class="mk-save" download="{name}" href="data:{kind};base64,{data}">{words}</a> '
 
 
 def _about(report: Warning, word: str) -> bool:

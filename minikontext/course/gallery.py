@@ -172,12 +172,14 @@ class Gallery(Desk):
                       f"most: {', '.join(gone)} was left out.")  # fmt: skip
 
     def _show_others(self, names: Sequence[str]) -> None:
-        self.others, chips = list(names), []
-        for name in names:
-            part = button(f"× {name}", f"Take away: {name}", "mk-chip", "auto")
-            part.on_click(lambda _, name=name: self._take_away(name))
-            chips += [thumb(self.pictures[name], name, name_button=part)]
-        put(self.chips, chips)
+        before = dict(zip(self.others, self.chips.children))
+        self.others = list(names)
+        put(self.chips, [before.get(name) or self._chip(name) for name in names])
+
+    def _chip(self, name: str) -> W.VBox:
+        part = button(f"× {name}", f"Take away: {name}", "mk-chip", "auto")
+        part.on_click(lambda _: self._take_away(name))
+        return thumb(self.pictures[name], name, part)
 
     def _take_away(self, name: str) -> None:
         if not self.at_work:

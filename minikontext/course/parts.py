@@ -303,8 +303,27 @@ def captioned(boxes: Sequence[W.Widget], names: Sequence[str], wrap: bool = Fals
 
 def put(row: W.HBox, children: Sequence[W.Widget]) -> None:
     """Fill a row; an empty one takes no space."""
-    row.children = list(children)
+    swap(row, children)
     row.layout.display = "flex" if children else "none"
+
+
+def swap(box: W.Box, children: Sequence[W.Widget]) -> None:
+    """Fill a box. What goes is closed: kernel and page would keep it, with its picture, for good.
+
+    A click that is still on its way to a closed part is lost, so parts that stay are to be kept.
+    """
+    gone = [one for one in box.children if one not in children]
+    box.children = list(children)
+    for part in gone:
+        _close(part)
+
+
+def _close(part: W.Widget) -> None:
+    for child in getattr(part, "children", ()):
+        _close(child)
+    for one in (part, part.layout, getattr(part, "style", None)):
+        if one is not None:
+            one.close()
 
 
 def row(children: Sequence[W.Widget]) -> W.HBox:
@@ -369,20 +388,32 @@ def fade(box: Picture, faded: bool) -> None:
     box.add_class("mk-faded") if faded else box.remove_class("mk-faded")
 
 
-def thumb(
-    picture: Image.Image, caption: str, lit: bool = False, name_button: W.Button | None = None
-) -> W.VBox:
-    """A small picture above a button with its name; the lit one is the current one."""
-    caption = plain(caption)  # it may come from a session's file
-    box = Picture(caption, "mk-thumb")
+def thumb(picture: Image.Image, caption: str, name_button: W.Button | None = None) -> W.VBox:
+    """A small picture above a button with its name."""
+    box = Picture(plain(caption), "mk-thumb")  # it may come from a session's file
     show(box, image_io.shrunk(picture, 144))
-    label = name_button or button(caption, f"Go on from: {caption}", "mk-label", "104px")
-    if lit:
-        box.add_class("mk-lit")
-        label.add_class("mk-here")
+    label = name_button or button("", "", "mk-label", "104px")
     tile = W.VBox([box, label])
     tile.add_class("mk-tile")  # a click on the picture counts as one on its name
     return tile
+
+
+def light(tile: W.VBox, caption: str, lit: bool, faded: bool) -> None:
+    """Give a small picture a name, which later ones may change; the lit one is the current one."""
+    (box, label), caption = tile.children, plain(caption)
+    label.description, label.tooltip = caption, f"Go on from: {caption}"
+    if box.alt != caption:
+        box.alt = caption
+        box.show(box.png)
+    for part, css in ((box, "mk-lit"), (label, "mk-here")):
+        part.add_class(css) if lit else part.remove_class(css)
+    fade(box, faded)
+
+
+def link(name: str, kind: str, content: bytes, words: str) -> str:
+    """HTML of a button that downloads a file."""
+    data = base64.b64encode(content).decode()
+    return f'<a class="mk-save" download="{name}" href="data:{kind};base64,{data}">{words}</a> '
 
 
 def blank() -> Image.Image:

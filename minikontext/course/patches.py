@@ -40,6 +40,7 @@ class PatchPicture(W.Box):
         self, alt: str, rows: int, cols: int, what: str = "row {}, column {}", css: str = "mk-map"
     ) -> None:
         self.image, self.grid, self.what = parts.Picture(alt, css), W.GridBox(), what
+        self.cells: dict[tuple[int, int], W.Button] = {}
         self.grid.add_class("mk-patches")
         super().__init__([self.image, self.grid, W.HTML(browser.script("patches"))])
         self.add_class("mk-stack")
@@ -47,8 +48,9 @@ class PatchPicture(W.Box):
 
     def divide(self, rows: int, cols: int) -> None:
         """Lay a grid of rows × cols buttons over the picture."""
-        self.cells = {(r, c): self._cell(r, c) for r in range(rows) for c in range(cols)}
-        self.grid.children = list(self.cells.values())
+        places = [(r, c) for r in range(rows) for c in range(cols)]
+        self.cells = {place: self.cells.get(place) or self._cell(*place) for place in places}
+        parts.swap(self.grid, list(self.cells.values()))
         self.grid.layout.grid_template_columns = f"repeat({cols}, 1fr)"
         self.grid.layout.grid_template_rows = f"repeat({rows}, 1fr)"
 

@@ -34,5 +34,5 @@ def listen(folder: str, port: int) -> http.server.ThreadingHTTPServer:
     try:
         return http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise ConfigError(f"Cannot serve at port {port}: {why}. Give another, or 0.") from error

@@ -66,6 +66,15 @@ def load(
     return _load_native(find_weights(name), device, dtype, safety)
 
 
+def require(*names: str | Path) -> None:
+    """Raises WeightsError, as `load` does, where one of the names stands for no weights.
+
+    For work that begins with something else.
+    """
+    for name in names:
+        own_config(Path(name)) or layouts.find(name) or find_weights(name)
+
+
 def _load_native(
     folder: Path,
     device: str | torch.device | None,

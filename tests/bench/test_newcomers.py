@@ -79,6 +79,7 @@ def test_two_folders_with_weights_of_one_name_are_compared(tmp_path, monkeypatch
             self.right = [place == "a/weights"] * 20
 
     monkeypatch.setattr(bench.KontextPipeline, "from_pretrained", Pipe)
+    monkeypatch.setattr(bench.report.loader, "require", lambda *places: None)  # nor are they there
     monkeypatch.setattr(bench, "measure", lambda pipe, *_: pipe.right)
     few = bench.editable("dev")[:20]
     monkeypatch.setattr(bench, "editable", lambda half: few)

@@ -108,15 +108,18 @@ def test_results_of_another_seed_are_others(tmp_path, monkeypatch, capsys):
     [
         (["mini", "--steps", "0", "--every", "900"], "from 1"),
         (["mini", "--weights", "none", "--every", "900"], "No weights called"),
+        (["mini", "--weights", "toy", "none", "--every", "900", "--steps", "1"], "No weights"),
+        (["diversity", "--weights", "toy", "none", "--prompts", "1"], "No weights called"),
         (["multiturn", "--chains", "0"], "--chains 0"),
         (["multiturn", "--turns", "0"], "--turns 0"),
         (["diversity", "--prompts", "0"], "--prompts 0"),
         (["diversity", "--seeds", "0"], "--seeds 0"),
     ],
 )
-def test_mistakes_are_told(tmp_path, capsys, arguments, words):
+def test_mistakes_are_told_before_any_work(tmp_path, capsys, arguments, words):
     assert app.main(["bench", *arguments, "--output", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", app.BENCHES)

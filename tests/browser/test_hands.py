@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from lab_page import HANDS, LATE, PATIENCE, WIDGETS, answered, keys, open_and_run, status, until
 
+from minikontext.course import browser
+from minikontext.course.safety_desk import layer_bar
 from minikontext.images import provenance
+from minikontext.safety.filters import Verdict
 
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 IDLE = """() => ![...document.querySelectorAll(".mk .mk-bar")].some(
@@ -69,6 +72,54 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
             assert page.evaluate(CUT) == []
         filtered = plot.evaluate("e => getComputedStyle(e).filter")
         assert ("invert" in filtered) == (theme == "Dark")
+
+
+def test_a_cell_that_runs_anew_leaves_nothing_at_the_document_and_the_focus_comes_back(page):
+    html = (
+        '<div class="mk"><div class="mk-prompt"><input></div><button>one</button>'
+        f"<button>two</button>{browser.script('names')}</div>"
+    )
+    session, counts = page.context.new_cdp_session(page), []
+    page.set_content("<button id=outside>outside</button><div id=place></div><div id=other></div>")
+    for place in ("other", "place", "place", "place"):
+        page.evaluate("([id, html]) => { document.getElementById(id).innerHTML = html; }",
+                      [place, html])  # fmt: skip
+        page.wait_for_selector(f"#{place} input[aria-label]")
+        found = session.send("Runtime.evaluate", {"expression": "document"})["result"]["objectId"]
+        listeners = session.send("DOMDebugger.getEventListeners", {"objectId": found})["listeners"]
+        counts.append(len(listeners))
+    assert len(set(counts)) == 1 and counts[0]
+
+    one = page.locator("#place button", has_text="one")
+    words = "document.activeElement.textContent || document.activeElement.ariaLabel"
+    for end in (
+        "e => { e.disabled = true; setTimeout(() => { e.disabled = false; }, 100); }",
+        "e => { e.replaceWith(Object.assign(document.createElement('button'), "
+        "{ textContent: 'one' })); }",
+    ):
+        one.focus()
+        one.evaluate(end)
+        page.wait_for_timeout(300)
+        page.wait_for_function(f"{words} === 'one'")
+    one.evaluate("e => e.remove()")
+    page.wait_for_function(f"{words} === 'Prompt'")
+    page.focus("#outside")  # what happens in a widget no longer moves the focus
+    page.locator("#place button").evaluate("e => e.remove()")
+    page.wait_for_timeout(300)
+    assert page.evaluate(words) == "outside"
+
+
+def test_a_click_on_a_bar_of_the_desk_leaves_the_words(page):
+    bar = layer_bar("prompt", {"prompt": Verdict(True, 0.9, 0.5, "prompt", "x")}, True, "")
+    page.set_content(
+        f'<div class="mk"><div class="mk-prompt"><input value="a star"></div>{bar}'
+        f'<button class="mk-fill">a hat</button>{browser.script("names")}</div>'
+    )
+    words = page.locator("input[aria-label]")
+    page.locator("div.mk-fill").dispatch_event("click")
+    assert words.input_value() == "a star"
+    page.locator("button").click()
+    assert words.input_value() == "a hat"
 
 
 STOP = """() => {

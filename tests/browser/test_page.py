@@ -20,6 +20,7 @@ from PIL import Image
 from minikontext import flow, images, rope, sampler, tokens
 from minikontext.errors import ConfigError, OutputError
 from minikontext.images.change import LITTLE, VISIBLE, told_change
+from minikontext.page.build import STATIC
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.files import shipped
 from minikontext.text import UnknownWord
@@ -431,6 +432,31 @@ def test_a_number_of_steps_that_the_menu_lacks_is_offered(browser, site):
     tab.goto(site[1])
     tab.wait_for_selector("#samples button")
     assert tab.input_value("#steps") == "3"
+    context.close()
+
+
+def test_opened_as_a_file_it_says_what_it_needs(browser):
+    tab = browser.new_page()
+    tab.goto((STATIC / "index.html").as_uri())
+    tab.wait_for_function("document.getElementById('status').textContent.includes('http.server')")
+    tab.close()
+
+
+def test_a_sample_that_is_not_there_is_told_and_no_edit_starts_without_a_picture(browser, site):
+    context = browser.new_context()
+    context.set_default_timeout(240_000)
+    tab = context.new_page()
+    tab.route("**/demo.png", lambda route: route.fulfill(status=404))
+    tab.goto(site[1])
+    said = "document.getElementById('status').textContent.includes"
+    tab.wait_for_function(f"{said}('Choose a picture')")
+    tab.click("#run")
+    tab.wait_for_function(f"{said}('there is no picture')")
+    tab.click("#samples button >> nth=0")
+    tab.wait_for_function(f"{said}('demo” is not to be had')")
+    tab.click("#samples button >> nth=1")
+    tab.wait_for_function(f"{said}('Ready')")
+    edit(tab)
     context.close()
 
 

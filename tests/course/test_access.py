@@ -195,5 +195,9 @@ def test_a_large_picture_is_shown_small_and_encoded_once_on_download(tiny_pipe, 
     demo.view.value = "Difference"
     assert max(max(size) for size in sizes) <= parts.SHOWN
     assert not encoded and demo.download.value == "" and demo.prepare.layout.display is None
+    said = []
+    demo.status.observe(lambda change: said.append((change["new"], len(encoded))), "value")
     demo.prepare.click()
     assert encoded == [(1600, 1200)] and "mk-save" in demo.download.value
+    assert [("mk-busy" in text, count) for text, count in said] == [(True, 0), (False, 1)]
+    assert demo.prepare.layout.display == "none"  # once is enough

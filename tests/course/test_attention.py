@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from ipywidgets.widgets.widget import _instances  # what kernel and page keep
 from PIL import Image, ImageColor
 
 from minikontext import layers, rope, tokens
@@ -126,6 +127,14 @@ def test_two_contexts(demo):
     demo.run.click()
     demo.wait()
     assert len(demo.contexts.children) == 2 and "context 2" in demo.shares.value
+
+
+def test_another_edit_keeps_no_parts_of_the_one_before(demo):
+    cells = demo.target.grid.children
+    before = len(_instances)
+    demo.run.click()
+    demo.wait()
+    assert len(_instances) == before and demo.target.grid.children == cells
 
 
 def test_cancel_keeps_the_last_edit(demo):

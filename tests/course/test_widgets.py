@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ipywidgets import Button
+from ipywidgets.widgets.widget import _instances  # what kernel and page keep
 from PIL import ExifTags, Image
 
 from minikontext.course import session
@@ -95,6 +96,43 @@ def test_any_result_of_the_history_can_be_gone_on_from(demo):
     assert faded == [False, False, True, False, False]
     demo.history.children[0].children[1].click()
     assert demo.current == PICTURES["grey"] and demo.undo.disabled
+
+
+def test_parts_that_go_are_let_go_and_those_that_stay_are_the_same(tiny):
+    """What is not closed stays for good; what is made anew hears no click that comes late."""
+    pipe = tiny()
+    pipe.defaults = replace(pipe.defaults, max_contexts=3)
+    demo = EditingWidget(pipe, PICTURES | {"red": Image.new("RGB", (64, 64), "red")},
+                         ["a sign", Example("the hat", "other")])  # fmt: skip
+    edit(edit(demo, "a sign"), "the hat")
+
+    def work():
+        for words in ("make the haat red", "the zzzz ha", ""):
+            demo.prompt.value = words
+        for i in (0, 2, 1):
+            demo.history.children[i].children[1].click()
+        for name in ("blue", "red"):
+            demo.second.value = name
+        kept = demo.chips.children[1]
+        demo.chips.children[0].children[1].click()
+        assert demo.chips.children == (kept,)
+        kept.children[1].click()
+        for task in ("other", "examples"):
+            demo.tasks.value = task
+
+    work()
+    before = len(_instances)
+    work()
+    assert len(_instances) == before
+    tiles = demo.history.children
+    demo.history.children[0].children[1].click()
+    demo.seed.value = 5
+    edit(demo, "a sign")  # now there are two of these words, told apart by their seeds
+    assert demo.history.children[:3] == tiles and len(demo.history.children) == 4
+    assert tiles[1].children[1].description == "1. seed 0: a sign"
+    assert 'alt="1. seed 0: a sign"' in tiles[1].children[0].value
+    demo.picture.value = "blue"
+    assert len(_instances) < before and not demo.history.children
 
 
 def test_a_second_picture_is_a_second_context(demo):

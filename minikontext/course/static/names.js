@@ -43,23 +43,31 @@ const fill = (chip) => {
 root.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.closest(".mk-prompt")) ask(); }, true);
 root.addEventListener("click", (event) => {
-  const chip = event.target.closest(".mk-fill");
+  const chip = event.target.closest("button.mk-fill"); // the desk of safety has bars of that name
   if (chip) fill(chip);
   else if (event.target.closest(".mk-asks")) ask(); }, true);
 // A button loses the focus while work goes on, or when its row is made anew: it gets it back. One
 // that its own press takes away or hides leaves it to the part before, until a key says otherwise.
-let last = null, order = [], standin = null;
+// The document listens once for all widgets: else it would keep each, also when its cell runs anew.
+const listen = () => {
+  const focus = { root: null, last: null, order: [], standin: null };
+  document.addEventListener("focusin", ({ target }) => {
+    const root = target.closest(".mk");
+    Object.assign(focus, { root, last: root && target, standin: null });
+    focus.order = [...(root?.querySelectorAll("button, select, input, a, [tabindex='0']") ?? [])];
+  });
+  document.addEventListener("pointerdown", () => { focus.last = focus.standin = null; });
+  document.addEventListener("keydown", () => {
+    if (focus.standin) [focus.last, focus.standin] = [focus.standin, null]; }, true);
+  return focus;
+};
+const focus = (document.mkFocus ??= listen());
 const here = (e) => e.isConnected && !e.disabled && e.checkVisibility({ visibilityProperty: true });
-document.addEventListener("focusin", (event) => {
-  last = root.contains(event.target) ? event.target : null;
-  standin = null;
-  if (last) order = [...root.querySelectorAll("button, select, input, a, [tabindex='0']")];
-});
-document.addEventListener("pointerdown", () => { last = standin = null; });
-document.addEventListener("keydown", () => { if (standin) [last, standin] = [standin, null]; }, true);
 const restore = () => {
-  if (!last || ![document.body, standin].includes(document.activeElement)) return;
-  const lost = last, words = lost.textContent;
+  const { last: lost, order, standin } = focus;
+  if (focus.root !== root || !lost || ![document.body, standin].includes(document.activeElement))
+    return;
+  const words = lost.textContent;
   const gone = !lost.isConnected || !lost.checkVisibility();
   const one = !gone ? lost
     : [...root.querySelectorAll("button")].find((e) => words && e.textContent === words && here(e));
@@ -67,7 +75,7 @@ const restore = () => {
   if (one || standin) return;
   const before = order.slice(0, order.indexOf(lost)).reverse().find(here);
   before?.focus({ preventScroll: true });
-  if (before) [last, standin] = [lost, before];
+  if (before) [focus.last, focus.standin] = [lost, before];
 };
 name();
 // A part that is hidden loses the focus when the page is drawn, after what is told here.

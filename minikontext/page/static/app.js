@@ -90,7 +90,9 @@ async function run(event) {
   let end = "";
   try {
     await state.input; // a picture that was chosen just now is the one that is meant
-    const { context } = state, [, , h, w] = context.dims, before = rgba($("before")), input = copied($("before"));
+    const { context } = state;
+    if (!context) throw new Error("there is no picture. Choose one, or bring your own.");
+    const [, , h, w] = context.dims, before = rgba($("before")), input = copied($("before"));
     const [width, height] = $("size").value ? $("size").value.split("x").map(Number) : [8 * w, 8 * h];
     state.steps = [];
     const done = await state.editor.edit(prompt, context, {
@@ -123,7 +125,8 @@ async function run(event) {
 }
 
 function goOn() {
-  if (!state.z || state.busy) return say("There is no finished result yet.");
+  if (state.busy) return; // the status says how far it is
+  if (!state.z) return say("There is no finished result yet.");
   const { z } = state, from = copied($("after"));
   state.input = state.input.then(() => { // behind a picture that is still being encoded
     copied(from, $("before"));
@@ -237,10 +240,14 @@ function addSamples(samples) {
     button.ariaPressed = "false";
     Object.assign(image, { src: file, alt: label });
     button.append(image);
-    button.addEventListener("click", async () => {
+    const missing = (error) => {
+      say(`The picture “${label}” is not to be had. Choose another.`);
+      throw error;
+    };
+    button.addEventListener("click", () => {
       $("prompt").value = prompt;
       readPrompt();
-      await setInput(() => image.decode().then(() => image), label, button);
+      setInput(() => image.decode().then(() => image, missing), label, button).catch(() => {}); // `start` tells of the net
     });
     $("samples").append(button);
   }
@@ -279,9 +286,11 @@ async function start() {
   state.editor = await state.ready;
   window.minikontext = { editor: state.editor, state, ort }; // to play with from the console
   $("run").disabled = false;
+  await state.input;
+  if (!state.context) say("The net is ready. Choose a picture.");
 }
 
 start().catch((error) => {
-  say(`The editor cannot start: ${error.message}. Serve this folder with a web server; opened as a file it has no modules.`);
+  say(`The editor cannot start: ${error.message}. Load the page anew; if that does not help, it is to be built again.`);
   console.error(error);
 });
