@@ -120,8 +120,12 @@ def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: in
     layers: a regular expression over official layer names. Raises ConfigError if none matches.
     """
     draw, layers_by_name = torch.Generator().manual_seed(seed), {}
+    try:
+        wanted = re.compile(layers)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"layers={layers!r:.80} is no expression: {error}") from error
     for name, layer in _linears(model):
-        if re.search(layers, name):
+        if wanted.search(name):
             down = torch.empty(rank, layer.in_features)
             nn.init.kaiming_uniform_(down, math.sqrt(5), generator=draw)
             layers_by_name[name] = LoraLayer(down, torch.zeros(layer.out_features, rank))
