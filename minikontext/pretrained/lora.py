@@ -117,7 +117,8 @@ class Lora(nn.Module):
 def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: int = 0) -> Lora:
     """A LoRA to train: random `down`, zero `up`, so that at first it changes nothing.
 
-    layers: a regular expression over official layer names. Raises ConfigError if none matches.
+    layers: a regular expression over official layer names. Raises ConfigError if it is none, or
+    none matches.
     """
     draw, layers_by_name = torch.Generator().manual_seed(seed), {}
     try:
