@@ -284,7 +284,12 @@ def test_pydantic_is_imported_with_the_first_check():
     assert "'pydantic'" not in run.stdout and "'torch'" in run.stdout
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '"' + "x", '{"a": 1, "a": 2}'])
+DEEP = '{"a": ' + "[" * 200 + "]" * 200 + "}"  # Python reads that
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "[" * 100_000, DEEP, '"' + "x", '{"a": 1, "a": 2}']
+)
 def test_a_file_without_an_object_is_refused(text, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(text, encoding="utf-8")

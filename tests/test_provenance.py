@@ -26,7 +26,8 @@ from minikontext.images import inspect, provenance
 from minikontext.images.inspect import CHANGED, UNCHANGED, UNKNOWN
 from minikontext.images.provenance import Note, Provenance, Source
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import lora, safetensors_io
+from minikontext.pretrained import config_fingerprint, lora, safetensors_io
+from minikontext.runtime import quantization
 
 MADE = Provenance(
     prompt="make the hat réd, 帽子",
@@ -150,6 +151,16 @@ def test_it_names_what_decided_the_picture(tiny, tmp_path):
     path = provenance.save(Image.new("RGB", (64, 64)), tmp_path / "x.png", first)
     assert provenance.read(path).config_fingerprint == first.config_fingerprint
     assert f"config {first.config_fingerprint[:12]}" in str(inspect.inspect(path))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_in_fewer_bits_are_told_apart(tiny, bits):
+    pytest.importorskip("torchao")
+    pipe, prepare = tiny(), quantization.quantiser(bits)
+    before = config_fingerprint(pipe)
+    packed = {n: prepare(n, p.detach()) for n, p in pipe.transformer.named_parameters()}
+    pipe.transformer.load_state_dict(packed, assign=True)
+    assert config_fingerprint(pipe) != before == config_fingerprint(tiny())
 
 
 def test_two_lora_files_of_one_name_are_told_apart(tiny, tmp_path):

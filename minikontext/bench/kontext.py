@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,8 @@ def load(folder: str | Path) -> list[Item]:
             raise ImageError(f"{path.name}, line {number}: the key {item.key!r} comes twice")
         keys.add(item.key.lower())
         items.append(item)
-    pages = [_slug(category) for category in categories(items)]
-    if twice := [one for one in categories(items) if pages.count(_slug(one)) > 1]:
+    pages = Counter(_slug(category) for category in categories(items))
+    if twice := [one for one in categories(items) if pages[_slug(one)] > 1]:
         raise ImageError(f"{path.name}: {twice[0]!r:.80} and {twice[1]!r:.80} would be one page")
     if taken := keys & {f"{page}-sheet" for page in pages}:
         raise ImageError(f"{path.name}: the key {min(taken)!r} is the name of a category's sheet")

@@ -100,13 +100,14 @@ def count_scans(data: bytes, most: int) -> int:
 
 
 def _bare_jpeg(data: bytes) -> bytes:
-    kept = JPEG
+    kept = [JPEG]  # joined once: a file may have very many segments
     for kind, begin, end in jpeg_segments(data):
         if kind == SOS:  # From here on as it is: a file that is cut off stays so.
-            return kept + data[begin:]
+            kept.append(data[begin:])
+            break
         if kind not in JPEG_DROPPED and (kind != ADOBE or end - begin >= ADOBE_BYTES):
-            kept += data[begin:end]
-    return kept
+            kept.append(data[begin:end])
+    return b"".join(kept)
 
 
 def webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

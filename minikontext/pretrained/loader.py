@@ -24,7 +24,7 @@ from minikontext.pretrained.native import (
     sketch,
 )
 from minikontext.pretrained.text_encoders import FluxTextEncoder
-from minikontext.runtime import files
+from minikontext.runtime import files, quantization
 from minikontext.runtime.config import write_json
 from minikontext.runtime.device import select_device
 from minikontext.safety import registry
@@ -129,13 +129,15 @@ def _encoder_files(folder: Path) -> list[Path]:
 def config_fingerprint(pipe: Editor) -> str:
     """64 hex digits that change with what decides a picture beside the weights' numbers.
 
-    That is sizes, scale factors, vocabulary and defaults, as they are in memory.
+    That is sizes, scale factors, vocabulary, defaults, and 8 or 4 bits, as they are in memory.
     """
     facts: list[object] = [asdict(pipe.defaults)]
     for part in pipe.modules.values():
         config = getattr(part, "config", None)
         sizes = asdict(config) if is_dataclass(config) else type(part).__name__
         facts.append(part.described() if isinstance(part, FluxTextEncoder) else sizes)
+        packed = filter(quantization.is_packed, part.parameters())
+        facts += sorted({type(weight.data).__name__ for weight in packed})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

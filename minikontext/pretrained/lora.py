@@ -117,11 +117,16 @@ class Lora(nn.Module):
 def new(model: KontextTransformer, rank: int = 8, layers: str = BLOCKS, seed: int = 0) -> Lora:
     """A LoRA to train: random `down`, zero `up`, so that at first it changes nothing.
 
-    layers: a regular expression over official layer names. Raises ConfigError if none matches.
+    layers: a regular expression over official layer names. Raises ConfigError if it is none, or
+    none matches.
     """
     draw, layers_by_name = torch.Generator().manual_seed(seed), {}
+    try:
+        wanted = re.compile(layers)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"layers={layers!r:.80} is no expression: {error}") from error
     for name, layer in _linears(model):
-        if re.search(layers, name):
+        if wanted.search(name):
             down = torch.empty(rank, layer.in_features)
             nn.init.kaiming_uniform_(down, math.sqrt(5), generator=draw)
             layers_by_name[name] = LoraLayer(down, torch.zeros(layer.out_features, rank))

@@ -19,6 +19,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ _KINDS = {
 }
 LARGEST_ALPHA = 1e6
 LARGEST_MATRIX = 1 << 28  # numbers; FLUX's largest layer has a quarter of them
+MOST = 2048  # layers of a file, and patterns of its settings; FLUX has 504 linear layers
 LONGEST_NAME = 300  # of a tensor; FLUX's have a third of them
 # What peft and diffusers call the file in a folder of theirs.
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
@@ -142,6 +144,8 @@ def _grouped(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensors]:
         if leaf in groups[found["layer"]]:
             raise WeightsError(f"{path} holds {leaf} of {found['layer']} twice. Get it again.")
         groups[found["layer"]][leaf] = tensor
+    if len(groups) > MOST:
+        raise WeightsError(f"{path} changes {len(groups)} layers; expected at most {MOST}.")
     if strange or not groups:
         raise WeightsError(
             f"{path} holds {_kind(strange) or 'what is no part of a LoRA'}: "
@@ -323,9 +327,14 @@ class LoraScaling:
 
 def _matched(patterns: Mapping[str, float], layer: str, default: float | None) -> float | None:
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
+        if _ending(pattern).match(layer):
             return value
     return default
+
+
+@lru_cache(maxsize=4 * MOST)  # re's own has room for 512, and every layer is asked of all
+def _ending(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def _bounded(value: float, what: str) -> float:
@@ -408,8 +417,8 @@ def check_pattern(pattern: str) -> None:
 
 
 def _patterns(table: Mapping[str, Any], what: str) -> Iterator[tuple[str, float]]:
-    if len(table) > 4096:
-        raise WeightsError(f"The settings have {len(table)} patterns; expected at most 4096.")
+    if len(table) > MOST:
+        raise WeightsError(f"The settings have {len(table)} patterns; expected at most {MOST}.")
     for pattern, value in table.items():
         check_pattern(pattern)
         yield pattern, _bounded(value, f"{what} of {pattern!r:.80}")

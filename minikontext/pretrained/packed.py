@@ -149,7 +149,7 @@ MAGIC = b"GGUF"
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _TEXT, _LIST = 8, 9
 _PLAIN = {0: ("F32", torch.float32), 1: ("F16", torch.float16), 30: ("BF16", torch.bfloat16)}
-LONGEST = 1 << 20  # entries of a header, or of a list in it
+LONGEST = 1 << 20  # numbers and texts of a whole header
 INSTEAD = (
     "Take the same model as safetensors in bfloat16 or float8, and offload='4-bit' or '8-bit' to "
     "fit a small GPU."
@@ -239,9 +239,12 @@ class _Header:
     """Reads numbers and texts one after the other."""
 
     def __init__(self, data: np.ndarray) -> None:
-        self.data, self.at = data, len(MAGIC)
+        self.data, self.at, self.asked = data, len(MAGIC), 0
 
     def number(self, code: str) -> Any:
+        self.asked += 1  # many short lists take as long as one that is too long
+        if self.asked > LONGEST:
+            raise ValueError(f"its header has more than {LONGEST} entries")
         (value,) = struct.unpack_from(f"<{code}", self.data, self.at)
         self.at += struct.calcsize(code)
         return value

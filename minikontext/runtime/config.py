@@ -11,7 +11,8 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from minikontext.runtime.bounds import shown
 
 LARGEST = 2**63  # whole numbers beyond it fit no tensor
 DEEPEST = 32  # tables in tables; ours are three deep
+DEEPEST_JSON = 100  # no file of anybody is deeper
 SHOWN = 5  # mistakes that one message names
 
 
@@ -40,19 +42,31 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says. Raises ValueError if it cannot be read, or says a key twice."""
+    """What a JSON text says. Raises ValueError if it cannot be read, or says a key twice.
+
+    How deep Python reads differs by version; none of what walks through the value goes deeper.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        found = json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    depth, layer = 0, [found]
+    while layer := [x for one in layer for x in _inside(one) if isinstance(x, (dict, list))]:
+        if (depth := depth + 1) > DEEPEST_JSON:
+            raise ValueError("it is nested too deeply")
+    return found
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these pairs. Python would keep the last of two values without a word."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        times = Counter(name for name, _ in pairs)  # counted once: an object may have many
+        twice = next(name for name in times if times[name] > 1)
         raise ValueError(f"it says {twice!r:.60} twice; keep one")
     return found
 

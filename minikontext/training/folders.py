@@ -33,7 +33,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import config_fingerprint, safetensors_io
 from minikontext.runtime import files
 from minikontext.runtime.bounds import Scale
-from minikontext.runtime.config import read_json, require_entries
+from minikontext.runtime.config import parse_json, read_json, require_entries
 from minikontext.runtime.device import mixed_precision
 from minikontext.text import TextFeatures
 from minikontext.training.editor import EditorLossConfig
@@ -89,12 +89,12 @@ def encode_folder(
 
 def _is_whole(place: Path, chunk: list[Triplet | Bad], how: Reading) -> bool:
     try:
-        facts = json.loads(files.read_text(place.with_suffix(".json")))
+        facts = parse_json(files.read_text(place.with_suffix(".json")))
         if facts["bytes"] != place.stat().st_size:
             return False
         seen = facts.get("seen") == _asked(chunk, how, quick=True)
         return seen or facts["asked"] == _asked(chunk, how, quick=False)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

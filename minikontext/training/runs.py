@@ -146,6 +146,9 @@ def opened(job: Job, world: DistContext, resume: bool = True) -> Iterator[None]:
             for place, lock in zip(places, locks):
                 said = f"Another training works in {place}"
                 place.parent.mkdir(parents=True, exist_ok=True)
+                if files.exists(there := Path(lock.lock_file)) and there.stat().st_size:
+                    raise OutputError(f"Cannot write {there}: it is no lock, which would be empty. "
+                                      "Move it away.")  # fmt: skip
                 lock.acquire(timeout=0)
             _begin(job, places[0], aside)
         except Timeout:

@@ -10,6 +10,7 @@ import re
 import tarfile
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from minikontext.runtime import files
 SPLIT = re.compile(r"(train|test|val(?:idation)?|dev|eval)(?![a-z])", re.IGNORECASE)
 COUNTED = re.compile(r"(.*?)-?\d{5}-of-(\d{5})\.")
 log = logging.getLogger(__name__)
+# What tarfile raises for broken shards; RecursionError: for headers that announce one another.
+BROKEN_TAR = (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError, RecursionError)
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
@@ -38,9 +41,9 @@ def tell_mixed(source: Path, names: list[str]) -> None:
     if len(splits := sorted({m[1] for name in names if (m := SPLIT.match(name))})) > 1:
         log.warning("%s: %s are read together: move away what is not to be learned", source,
                     " and ".join(splits))  # fmt: skip
-    counted = [m.groups() for name in names if (m := COUNTED.match(name))]
-    for series, total in sorted({*counted}):
-        if int(total) != (there := counted.count((series, total))):
+    counted = Counter(m.groups() for name in names if (m := COUNTED.match(name)))
+    for (series, total), there in sorted(counted.items()):
+        if int(total) != there:
             log.warning("%s: %s has %d of %d files", source, series, there, int(total))
 
 
@@ -95,7 +98,7 @@ def grouped(tar: tarfile.TarFile, groups: dict[str, list[tarfile.TarInfo]]) -> E
             folder, _, name = member.name.rpartition("/")
             if not (member.isdir() or name.startswith("._") or "__MACOSX" in folder):
                 groups.setdefault(_stem(member.name), []).append(member)
-    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
+    except BROKEN_TAR as error:
         return error
     return None
 

@@ -49,7 +49,7 @@ from minikontext.training.reading import (
     Reading,
     Triplet,
 )
-from minikontext.training.shards import grouped, plain_files, unpacked
+from minikontext.training.shards import BROKEN_TAR, grouped, plain_files, unpacked
 
 LARGEST = 1 << 28  # bytes of one file in a shard, or of a caption's row; a picture stays below
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -211,6 +211,10 @@ def _parquet_rows(path: Path) -> Iterator[dict | Bad]:
         raise MissingPackageError("run pip install 'minikontext[parquet]' first") from error
     try:
         table = parquet.ParquetFile(path, page_checksum_verification=True)
+        facts, size = table.metadata, path.stat().st_size
+        whole = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
+        if facts.num_rows > size or whole > 64 * size + (1 << 24):  # pictures hardly shrink
+            raise OSError("it has more rows than bytes, or unpacks to more than 64 times its size")
         for batch in table.iter_batches(batch_size=16):
             for i in range(len(batch)):
                 try:
@@ -228,8 +232,8 @@ def _from_rows(rows: Iterator[dict | Bad], folder: Path, columns: Mapping[str, s
             yield row
             continue
         goes = [columns.get(name, name) for name in row]
-        named = dict(zip(goes, row.values()))
-        twice = [name for name, to in zip(row, goes) if to and goes.count(to) > 1]
+        named, times = dict(zip(goes, row.values())), Counter(goes)  # a row may have many columns
+        twice = [name for name, to in zip(row, goes) if to and times[to] > 1]
         if odd := sorted(str(name) for name in named.keys() - {*COLUMNS, ""}) or twice:
             what = shorten_list([repr(name)[:60] for name in odd])
             problem = f"{what} {'mean one' if odd == twice else 'is no'} column of ours: " \
@@ -289,7 +293,7 @@ def _from_tar(path: Path, how: Reading) -> Found:
                 yield Bad(path.name, "the shard holds no files")
     except OutputError:  # no room to unpack it: no fault of the shard's
         raise
-    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
+    except BROKEN_TAR as error:
         yield Bad(path.name, f"the shard ends early: {error}")
     if ignored:
         names = shorten_list([f"{name} × {n}" for name, n in ignored.most_common()], 6)

@@ -232,8 +232,10 @@ def captions() -> Iterator[Case]:
 
 # ------------------------------------------------------------------------------- tables, samples
 
+MANY = "100 000 more"
+
 COLUMNS = ("context", "conditioning_image", "target", "text", "caption", "Prompt", "FILE_NAME",
-           "contexts ", "image", "negative_prompt", "mask", "repeats")  # fmt: skip
+           "contexts ", "image", "negative_prompt", "mask", "repeats", MANY)  # fmt: skip
 
 
 def tables() -> Iterator[Case]:
@@ -243,6 +245,7 @@ def tables() -> Iterator[Case]:
         def run(folder, name=name, kind=kind):
             (folder / "a.png").write_bytes(encoded())
             row = {"file_name": "a.png", "prompt": "x", name: "a.png"}
+            row |= {str(number): "x" for number in range(100_000 * (name == MANY))}
             with open(folder / f"metadata.{kind}", "w", newline="") as file:
                 if kind == "csv":
                     csv.writer(file).writerows([row, row.values()])
@@ -337,6 +340,21 @@ def shards() -> Iterator[Case]:
             return "told"
 
         yield Case("shards", f"a {name} for an image", run)
+    for kind in "LKxg":  # a long name or link, and what else pax says of the member behind it
+
+        def run(folder, kind=kind):
+            one = tarfile.TarInfo("x")
+            one.type, one.size = kind.encode(), 4
+            chain = (one.tobuf(tarfile.GNU_FORMAT) + b"4 a\n".ljust(512, b"\0")) * 3000
+            ends = shard(fine).rstrip(b"\0")
+            ends += bytes(-len(ends) % 512)
+            (folder / "0.tar").write_bytes(ends + chain + shard([("1.txt", b"x")]))
+            good, *bad = triplets(folder)
+            right((good.prompt, good.image) == ("fine", encoded()), "wrong")
+            right(bad and all(isinstance(one, Bad) and one.why for one in bad), "nothing was said")
+            return "told"
+
+        yield Case("shards", f"3000 headers {kind} one behind the other", run)
     for name, change in DAMAGE.items():
 
         def run(folder, change=change):
@@ -398,6 +416,13 @@ def pictures() -> Iterator[Case]:
             return "opens"
 
         yield Case("pictures", f"{format_}, {how}", run)
+
+    def segments(folder):
+        table = b"\xff\xdb" + struct.pack(">H", 67) + bytes(65)
+        images.read(b"\xff\xd8" + 99_000 * table + b"\xff\xda\0\2")
+        raise Silent("it was read")
+
+    yield Case("pictures", "JPEG, 99 000 tables and no pixels", segments)
 
 
 # ------------------------------------------------------------------------------------- weights
@@ -493,6 +518,8 @@ def folders() -> Iterator[Case]:
         yield Case("folders", name, run)
     raw = {"empty": "", "a list": "[]", "nested": "[" * 50_000, "NaN": '{"format": NaN}',
            "6000 digits": '{"format_version": ' + "9" * 6000 + "}", "half": text[: len(text) // 2],
+           "the last of 200 000 keys twice": json.dumps(dict.fromkeys(range(199_999)))[:-1]
+           + ', "199998": 0}',
            "UTF-16": text.encode("utf-16").decode("latin-1")}  # fmt: skip
     for name, content in raw.items():
 
@@ -569,6 +596,18 @@ def loras() -> Iterator[Case]:
             raise Silent("it was taken")
 
         yield Case("LoRA", name, run)
+
+    def many(folder, layers=500, patterns=2000):
+        thin_ = {f"transformer.x{i}.lora_{ab}.weight": torch.ones(1, 1) for i in range(layers)
+                 for ab in "AB"}  # fmt: skip
+        save_file(thin_, folder / "adapter_model.safetensors")
+        ranks = {f"y{i}.*z": 1 for i in range(patterns)}
+        (folder / "adapter_config.json").write_text(json.dumps({"r": 1, "rank_pattern": ranks}))
+        lora.load(folder, tiny().transformer)
+        raise Silent("it was taken")
+
+    yield Case("LoRA", "500 layers, 2000 patterns", many)
+    yield Case("LoRA", "9000 layers", functools.partial(many, layers=9000))
     settings = {
         "alpha of text": {"lora_alpha": "x"}, "alpha without end": {"lora_alpha": 10**40},
         "DoRA": {"use_dora": True}, "rank of text": {"r": "x"},
@@ -805,6 +844,17 @@ def caches() -> Iterator[Case]:
             return "opens"
 
         yield Case("caches", name, run)
+    for text in ("[]", "3", "{}", '"x"', "[" * 100_000, '{"bytes": 1, "bytes": 2}'):
+
+        def run(folder, text=text):
+            cache = made(folder)
+            wanted = every(cache)
+            (cache / "triplets-000000.json").write_text(text)
+            encode_folder(folder / "source", cache, tiny(), side=64)
+            right(every(cache).keys() == wanted.keys(), "other samples")
+            return "opens"
+
+        yield Case("caches", f"a shard's facts are {text[:9]}", run)
     for file in (
         "triplets-000000.safetensors",
         "triplets-000000.json",
@@ -1013,6 +1063,13 @@ def calls() -> Iterator[Case]:
             raise Silent("it painted")
 
         yield Case("calls", f"prompt {number}", run)
+    for layers_ in ("(", "a{99999999999}", "(" * 9000):
+
+        def run(folder, layers_=layers_):
+            lora.new(tiny().transformer, 2, layers_)
+            raise Silent("it was taken")
+
+        yield Case("calls", f"LoRA's layers {layers_[:20]}", run)
     for number, scale in enumerate((HUGE, 10**400, math.nan, math.inf, "x", None, True)):
 
         def run(folder, scale=scale):
@@ -1406,6 +1463,14 @@ def packings() -> Iterator[Case]:
             raise Silent("it was read")
 
         yield Case("packings", f"GGUF of two tensors: {name}", run)
+
+    def endless(folder):
+        texts_ = struct.pack("<QIIQ", 0, 9, 8, 1 << 20) + bytes(8 << 20)
+        (folder / "x.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + 3 * texts_)
+        safetensors_io.Reader(folder / "x.gguf").sketch()
+        raise Silent("it was read")
+
+    yield Case("packings", "GGUF of three million texts", endless)
     data = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"a"
     data += struct.pack("<IQQIQ", 2, 4, 4, 0, 0)
     data += bytes(-len(data) % 32) + np.arange(16, dtype=np.float32).tobytes()

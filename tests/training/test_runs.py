@@ -259,6 +259,16 @@ def second(values):
         os._exit(3 if f"works in {values['output']}" in str(error) else 4)
 
 
+@pytest.mark.parametrize("name", [".run.lock", ".out.lock"])
+def test_what_is_no_lock_is_neither_emptied_nor_removed(tmp_path, name):
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(OutputError, match="it is no lock"):
+        train(config(tmp_path))
+    assert (tmp_path / name).read_text() == "theirs"
+    (tmp_path / name).write_text("")  # of a training that was killed
+    assert train(config(tmp_path))
+
+
 def test_a_run_by_a_link_is_the_same_run(tmp_path, caplog):
     (tmp_path / "real").mkdir()
     (tmp_path / "run").symlink_to("real")

@@ -192,6 +192,23 @@ def test_a_parquet_file_is_read(tmp_path):
     assert one.image == png(1) and one.contexts == (png(3),) and two.prompt == "two"
 
 
+@pytest.mark.parametrize("what", ["rows", "bytes"])
+def test_a_parquet_file_beyond_all_measure_is_left_out_whole(pictures, what):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    many = {"rows": 30_000, "bytes": 1}[what]
+    one = {"rows": "a.png", "bytes": bytes(1 << 25)}[what]
+    same = pyarrow.array([0] * many, "int32")
+    table = {
+        "file_name": pyarrow.DictionaryArray.from_arrays(same, pyarrow.array([one])),
+        "prompt": pyarrow.DictionaryArray.from_arrays(same, pyarrow.array(["the hat"])),
+    }
+    path = pictures / "train.parquet"
+    parquet.write_table(pyarrow.table(table), path, compression="zstd")
+    assert path.stat().st_size < 20_000
+    (bad,) = triplets(pictures)
+    assert isinstance(bad, Bad) and "more rows than bytes" in bad.why
+
+
 def test_a_parquet_file_with_sums_is_checked_by_them(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
