@@ -126,6 +126,10 @@ def test_every_figure_has_a_title(notebook):
     for cell in cells(notebook, "code"):
         if "plt.show()" in cell.source:
             assert re.search(r"plt\.title\(|suptitle\(|set_title\(", cell.source), cell.source
+        for node in ast.walk(ast.parse(cell.source)):
+            name = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+            if name in ("show_images", "show_sequence", "show_latents"):
+                assert "title" in {word.arg for word in node.keywords}, cell.source
 
 
 # ---- rhythm
