@@ -608,7 +608,7 @@ def test_a_mistake_that_values_do_not_show_is_named(checked, name, wrong, told):
 def numbers(given):
     """What an exercise gives, as numbers and words that can be compared."""
     if isinstance(given, torch.Tensor | np.ndarray):
-        return [float(x) for x in given.flatten()]
+        return torch.as_tensor(given).detach().flatten().tolist()
     if isinstance(given, dict):
         return [*given, *numbers(list(given.values()))]
     if isinstance(given, list | tuple):
