@@ -49,6 +49,7 @@ PARTS = {
     "activations": style.GOLD,
     "block at work": style.GREY,
     "whole blocks": style.INK,
+    "reserve": "#b4bec9",
 }
 
 
@@ -71,12 +72,26 @@ def show_memory(plans: dict[str, plan.Plan], title: str) -> None:
     plt.show()
 
 
+def at_peak(one: plan.Plan) -> dict[str, float]:
+    """GiB of the parts that lie there at one time, at the peak, and the reserve.
+
+    Gradients take the place of activations, unless they wait for the next part of the batch; the
+    optimiser works when activations are gone (`plan.memory`).
+    """
+    held = {part: size / plan.GIB for part, size in one.held.items()}
+    held["activations"] -= min(held["activations"], held["gradients"]) * (
+        one.job.loop.accumulate == 1
+    )
+    passes, step = ("activations", "block at work", "whole blocks"), held["optimiser at work"]
+    if sum(held[part] for part in passes) < step:
+        held |= dict.fromkeys(passes, 0.0) | {"optimiser": held["optimiser"] + step}
+    return {part: held.get(part, plan.RESERVE / plan.GIB) for part in PARTS}
+
+
 def _bars(ax: Axes, plans: dict[str, plan.Plan]) -> None:
-    """Stacked bars of what is held, and the line of what there is."""
+    """Stacked bars of the peak, and the line of what there is."""
     limit = next(iter(plans.values())).machine.memory
-    rows = {
-        name: {part: one.held[part] / plan.GIB for part in PARTS} for name, one in plans.items()
-    }
+    rows = {name: at_peak(one) for name, one in plans.items()}
     stacked_bars(ax, rows, PARTS, limit)
     ax.set_xlabel(f"GiB on each GPU; the line is its memory, {limit:g} GiB")
 

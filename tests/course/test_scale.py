@@ -1,12 +1,14 @@
 """The plan's widget: dials in, memory and time out; nothing is trained."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from minikontext.course.scale import GPUS, NETS, PlanWidget, run_processes
+from minikontext.course.scale import GPUS, NETS, PlanWidget, at_peak, job, run_processes
 from minikontext.errors import TrainingError
+from minikontext.training import plan
 
 
 def test_dials_change_memory_and_time():
@@ -35,6 +37,23 @@ def test_every_position_of_the_dials_has_a_plan():
     before = demo.plan.compute
     demo.precision.value = False
     assert demo.plan.compute == 2 * before
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("level", ["none", "full"])
+def test_a_bar_is_as_long_as_the_peak(level, accumulate):
+    """A student adds up what is drawn; not all that a step ever holds is there at once."""
+    ends = set()
+    for net in NETS:
+        for batch in (64, 1024):
+            asked = job(net, batch, level=level)
+            asked = replace(asked, loop=replace(asked.loop, accumulate=accumulate))
+            one = plan.make(asked, plan.Machine(gpus=64 // accumulate))
+            drawn = at_peak(one)
+            peak = (one.held["peak"] + plan.RESERVE) / plan.GIB
+            assert sum(drawn.values()) == pytest.approx(peak)
+            ends.add(drawn["whole blocks"] > 0)
+    assert True in ends
 
 
 def test_a_program_that_fails_says_why():

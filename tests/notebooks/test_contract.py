@@ -126,6 +126,10 @@ def test_every_figure_has_a_title(notebook):
     for cell in cells(notebook, "code"):
         if "plt.show()" in cell.source:
             assert re.search(r"plt\.title\(|suptitle\(|set_title\(", cell.source), cell.source
+        for node in ast.walk(ast.parse(cell.source)):
+            name = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+            if name in ("show_images", "show_sequence", "show_latents"):
+                assert "title" in {word.arg for word in node.keywords}, cell.source
 
 
 # ---- rhythm
@@ -305,6 +309,23 @@ def test_exercises_have_difficulty_time_and_hints(notebook):
     assert len(headings) == len([c for c in notebook.cells if "exercise" in tags(c)])
     assert all("★" in heading and "minutes" in heading for heading in headings)
     assert part.count("Hint 1") == part.count("Hint 2") == len(headings)
+
+
+def says_how(code, solution):
+    """Whether a hint's code is a whole thought of the solution: more than the name of a tool."""
+    plain = "".join(code.split())
+    if len(plain) <= 24 or plain not in "".join(solution.split()):
+        return False
+    nodes = [type(node) for node in ast.walk(ast.parse(code))]
+    return bool({ast.Assign, ast.BinOp, ast.Compare} & {*nodes}) or nodes.count(ast.Call) > 1
+
+
+def test_no_hint_is_a_line_of_the_solution(notebook):
+    for cell, fold in zip(notebook.cells, notebook.cells[1:]):
+        if "exercise" in tags(cell):
+            hints, solution = fold.source.split("<summary>Solution</summary>")
+            told = re.findall(r"`([^`]+)`", hints)
+            assert not [code for code in told if says_how(code, solution)]
 
 
 def test_every_registered_exercise_is_in_a_notebook():

@@ -14,13 +14,15 @@ def stored_gb(report: Report, answer: Callable[..., Any]) -> None:
     report.equal("all in 16 bits", answer, (3_000_000_000, 1_000_000_000, 16), 8.0)
     report.equal("8-bit matrices", answer, (3_000_000_000, 1_000_000_000, 8), 5.0)
     report.equal("4-bit matrices", answer, (3_000_000_000, 1_000_000_000, 4), 3.5)
-    report.equal("nothing else", answer, (8_000_000_000, 0, 4), 4.0)
+    matrices, rest = (10**6 * report.whole(100, 9000) for _ in range(2))
+    report.equal(f"{matrices:,} and {rest:,} in 4 bits", answer, (matrices, rest, 4))
 
 
 @exercise
 def joined(report: Report, answer: Callable[..., Any]) -> None:
     """One official matrix from diffusers' four."""
-    q, k, v, mlp = (torch.full((rows, 2), float(i)) for i, rows in enumerate((3, 3, 3, 5)))
+    d = report.whole(2, 4)
+    q, k, v, mlp = (report.normal(rows, d) for rows in (d, d, d, d + report.whole(1, 3)))
     right = torch.cat((q, k, v, mlp))
     named = {"to_q": q, "to_k": k, "to_v": v, "proj_mlp": mlp}
     report.equal("in order", answer, (named,), right)
