@@ -7,7 +7,8 @@ can be compared between steps, runs and machines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minikontext import flow
-from minikontext.errors import MissingPackageError
+from minikontext.errors import MissingPackageError, OutputError
 from minikontext.runtime.device import mixed_precision
 
 TIMES = tuple(i / 8 for i in range(8))
@@ -76,7 +77,10 @@ def validation_metrics(losses: Tensor) -> Metrics:
 
 
 class Board:
-    """Numbers for TensorBoard, in the run's folder. Raises MissingPackageError without it."""
+    """Numbers for TensorBoard, in the run's folder.
+
+    Raises MissingPackageError without it, and OutputError where nothing can be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -85,10 +89,21 @@ class Board:
             raise MissingPackageError(
                 "tensorboard = true needs a package: pip install tensorboard"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self.folder = folder
+        with self._told():
+            self._writer = SummaryWriter(str(folder))
 
     def add(self, step: int, facts: Metrics) -> None:
         """Write the numbers of a step."""
-        for name, value in facts.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        with self._told():
+            for name, value in facts.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # its thread writes, and raises what it met when it is next asked
+            why = f"{error.strerror or error}. Make room for it, or leave tensorboard out."
+            raise OutputError(f"Cannot write {self.folder} for TensorBoard: {why}") from error

@@ -15,6 +15,7 @@ from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.runs import add_line
 from minikontext.training.stream import Stream, StreamConfig
 from minikontext.training.tries import write_sheet
+from minikontext.training.watch import Board
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from children import NOBODY, full_disk, in_child, open_folder, snapshot
@@ -89,6 +90,20 @@ def test_a_sealed_folder_is_told(tiny_pipe, name):
         died, said = in_child(lambda: write(out), user=NOBODY)
         assert not died and said.startswith("OutputError: Cannot write"), said
         assert snapshot(out) == {}
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_a_disk_that_is_full_for_tensorboard_is_told(tmp_path, room):
+    pytest.importorskip("tensorboard")
+
+    def write():
+        board = Board(tmp_path / "run")
+        for step in range(9):
+            board.add(step, {"loss": 1.0})
+
+    died, said = in_child(write, room=room)
+    assert not died and said.startswith("OutputError: Cannot write"), said
+    write()
 
 
 def test_a_log_on_a_full_disk_is_gone_on_with_line_by_line(tmp_path):
