@@ -35,6 +35,8 @@ DISTIL, ROLLOUT = "tests/distillation/test_distillation.py", "tests/distillation
 RUNS, SIZES = "tests/training/test_runs.py", "tests/toyworld/test_sizes.py"
 TRAINING, LINEAGE = "tests/training/test_training.py", "tests/training/test_lineage.py"
 POLICY = "tests/distillation/test_policy.py"
+WORLD, ORACLE = "tests/toyworld/test_world.py", "tests/toyworld/test_oracle_sizes.py"
+CAPTIONS = "tests/training/test_captions.py"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ MUTANTS = (
     Mutant("the oracle's factor 0.5 -> 0.95", "toyworld/oracle.py", "NEARER = 0.5 ", "NEARER = 0.95 ", f"{WIRING}::test_the_oracle_wants_the_right_picture_nearer_by_a_clear_factor"),
     Mutant("combinations are no longer held out", "toyworld/split.py", "    return zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", "    return kind != 'combination' and zlib.crc32(\"|\".join((kind, *values)).encode()) % SHARE == 0", f"{WIRING}::test_one_in_ten_of_each_kind_is_held_out"),
     Mutant("pairs are no longer held out", "toyworld/split.py", "return PAIRS[values]", 'return "train"', f"{SIZES}::test_pairs_are_held_out_whole_and_their_values_are_not"),
+    Mutant("the oracle does not look who it is", "toyworld/oracle.py", "identity=all(getattr(found, n) == getattr(wanted, n) for n in identity)", "identity=True", f"{WORLD}::test_oracle_refuses_wrong_answers"),
+    Mutant("the oracle does not read what was asked for", "toyworld/oracle.py", "followed=followed and pixels.edited", "followed=pixels.edited", f"{WORLD}::test_oracle_refuses_wrong_answers"),
+    Mutant("the oracle lets all the rest change", "toyworld/oracle.py", "preserved=pixels.preserved and _nothing_else(array, found, wanted, attributes)", "preserved=True", f"{WORLD}::test_oracle_refuses_wrong_answers"),
+    Mutant("the oracle takes small changes of the rest for none", "toyworld/oracle.py", "preserved=pixels.preserved and _nothing_else(array, found, wanted, attributes)", "preserved=pixels.preserved", f"{ORACLE}::test_planted_wrong_answers_fail"),
+    Mutant("the oracle reads one letter of a sign", "toyworld/oracle.py", "for i in range(len(scene.sign)):", "for i in range(min(1, len(scene.sign))):", f"{WORLD}::test_read_finds_the_scene_again"),
+    Mutant("no case is kept for choices (dev)", "toyworld/split.py", "dev = zlib.crc32(\"|\".join((\"dev\", kind, *values)).encode()) % DEV_SHARE == 0", "dev = False", f"{SIZES}::test_what_the_first_edition_held_out_is_test_in_the_second"),
+    Mutant("a character is no key of a picture", "toyworld/split.py", "return [(\"identity\", *scene.identity), *word,", "return [*word,", f"{SIZES}::test_every_case_lies_wholly_in_its_split"),
+    Mutant("a caption that tells all leaves something out", "training/captions.py", "    rng.shuffle(said)\n", "    rng.shuffle(said)\n    said = said[1:]\n", f"{CAPTIONS}::test_every_attribute_is_told_and_what_is_absent_is_not"),
+    Mutant("no caption tells all", "training/stream.py", "if not count and random.Random(", "if False and random.Random(", f"{CAPTIONS}::test_told_pictures_take_their_share_of_those_without_a_context"),
     Mutant("a checkpoint's sum is not compared", "training/store.py", "if SUM in facts and checksum(facts, tensors) != facts[SUM]:", "if False:", f"{RUNS}::test_a_damaged_checkpoint_is_passed_over_and_told"),
     Mutant("a run goes on from another config", "training/runs.py", "    if names:\n", "    if not names:\n", f"{RUNS}::test_a_run_is_tied_to_what_it_was_made_from"),
     Mutant("a restart goes on with the old run", "training/runs.py", "aside = not resume and", "aside = False and", f"{RUNS}::test_a_restart_sets_the_old_run_aside_whole"),
