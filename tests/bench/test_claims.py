@@ -121,14 +121,41 @@ def by_sign(first, second, signs, count):
 
 
 def newcomers_beside(other, double=None):
-    """The line's toy beside shipped weights: sentences of the dev half, with one or two wishes."""
-    ours = json.loads((ROOT / "runs-kept/measured/toy_newcomers.json").read_text())
-    theirs = json.loads((BENCH / "newcomers.json").read_text())
-    (mine,) = ours["outcomes"]["dev"].values()
+    """`toy_drawn` beside others: sentences of the dev half, with one or two wishes."""
+    ours = json.loads((ROOT / "runs-kept/measured/toy_drawn_newcomers.json").read_text())
+    theirs = json.loads((BENCH / "newcomers.json").read_text())["outcomes"]["dev"]
+    before = json.loads((ROOT / "runs-kept/measured/toy_newcomers.json").read_text())
+    (mine,), (toy,) = ((one["outcomes"]["dev"]).values() for one in (ours, before))
     taken = [double in (None, is_double(one)) for one in editable("dev")]
     pairs = [[int(x) for x, it in zip(row, taken, strict=True) if it]
-             for row in (mine, theirs["outcomes"]["dev"][other])]  # fmt: skip
+             for row in (mine, (theirs | {"toy": toy})[other])]  # fmt: skip
     return compare.paired(*pairs).word(), [sum(row) for row in pairs]
+
+
+FIVE = ("local", "global", "text", "style reference", "character reference")
+SETS = (FIVE, "two wishes", "pairs held out", "unseen sizes", "contexts of other sizes",
+        "visual cue", "text to image", "two images", "three images", "four images")  # fmt: skip
+
+
+def suite_beside(*sets):
+    """`toy_drawn` beside `toy` on sets of MiniKontextBench 2: the word, right answers."""
+    found = []
+    for name in ("toy_drawn", "toy"):
+        stored = json.loads((ROOT / f"runs-kept/measured/{name}_suite.json").read_text())
+        rows = (row for one in sets or stored["outcomes"] for row in stored["outcomes"][one])
+        found.append({row["key"]: int(row["oracle"]) for row in rows})
+    pairs = list(found[0].values()), [found[1][key] for key in found[0]]
+    return compare.paired(*pairs).word(), [sum(row) for row in pairs]
+
+
+def over_sizes(other):
+    """`toy_drawn` beside another editor of the line, over all five sizes."""
+    found = []
+    for name in ("toy_drawn", other):
+        rows = json.loads((ROOT / f"runs-kept/measured/{name}.json").read_text())
+        found.append([int(x) for row in rows for x in row["outcomes"]])
+    cases = [*range(100)] * 5
+    return compare.paired(*found, cases).word(), [sum(row) for row in found]
 
 
 def base_first(first, last):
@@ -245,14 +272,30 @@ DECIDED = [
     ("docs/lineage.md", "give 63 to 68 (`--steps`, `--scale`: none is decided", {NOT_DECIDED},
      lambda: {every_size(64, 64, f"measured/toy_wide_{dial}", "measured/toy_wide")
               for dial in ("6_steps", "28_steps", "scale_1.5", "scale_2")}),
-    ("docs/lineage.md", "in a sentence are followed by it oftener than by either (decided",
-     [("better", [8, 2]), ("better", [8, 1])],
+    ("docs/lineage.md", "beside `toy` and beside `toy_wide` on the same wishes",
+     [["yes", "no", "yes", "no", "no"], ["no"] * 5],
+     lambda: [[changed(every_size(*size, "measured/toy_drawn", f"measured/{other}"))
+               for size in ((64, 64), (96, 64), (96, 96), (128, 128), (80, 128))]
+              for other in ("toy", "toy_wide")]),
+    ("docs/lineage.md", "261 of the 500 where `toy` grants 225 (decided, p < 0.001); beside the 270"
+     " of `toy_wide`", [("better", [261, 225]), (NOT_DECIDED, [261, 270])],
+     lambda: [over_sizes("toy"), over_sizes("toy_wide")]),
+    ("docs/lineage.md", "It follows more of them than `toy` (decided, p = 0.02) and than `toy-max`",
+     [("better", [90, 80]), ("better", [90, 62])],
+     lambda: [newcomers_beside(name) for name in ("toy", "toy-max")]),
+    ("docs/lineage.md", "in a sentence are followed by it oftener than by the two shipped editors",
+     [("better", [9, 2]), ("better", [9, 1])],
      lambda: [newcomers_beside(name, double=True) for name in ("toy-max", "toy-words")]),
-    ("docs/lineage.md", "one wish less often than by `toy-words` (decided, p < 0.001)",
-     ("worse", [72, 98]), lambda: newcomers_beside("toy-words", double=False)),
-    ("docs/lineage.md", "it follows more than `toy-max` (decided, p = 0.02) and fewer than",
-     ["better", "worse"],
-     lambda: [newcomers_beside(name)[0] for name in ("toy-max", "toy-words")]),
+    ("docs/lineage.md", "one wish less often than by `toy-words` (decided, p = 0.01); of all"
+     " together that is not decided", [("worse", [81, 98]), (NOT_DECIDED, [90, 99])],
+     lambda: [newcomers_beside("toy-words", double=False), newcomers_beside("toy-words")]),
+    ("docs/lineage.md", "`toy_suite` and `toy_drawn_suite`",
+     [("no", [49, 41]), ("yes", [23, 13]), ("yes", [36, 25]), ("no", [29, 26]), ("no", [3, 0]),
+      ("no", [7, 4]), ("no", [5, 3]), ("no", [1, 1]), ("no", [1, 0]), ("no", [0, 0])],
+     lambda: [(changed(word), counts) for word, counts in (
+         suite_beside(*((one,) if isinstance(one, str) else one)) for one in SETS)]),
+    ("docs/lineage.md", "it grants 154 where `toy` grants 113 (decided, p < 0.001)",
+     ("better", [154, 113]), suite_beside),
     ("docs/lineage.md", "of 17 signs none, where there were 16 (decided, p < 0.001)",
      ("worse", [0, 16]), lambda: by_sign("toy_words", "toy_wide", True, 100)),
     ("docs/lineage.md", "of the other 83 wishes 45 against 50, which is not decided",
