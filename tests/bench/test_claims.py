@@ -294,6 +294,11 @@ DECIDED = [
       ("no", [7, 4]), ("no", [5, 3]), ("no", [1, 1]), ("no", [1, 0]), ("no", [0, 0])],
      lambda: [(changed(word), counts) for word, counts in (
          suite_beside(*((one,) if isinstance(one, str) else one)) for one in SETS)]),
+    ("docs/lineage.md", "58.5 and 59.0 at 96 × 96, which is not decided; nor is what either",
+     {NOT_DECIDED},
+     lambda: {every_size(*size, f"measured/late_{name}", f"measured/{other}")
+              for size in ((64, 64), (96, 96)) for name in ("even_times", "as_before")
+              for other in ("late_as_before", "toy_drawn")}),
     ("docs/lineage.md", "it grants 154 where `toy` grants 113 (decided, p < 0.001)",
      ("better", [154, 113]), suite_beside),
     ("docs/lineage.md", "of 17 signs none, where there were 16 (decided, p < 0.001)",
