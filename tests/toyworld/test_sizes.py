@@ -1,5 +1,6 @@
 """Sizes of the world: which are trained, what fits into a picture, what is never trained on."""
 
+import random
 from itertools import product
 
 import numpy as np
@@ -9,7 +10,7 @@ from minikontext.images import resize
 from minikontext.toyworld import Scene, render, sample_edit, sizes
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
 from minikontext.toyworld.render import above_stage, unit
-from minikontext.toyworld.scene import CHOICES, LEVELS, SPECIES
+from minikontext.toyworld.scene import CHOICES, LEVELS, SPECIES, sample_scene
 from minikontext.toyworld.sizes import AREAS, TRAINED, UNSEEN
 from minikontext.toyworld.split import (
     PAIRS,
@@ -133,6 +134,18 @@ def test_what_the_first_edition_held_out_is_test_in_the_second():
     splits = [split_of(*key) for key in keys]
     assert [s == "test" for s in splits] == [held_out(*key) for key in keys]
     assert 0.02 < splits.count("dev") / len(splits) < 0.08
+
+
+def test_a_picture_of_a_held_out_character_or_word_is_not_trained_on():
+    rng, seen = random.Random(0), set()
+    for _ in range(400):
+        scene = sample_scene(rng, 4)
+        own = [split_of("identity", *scene.identity)]
+        own += [split_of("word", scene.sign)] if len(scene.sign) > 1 else []
+        seen.update(own)
+        worst = max(own, key=("train", "dev", "test").index)
+        assert split_of_all(scene_keys(scene)) == worst or pairs_of(scene)
+    assert seen == {"train", "dev", "test"}
 
 
 def test_pairs_are_held_out_whole_and_their_values_are_not():
