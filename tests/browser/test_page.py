@@ -455,7 +455,7 @@ def test_a_sample_that_is_not_there_is_told_and_no_edit_starts_without_a_picture
     tab.click("#samples button >> nth=0")
     tab.wait_for_function(f"{said}('demo” is not to be had')")
     tab.click("#samples button >> nth=1")
-    tab.wait_for_function(f"{said}('Ready')")
+    tab.wait_for_selector("#samples button[aria-pressed=true]")
     edit(tab)
     context.close()
 
