@@ -11,8 +11,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from minikontext.toyworld import Case, Scene, grammar
+from minikontext.toyworld import Case, grammar
 from minikontext.toyworld.edits import sample_case
+from minikontext.toyworld.scene import ATTRIBUTES
 
 NAME = "told"  # the operation of a case whose prompt tells all of its target
 SENTENCE_SHARE = 0.5
@@ -29,7 +30,6 @@ SAID = {  # as a sentence says it, and as a list does; what it is about, first
     "style": ("in {style} style", "{style} style"),
 }
 ABSENT = {"accessory": "none", "left": "none", "right": "none", "sign": "", "style": "plain"}
-SLOTS = {"left": "thing", "right": "thing", "sign": ""}  # the others have their own name's
 
 
 def sample_told(index: int, number: int, split: str, seed: int) -> Case:
@@ -41,30 +41,24 @@ def sample_told(index: int, number: int, split: str, seed: int) -> Case:
     case = sample_case(index, number, split, seed, 1)
     told = case.target.change(mark="none")  # an ellipse that points is no part of what is seen
     return replace(case, operation=NAME, task="text to image", contexts=(), target=told,
-                   claims=(), free=(), words={}, prompt="")  # fmt: skip
+                   claims=ATTRIBUTES, free=(), words={}, prompt="")  # fmt: skip
 
 
-def tell(scene: Scene, rng: random.Random) -> str:
-    """A caption with every attribute of a scene, in an order of its own, that an encoder can read.
+def tell(case: Case, rng: random.Random) -> str:
+    """A caption of every attribute of a target, in an order of its own, that an encoder can read.
 
     It is a sentence, or a list like those that people learn to write: "striped blue fox, big eyes".
     """
+    scene = case.target
     said = [name for name in SAID if getattr(scene, name) != ABSENT.get(name)]
     rng.shuffle(said)
     looks = LOOKS[scene.pattern == "plain"]
-    known = _facts(scene)
+    known = grammar.caption_facts(case) | {"sign": ("", scene.sign)}
+    for side in ("left", "right"):
+        known[side] = ("thing", getattr(scene, side))
+        known[f"{side}_colour"] = ("colour", getattr(scene, f"{side}_colour"))
     sentence = "a " + " ".join([looks, *(SAID[name][0] for name in said)])
     listed = ", ".join([looks, *(SAID[name][1] for name in said)])
     sentences = iter([sentence] * 3 if rng.random() < SENTENCE_SHARE else [])
     text = grammar.short(lambda: grammar.fill(next(sentences, listed), known, rng))
     return grammar.finish(text, rng, grammar.Noise(polite=0.0))
-
-
-def _facts(scene: Scene) -> grammar.Facts:
-    """What the symbols of a caption stand for."""
-    found: grammar.Facts = {"when": ("when", scene.time), "where": ("where", scene.background)}
-    for name in ("species", "colour", "pattern", *SAID):
-        found[name] = (SLOTS.get(name, name), getattr(scene, name))
-    for name in ("accessory", "left", "right"):
-        found[f"{name}_colour"] = ("colour", getattr(scene, f"{name}_colour"))
-    return found

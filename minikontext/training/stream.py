@@ -86,9 +86,7 @@ class StreamConfig:
             )
         if self.words not in WORDS:
             raise ConfigError(f"[stream] words={self.words!r}: choose one of {', '.join(WORDS)}")
-        if not 0 <= self.other_size <= 1:
-            raise ConfigError(f"[stream] other_size={self.other_size}: a share is from 0 to 1")
-        for name in ("text_to_image", "told", "several"):
+        for name in ("other_size", "text_to_image", "told", "several"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ConfigError(f"[stream] {name}={getattr(self, name)}: a share is from 0 to 1")
 
@@ -224,7 +222,7 @@ class Stream:
 
     def _ask(self, case: Case, rng: random.Random) -> str:
         told = case.operation == captions.NAME
-        return captions.tell(case.target, rng) if told else self.words.ask(case, rng)
+        return captions.tell(case, rng) if told else self.words.ask(case, rng)
 
     def determined(self, step: int) -> Tensor:
         """Which cases of a step have one right answer only, (b,), bool."""

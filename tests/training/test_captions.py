@@ -3,13 +3,14 @@
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.text import ToyTextEncoder, split_prompt
-from minikontext.toyworld import Scene
+from minikontext.toyworld import Case, Scene
 from minikontext.toyworld.lexicon import forms
 from minikontext.toyworld.scene import sample_scene
 from minikontext.toyworld.split import scene_keys, split_of_all
@@ -20,6 +21,11 @@ SLOTS = {"left": ("thing",), "right": ("thing",)} | {
     f"{name}colour": ("colour",) for name in ("", "accessory_", "left_", "right_")
 }
 ALSO = {"background": ("background", "where"), "time": ("time", "when")}
+
+
+def case(scene: Scene) -> Case:
+    """A case whose prompt tells all of a scene."""
+    return replace(captions.sample_told(0, 4, "train", 0), target=scene)
 
 
 def said(scene: Scene, name: str, text: str) -> bool:
@@ -39,7 +45,7 @@ def test_every_attribute_is_told_and_what_is_absent_is_not(monkeypatch, share):
     rng = random.Random(0)
     for _ in range(300):
         scene = sample_scene(rng, 4).change(mark="none")
-        text = captions.tell(scene, rng)
+        text = captions.tell(case(scene), rng)
         there = {"species", "colour", *captions.SAID} - {
             name for name, absent in captions.ABSENT.items() if getattr(scene, name) == absent
         }
@@ -57,7 +63,7 @@ def test_a_caption_is_read_to_its_end_and_is_seldom_the_same():
     rng, encoder = random.Random(1), ToyTextEncoder(grammar_encoder())
     scene = Scene("robot", "pink", "striped", "single", "glasses", "blue", "left", "tree", "green",
                   "house", "white", "WORD", "desert", "sunset", "pastel")  # fmt: skip
-    told = {captions.tell(scene, rng) for _ in range(100)}
+    told = {captions.tell(case(scene), rng) for _ in range(100)}
     assert len(told) > 90
     room = encoder.max_length - 1  # one token closes the prompt
     assert all(len(split_prompt(text, encoder.config.vocabulary)) <= room for text in told)
