@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,11 @@ def test_shipped_weights_share_what_is_the_same_and_keep_their_card(ship, run, t
 
 
 def test_without_others_all_parts_are_copied(ship, run):
-    folder = ship.ship(run, "alone", None)
+    folder = ship.ship(run, "alone", None, steps=12)
     assert len([*folder.glob("*.safetensors")]) == 3
-    assert KontextPipeline.from_pretrained(folder).name == "alone"
+    pipe, before = map(KontextPipeline.from_pretrained, (folder, run / "weights"))
+    assert (pipe.name, pipe.defaults.num_inference_steps) == ("alone", 12)
+    assert replace(pipe.defaults, num_inference_steps=4) == before.defaults  # toy-max's
 
 
 def test_a_folder_without_weights_is_refused(ship, tmp_path):
