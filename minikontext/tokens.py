@@ -8,9 +8,9 @@ from torch import Tensor
 
 from minikontext.errors import ConfigError, SizeError
 
-LAYOUTS = ("index", "offset", "scaled", "scaled_4")
+LAYOUTS = ("index", "offset", "scaled")
 # Wide enough for neighbours among 4 or 8 tokens a side to differ by radians in RoPE's fast pairs.
-SPANS = {"scaled": 16.0, "scaled_4": 4.0}  # how long the shorter side is, in every picture
+SPAN = 16.0  # how long the shorter side of every picture is, where its places are "scaled"
 
 
 def pack(latents: Tensor, patch: int = 2) -> Tensor:
@@ -60,7 +60,7 @@ def context_ids(grids: Sequence[tuple[int, int]], layout: str = "index") -> list
        "index" (the paper): image i gets virtual time step i, and each grid starts at (0, 0).
        "offset" (common in the wild): all get step 1, and each next image lies below or right of
        the earlier ones, whichever keeps the whole closer to a square.
-       "scaled", "scaled_4": as "index", but in shares of the picture, as the target: `scaled_ids`.
+       "scaled": as "index", but in shares of the picture, as the target: `scaled_ids`.
     (rows * cols, 3) tensor an image. Raises ConfigError for an unknown layout.
     """
     if layout == "offset":
@@ -72,13 +72,13 @@ def context_ids(grids: Sequence[tuple[int, int]], layout: str = "index") -> list
 
 
 def scaled_ids(ids: Tensor, layout: str = "scaled") -> Tensor:
-    """Scale one picture's ids so that its shorter side spans SPANS[layout], if there is a span.
+    """Scale one picture's ids so that its shorter side spans SPAN, in the layout "scaled".
 
     So a token's place says what part of the picture it is, whatever the picture's size: float64.
     """
-    if layout not in SPANS:
+    if layout != "scaled":
         return ids
-    scale = SPANS[layout] / float(ids[:, 1:].amax(0).min() + 1)
+    scale = SPAN / float(ids[:, 1:].amax(0).min() + 1)
     factors = torch.tensor([1, scale, scale], dtype=torch.double)
     return factors * ids + (factors - 1) / 2
 

@@ -92,16 +92,6 @@ def test_scaled_ids_say_what_part_of_the_picture_a_token_is():
     assert torch.equal(tall, tokens.position_ids(24, 16).double())  # the shorter side counts
 
 
-def test_with_a_span_of_four_small_pictures_lie_where_the_index_puts_them():
-    (index,) = tokens.context_ids([(4, 4)], "index")
-    small, large = tokens.context_ids([(4, 4), (8, 8)], "scaled_4")
-    assert torch.equal(small, index.double())
-    assert large[:8, 2].tolist() == [-0.25 + i / 2 for i in range(8)]
-    denoiser = Denoiser(None, TextFeatures(torch.zeros(1, 2, 4), torch.zeros(1, 4)), [], "scaled_4")
-    _, ids = denoiser.join(torch.zeros(1, 64, 64), grid_ids(torch.zeros(1, 16, 16, 16)))
-    assert torch.equal(ids[:, 1:], large[:, 1:])  # the target is placed as its contexts are
-
-
 @pytest.mark.parametrize("layout", ["diagonal", {}, ["index"], None])
 def test_unknown_layout_is_refused(layout):
     with pytest.raises(ConfigError, match=f"Unknown context layout {re.escape(repr(layout))}"):

@@ -109,7 +109,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     add("--negative", metavar="TEXT", help="what to stay away from; needs --cfg > 1")
     add("--resize", choices=("kontext", "none"), default="kontext", help="kontext: use the nearest "
         "trained size (default); none: keep the picture's size")
-    layouts = ("index", "offset", "scaled", "scaled_4")
+    layouts = ("index", "offset", "scaled")
     add("--layout", choices=layouts, help="how several pictures are told apart: the paper's "
         "way (index), side by side (offset), or each stretched over the result (scaled); default: "
         "as the weights have learned it")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from minikontext import tokens
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import (
     ConfigError,
@@ -220,7 +219,7 @@ def _untrained(
     elif scale < 1:
         yield f"Got true_cfg_scale={scale:g}: below 1 the prompt counts for less, at 0 for nothing."
     # One context lies in the same place in any layout but the stretched one.
-    one = contexts == 1 and not any(s in (layout, settings.context_layout) for s in tokens.SPANS)
+    one = contexts == 1 and "scaled" not in (layout, settings.context_layout)
     if contexts and not one and layout not in (None, settings.context_layout):
         yield (
             f"Got context_layout={shown(layout)}, but these weights have learned "

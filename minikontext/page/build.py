@@ -14,7 +14,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.runtime import files
 from minikontext.runtime.config import write_json
 from minikontext.text import NGRAMS_PER_WORD, SPECIAL, ToyTextEncoder
-from minikontext.tokens import SPANS
+from minikontext.tokens import SPAN
 
 STATIC = Path(__file__).parent / "static"
 # Of the npm package onnxruntime-web: the part that computes on the CPU, in WebAssembly.
@@ -111,7 +111,7 @@ def facts(pipe: KontextPipeline, samples: list[dict[str, str]]) -> dict[str, Any
         "channels": pipe.autoencoder.config.z_channels,
         "axes_dim": list(config.axes_dim),
         "theta": config.theta,
-        "span": SPANS.get(defaults.context_layout, 0),
+        "span": SPAN if defaults.context_layout == "scaled" else 0,
         "blocks": config.depth + config.depth_single_blocks,
         "steps": min(defaults.num_inference_steps, 8),
         "schedule": {"shifted": defaults.shifted, "mu_16": defaults.mu_16},

@@ -328,24 +328,17 @@ class WorldEditorJob(NetJob, WorldJob):
     """`kind = "world_editor"`. autoencoder: a weights folder.
 
     start: weights to go on from. words: a folder with a text encoder that is taken instead of that
-    of `start`. carry: instead of `start`, an editor with another autoencoder and vocabulary, whose
-    first and last layer and whose words are fitted to these, see `training.carry`.
+    of `start`.
     """
 
     autoencoder: str
     stream: StreamConfig
     start: str | None = None
-    carry: str | None = None
     words: str | None = None
     text: ToyTextConfig = field(default_factory=ToyTextConfig)
     training: WorldEditorTraining = field(default_factory=WorldEditorTraining)
     defaults: Defaults = field(default_factory=Defaults)
     safety: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.carry and (self.start or self.words):
-            raise ConfigError("carry: begins from those weights alone, leave out start and words")
 
     @classmethod
     def bases(cls, values: Values, where: str) -> dict[str, Any]:

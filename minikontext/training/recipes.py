@@ -16,7 +16,6 @@ from minikontext.pretrained import config_fingerprint, lora
 from minikontext.runtime import files, offload
 from minikontext.text import ToyTextEncoder
 from minikontext.training import words
-from minikontext.training.carry import carried_editor
 from minikontext.training.data import build_cache, load_cache, world_fingerprint
 from minikontext.training.editor import editor_loss
 from minikontext.training.folders import Encoded, encode_folder, folder_loss, validate_folder
@@ -127,10 +126,7 @@ def train_world_editor(job: WorldEditorJob, world: DistContext, on_log: OnLog = 
     dials, drawn = job.training, job.stream
     folder = job.folder / "stream" if drawn.batches else None
     stream = Stream(drawn, autoencoder, folder, dials.bf16)
-    if job.carry:
-        model = carried_editor(job.carry, job.transformer, autoencoder, job.text)
-    else:
-        model = new_editor(job.transformer, job.text, job.seed, job.start, job.words)
+    model = new_editor(job.transformer, job.text, job.seed, job.start, job.words)
     model.layout, model.isolated = dials.layout, dials.isolated
     if dials.isolated and world.size > 1:
         raise ConfigError("[training] isolated: in one process only, start it without torchrun")
