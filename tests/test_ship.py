@@ -61,6 +61,26 @@ def test_without_others_all_parts_are_copied(ship, run):
     assert replace(pipe.defaults, num_inference_steps=4) == before.defaults  # toy-max's
 
 
+def test_another_decoder_is_taken_if_its_encoder_is_the_same(ship, run, tmp_path):
+    pipe = KontextPipeline.from_pretrained(run / "weights")
+    for name, part in (("decoder", "decoder"), ("other", "encoder")):
+        (tmp_path / name / "run").mkdir(parents=True)
+        (tmp_path / name / "run" / "log.jsonl").write_text('{"step": 2}\n')
+        with torch.no_grad():
+            getattr(pipe.autoencoder, part).conv_in.weight.add_(1.0)
+        pipe.save_pretrained(tmp_path / name / "weights")
+    with pytest.raises(WeightsError, match="other has another encoder than"):
+        ship.ship(run, "new", decoder=tmp_path / "other")
+    assert not (tmp_path / "home" / "new").exists()
+    folder = ship.ship(run, "new", decoder=tmp_path / "decoder")
+    pipes = map(KontextPipeline.from_pretrained, (folder, run / "weights"))
+    made, before = (pipe.autoencoder for pipe in pipes)
+    assert made.encoder_fingerprint() == before.encoder_fingerprint()
+    weights = made.decoder.conv_in.weight.float(), before.decoder.conv_in.weight.float()
+    assert torch.allclose(weights[0], weights[1] + 1.0, atol=0.02)
+    assert "2" in (folder / "training" / "decoder.jsonl").read_text()
+
+
 def test_a_folder_without_weights_is_refused(ship, tmp_path):
     (tmp_path / "empty" / "weights").mkdir(parents=True)
     with pytest.raises(WeightsError):

@@ -1,12 +1,14 @@
 """Put a training's weights among the shipped ones: `python tools/ship.py FOLDER NAME`.
 
-    python tools/ship.py runs/lineage/toy_many-KEY toy-any --steps 12
+    python tools/ship.py runs/lineage/toy_many-KEY toy-any --decoder runs/lineage/decoder-KEY \
+        --steps 12
     python tools/ship.py runs/toy_words toy-words --with toy-max
     python tools/ship.py --share
 
 FOLDER is a stage of the lineage, or a run with its result in `weights`. The weights, a stage's note
 with its key and config, and the training's log are copied. With `--with`, parts that are the same
-file as those of the shipped weights of that name are shared with them. `--steps` are the steps
+file as those of the shipped weights of that name are shared with them. `--decoder` names a stage
+whose autoencoder is taken instead: of the same encoder, or it is refused. `--steps` are the steps
 that a call takes when it names none: those that the card's numbers were measured with.
 `--share` alone lets all shipped weights share autoencoders that are the same file, with the first
 by name.
@@ -16,26 +18,41 @@ import argparse
 import shutil
 from pathlib import Path
 
+import torch
+
 from minikontext.errors import WeightsError
 from minikontext.pretrained import PARTS, native
 from minikontext.runtime import files
 from minikontext.runtime.config import read_json, write_json
+from minikontext.training.models import find_autoencoder, load_autoencoder
 
 HOME = files.shipped("data", "weights")
 PART = "autoencoder"
 
 
-def ship(stage: Path, name: str, shared: str | None, steps: int | None = None) -> Path:
-    """Copy finished weights to data/weights/NAME; what is there but its card is replaced."""
+def ship(
+    stage: Path, name: str, shared: str | None = None, steps: int | None = None,
+    decoder: Path | None = None,
+) -> Path:  # fmt: skip
+    """Copy finished weights to data/weights/NAME; what is there but its card is replaced.
+
+    Raises WeightsError where the decoder's encoder is another one.
+    """
     target = HOME / name
+    if decoder and len({encoder(one / "weights") for one in (stage, decoder)}) > 1:
+        raise WeightsError(f"{decoder} has another encoder than {stage}: their latents differ.")
     with files.updating_folder(target) as new:
         for source in (stage / "weights").glob("*"):
             shutil.copy(source, new / source.name)
+        if decoder:
+            shutil.copy(decoder / "weights" / f"{PART}.safetensors", new)
         config = read_json(new / "config.json", WeightsError)
         called = config["defaults"] | ({"num_inference_steps": steps} if steps else {})
         write_json(new / "config.json", config | {"name": name, "defaults": called})
         (new / "training").mkdir(exist_ok=True)
         notes = (stage / "stage.json", stage / "run" / "log.jsonl", stage / "log.jsonl")
+        if decoder:
+            shutil.copy(decoder / "run" / "log.jsonl", new / "training" / "decoder.jsonl")
         for source in filter(Path.exists, notes):
             shutil.copy(source, new / "training" / source.name)
     for part in PARTS if shared else ():
@@ -43,6 +60,11 @@ def ship(stage: Path, name: str, shared: str | None, steps: int | None = None) -
         if files.fingerprint([target / file]) == files.fingerprint([HOME / shared / file]):
             native.share(target, part, shared)
     return target
+
+
+def encoder(folder: Path) -> str:
+    """The fingerprint of what latents depend on."""
+    return load_autoencoder(find_autoencoder(folder), torch.device("cpu")).encoder_fingerprint()
 
 
 def share_all() -> None:
@@ -62,12 +84,13 @@ if __name__ == "__main__":
     parser.add_argument("stage", type=Path, nargs="?")
     parser.add_argument("name", nargs="?")
     parser.add_argument("--with", dest="other", metavar="NAME", help="share parts with these")
+    parser.add_argument("--decoder", type=Path, help="a stage with another decoder for the weights")
     parser.add_argument("--steps", type=int, help="of a call that names none (default: as trained)")
     parser.add_argument("--share", action="store_true", help="keep equal autoencoders once")
     options = parser.parse_args()
     if options.share:
         share_all()
     elif options.stage and options.name:
-        print(ship(options.stage, options.name, options.other, options.steps))
+        print(ship(options.stage, options.name, options.other, options.steps, options.decoder))
     else:
         parser.error("name a stage's folder and the weights' name, or --share")
