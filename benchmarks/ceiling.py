@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None) -> list[Ceiling]:
     report.positive(options, "cases")
     parts = {"few cases": options.cases < 100, "some sizes": options.sizes != sizes.parse("all"),
              f"level {options.level}": options.level != 4}  # fmt: skip
-    target = report.folder(options, " ".join(name for name, there in parts.items() if there))
+    part = " ".join(name for name, there in parts.items() if there)
+    target = report.folder(options, part, find_autoencoder)
     model = load_autoencoder(find_autoencoder(options.weights), torch.device("cpu"))
     cases = [sample_case(i, options.level, options.split) for i in range(options.cases)]
     rows = [measure(model, cases, size) for size in tqdm(options.sizes, "sizes")]

@@ -171,7 +171,7 @@ def main(
     options = parser.parse_args(arguments)
     report.positive(options, "scenes", "steps", "channels")
     part = f"{options.scenes} scenes" if options.scenes < 1000 else ""
-    place = report.folder(options, part)
+    place = report.folder(options, part, find_autoencoder)
     scenes, results = held_out_scenes(options.scenes), {}
     for channels in options.channels or ():
         model = train(channels, options.steps, options.runs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,20 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
     return created
 
 
-def folder(options: argparse.Namespace, part: str = "") -> Path:
+def folder(
+    options: argparse.Namespace, part: str = "", check: Callable[[str], object] = loader.require
+) -> Path:
     """Where results go; `part` names a part of the cases, which has a folder of its own.
+
+    check: raises an error where a name stands for no weights of the kind that is measured.
 
     Raises ConfigError where a part, or a run without --store, would write into data/bench, and,
     before any work is done, WeightsError for weights that are not there and OutputError where
     nothing can be written.
     """
     named = getattr(options, "weights", None) or ()
-    loader.require(*([named] if isinstance(named, str) else named))
+    for name in [named] if isinstance(named, str) else named:
+        check(name)
     if options.store and options.output:
         raise ConfigError(
             "Got --store and --output: --store writes to data/bench, use one of them."

@@ -75,11 +75,13 @@ def train_world_autoencoder(
     torch.manual_seed(job.seed)
     model = first_autoencoder(job, world.device)
     origin = made_from(job, base=model.encoder_fingerprint()[:12] if job.start else "")
-    loop = Loop(model, job.loop, job.run, made_from=origin)
+    learns = model.decoder if dials.decoder_only else model
+    loop = Loop(learns, job.loop, job.run, made_from=origin)
     loop.resume()
     loop.run(picture_loss(model, dials, world.device), on_log)
-    averaged(loop, model)
-    model.config = normalised(model, dials)
+    averaged(loop, learns)
+    if not dials.decoder_only:  # else the latents, and so their scale, are those of before
+        model.config = normalised(model, dials)
     return save_autoencoder(model.eval(), Path(job.output))
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from benchmarks import ceiling
+from minikontext.bench import autoencoder_bench
 from minikontext.errors import ConfigError
 from minikontext.toyworld.edits import sample_case
-from minikontext.training.models import find_autoencoder, load_autoencoder
+from minikontext.training.models import find_autoencoder, load_autoencoder, save_autoencoder
 
 
 def test_the_shipped_autoencoder_keeps_right_answers_and_a_broken_one_does_not():
@@ -25,7 +26,9 @@ def test_the_shipped_autoencoder_keeps_right_answers_and_a_broken_one_does_not()
 
 def test_the_command_measures_each_size_and_keeps_the_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    rows = ceiling.main(["--cases", "2", "--sizes", "64x64,64x96"])
+    alone = tmp_path / "alone"  # as the stages of the lineage have it: no editor lies beside it
+    save_autoencoder(load_autoencoder(find_autoencoder("toy"), torch.device("cpu")), alone)
+    rows = ceiling.main(["--weights", str(alone), "--cases", "2", "--sizes", "64x64,64x96"])
     stored = json.loads(
         (tmp_path / "runs" / "bench" / "few-cases-some-sizes" / "ceiling.json").read_text()
     )
@@ -37,3 +40,9 @@ def test_the_command_measures_each_size_and_keeps_the_rows(tmp_path, monkeypatch
 def test_a_part_is_not_stored_as_the_whole(part):
     with pytest.raises(ConfigError, match="--store keeps results of all cases"):
         ceiling.main([*part, "--store"])
+
+
+def test_a_name_that_stands_for_no_autoencoder_is_told_before_any_work():
+    for main in (ceiling.main, autoencoder_bench.main):
+        with pytest.raises(ConfigError, match="nobody holds no trained autoencoder"):
+            main(["--weights", "nobody"])

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from minikontext.cli import app
 from minikontext.distillation import reproduce
@@ -11,6 +12,7 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.files import shipped
 from minikontext.training.jobs import read_job
+from minikontext.training.models import load_autoencoder
 
 CONFIGS = shipped("configs", "lineage")
 
@@ -84,6 +86,15 @@ def test_a_config_with_stages_is_reproduced_not_trained():
     with pytest.raises(ConfigError, match="minikontext reproduce toy_base"):
         read_job(CONFIGS / "toy_base.toml")
     assert read_job(CONFIGS / "autoencoder_first.toml").kind == "world_autoencoder"
+
+
+@pytest.mark.slow
+def test_a_decoder_made_anew_fits_the_latents_of_before(configs, tmp_path):
+    *_, first, last = reproduce.reproduce("decoder", configs, tmp_path / "runs", smoke=True)
+    assert (first.stage.name, last.stage.name) == ("autoencoder", "decoder")
+    before, after = (load_autoencoder(one.weights, torch.device("cpu")) for one in (first, last))
+    assert before.encoder_fingerprint() == after.encoder_fingerprint()
+    assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
 
 
 @pytest.mark.slow

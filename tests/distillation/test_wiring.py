@@ -16,7 +16,7 @@ from minikontext.toyworld import oracle, sample_edit, split
 from minikontext.training.data import Pairs, held_out
 from minikontext.training.editor import Batches, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
-from minikontext.training.pictures import PictureTraining, picture_loss, roughened
+from minikontext.training.pictures import PictureTraining, picture_loss
 from minikontext.training.world_editor import WorldEditorTraining, change_weights
 
 CPU = torch.device("cpu")
@@ -269,22 +269,6 @@ def test_the_kl_term_counts_as_much_as_asked(tiny):
         value, facts = picture_loss(model, replace(dials, kl=weight), CPU)(0)
         values.append(float(value.detach()))
     assert values[1] - values[0] == pytest.approx(facts["kl"], rel=1e-3) and facts["kl"] > 0.01
-
-
-def test_the_decoder_is_shown_latents_as_rough_as_the_dial_says(tiny):
-    draw = torch.Generator().manual_seed(0)
-    latents = 3 * torch.randn(400, 4, 8, 8, generator=draw)
-    added = roughened(latents, 0.5, draw) - latents
-    share = added.flatten(1).std(1) / latents.std()
-    assert 0.45 < float(share.max()) < 0.55 and float(share.min()) < 0.02
-    assert float(share.mean()) == pytest.approx(0.25, abs=0.02)
-    assert roughened(latents, 0.0, draw) is latents
-    model, dials = tiny().autoencoder.float(), PictureTraining(pixels=8192, sizes=((64, 64),))
-    first, second = (
-        float(picture_loss(model, replace(dials, bf16=False, latent_noise=most), CPU)(0)[0])
-        for most in (0.0, 1.0)
-    )
-    assert first != second
 
 
 def test_validation_is_on_cases_that_no_training_sees(tiny, teacher):

@@ -13,7 +13,13 @@ from minikontext.text import SPECIAL, UNKNOWN, split_prompt
 from minikontext.toyworld.sizes import TRAINED, UNSEEN
 from minikontext.toyworld.split import scene_keys, split_of_all
 from minikontext.training import jobs
-from minikontext.training.pictures import PictureTraining, picture_loss, step_scenes
+from minikontext.training.pictures import (
+    PictureTraining,
+    picture_error,
+    picture_loss,
+    pixels,
+    step_scenes,
+)
 from minikontext.training.stream import Bucket, Stream, StreamConfig
 
 
@@ -187,6 +193,21 @@ def test_the_picture_loss_is_a_function_of_its_step_and_learns(autoencoder):
         value.backward()
         optimizer.step()
     assert float(loss(0)[0].detach()) < 0.5 * float(one.detach()) and facts["psnr"] > 12
+
+
+def test_a_decoder_alone_learns_from_the_means_and_leaves_the_encoder(autoencoder):
+    model = AutoEncoder(autoencoder.config)
+    config = PictureTraining(
+        pixels=8192, sizes=((64, 64),), bf16=False, level=2, kl=0.0, decoder_only=True
+    )
+    value, _ = picture_loss(model, config, torch.device("cpu"))(0)
+    value.backward()
+    assert all(p.grad is None for p in model.encoder.parameters())
+    assert all(p.grad is not None for p in model.decoder.parameters())
+    size, scenes = step_scenes(0, config)
+    x = pixels(scenes, size)
+    again = picture_error(model.decoder(model.moments(x)[0]), x, config)
+    assert float(value.detach()) == pytest.approx(float(again.detach()), rel=1e-5)
 
 
 def test_a_size_that_is_named_twice_comes_twice_as_often_and_is_told_once(tiny):

@@ -22,7 +22,7 @@ from minikontext.training import models
 from minikontext.training.data import build_cache, load_cache, wordings
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.optimizer import Muon, MuonAdamW, is_matrix, learning_rate
-from minikontext.training.pictures import PictureTraining, picture_error
+from minikontext.training.pictures import PictureTraining, picture_error, worst_places
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from children import snapshot
@@ -374,6 +374,17 @@ def test_squared_errors_count_as_much_as_asked():
     assert [float(v) for v in by] == pytest.approx([0.1, 0.11, 0.15], abs=1e-4)
     assert float(picture_error(single, right, dials[0])) == pytest.approx(0.1, abs=1e-4)
     assert picture_error(single, right, dials[2]) > 10 * by[2]
+
+
+def test_what_is_lost_in_one_place_counts_more_than_the_same_everywhere():
+    even, lost = torch.full((2, 3, 16, 16), 0.1), torch.zeros(2, 3, 16, 16)
+    lost[..., 4:8, 8:12] = 0.4  # one place of sixteen, of the same squared error in the mean
+    assert float(worst_places(even)) == pytest.approx(0.01, rel=1e-3)
+    assert float(worst_places(lost)) == pytest.approx(0.16 / 4, rel=1e-3)
+    dials = [PictureTraining(worst=w) for w in (0.0, 2.0)]
+    errors = [float(picture_error(lost, torch.zeros_like(lost), one)) for one in dials]
+    assert errors[1] - errors[0] == pytest.approx(2 * 0.04, rel=1e-3)
+    assert torch.isfinite(torch.func.grad(worst_places)(torch.zeros(1, 3, 8, 8))).all()
 
 
 @pytest.mark.parametrize(
