@@ -364,13 +364,27 @@ def test_a_sound_jpeg_is_not_refused_for_its_metadata(marker, body):
     assert difference(images.read(broken), images.read(data)) == 0
 
 
-@pytest.mark.parametrize("kind", ["chunks", "segments", "filling"])
+def gif_with(more):
+    buffer = BytesIO()
+    gradient().save(buffer, "GIF")
+    data = buffer.getvalue()
+    at = 13 + (3 << (data[10] & 7) + 1)
+    return data[:at] + more + data[at:]
+
+
+@pytest.mark.parametrize("kind", ["chunks", "segments", "filling", "comments", "comment", "zeros",
+                                  "words", "blanks"])  # fmt: skip
 def test_a_file_of_endless_small_parts_is_refused(kind):
     jpeg = many_scans(0)
     data = {
         "chunks": lambda: with_chunks(png_bytes(), png_chunk(b"tEXt", b"a\0") * 120_000),
         "segments": lambda: jpeg[:2] + b"\xff\xfe\0\2" * 120_000 + jpeg[2:],
         "filling": lambda: jpeg[:2] + b"\xff" * 200_000 + jpeg[2:],
+        "comments": lambda: gif_with(b"!\xfe\1x\0" * 120_000),
+        "comment": lambda: gif_with(b"!\xfe" + b"\1x" * 120_000 + b"\0"),
+        "zeros": lambda: gif_with(bytes(120_000)),
+        "words": lambda: b"P6 4 4 #" + b"x" * 70_000 + b"\n255\n" + bytes(48),
+        "blanks": lambda: b"P5 4" + b" " * 70_000 + b"4 255\n" + bytes(16),
     }[kind]()
     with pytest.raises(ImageError, match="more than 100000 parts"):
         images.read(data)
@@ -453,8 +467,36 @@ def test_numbers_in_letters_are_read_of_small_pictures_only(magic):
     levels = b"" if magic == "P1" else b"1 "
     head, count = magic.encode() + b" 4 2 " + levels, 24 if magic == "P3" else 8
     assert images.read(head + b"1 " * count).size == (4, 2)
-    with pytest.raises(ImageError, match="written in letters"):
+    with pytest.raises(ImageError, match="each of its many pixels is read by itself"):
         images.read(magic.encode() + b" 2000 1001 " + levels + b"1 ")
+
+
+def runs(width, height):
+    """A BMP of rows of one run each, the rest of the row left out."""
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 0, 0, 0, 256, 0)
+    head = b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + head + bytes(range(256)) * 4
+    return head + b"\1\1\0\0" * height
+
+
+@pytest.mark.parametrize("kind", ["runs", "16 bits", "odd levels"])
+def test_pixels_that_are_read_one_by_one_are_read_of_small_pictures_only(kind):
+    """Ten thousand pixels a side in runs are 43 kB, and 20 seconds of a loop in Python."""
+    make = {
+        "runs": runs,
+        "16 bits": lambda w, h: b"P6 %d %d 65535\n" % (w, h) + bytes(6 * min(w * h, 99)),
+        "odd levels": lambda w, h: b"P5 %d %d 254\n" % (w, h) + bytes(min(w * h, 99)),
+    }[kind]
+    assert images.read(make(8, 4)).size == (8, 4)
+    with pytest.raises(ImageError, match="each of its many pixels is read by itself"):
+        images.read(make(2000, 1001))
+
+
+def test_numbers_beyond_what_a_screen_shows_are_refused_and_dark_ones_stay_dark(tmp_path):
+    for values in (np.float32([[0.5, 3.0]]), np.int32([[0, 70_000]]), np.int32([[-5, 900]])):
+        with pytest.raises(ImageError, match="Bring it to 8 bits"):
+            images.read(saved(Image.fromarray(values), tmp_path, "a.tiff"))
+    dark = images.read(b"P5 2 1 65535\n" + struct.pack(">2H", 0, 255))
+    assert list(dark.getdata()) == [(0, 0, 0), (1, 1, 1)]
 
 
 def test_scans_are_counted_in_the_picture_alone():

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+GIF, PPM = b"GIF8", tuple(b"P%d" % number for number in range(1, 7))
 JP2 = b"\0\0\0\x0cjP  "
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -77,10 +78,36 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position = max(end, begin + 2)
 
 
+PPM_BLANKS = re.compile(rb"#[^\r\n]*")
+
+
+def gif_blocks(data: bytes) -> Iterator[int]:
+    """Where pieces of a GIF file begin that are no pixels, up to its second picture."""
+    at, pictures = 13, 0
+    at += 3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 128 else 0
+    while at < len(data) and data[at] != 0x3B and pictures < 2:
+        shows = data[at] == 0x2C  # else an extension, or nothing
+        if not shows and data[at] != 0x21:
+            yield at
+            at += 1
+            continue
+        pictures += shows
+        colours = data[at + 9] if shows and at + 9 < len(data) else 0
+        at += 11 + (3 << (colours & 7) + 1 if colours & 128 else 0) if shows else 2
+        while at < len(data) and data[at]:
+            if not shows:
+                yield at
+            at += 1 + data[at]
+        at += 1
+
+
 def has_too_many_parts(data: bytes) -> bool:
-    """Whether a PNG or JPEG file has more chunks or segments, or more filling, than any needs."""
-    if data.startswith(PNG):
-        return next(islice(png_chunks(data), MAX_PARTS, None), None) is not None
+    """Whether a PNG, JPEG, GIF or PPM file has more parts, or more filling, than any needs."""
+    if data.startswith(PPM):  # four words; comments and blanks are read byte by byte
+        return len(data) > MAX_FILLING and len(PPM_BLANKS.sub(b" ", data[:MAX_FILLING]).split()) < 4
+    if data.startswith((PNG, GIF)):
+        parts = png_chunks(data) if data.startswith(PNG) else gif_blocks(data)
+        return next(islice(parts, MAX_PARTS, None), None) is not None
     last = 2
     for index, (_, begin, end) in enumerate(jpeg_segments(data)):
         if index >= MAX_PARTS or begin - last > MAX_FILLING:

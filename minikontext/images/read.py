@@ -38,7 +38,7 @@ FORMATS = (
 # A small file can unpack into more pixels than the memory holds; a camera stays below this.
 MAX_PIXELS = 120_000_000
 MAX_SCANS, MAX_WORK = 100, 2_000_000_000  # of a progressive JPEG; pixels times scans
-MAX_PLAIN = 2_000_000  # pixels of a PPM file with its numbers in letters, read one by one
+ONE_BY_ONE, MAX_PLAIN = ("ppm_plain", "ppm", "bmp_rle"), 2_000_000  # decoders in Python; pixels
 MAX_BYTES = 1 << 30  # of a file that is looked at as a whole
 
 # The key in `image.info` of the note that `provenance` wrote into a picture's file, and the most
@@ -290,8 +290,8 @@ def _check_area(size: Size) -> None:
 
 def _check_parts(source: object) -> None:
     """Refuse a file of so many small parts that reading them takes longer than any picture."""
-    known = content(source, 8).startswith((containers.PNG, containers.JPEG))
-    if known and containers.has_too_many_parts(content(source)):
+    known = (containers.PNG, containers.JPEG, containers.GIF, *containers.PPM)
+    if content(source, 8).startswith(known) and containers.has_too_many_parts(content(source)):
         raise ImageError(
             f"The picture's file has more than {containers.MAX_PARTS} parts. Save it again with "
             "another program."
@@ -299,11 +299,11 @@ def _check_parts(source: object) -> None:
 
 
 def _check_work(image: Image.Image, source: object) -> None:
-    """Refuse a JPEG file that goes over its pixels again and again, and a long list of numbers."""
-    plain = any(part[0] == "ppm_plain" for part in getattr(image, "tile", ()))
-    if plain and image.width * image.height > MAX_PLAIN:
-        raise ImageError("The picture's numbers are written in letters, which takes too long to "
-                         "read for so many. Save it as PNG.")  # fmt: skip
+    """Refuse a JPEG file that goes over its pixels again and again, and what is read one by one."""
+    slow = any(part[0] in ONE_BY_ONE for part in getattr(image, "tile", ()))
+    if slow and image.width * image.height > MAX_PLAIN:
+        raise ImageError("The picture is stored so that each of its many pixels is read by itself, "
+                         "which takes too long. Save it as PNG.")  # fmt: skip
     if image.format not in ("JPEG", "MPO") or isinstance(source, Image.Image):
         return
     most = min(MAX_SCANS, max(20, MAX_WORK // (image.width * image.height)))
@@ -320,6 +320,8 @@ def _decode(image: Image.Image) -> Image.Image:
             clear = _clear_value(image)
             image.load()  # Of an animation this is the first frame.
             upright = _upright(image)
+            if image.format == "PPM" and image.mode == "I":  # always of 16 bits, however dark
+                upright = Image.fromarray(np.asarray(upright).astype(np.uint16))
             if image.mode[:4] == "I;16" and getattr(image, "tag_v2", {}).get(262) == 0:
                 # A TIFF's 0 may be white (PhotometricInterpretation); PIL turns 8 bits, not 16.
                 upright = Image.fromarray(np.uint16(65535) - np.asarray(upright).astype(np.uint16))
@@ -433,8 +435,12 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
         if odd := np.count_nonzero(~np.isfinite(values)):
             raise ImageError(f"{odd:,} of its pixels are NaN or infinite. Give them colours first.")
         scale = 255.0 if most <= 1 else 1.0
+        odd = 1 < most < 16  # more light than a screen has; what is in 0 to 255 has more
     else:
+        odd = most > 65535 or values.min(initial=0) < 0
         scale = 1 / 257 if mode != "I" or most > 255 else 1.0
+    if odd:
+        raise ImageError(f"Its numbers go up to {most:g}, or below 0. Bring it to 8 bits first.")
     bytes_ = np.empty(values.shape, np.uint8)
     for row, line in zip(bytes_, values):  # row by row: a large picture takes no more than its own
         row[:] = np.clip(line.astype(np.float64) * scale, 0, 255).round()
