@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from minikontext.errors import ConfigError, OutputError, TrainingError, warn
 from minikontext.runtime.bounds import Count, Minutes, Often, Rate, Share, Weight
 from minikontext.runtime.config import parse_json
+from minikontext.runtime.files import exists
 from minikontext.runtime.log import printable
 from minikontext.training.optimizer import MuonAdamW, learning_rate
 from minikontext.training.parallel import ALONE, DistContext, full_tensor, to_local
@@ -118,6 +119,9 @@ class Loop:
         """
         found = self.store.newest()
         if found is None:
+            log = self.folder / "log.jsonl"
+            if self.world.rank == 0 and exists(log):
+                warn(UserWarning(f"{log} tells of steps, and no checkpoint is there: from step 0."))
             return False
         place, facts = found
         require_same(place, parse_json(facts["made_from"]), self.made_from)

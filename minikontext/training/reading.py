@@ -24,8 +24,14 @@ SIDES = re.compile(
     r"\b(left|right|mirror|flip|clockwise|letter|text|word|sign|writ|say|read)", re.IGNORECASE
 )
 ANY, LATIN = re.compile(r"[\s\S]*"), re.compile("[\0-\u024f\u2010-\u2040\u20ac]*")
-# An empty cell, as pandas and others write it where it is taken for text.
-EMPTY = re.compile(r"\W*(nan|n/?a|null|none|nil|nat|undefined|1\.#(ind|qnan))\W*", re.IGNORECASE)
+# An empty cell, as pandas and others write it where it is taken for text; or nothing to be seen.
+EMPTY = re.compile(r"\W*(nan|n/?a|null|none|nil|nat|undefined|1\.#(ind|qnan))\W*|"
+                   r"[\s\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064]+", re.I)  # fmt: skip
+# How files begin that are no caption: a pointer of Git LFS, a page of the web, RTF, PDF, JSON.
+FOREIGN = re.compile(
+    r"\s*(version https://git-lfs|<!doctype|<\?xml|<html|\{\\rtf|%PDF-|\{\s*\"|\[\s*[{\"])",
+    re.IGNORECASE,
+)
 BROKEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # no text has these
 
 
@@ -95,6 +101,9 @@ class Reading:
         if EMPTY.fullmatch(prompt):
             raise PromptError(f"its prompt is {prompt!a:.80}, as an empty cell is written. Write "
                               "one, or take the sample out")  # fmt: skip
+        if found := FOREIGN.match(prompt):
+            raise PromptError(f"its prompt begins with {found[0]!a:.80}: it is a file of another "
+                              "kind. Write the words alone, or take the sample out")  # fmt: skip
         if TRIGGER in prompt and not word:
             raise PromptError(f"its prompt has {TRIGGER}, and [data] names no trigger")
         if TRIGGER in prompt:

@@ -51,6 +51,7 @@ from minikontext.training.reading import (
 )
 from minikontext.training.shards import BROKEN_TAR, grouped, plain_files, unpacked
 
+MOST_CONTEXTS = 64  # of a sample, as a call takes
 LARGEST = 1 << 28  # bytes of one file in a shard, or of a caption's row; a picture stays below
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SHARDS = ("*.tar", "*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz")
@@ -85,6 +86,9 @@ def triplets(source: str | Path, how: Reading = AS_IT_IS) -> Found:
     for sample in _layout(Path(source), how):
         if isinstance(sample, Bad):
             yield sample
+            continue
+        if (count := len(sample.contexts)) > MOST_CONTEXTS:
+            yield Bad(sample.key, f"it has {count} contexts; expected at most {MOST_CONTEXTS}")
             continue
         before = seen[sample.key]  # hashes: of a table or shard, pictures are bytes
         triplet = (sample.prompt, *map(hash, (sample.image, *sample.contexts)))
@@ -322,8 +326,11 @@ def _from_members(
         return Bad(key, f"needs an image and a txt, has {', '.join(sorted(names))}")
     contexts = sorted((r for r in named if r not in ("image", "txt")), key=_counted)
     pictures = [name for name in strange if name.lower().endswith(ENDINGS)]
-    if lost := [n for n in strange if CONTEXT.fullmatch(n.lower().rpartition(".")[0])
-            and not n.endswith(PLAIN)]:
+    if lost := [
+        n
+        for n in strange
+        if CONTEXT.fullmatch(n.lower().rpartition(".")[0]) and not n.endswith(PLAIN)
+    ]:
         return Bad(key, f"{shorten_list(lost)}: expected one of {', '.join(ENDINGS)}")
     if pictures and not contexts:
         return Bad(key, f"{shorten_list(pictures)}: contexts are called context1.png, context2.png")

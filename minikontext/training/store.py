@@ -185,7 +185,9 @@ class Store:
         """
         said = headers(self.folder)
         found = [(place, facts) for place, facts in said.items() if facts]
-        damaged = [place for place, facts in said.items() if not facts]
+        damaged: list[object] = [place for place, facts in said.items() if not facts]
+        if self.last in said and self.file not in said:  # one process always leaves both
+            damaged.append(f"{self.file} (gone)")
         for place, facts in sorted(found, key=lambda one: int(one[1]["step"]), reverse=True):
             if self._is_whole(place, facts):
                 if damaged and self.world.rank == 0:

@@ -393,14 +393,39 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_last_whole_one(tmp_pa
     assert last.read_bytes() != whole
 
 
-def stored(store, step):
+def test_a_checkpoint_that_is_gone_is_told(tmp_path):
+    loop, loss = small(tmp_path, steps=5)
+    loop.run(loss)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    again, _ = small(tmp_path)
+    with pytest.warns(DamageWarning, match=r"checkpoint.safetensors \(gone\): .* from step 3"):
+        assert again.resume() and again.step == 3
+    (tmp_path / "checkpoint.last.safetensors").unlink()
+    with pytest.warns(UserWarning, match="log.jsonl tells of steps, and no checkpoint is there"):
+        assert not small(tmp_path)[0].resume()
+
+
+def stored(store, step, names="x"):
     """Publish a store as many processes would have written it; returns its place."""
     place = store.stores / f".step-{step:08d}.tmp"
     place.mkdir(parents=True)
-    save_file({"x": torch.full((1,), float(step))}, place / "x.safetensors")
-    (place / "x.sum").write_text(file_sum(place / "x.safetensors"))
+    for name in names:
+        save_file({name: torch.full((1,), float(step))}, place / f"{name}.safetensors")
+        (place / f"{name}.sum").write_text(file_sum(place / f"{name}.safetensors"))
     store._publish(place, {"step": str(step), "made_from": "{}"})
     return store.stores / f"step-{step:08d}"
+
+
+@pytest.mark.parametrize("gone", ["x.safetensors", "y.safetensors", "facts.json"])
+def test_a_store_that_has_lost_a_file_is_passed_over_and_told(tmp_path, gone):
+    first, second = (stored(Store(tmp_path, ALONE), step, "xy") for step in (3, 6))
+    assert Store(tmp_path, ALONE).newest()[0] == second
+    (second / gone).unlink()
+    with pytest.warns(DamageWarning, match="step-00000006: damaged"):
+        assert Store(tmp_path, ALONE).newest()[0] == first
+    (first / gone).unlink()
+    with pytest.raises(TrainingError, match="no other checkpoint is left"):
+        Store(tmp_path, ALONE).newest()
 
 
 def test_two_checkpoints_are_there_whoever_wrote_the_one_before(tmp_path):

@@ -491,7 +491,45 @@ def test_text_that_was_decoded_wrongly_is_left_out_in_every_layout(tmp_path, bro
         assert found and all(isinstance(one, Bad) and one.why for one in found), (layout, found)
 
 
-FINE = ["2 + 2", "+-5, a+b-c", "a door+window seat", "~/home ~~", "café à la 5€", "Ã", "don’t"]
+FOREIGN = ["version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5", "%PDF-1.7",
+           "<!DOCTYPE html><p>404", r"{\rtf1\ansi red}", '{"caption": "a red hat"}', '["a", "b"]',
+           "\u200b\u200e"]  # fmt: skip
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+@pytest.mark.parametrize("layout", ["txt", "jsonl", "tar"])
+def test_a_file_of_another_kind_is_no_caption(tmp_path, foreign, layout):
+    (tmp_path / "a.png").write_bytes(png())
+    if layout == "txt":
+        (tmp_path / "a.txt").write_text(foreign, encoding="utf-8")
+    elif layout == "jsonl":
+        lines(tmp_path, {"file_name": "a.png", "prompt": foreign})
+    else:
+        write_tar(tmp_path / "0.tar", [("1.png", png()), ("1.txt", foreign.encode())])
+    (bad,) = triplets(tmp_path, Reading(trigger="sks"))
+    assert isinstance(bad, Bad) and ("of another kind" in bad.why or "empty cell" in bad.why)
+
+
+def test_a_sample_has_no_more_contexts_than_a_call_may_have(pictures):
+    lines(pictures, *({"file_name": "a.png", "prompt": "x", "contexts": ["b.png"] * n}
+                      for n in (64, 65)))  # fmt: skip
+    fine, bad = triplets(pictures)
+    assert len(fine.contexts) == 64 and "65 contexts; expected at most 64" in bad.why
+
+
+FINE = [
+    "a {red|blue} hat",
+    "<red> hat",
+    "[trigger, a hat",
+    "version 2",
+    "2 + 2",
+    "+-5, a+b-c",
+    "a door+window seat",
+    "~/home ~~",
+    "café à la 5€",
+    "Ã",
+    "don’t",
+]
 
 
 @pytest.mark.parametrize("fine", FINE)
