@@ -126,8 +126,8 @@ class KontextPipeline:
         images, verdicts = safety.filter_outputs(images) if safety else (images, [])
         z = forget(z, images, verdicts, self.codec)
         # 10. Undo the resize, attach the provenance.
-        by = (lora.names(self, was), self.weights_fingerprint, pretrained.config_fingerprint(self))
-        return finish(request, contexts, plan, z, images, verdicts, by)
+        by = (lora.names(self, was), self.weights_fingerprint, *pretrained.computed(self))
+        return finish(request, contexts, plan, z, images, verdicts, by, (context_layout, resize))
 
     def encode(self, images: Image.Image | list[Image.Image]) -> Tensor:
         """RGB images of one size, divisible by `defaults.multiple`, to latents (b, c, h, w)."""

@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, features
 
 from minikontext import images
 from minikontext.cli import app
+from minikontext.course import tiny_flux
 from minikontext.errors import ImageError, MetadataError, MetadataWarning, OutputError
 from minikontext.images import inspect, provenance
 from minikontext.images.inspect import CHANGED, UNCHANGED, UNKNOWN
@@ -151,6 +152,28 @@ def test_it_names_what_decided_the_picture(tiny, tmp_path):
     path = provenance.save(Image.new("RGB", (64, 64)), tmp_path / "x.png", first)
     assert provenance.read(path).config_fingerprint == first.config_fingerprint
     assert f"config {first.config_fingerprint[:12]}" in str(inspect.inspect(path))
+
+
+def test_it_names_how_the_weights_were_loaded_and_how_contexts_were_seen(tmp_path):
+    """The same files give other pictures in another precision, packing or layout."""
+    pytest.importorskip("torchao")
+    flux = tiny_flux.write(tmp_path / "flux")
+    ways = [("float32", "auto", {}), ("float32", "auto", {"context_layout": "offset"}),
+            ("float32", "auto", {"resize": "none"}), ("bfloat16", "auto", {}),
+            ("float32", "8-bit", {}), ("float32", "stream", {})]  # fmt: skip
+    told = []
+    for dtype, offload, call in ways:
+        pipe = KontextPipeline.from_pretrained(flux, "cpu", dtype, offload)
+        made = run(pipe, "a red hat", noise(64, 64), **call)
+        found = provenance.read(made.save(tmp_path / "x.png")[0])
+        told.append(found.computed)
+        assert found.computed in str(inspect.inspect(tmp_path / "x.png"))
+    seen = "layout index, resize kontext"
+    assert told[0] == f"float32 on cpu, {seen}" and told[3] == f"bfloat16 on cpu, {seen}"
+    assert told[1:3] == [told[0].replace("index", "offset"), told[0].replace("kontext", "none")]
+    assert told[4].startswith("float32 on cpu, Int8") and told[4].endswith(seen)
+    assert told[5] == f"float32 on cpu, streamed, {seen}"
+    assert run(pipe, "a red hat").provenance[0].computed == "float32 on cpu, streamed"
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -122,9 +122,10 @@ def run(
     Raises ConfigError if the folder holds results of other weights, seeds, calls or cases.
     """
     output, paths = Path(output), []
+    config, computed = pretrained.computed(pipe)
     _require_own(output, {
         "weights": " + ".join([pipe.name, *map(str, pipe.loras)]), "seed": str(seed),
-        "fingerprint": pipe.weights_fingerprint, "config": pretrained.config_fingerprint(pipe),
+        "fingerprint": pipe.weights_fingerprint, "config": config, "computed": computed,
         **{name: repr(value) for name, value in sorted(call.items())},
     })  # fmt: skip
     for item in tqdm(items[rank::world], desc="KontextBench", disable=rank > 0):
@@ -158,6 +159,8 @@ def _require_own(output: Path, facts: dict[str, str]) -> None:
     """Note what makes the results of a folder. Raises ConfigError if it was something else."""
     note = output / "settings.json"
     found = report.read_json(note, {} if not any(output.glob("*.png")) else {"weights": "unknown"})
+    if found.keys() == facts.keys() - {"computed"}:  # of before it was noted
+        found["computed"] = facts["computed"]
     if found and found != facts:
         names = [name for name in {**found, **facts} if found.get(name) != facts.get(name)]
         changes = [f"{n} was {found.get(n)!s:.40}, is {facts.get(n)!s:.40}" for n in names]

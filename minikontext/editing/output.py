@@ -115,12 +115,17 @@ def finish(
     latents: Tensor,
     images: list[Image.Image],
     verdicts: list[Verdict],
-    weights: tuple[str, str, str],
+    weights: tuple[str, str, str, str],
+    asked: tuple[str | None, str],
 ) -> KontextOutput:
     """The last step of a call: bring images to their size, each with how it was made.
 
-    weights: their names, their fingerprint, and that of their configuration.
+    weights: their names, their fingerprint, that of their configuration, and how they compute.
+    asked: the call's layout and resize, which decide where and how large contexts are seen.
     """
+    if contexts:
+        seen = f"layout {asked[0] or request.settings.context_layout}, resize {asked[1]}"
+        weights = (*weights[:3], f"{weights[3]}, {seen}")
     images = [plan.undo(image) for image in images]
     flagged = [verdict.flagged for verdict in verdicts] or [False] * len(images)
     edits = [replace(e, withheld=f) for e, f in zip(_edits(request, *weights), flagged)]
@@ -142,7 +147,9 @@ def forget(
     return latents
 
 
-def _edits(request: Request, weights: str, fingerprint: str, config: str) -> list[Provenance]:
+def _edits(
+    request: Request, weights: str, fingerprint: str, config: str, computed: str
+) -> list[Provenance]:
     """What each image's edit was asked with."""
     settings, cache = request.settings, request.cache
     scales = {"guidance": settings.guidance_scale, "true_cfg": settings.true_cfg_scale}
@@ -152,6 +159,7 @@ def _edits(request: Request, weights: str, fingerprint: str, config: str) -> lis
         "weights": weights,
         "weights_fingerprint": fingerprint,
         "config_fingerprint": config,
+        "computed": computed,
     }
     rows = zip(request.prompts, request.negatives, map(str, request.seeds))
     return [Provenance(*row, **shared) for row in rows]

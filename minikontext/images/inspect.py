@@ -171,7 +171,7 @@ def _describe(number: int, edit: Provenance, before: str | None) -> list[str]:
     settings = [f"seed {edit.seed}", f"{edit.steps} steps", edit.guidance]
     config = f", config {edit.config_fingerprint[:12]}" if edit.config_fingerprint else ""
     weights = f"weights {edit.weights} ({edit.weights_fingerprint[:12] or 'no checksum'}{config})"
-    settings = (x for x in (*settings, weights, edit.software) if x)
+    settings = (x for x in (*settings, weights, edit.computed, edit.software) if x)
     lines = [prompt, ", ".join(printable(x, 100) for x in settings)]
     if edit.negative_prompt:
         lines.append(f"away from “{printable(edit.negative_prompt)}”")

@@ -35,7 +35,8 @@ GRID = 8  # columns and rows of tiles that have a checksum of their own
 DIGITS = 8  # hex digits of a tile's checksum: enough for accidents
 MAX_EXIF = 60_000  # characters; JPEG holds no more than 65 533 bytes in one place
 JPEG_QUALITY = 95
-TEXTS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "weights", "software")
+TEXTS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "weights", "computed",
+         "software")  # fmt: skip
 HASHES = ("weights_fingerprint", "config_fingerprint", "pixels")
 FLAGS = ("private", "cut", "withheld")
 MAX_CONTEXTS = 64
@@ -49,6 +50,7 @@ class Provenance:
 
     weights:  their name, and each LoRA's with its scale and the beginning of its file's SHA-256.
     config_fingerprint: of sizes, scale factors, vocabulary and defaults.
+    computed: how the weights lay in memory, and how contexts were seen.
     private:  the prompts were withheld when the file was written.
     cut:      a text was too long for the file and was shortened.
     withheld: a safety filter put a grey card in the place of the result.
@@ -66,6 +68,7 @@ class Provenance:
     weights: str = ""
     weights_fingerprint: str = ""
     config_fingerprint: str = ""
+    computed: str = ""
     software: str = f"minikontext {minikontext.__version__}"
     private: bool = False
     cut: bool = False

@@ -29,6 +29,7 @@ MODULES = (
     "summary", "text_encoders", "transformers_io",
 )  # fmt: skip
 HOMES = {
+    "computed": "loader",
     "config_fingerprint": "loader",
     "find_weights": "native",
     "from_diffusers": "key_mapping",

@@ -24,7 +24,7 @@ from minikontext.pretrained.native import (
     sketch,
 )
 from minikontext.pretrained.text_encoders import FluxTextEncoder
-from minikontext.runtime import files, quantization
+from minikontext.runtime import files, offload, quantization
 from minikontext.runtime.config import write_json
 from minikontext.runtime.device import select_device
 from minikontext.safety import registry
@@ -139,6 +139,17 @@ def config_fingerprint(pipe: Editor) -> str:
         packed = filter(quantization.is_packed, part.parameters())
         facts += sorted({type(weight.data).__name__ for weight in packed})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def computed(pipe: Editor) -> tuple[str, str]:
+    """`config_fingerprint`, and how the weights lie in memory: "bfloat16 on cuda, Int8Tensor"."""
+    net = pipe.modules["transformer"]
+    first = next(net.parameters())
+    facts = [f"{first.dtype} on {first.device.type}".removeprefix("torch.")]
+    packed = filter(quantization.is_packed, net.parameters())
+    facts += sorted({type(weight.data).__name__ for weight in packed})
+    facts += ["streamed"] * offload.is_streamed(net)
+    return config_fingerprint(pipe), ", ".join(facts)
 
 
 def save(

@@ -67,8 +67,12 @@ def find_weights(name: str | Path) -> Path:
 
 
 def named(place: str | Path) -> Path:
-    """A place as it is; or, where nothing is there, the shipped weights of that name, if any."""
+    """A place as it is; or, where nothing is there, the shipped weights of that name, if any.
+
+    That a folder hides them is told.
+    """
     shipped = home() / place
+    files.tell_if_hidden(place, home())
     return shipped if not os.path.lexists(place) and own_config(shipped) else Path(place)
 
 

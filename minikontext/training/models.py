@@ -108,7 +108,8 @@ def new_transformer(sizes: TransformerConfig, start: str | None = None) -> Konte
     with torch.device("meta"):
         model = KontextTransformer(sizes)
     if start:
-        found = layouts.find(start)
+        if found := layouts.find(start):
+            files.tell_if_hidden(start, home())
         own = stored_part(start, "transformer") if not found else None
         safetensors_io.load_into(model, own or found.transformer)
     return model

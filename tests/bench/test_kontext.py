@@ -78,6 +78,12 @@ def test_an_instruction_that_is_no_text_is_refused(tmp_path):
     assert kontext.load(tmp_path)[0].instruction == "don’t"
 
 
+def half(pipe):
+    for module in pipe.modules.values():
+        module.bfloat16()
+    return pipe
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_results_belong_to_what_made_them(folder, tiny, tmp_path):
     pipe, items = tiny(), kontext.load(folder)[:1]
@@ -88,6 +94,13 @@ def test_results_belong_to_what_made_them(folder, tiny, tmp_path):
     pipe.load_lora(lora.save(lora.new(pipe.transformer), pipe.transformer, tmp_path / "x"))
     with pytest.raises(ConfigError, match="weights was tiny, is tiny"):
         kontext.run(pipe, items, tmp_path / "a", num_inference_steps=1)
+    kontext.run(tiny(), items, tmp_path / "a", num_inference_steps=1)
+    with pytest.raises(ConfigError, match="computed was float32 on cpu, is bfloat16 on cpu"):
+        kontext.run(half(tiny()), items, tmp_path / "a", num_inference_steps=1)
+    note = tmp_path / "a" / "settings.json"
+    before = json.loads(note.read_text())
+    before.pop("computed")
+    note.write_text(json.dumps(before))  # of before it was noted
     kontext.run(tiny(), items, tmp_path / "a", num_inference_steps=1)
     (tmp_path / "a" / "settings.json").write_text("{")
     with pytest.raises(ConfigError, match="is damaged"):

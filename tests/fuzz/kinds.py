@@ -798,6 +798,20 @@ def runs() -> Iterator[Case]:
             return "told"
 
         yield Case("checkpoints", name, run)
+    for gone, step in (("checkpoint", 3), ("checkpoint.last", 5), ("checkpoint*", 0)):
+
+        def lost(folder, gone=gone, step=step):
+            shutil.copytree(trained(), folder / "run")
+            for path in (folder / "run").glob(f"{gone}.safetensors"):
+                path.unlink()
+            one = loop(folder / "run")
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                one.resume()
+            right(one.step == step and bool(said) == (step < 5), f"step {one.step}: {said}")
+            return "told" if said else "opens"
+
+        yield Case("checkpoints", f"{gone} gone", lost)
 
 
 def caches() -> Iterator[Case]:
@@ -1191,6 +1205,7 @@ def layouts() -> Iterator[Case]:
     lines = [f'{{"file_name": "a.png", "prompt": "x", "contexts": {value}}}' for value in odd]
     lines += ["[]", "null", "{", '{"file_name": "a.png"}', '{"prompt": "x"}']
     lines.append('{"file_name": "a.png", "prompt": []}')
+    lines.append(json.dumps({"file_name": "a.png", "prompt": "x", "contexts": ["b.png"] * 65}))
     for name, text in [*rows.items(), *((line, line) for line in lines)]:
 
         def run(folder, name=name, text=text):
@@ -1759,6 +1774,81 @@ def cells() -> Iterator[Case]:
         yield Case("empty cells", f"{value!r} as JSON", lines)
 
 
+ELSE = ("version https://git-lfs.github.com/spec/v1\noid sha256:12", "<!DOCTYPE html>", "<html><p>",
+        "<?xml version='1.0'?>", r"{\rtf1\ansi red}", '{"caption": "a hat"}', '{ "a": 1}', '["a"]',
+        "[{}]", "%PDF-1.7", "\u200b\u200e", "\u2060")  # fmt: skip
+WORDS_ALONE = ("<red> hat", "{red|blue} hat", "[v] hat", "version 2 of it", "(red:1.2)")
+
+
+def captions_of_files() -> Iterator[Case]:
+    """Captions that are a file of another kind, or nothing to be seen; and words like them."""
+    words = [*((text, True) for text in ELSE), *((text, False) for text in WORDS_ALONE)]
+    for (text, odd), layout in itertools.product(words, ("txt", "jsonl", "tar")):
+
+        def run(folder, text=text, odd=odd, layout=layout):
+            written = json.dumps(text)[1:-1] if layout == "jsonl" else text
+            write_captions(folder, layout, written.encode())
+            found = list(triplets(folder, Reading(trigger="ohwx" if layout == "tar" else "")))
+            bad = [one.why for one in found if isinstance(one, Bad)]
+            right(bool(bad) == odd and len(found) == 1 and all(bad), f"read as {found}")
+            return "told" if odd else "opens"
+
+        yield Case("captions of files", f"{text!a} in {layout}", run)
+
+
+def endless() -> Iterator[Case]:
+    """Pictures of small files that would take long, each beside a sound one of its kind."""
+
+    def in_runs(width, height, bits=8):
+        size = 54 + (1024 if bits == 8 else 64)
+        head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, bits // 8 or 2, 0, 0, 0,
+                           256 if bits == 8 else 16, 0)  # fmt: skip
+        head = b"BM" + struct.pack("<IHHI", 0, 0, 0, size) + head
+        return head + bytes(size - 54) + b"\1\1\0\0" * height
+
+    def letters(magic, width, height):
+        levels = b"" if magic == b"P1" else b"1 "
+        return magic + b" %d %d " % (width, height) + levels + b"1 " * (3 * min(width * height, 99))
+
+    def levels(magic, most, width, height):
+        size = (3 if magic == b"P6" else 1) * (1 + (most > 255)) * min(width * height, 99)
+        return magic + b" %d %d %d\n" % (width, height, most) + bytes(size)
+
+    by_size: dict[str, Callable[[int, int], bytes]] = {
+        "BMP in runs": in_runs, "BMP in runs of 4 bits": lambda w, h: in_runs(w, h, 4),
+        **{f"{m.decode()} in letters": functools.partial(letters, m)
+           for m in (b"P1", b"P2", b"P3")},
+        **{f"{m.decode()} of {most + 1} levels": functools.partial(levels, m, most)
+           for m in (b"P5", b"P6") for most in (254, 4095)},
+        "P6 of 65536 levels": functools.partial(levels, b"P6", 65535),
+    }  # fmt: skip
+    gif, jpeg, png = encoded("GIF"), encoded("JPEG"), encoded()
+    at = 13 + (3 << (gif[10] & 7) + 1)
+    by_parts: dict[str, Callable[[int], bytes]] = {
+        "GIF, comments": lambda n: gif[:at] + b"!\xfe\1x\0" * n + gif[at:],
+        "GIF, pieces of a comment": lambda n: gif[:at] + b"!\xfe" + b"\1x" * n + b"\0" + gif[at:],
+        "GIF, of programs": lambda n: gif[:at] + b"!\xff\1x\0" * n + gif[at:],
+        "GIF, zeros": lambda n: gif[:at] + bytes(n) + gif[at:],
+        "P6, a comment": lambda n: b"P6 4 4 #" + b"x" * n + b"\n255\n" + bytes(48),
+        "P5, blanks": lambda n: b"P5 4" + b" " * n + b"4 255\n" + bytes(16),
+        "PNG, chunks": lambda n: png[:33] + chunk(b"tEXt", b"a\0") * n + png[33:],
+        "JPEG, comments": lambda n: jpeg[:2] + b"\xff\xfe\0\2" * n + jpeg[2:],
+    }
+    sizes = (8, 4), (2000, 1001), (10_900, 10_900)
+    made = {f"{k}, {w} x {h}": (lambda m=m, w=w, h=h: m(w, h), w > 99)
+            for k, m in by_size.items() for w, h in sizes}  # fmt: skip
+    made |= {f"{k}, {n}": (lambda m=m, n=n: m(n), n > 99)
+             for k, m in by_parts.items() for n in (3, 200_000, 5_000_000 // 8)}  # fmt: skip
+    for name, (make, large) in made.items():
+
+        def run(folder, make=make, large=large):
+            read = images.read(make())
+            right(not large and read.size in ((8, 4), (4, 4), (64, 48)), f"read as {read.size}")
+            return "opens"
+
+        yield Case("endless pictures", name, run)
+
+
 # ------------------------------------------------------------------ several pictures in one file
 
 
@@ -2110,8 +2200,8 @@ ASCII = "".join(map(chr, range(32, 127)))
 
 KINDS = (captions, tables, samples, shards, pictures, weights, folders, loras, encoders, configs,
          runs, caches, outputs, terminals, calls, sessions, texts, layouts, ties, benches,
-         packings, float8, headers, prefixes, colours, cells, several, notes, planted,
-         course)  # fmt: skip
+         packings, float8, headers, prefixes, colours, cells, captions_of_files, endless, several,
+         notes, planted, course)  # fmt: skip
 
 
 def cases() -> Iterator[Case]:

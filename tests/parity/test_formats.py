@@ -22,6 +22,7 @@ from minikontext.errors import MissingPackageError, WeightsError, WeightsWarning
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import safetensors_io
 from minikontext.runtime.lease import Lease
+from minikontext.training.models import new_transformer
 from minikontext.transformer import KontextTransformer
 
 
@@ -913,3 +914,12 @@ def test_a_folder_here_that_hides_shipped_weights_is_told(tiny_pipe, tmp_path, m
     tiny_pipe.save_pretrained("mine")
     assert load("mine").folder.resolve() == tmp_path / "mine"
     assert f"{tmp_path / 'mine'} hides the shipped 'mine'" in caplog.text
+    for told in (["verify", "mine"], ["inspect", "mine"], ["convert", "mine", "new"]):
+        caplog.clear()
+        app.main(["weights", *told])
+        assert "hides the shipped 'mine'" in caplog.text
+    build()[0].save_pretrained("mine")  # published weights, as a start
+    (tmp_path / "mine/config.json").unlink()
+    caplog.clear()
+    new_transformer(CONFIG, "mine")
+    assert "hides the shipped 'mine'" in caplog.text
