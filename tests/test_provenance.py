@@ -21,14 +21,13 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, features
 
 from minikontext import images
 from minikontext.cli import app
-from minikontext.course import tiny_flux
 from minikontext.errors import ImageError, MetadataError, MetadataWarning, OutputError
 from minikontext.images import inspect, provenance
 from minikontext.images.inspect import CHANGED, UNCHANGED, UNKNOWN
 from minikontext.images.provenance import Note, Provenance, Source
 from minikontext.pipeline import KontextPipeline
-from minikontext.pretrained import config_fingerprint, lora, safetensors_io
-from minikontext.runtime import quantization
+from minikontext.pretrained import computed, config_fingerprint, lora, safetensors_io
+from minikontext.runtime import offload, quantization
 
 MADE = Provenance(
     prompt="make the hat réd, 帽子",
@@ -154,26 +153,25 @@ def test_it_names_what_decided_the_picture(tiny, tmp_path):
     assert f"config {first.config_fingerprint[:12]}" in str(inspect.inspect(path))
 
 
-def test_it_names_how_the_weights_were_loaded_and_how_contexts_were_seen(tmp_path):
+def test_it_names_how_the_weights_were_loaded_and_how_contexts_were_seen(tiny, tmp_path):
     """The same files give other pictures in another precision, packing or layout."""
-    pytest.importorskip("torchao")
-    flux = tiny_flux.write(tmp_path / "flux")
-    ways = [("float32", "auto", {}), ("float32", "auto", {"context_layout": "offset"}),
-            ("float32", "auto", {"resize": "none"}), ("bfloat16", "auto", {}),
-            ("float32", "8-bit", {}), ("float32", "stream", {})]  # fmt: skip
-    told = []
-    for dtype, offload, call in ways:
-        pipe = KontextPipeline.from_pretrained(flux, "cpu", dtype, offload)
+
+    def told(pipe, **call):
         made = run(pipe, "a red hat", noise(64, 64), **call)
         found = provenance.read(made.save(tmp_path / "x.png")[0])
-        told.append(found.computed)
         assert found.computed in str(inspect.inspect(tmp_path / "x.png"))
-    seen = "layout index, resize kontext"
-    assert told[0] == f"float32 on cpu, {seen}" and told[3] == f"bfloat16 on cpu, {seen}"
-    assert told[1:3] == [told[0].replace("index", "offset"), told[0].replace("kontext", "none")]
-    assert told[4].startswith("float32 on cpu, Int8") and told[4].endswith(seen)
-    assert told[5] == f"float32 on cpu, streamed, {seen}"
+        return found.computed
+
+    pipe = tiny()
+    assert told(pipe) == "float32 on cpu, layout index, resize kontext"
+    assert told(pipe, context_layout="offset") == "float32 on cpu, layout offset, resize kontext"
+    assert told(pipe, resize="none") == "float32 on cpu, layout index, resize none"
+    offload.stream(offload.transformer_blocks(pipe.transformer), "cpu", torch.float32, ahead=True)
+    assert told(pipe) == "float32 on cpu, streamed, layout index, resize kontext"
     assert run(pipe, "a red hat").provenance[0].computed == "float32 on cpu, streamed"
+    tiny().save_pretrained(tmp_path / "w")
+    half = KontextPipeline.from_pretrained(tmp_path / "w", "cpu", "bfloat16")
+    assert told(half) == "bfloat16 on cpu, layout index, resize kontext"
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -184,6 +182,8 @@ def test_weights_in_fewer_bits_are_told_apart(tiny, bits):
     packed = {n: prepare(n, p.detach()) for n, p in pipe.transformer.named_parameters()}
     pipe.transformer.load_state_dict(packed, assign=True)
     assert config_fingerprint(pipe) != before == config_fingerprint(tiny())
+    kind = type(pipe.transformer.double_blocks[0].img_mlp[0].weight.data).__name__
+    assert kind != "Tensor" and computed(pipe)[1] == f"float32 on cpu, {kind}"
 
 
 def test_two_lora_files_of_one_name_are_told_apart(tiny, tmp_path):
