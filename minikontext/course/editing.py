@@ -21,10 +21,10 @@ from minikontext.course.parts import (
     SEEDS,
     TIGHT,
     Picture,
+    about,
     blank,
     button,
     chip,
-    choice,
     fade,
     follow,
     html_part,
@@ -85,6 +85,7 @@ class EditingWidget(Gallery):
         chosen = samples.EXAMPLES if examples is None else examples
         self.examples = [Example(e) if isinstance(e, str) else e for e in chosen]
         self.marks: list[Mark] = []  # drawn on it, for the next edit
+        self.later: list[Mark] = []  # drawn while an edit runs: they are on its result
         self.head = -1  # the turn that the next edit starts from; -1 is the start
         super().__init__()
         self._connect()
@@ -120,7 +121,7 @@ class EditingWidget(Gallery):
         self.steps = W.IntSlider(defaults.num_inference_steps, 1, 50, description="Steps", **same)
         self.lock = W.Checkbox(True, description="lock", indent=False, layout=wide("60px"),
                                tooltip="Keep the seed; else each edit draws a new one")  # fmt: skip
-        self.size = choice(list(self.sizes), "Size", "190px")
+        self.size = W.SelectionSlider(options=list(self.sizes), description="Size", **same)
         self.size.layout.display = "flex" if len(self.sizes) > 1 else "none"
         self.guidance = W.FloatSlider(
             getattr(defaults, self._guides), min=1, max=8, step=0.5, description="Guidance",
@@ -187,13 +188,12 @@ class EditingWidget(Gallery):
 
     def _heard(self, message: Mapping[str, Any]) -> None:
         """What was drawn or dropped in the browser."""
-        if self.at_work:
-            return
-        if "mark" in message and self.current:
+        if "mark" in message and (self.current or self.at_work):
+            before = self.later if self.at_work else self.marks
             try:
-                self._mark(one_more(self.marks, message["mark"]))
+                self._mark(one_more(before, message["mark"]))
             except ConfigError as error:
-                self._say("error", str(error))
+                self._tell("error", str(error))
         elif "clear" in message:
             self._mark()
         elif "drop" in message:
@@ -209,6 +209,9 @@ class EditingWidget(Gallery):
 
     def _mark(self, marks: Sequence[Mark] = ()) -> None:
         """Put marks on the picture in place of those before, or take all away."""
+        if self.at_work:
+            self.later = list(marks)
+            return
         self.marks = list(marks)
         self._show_after()
         self._say("idle", "The next edit sees these marks." if marks else "No marks.")
@@ -225,9 +228,8 @@ class EditingWidget(Gallery):
         if self.at_work:
             return
         prompt, encoder = self.prompt.value, self.pipe.text_encoder
-        endings = encoder.complete(prompt)
-        last = prompt.split(" ")[-1]
-        reports = [r for r in self._reports() if not (endings and _about(r, last))]
+        endings, last = encoder.complete(prompt), prompt.split(" ")[-1]
+        reports = [r for r in self._reports() if not (endings and about(r, last))]
         chips = [self._replacement(r.word, word) for r in reports for word in near(r)]
         chips += [self._ending(word) for word in endings]
         put(self.suggestions, chips)
@@ -268,7 +270,7 @@ class EditingWidget(Gallery):
         if not self.lock.value:
             self.seed.value = int(torch.randint(SEEDS, ()).item())
         self._wish = replace(self._dialled(), **anew)
-        self._count, self._before = count, len(self.turns)
+        self._count, self._before, self.later = count, len(self.turns), []
         super()._start()
 
     def _go(self, number: int) -> None:
@@ -290,7 +292,9 @@ class EditingWidget(Gallery):
         if self.at_work or self.head < 0:
             return
         wish = self.turns[self.head].wish
-        self.prompt.value = wish.prompt
+        self.prompt.value, self.steps.value = wish.prompt, wish.steps
+        self.guidance.value, size = getattr(wish, self._guides), (wish.width, wish.height)
+        self.size.value = next(name for name, one in self.sizes.items() if one == size)
         self._show_others(wish.others)
         self.seed.value = int(torch.randint(SEEDS, ()).item())
         self._start(parent=wish.parent, marks=wish.marks)
@@ -309,6 +313,7 @@ class EditingWidget(Gallery):
     def _fail(self, kind: str, text: str) -> None:
         if len(self.turns) > self._before:
             self.head, self.marks = self._before, []
+        self.marks = [*self.marks, *self.later]
         self._refresh()
         self._say(kind, text)
 
@@ -346,13 +351,13 @@ class EditingWidget(Gallery):
         elapsed = time.perf_counter() - self._began
         if self._previewed <= PREVIEW_SHARE * elapsed:
             began = time.perf_counter()
-            show(self.image, self.pipe.decode(info.clean)[0])
+            show(self.image, drawn(self.pipe.decode(info.clean)[0], self.later))
             fade(self.image, False)
             self._previewed += time.perf_counter() - began
         return goes_on
 
     def _done(self, notes: Sequence[str]) -> None:
-        self.head, self.marks = self._before, []
+        self.head, self.marks = self._before, self.later
         self._refresh()
         turn = self.turns[self.head]
         spent = sum(one.seconds for one in self.turns[self.head :])
@@ -443,8 +448,3 @@ class EditingWidget(Gallery):
             put(self.suggestions, [])
         super()._busy(busy)
         self.undo.disabled = self.again.disabled = busy or self.head < 0
-
-
-def _about(report: Warning, word: str) -> bool:
-    """Whether a report is about the word that is just being typed."""
-    return getattr(report, "word", "").lower() == word.lower()

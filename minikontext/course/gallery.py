@@ -52,6 +52,7 @@ class Gallery(Desk):
         self.others: list[str] = []
         self.drawn = 0  # random pictures so far
         self.filling = False
+        self.meanwhile: list[str] = []  # what was to be told while an edit ran
         self.adding = False  # pictures on their way in become further contexts
 
     def _make_gallery(self) -> None:
@@ -77,7 +78,18 @@ class Gallery(Desk):
     def _dials(self) -> Iterable[W.Widget]:
         chips = (tile.children[1] for tile in self.chips.children)
         menus = (self.picture, self.second, self.tasks)
-        return (self.run, self.random, self.upload, *menus, *chips)
+        return (self.run, self.random, *menus, *chips)
+
+    def _busy(self, busy: bool) -> None:
+        """As above; behind the outcome stands what was to be told meanwhile."""
+        super()._busy(busy)
+        if self.meanwhile and not busy:
+            (kind, text), told, self.meanwhile = self._outcome, self.meanwhile, []
+            self._say(kind, " ".join([text, *told]))
+
+    def _tell(self, kind: str, text: str) -> None:
+        """Say it; while an edit runs, behind what comes of that."""
+        self.meanwhile.append(text) if self.at_work else self._say(kind, text)
 
     def _choose(self, before: str) -> None:
         if self.filling:
@@ -122,7 +134,9 @@ class Gallery(Desk):
         self.picture.options = [*self.pictures, NOTHING]
         self.picture.value, self.second.options = chosen, [ADD, *self.pictures]
         self.filling = False
-        if not self.at_work:
+        if self.at_work:
+            self._tell("idle", f"{name} is in the menus now.")
+        else:
             self._add_context(name) if context else self._open(picture)
 
     def _free(self, name: str, picture: Image.Image) -> str:
@@ -150,7 +164,7 @@ class Gallery(Desk):
             adding = True
         self.upload.value = ()  # so that the same file can be chosen again
         if failed or notes:
-            self._say("error" if failed else "note", " ".join([*failed, *notes]))
+            self._tell("error" if failed else "note", " ".join([*failed, *notes]))
 
     def _drop(self, name: str) -> None:
         """A picture of this widget was dropped, on the tray or on the picture itself."""

@@ -275,6 +275,11 @@ def near(report: Warning) -> Sequence[str]:
     return getattr(report, "suggestions", ())
 
 
+def about(report: Warning, word: str) -> bool:
+    """Whether a report is about the word that is just being typed."""
+    return getattr(report, "word", "").lower() == word.lower()
+
+
 def wide(width: str) -> W.Layout:
     """A fixed width."""
     return W.Layout(width=width)

@@ -7,11 +7,12 @@ The command line and the course's notebooks ask, with `show`. In a program of yo
 from __future__ import annotations
 
 import argparse
+import difflib
 import html
 import logging
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from minikontext.errors import plain
 
@@ -35,6 +36,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False} | options)
         # What begins as a number is a value, as it is to newer Pythons: `--seed -1,5`.
         self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def parse_known_args(self, *given: Any, **more: Any) -> Any:
+        """As argparse does, but a command refuses what it does not know itself: with its usage."""
+        found, unknown = super().parse_known_args(*given, **more)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the mistake, and exit with 2: a `*` brings in names of files."""

@@ -218,6 +218,10 @@ def test_the_keyboard_reaches_and_works_all_of_the_editing_widget(page, lab, tmp
     until(lambda: prompt.input_value() == "make the hat red")
     press(page, "Seed", "Control+a", "7")
     press(page, "lock", "Space", "Space")
+    size = widget.locator(".noUi-handle[aria-label=Size]")
+    for key, name in (("ArrowRight", "64 × 64"), ("ArrowLeft", "as the picture")):
+        press(page, "Size", key)
+        until(lambda name=name: size.get_attribute("aria-valuetext") == name)
     press(page, "Steps", "ArrowLeft")
     press(page, "Guidance")
     press(page, "Edit", "Enter", back=True)

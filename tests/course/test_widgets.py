@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ipywidgets import Button
+from ipywidgets import Button, SelectionSlider
 from ipywidgets.widgets.widget import _instances  # what kernel and page keep
 from PIL import ExifTags, Image
 
@@ -201,13 +201,19 @@ def test_every_shipped_example_opens_its_pictures_and_knows_its_words(tiny):
 
 def test_another_seed_draws_the_last_edit_anew(demo):
     edit(demo)
+    demo.steps.value, demo.guidance.value, demo.size.value = 2, 3, demo.size.options[1]
     edit(demo, "a sign")
-    seed = demo.seed.value
+    seed, wish = demo.seed.value, demo.turns[-1].wish
+    demo.steps.value, demo.guidance.value, demo.size.value = 4, 5, demo.size.options[-1]
     demo.again.click()
     demo.wait()
     assert len(demo.turns) == 3 and demo.turns[-1].prompt == "a sign"
     assert demo.turns[-1].parent == demo.turns[-2].parent == 0
     assert demo.seed.value != seed and demo.turns[-1].output.seeds == [demo.seed.value]
+    # All but the seed as it was, whatever the dials have said since; and they say it again.
+    assert replace(demo.turns[-1].wish, seed=wish.seed, pixels=wish.pixels) == wish
+    assert (demo.steps.value, demo.guidance.value) == (2, 3)
+    assert demo.size.value == demo.size.options[1] != demo.size.options[-1]
 
 
 def test_cancel_stops_and_changes_nothing(demo):
@@ -465,6 +471,52 @@ def test_what_is_typed_or_taken_away_meanwhile_is_for_the_next_edit(demo):
     assert demo.prompt.value == "a si" and demo.others == ["blue"]
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_marks_drawn_while_an_edit_runs_are_on_what_comes_of_it(demo, stop):
+    seen = []
+
+    def act():
+        demo._heard({"mark": STROKE})
+        if stop:
+            demo.cancel.click()
+
+    def red(image):
+        pixels = np.asarray(image).astype(int)
+        return pixels[57, 32, 0] > 200 and pixels[57, 32, 1] < 90
+
+    demo.image.observe(lambda _: seen.append(red(shown(demo.image))), "value")
+    meanwhile(demo, act)
+    edit(demo)
+    assert demo.marks == [Mark("brush", ((0.1, 0.9), (0.9, 0.9)))]
+    assert red(shown(demo.image)) and (stop or any(seen[:-1]))  # already while it goes on
+    assert len(demo.turns) == (not stop) and demo.clear.layout.display is None
+    edit(demo)
+    assert demo.turns[-1].wish.marks and not demo.marks
+    meanwhile(demo, lambda: (demo._heard({"mark": STROKE}), demo._heard({"clear": True})))
+    edit(demo)
+    assert not demo.marks
+
+
+def test_what_is_dropped_while_an_edit_runs_is_in_the_menus_and_told(demo):
+    def act():
+        assert not demo.upload.disabled  # the page hands files over by this button
+        demo._heard({"drop": "the result", "add": True})
+        png = png_bytes(Image.new("RGB", (64, 64), "green"))
+        files = {"broken.png": b"no picture", "green.png": png}
+        demo._open_upload([{"name": name, "content": files[name]} for name in files])
+
+    edit(demo)
+    meanwhile(demo, act)
+    edit(demo, "a sign")
+    assert {"1. make the hat red", "green.png"} <= set(demo.second.options)
+    told = demo.status.value
+    assert "Done: 3 steps" in told and "1. make the hat red is in the menus" in told
+    assert "green.png is in the menus" in told and "broken.png: " in told
+    assert demo.picture.value == "grey" and len(demo.turns) == 2
+    edit(demo)
+    assert "menus" not in demo.status.value
+
+
 @pytest.mark.parametrize("how", ["chip", "menu", "upload"])
 def test_no_other_picture_is_opened_while_an_edit_runs(tiny, how):
     examples = ["make the hat red", Example("a sign", "examples", "blue")]
@@ -549,8 +601,9 @@ def test_a_strip_of_seeds_gives_what_each_gives_alone(demo):
 def test_a_size_is_offered_and_used(tiny):
     pipe = tiny()
     demo = EditingWidget(pipe, PICTURES, ["a sign"])
-    offered = {f"{width} × {height}" for width, height in pipe.defaults.sizes}
-    assert set(demo.size.options) == {"as the picture", *offered}
+    offered = [f"{width} × {height}" for width, height in pipe.defaults.sizes]
+    assert list(demo.size.options) == ["as the picture", *offered]
+    assert isinstance(demo.size, SelectionSlider)
     demo.size.value = sorted(offered)[0]
     edit(demo)
     assert demo.current.size == tuple(map(int, demo.size.value.split(" × ")))

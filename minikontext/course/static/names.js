@@ -8,7 +8,11 @@ const name = () => {
     const label = handle.closest(".widget-slider")?.querySelector(".widget-label");
     if (label) handle.setAttribute("aria-label", label.textContent);
     const number = handle.closest(".widget-slider")?.querySelector(".widget-readout");
-    if (label && number) {
+    // Where the stops have names, such as sizes, the number of a stop says nothing.
+    if (number && !number.isContentEditable) {
+      if (handle.getAttribute("aria-valuetext") !== number.textContent)
+        handle.setAttribute("aria-valuetext", number.textContent);
+    } else if (label && number) {
       number.setAttribute("role", "textbox");
       number.setAttribute("aria-label", `${label.textContent}, as a number`);
     }
@@ -81,4 +85,4 @@ name();
 // A part that is hidden loses the focus when the page is drawn, after what is told here.
 const later = () => requestAnimationFrame(() => requestAnimationFrame(restore));
 new MutationObserver(() => { name(); restore(); later(); }).observe(
-  root, { childList: true, subtree: true, attributeFilter: ["disabled"] });
+  root, { childList: true, subtree: true, attributeFilter: ["disabled", "aria-valuetext"] });
