@@ -67,6 +67,7 @@ page: $(TEST)  ## the editor in a web page that needs no install: build/page (ne
 book: page  ## the course, results and reference as one static site: build/book
 	$(PY) -m pip install $(PIP_ARGS) --quiet --constraint constraints.txt --editable ".[book]"
 	$(PY) tools/book.py build/book --page build/page
+	$(PY) -m pytest -q tests/browser/test_book_pages.py
 
 mutants: $(TEST)  ## plant faults in a copy of the package, and see whether the tests notice
 	$(PY) tests/mutants.py --table data/bench/mutants.md

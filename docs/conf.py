@@ -32,8 +32,9 @@ default_role = "code"  # docstrings write `name`
 
 html_theme = "furo"
 html_title = "minikontext"
-html_static_path = ["book.css"]
+html_static_path = ["book.css", "book.js"]
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {

@@ -163,6 +163,7 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["edit", "fox.png", "x", "-o", "out.gif"], "written as .png, .jpg"),
         (["edit", "fox.png", "x", "-o", "out.png", "--quality", "90"], "--quality 90 for PNG"),
         (["edit", "fox.png", "x", "-o", "out.jpg", "--quality", "0"], "--quality 0 for JPEG"),
+        (["edit", "make the hat red", "fox.png"], 'edit "fox.png" "make the hat red"'),
         (["inspect", "none.png"], "none.png: it does not exist"),
         (["inspect", "broken.png"], "damaged"),
         (["inspect", "fox.png", "--show", "fox.png"], "the picture itself"),
@@ -203,6 +204,27 @@ def test_an_incomplete_command_shows_its_usage(here, capsys, arguments):
         run(*arguments)
     assert stop.value.code == 2
     assert "usage: minikontext" in capsys.readouterr().err
+
+
+UNKNOWN = [("edit fox.png x --step 4", "minikontext edit ", "--step 4 (did you mean --steps?)"),
+           ("weights inspect toy --deep", "minikontext weights inspect ", "--deep"),
+           ("bench mini --foo", "minikontext bench mini ", "--foo"),
+           ("doctor now", "minikontext doctor ", "now")]  # fmt: skip
+
+
+def test_an_option_before_the_command_is_told(capsys):
+    with pytest.raises(SystemExit):
+        run("--seed", 3, "edit", "fox.png", "x")
+    assert "--seed stands before the command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("line", "usage", "told"), UNKNOWN)
+def test_what_a_command_does_not_know_is_told_with_its_own_usage(here, capsys, line, usage, told):
+    with pytest.raises(SystemExit) as stopped:
+        run(*line.split())
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith(f"usage: {usage}")
+    assert said.endswith(f"error: unrecognized arguments: {told}\n")
 
 
 @pytest.mark.parametrize(("command", "lacks"), [("draw", "prompt"), ("bench", "NAME")])

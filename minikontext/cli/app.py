@@ -63,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["lab"] and "--" in words:  # the rest is JupyterLab's
         at = words.index("--")
         words, rest = words[:at], words[at + 1 :]
-    options = parser().parse_args(words)
+    top = parser()
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        top.error(f"{words[0]} stands before the command: minikontext COMMAND … {words[0]}")
+    options = top.parse_args(words)
     if rest:
         options.options = rest
     log.show()

@@ -17,7 +17,8 @@ mk.course.EditingWidget(pipe)"""
 # Voilà's page asks a content network for icons that its own files bring: ours leaves those out.
 TEMPLATE = """{% extends "voila/templates/lab/index.html.j2" %}
 {% block notebook_css %}{% for line in super().splitlines() if "//cdn" not in line %}{{ line }}
-{% endfor %}{% endblock %}"""
+{% endfor %}<style>#rendered_cells .mk { margin: 0 auto; }</style>{% endblock %}
+{% block body_header %}{{ super().replace("<div id=", "<div role='main' id=") }}{% endblock %}"""
 
 
 def add(commands: argparse._SubParsersAction) -> None:

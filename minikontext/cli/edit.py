@@ -157,7 +157,7 @@ def seeds(text: str) -> tuple[int | None, ...]:
 def run_edit(options: argparse.Namespace) -> int:
     """Edit every picture; one of several that cannot be edited is told, and the rest go on."""
     sources = expand(options.pictures)
-    _check_quotes(sources)
+    _check_quotes(sources, options.prompt)
     total = options.count * len(options.seed)
     taken = [*sources, *options.image]
     if (count := taken.count(PIPE)) > 1:
@@ -181,10 +181,8 @@ def run_draw(options: argparse.Namespace) -> int:
         raise ConfigError(f'Put the prompt in quotes: minikontext draw "{words}"')
     total = options.count * len(options.seed)
     place = options.output
-    if _is_folder(place):
-        place = str(_free_name("drawn", Path(place), ""))
-    elif not place:
-        place = str(_free_name("drawn", Path(), ""))
+    if not place or _is_folder(place):
+        place = str(_free_name("drawn", Path(place or "."), ""))
     return _run([Job(None, output_paths([], place, total))], options)
 
 
@@ -350,8 +348,12 @@ def _is_existing(path: Path) -> bool:
         return False
 
 
-def _check_quotes(sources: list[str]) -> None:
+def _check_quotes(sources: list[str], prompt: str) -> None:
     """Words of a prompt without quotes arrive as names of pictures that are not there."""
+    if _is_existing(Path(prompt)) and not any(_is_existing(Path(one)) for one in sources):
+        raise ConfigError(
+            f'The picture comes first: minikontext edit "{prompt}" "{sources[0][:200]}"'
+        )
     lost = [one for one in sources[1:] if one != PIPE and not _is_existing(Path(one))]
     if any(Path(one).suffix.lower() not in SUFFIXES for one in lost):
         raise ConfigError(

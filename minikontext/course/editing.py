@@ -34,6 +34,7 @@ from minikontext.course.parts import (
     put,
     row,
     show,
+    stops,
     thumb,
     wide,
 )
@@ -85,7 +86,6 @@ class EditingWidget(Gallery):
         chosen = samples.EXAMPLES if examples is None else examples
         self.examples = [Example(e) if isinstance(e, str) else e for e in chosen]
         self.marks: list[Mark] = []  # drawn on it, for the next edit
-        self.later: list[Mark] = []  # drawn while an edit runs: they are on its result
         self.head = -1  # the turn that the next edit starts from; -1 is the start
         super().__init__()
         self._connect()
@@ -121,7 +121,7 @@ class EditingWidget(Gallery):
         self.steps = W.IntSlider(defaults.num_inference_steps, 1, 50, description="Steps", **same)
         self.lock = W.Checkbox(True, description="lock", indent=False, layout=wide("60px"),
                                tooltip="Keep the seed; else each edit draws a new one")  # fmt: skip
-        self.size = W.SelectionSlider(options=list(self.sizes), description="Size", **same)
+        self.size = stops(list(self.sizes), "Size", "300px")
         self.size.layout.display = "flex" if len(self.sizes) > 1 else "none"
         self.guidance = W.FloatSlider(
             getattr(defaults, self._guides), min=1, max=8, step=0.5, description="Guidance",
@@ -209,7 +209,7 @@ class EditingWidget(Gallery):
 
     def _mark(self, marks: Sequence[Mark] = ()) -> None:
         """Put marks on the picture in place of those before, or take all away."""
-        if self.at_work:
+        if self.at_work:  # they are on what comes of it
             self.later = list(marks)
             return
         self.marks = list(marks)

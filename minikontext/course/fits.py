@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.course import style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import THIRD, TIGHT, Widget, follow, plot_box, row, wide
+from minikontext.course.parts import THIRD, TIGHT, Widget, follow, plot_box, row, stops, wide
 from minikontext.course.plots import stacked_bars
 from minikontext.runtime import memory_plan
 from minikontext.training.plan import forward_flops
@@ -66,10 +66,8 @@ class FitsWidget(Widget):
 
     def _make_controls(self) -> None:
         same = {"style": TIGHT, "layout": wide(THIRD)}
-        self.card = W.SelectionSlider(options=CARDS, value=24, description="Card", **same)
-        self.side = W.SelectionSlider(
-            options=(512, 768, 1024, 1536, 2048), value=1024, description="Pixels", **same
-        )
+        self.card = stops(CARDS, "Card", value=24)
+        self.side = stops((512, 768, 1024, 1536, 2048), "Pixels", value=1024)
         self.contexts = W.IntSlider(1, 0, 2, description="Contexts", **same)
         self.image = plot_box("what each plan holds")
 

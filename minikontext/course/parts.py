@@ -259,6 +259,16 @@ def choice(options: Any, name: str, width: str, value: Any = None, **more: Any) 
     return W.Dropdown(options=options, description=name, style=TIGHT, layout=wide(width), **more)
 
 
+def stops(options: Any, name: str, width: str = THIRD, **more: Any) -> W.SelectionSlider:
+    """A slider whose stops have names: in the page these are read out, see `names.js`."""
+    more |= {"style": TIGHT, "layout": wide(width)}
+    part = W.SelectionSlider(options=options, description=name, **more)
+    part.add_class("mk-stops")
+    if max(len(str(one)) for one in options) > 8:
+        part.add_class("mk-wide")
+    return part
+
+
 def follow(act: Callable[[], None], *dials: W.Widget, trait: str = "value") -> None:
     """Call `act` whenever one of the dials is turned."""
     for dial in dials:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from minikontext.course import style
 from minikontext.course.flow_pictures import png
-from minikontext.course.parts import THIRD, TIGHT, Widget, choice, follow, plot_box, row, wide
+from minikontext.course.parts import THIRD, Widget, choice, follow, plot_box, row, stops
 from minikontext.course.plots import stacked_bars
 from minikontext.errors import TrainingError
 from minikontext.training import plan
@@ -110,12 +110,10 @@ class PlanWidget(Widget):
         self.show()
 
     def _make_controls(self) -> None:
-        same = {"style": TIGHT, "layout": wide(THIRD)}
-        slider = W.SelectionSlider
-        self.net = slider(options=list(NETS), value="12 B", description="Parameters", **same)
-        self.gpus = slider(options=GPUS, value=8, description="GPUs", **same)
-        self.batch = slider(options=(1, 2, 4, 8, 16, 32, 64), description="Batch a GPU", **same)
-        self.side = slider(options=(64, 256, 512, 1024), value=512, description="Pixels", **same)
+        self.net = stops(list(NETS), "Parameters", value="12 B")
+        self.gpus = stops(GPUS, "GPUs", value=8)
+        self.batch = stops((1, 2, 4, 8, 16, 32, 64), "Batch a GPU")
+        self.side = stops((64, 256, 512, 1024), "Pixels", value=512)
         self.level = choice(LEVELS, "Checkpointing", THIRD, "full")
         numbers = {"bfloat16": True, "float32 only": False}
         self.precision = choice(numbers, "Numbers", THIRD)

@@ -122,10 +122,43 @@ def test_a_click_on_a_bar_of_the_desk_leaves_the_words(page):
     assert words.input_value() == "a hat"
 
 
+def test_a_slider_over_names_is_read_out_by_them_and_takes_no_letters(page):
+    page.set_content(
+        '<div class="mk"><div class="widget-slider mk-stops"><label class="widget-label">Size'
+        '</label><div class="noUi-handle" aria-valuetext="0"></div><div class="widget-readout" '
+        'contenteditable="true">as the picture</div></div><div class="widget-slider"><label '
+        'class="widget-label">Steps</label><div class="noUi-handle" aria-valuetext="4"></div><div '
+        'class="widget-readout" contenteditable="true">4</div></div><button class="widget-upload">'
+        f"<i></i>Your own (0)</button>{browser.script('names')}</div>"
+    )
+    size = page.locator(".noUi-handle[aria-label=Size]")
+    number = page.locator(".widget-readout").first
+    assert size.get_attribute("aria-valuetext") == "as the picture"
+    assert page.locator("button").inner_text() == "Your own"
+    # What the front end does when the slider moves: the number of the stop, and its name.
+    number.evaluate("e => { e.contentEditable = 'true'; e.textContent = '96 × 64'; }")
+    size.evaluate("e => e.setAttribute('aria-valuetext', '1')")
+    until(lambda: size.get_attribute("aria-valuetext") == "96 × 64")
+    assert number.get_attribute("contenteditable") == "false" and not number.get_attribute("role")
+    steps = page.locator(".noUi-handle[aria-label=Steps]")
+    assert steps.get_attribute("aria-valuetext") == "4"
+    assert page.locator(".widget-readout").last.get_attribute("role") == "textbox"
+
+
 STOP = """() => {
   const e = document.activeElement, stage = e.closest(".mk-stage");
+  const whole = (x) => {  // no part around it clips its ring
+    const { outlineWidth, outlineOffset } = getComputedStyle(x), a = x.getBoundingClientRect();
+    const out = parseFloat(outlineWidth) + parseFloat(outlineOffset) - 0.5;
+    for (let p = x.parentElement; p && p.closest(".mk"); p = p.parentElement) {
+      const b = p.getBoundingClientRect();
+      if (getComputedStyle(p).overflow !== "visible" && (a.left - out < b.left
+        || a.top - out < b.top || a.right + out > b.right || a.bottom + out > b.bottom))
+        return false;
+    }
+    return true; };
   const ring = (x) => x && getComputedStyle(x).outlineStyle !== "none"
-    && parseFloat(getComputedStyle(x).outlineWidth) >= 2;
+    && parseFloat(getComputedStyle(x).outlineWidth) >= 2 && whole(x);
   const name = e.ariaLabel || e.labels?.[0]?.textContent || e.innerText;
   return { name: name.trim(), seen: ring(e) || ring(stage), inside: !!e.closest(".mk") };
 }"""

@@ -3,15 +3,19 @@
 // JupyterLab takes arrows and letters from what is no text field, to go to other cells: not here.
 const root = this.closest(".mk");
 const ARROWS = "select, [type=radio], .noUi-handle, .mk-board, .mk-range, .mk-patch";
+const set = (e, name, value) => { if (e.getAttribute(name) !== value) e.setAttribute(name, value); };
 const name = () => {
+  for (const { lastChild: word } of root.querySelectorAll(".widget-upload"))  // no "(0)" of files
+    if (word?.textContent.endsWith(" (0)")) word.textContent = word.textContent.slice(0, -4);
   for (const handle of root.querySelectorAll(".noUi-handle")) {
     const label = handle.closest(".widget-slider")?.querySelector(".widget-label");
     if (label) handle.setAttribute("aria-label", label.textContent);
     const number = handle.closest(".widget-slider")?.querySelector(".widget-readout");
-    // Where the stops have names, such as sizes, the number of a stop says nothing.
-    if (number && !number.isContentEditable) {
-      if (handle.getAttribute("aria-valuetext") !== number.textContent)
-        handle.setAttribute("aria-valuetext", number.textContent);
+    // Where the stops have names, the number of a stop says nothing, and nothing can be typed:
+    // the front end lets one, and then hears nothing of it.
+    if (number?.closest(".mk-stops")) {
+      set(number, "contenteditable", "false");
+      set(handle, "aria-valuetext", number.textContent);
     } else if (label && number) {
       number.setAttribute("role", "textbox");
       number.setAttribute("aria-label", `${label.textContent}, as a number`);
@@ -85,4 +89,4 @@ name();
 // A part that is hidden loses the focus when the page is drawn, after what is told here.
 const later = () => requestAnimationFrame(() => requestAnimationFrame(restore));
 new MutationObserver(() => { name(); restore(); later(); }).observe(
-  root, { childList: true, subtree: true, attributeFilter: ["disabled", "aria-valuetext"] });
+  root, { childList: true, subtree: true, attributeFilter: ["disabled", "aria-valuetext", "contenteditable"] });

@@ -1,0 +1,48 @@
+"""The book that `make book` has built, for eyes: axe and narrow windows, in both themes."""
+
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+
+BOOK = Path(__file__).resolve().parents[2] / "build" / "book"
+PAGES = ["index", "notebooks/00_start_here", "notebooks/03_rope_offsets", "notebooks/glossary",
+         "api/0-the-paper", "data/bench/README", "data/weights/toy/README", "docs/install",
+         "README", "search", "genindex", "_modules/minikontext/flow"]  # fmt: skip
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not (BOOK / "index.html").is_file(), reason="`make book` has not run"),
+]
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The book as any static server would show it."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(BOOK))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_book(page, npm, address, theme):
+    page.emulate_media(color_scheme=theme)
+    for name in PAGES:
+        page.set_viewport_size({"width": 1280, "height": 1000})
+        page.goto(f"{address}{name}.html")
+        page.evaluate((npm / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(name, v["id"], v["nodes"][0]["html"]) for v in found] == []
+        for width in (1280, 800):  # what is too wide scrolls in its own box
+            page.set_viewport_size({"width": width, "height": 1000})
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
