@@ -60,6 +60,22 @@ def _paragraph(text: str) -> str:
     return "".join(p if p.startswith("`") else re.sub(r"([*_|\\])", r"\\\1", p) for p in parts)
 
 
+BOUNDED = re.compile(
+    r"(?:~?typing\.)?Annotated\[([^][,()]+(?:\[[^][]*\])?)(?:, ~?[\w.]+\([^()]*\))+\]"
+)
+
+
+def unbounded(signature: str) -> str:
+    """A signature whose types have no bounds: `Annotated[int, Interval(ge=1)]` is `int`."""
+    while (shorter := BOUNDED.sub(r"\1", signature)) != signature:
+        signature = shorter  # from the inside out
+    return signature
+
+
 def setup(app: Sphinx) -> None:
-    """Register the reading of docstrings."""
+    """Register the reading of docstrings and signatures."""
     app.connect("autodoc-process-docstring", plain)
+    app.connect(
+        "autodoc-process-signature",
+        lambda app, what, name, thing, options, given, result: (unbounded(given or ""), result),
+    )

@@ -63,6 +63,20 @@ def test_every_notebook_and_wing_has_its_page(book, tmp_path):
         assert page.read_text(encoding="utf-8").startswith("#"), page
 
 
+def test_signatures_are_read_without_the_bounds_of_their_types(monkeypatch):
+    pytest.importorskip("sphinx", reason="sphinx is not installed: make book brings it")
+    spec = importlib.util.spec_from_file_location("conf", ROOT / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    side = "~typing.Annotated[int, ~annotated_types.Interval(gt=None, ge=1, lt=None, le=64)]"
+    several = f"~typing.Annotated[tuple[{side}, ...], ~annotated_types.MaxLen(max_length=16)]"
+    given = f"(a: {side}, b: {several} = (), c: str)"
+    assert conf.unbounded(given) == "(a: int, b: tuple[int, ...] = (), c: str)"
+    assert conf.unbounded(f"(a: {side} | None = None) -> list[{side}]") == (
+        "(a: int | None = None) -> list[int]"
+    )
+
+
 PAGES = (ROOT / "README.md", ROOT / "DEPENDENCIES.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
