@@ -154,7 +154,11 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
     ("arguments", "words"),
     [
         (["edit", "none.png", "x"], "none.png: it does not exist"),
-        (["edit", "broken.png", "x"], "damaged"),
+        (["edit", "broken.png", "x"], "broken.png cannot be decoded"),
+        (["edit", "loop.png", "x"], "Cannot read the image loop.png"),
+        (["edit", "", "x"], "without a name"),
+        (["edit", "fox.png", "fox.png"], "'fox.png' is a picture"),
+        (["draw", "fox.png"], 'minikontext edit fox.png "make the hat red"'),
         (["edit", "fox.png", "x", "--weights", "none"], "No weights called 'none'"),
         (["edit", "fox.png", "x", "--count", "0"], "at least one"),
         (["edit", "fox.png", "x", "-o", "fox.png"], "the picture itself"),
@@ -187,15 +191,16 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
 )
 def test_a_mistake_is_one_line_and_exit_code_2(here, weights, capsys, arguments, words):
     (here / "broken.png").write_bytes((here / "fox.png").read_bytes()[:1000])
+    (here / "loop.png").symlink_to("loop.png")
     (here / "locked.png").write_bytes(b"precious")
     (here / "locked.png").chmod(0o444)
-    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    before = {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()}
     assert run(*[weights if argument == "W" else argument for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
     last = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(last) == 1 and "Traceback" not in error
-    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in here.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize("arguments", [[], ["edit"], ["edit", "fox.png"], ["paint"]])
@@ -583,7 +588,11 @@ def test_help_loads_nothing_heavy():
 
 @pytest.mark.parametrize(
     ("name", "prompt", "said"),
-    [("fox", 'add a sign "HELLO WORLD"', "letters at most"), ("fox", "remove the tree", "")]
+    [
+        ("fox", 'add a sign "HELLO WORLD"', "letters at most"),
+        ("fox", "remove the tree", ""),
+        ("fox", " ", "There are no words"),
+    ]
     + [(name, "remove the tree", "shows no tree") for name in ("demo", "ghost")],
 )
 def test_what_the_world_or_a_picture_lacks_is_said(here, weights, capsys, name, prompt, said):

@@ -57,7 +57,7 @@ def load(folder: str | Path) -> list[Item]:
     Raises ImageError, with the line's number, for a line that is not a case, a picture outside the
     folder or missing, and a key that comes twice or cannot be a file's name.
     """
-    folder = Path(folder).resolve()
+    folder = files.real(folder)
     path = folder / "metadata.jsonl"
     if not path.is_file():
         raise ImageError(f"{folder} holds no metadata.jsonl: give a copy of KontextBench's folder")

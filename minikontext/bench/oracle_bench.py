@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from minikontext.bench import compare, mini, report
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained.native import home
+from minikontext.runtime import files
 from minikontext.toyworld import Case, Score, sample_edit, score
 
 Row = tuple[Case, Score]
@@ -111,8 +112,8 @@ def called(pipe: KontextPipeline, place: str | Path) -> str:
 
     Many folders have weights of one name: their rows would replace each other.
     """
-    own = ((folder / pipe.name).resolve() for folder in (Path(), home()))
-    return pipe.name if Path(place).resolve() in own else Path(place).as_posix()
+    own = (files.real(folder / pipe.name) for folder in (Path(), home()))
+    return pipe.name if files.real(place) in own else Path(place).as_posix()
 
 
 def edit_all(

@@ -76,7 +76,7 @@ def folder(
     if options.store:
         return STORED
     chosen = options.output or RUNS / part.replace(" ", "-")
-    if chosen.resolve() == STORED.resolve():
+    if files.real(chosen) == files.real(STORED):
         raise ConfigError(f"{chosen} holds what is committed: use --store to change that.")
     files.try_writing(chosen / "results.json")
     return chosen

@@ -41,11 +41,11 @@ def run(options: argparse.Namespace) -> int:
         )
     if not 0 <= options.port < 2**16:
         raise ConfigError(f"--port {options.port}: ports go from 0 to {2**16 - 1}.")
-    from voila.app import Voila
-
     from minikontext.pretrained import loader
 
     loader.require(options.weights)  # the page would show nothing but a traceback
+    from voila.app import Voila
+
     with TemporaryDirectory() as folder:
         path = Path(folder, "minikontext.ipynb")
         path.write_text(json.dumps(notebook(options.weights)), encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minikontext.errors import ConfigError, ImageError, OutputError, SafetyError, SizeError, warn
 from minikontext.runtime import log
 from minikontext.runtime.bounds import shown
-from minikontext.runtime.files import inside, is_folder, try_writing
+from minikontext.runtime.files import inside, is_folder, real, try_writing
 
 if TYPE_CHECKING:
     from minikontext.editing.output import KontextOutput
@@ -29,19 +29,11 @@ PLANS = ("auto", "resident", "encoders", "8-bit", "4-bit", "stream")
 
 # What the library calls an argument, and what this command calls it.
 TERMS = {
-    "num_inference_steps": "--steps",
-    "num_images_per_prompt": "--count",
-    "true_cfg_scale": "--cfg",
-    "guidance_scale": "--guidance",
-    "negative_prompt": "--negative",
-    "context_layout": "--layout",
-    "step_cache": "--step-cache",
-    "offload": "--offload",
-    "quality": "--quality",
-    "device": "--device",
-    "dtype": "--dtype",
-    "seed": "--seed",
-}
+    "num_inference_steps": "--steps", "num_images_per_prompt": "--count", "dtype": "--dtype",
+    "true_cfg_scale": "--cfg", "guidance_scale": "--guidance", "negative_prompt": "--negative",
+    "context_layout": "--layout", "step_cache": "--step-cache", "offload": "--offload",
+    "quality": "--quality", "device": "--device", "seed": "--seed",
+}  # fmt: skip
 
 
 def speak(text: object) -> str:
@@ -157,7 +149,7 @@ def seeds(text: str) -> tuple[int | None, ...]:
 def run_edit(options: argparse.Namespace) -> int:
     """Edit every picture; one of several that cannot be edited is told, and the rest go on."""
     sources = expand(options.pictures)
-    _check_quotes(sources, options.prompt)
+    _check_words(sources, options.prompt)
     total = options.count * len(options.seed)
     taken = [*sources, *options.image]
     if (count := taken.count(PIPE)) > 1:
@@ -171,19 +163,20 @@ def run_edit(options: argparse.Namespace) -> int:
 
 def run_draw(options: argparse.Namespace) -> int:
     """Draw what the prompt says."""
-    if pictures := [one for one in options.more if Path(one).suffix.lower() in SUFFIXES]:
+    if pictures := [*filter(_is_picture, [*options.more, options.prompt])]:
+        words = options.prompt if pictures[0] != options.prompt else "make the hat red"
         raise ConfigError(
             "`draw` takes words alone. To change a picture: "
-            f'minikontext edit {pictures[0]} "{options.prompt}"'
+            f'minikontext edit {pictures[0]} "{words}"'
         )
     if options.more:
         words = " ".join([options.prompt, *options.more])
         raise ConfigError(f'Put the prompt in quotes: minikontext draw "{words}"')
-    total = options.count * len(options.seed)
     place = options.output
     if not place or _is_folder(place):
         place = str(_free_name("drawn", Path(place or "."), ""))
-    return _run([Job(None, output_paths([], place, total))], options)
+    paths = output_paths([], place, options.count * len(options.seed))
+    return _run([Job(None, paths)], options)
 
 
 def _run(jobs: list[Job], options: argparse.Namespace) -> int:
@@ -320,25 +313,29 @@ def _lora(option: str) -> tuple[str, float]:
 def expand(inputs: Sequence[str]) -> list[str]:
     """Folders and patterns become the pictures in them, in order; the rest stays as it is.
 
-    Raises ImageError for a folder without pictures and for a pattern that nothing fits, ConfigError
-    for a folder that may not be read.
+    Raises ImageError where there is none, ConfigError for a folder that may not be read.
     """
     found: list[str] = []
+    if "" in inputs:  # `"$FILE"` of no file: not all pictures here
+        raise ImageError("Got a picture without a name. Give a file, a folder or a pattern.")
     for one in inputs:
         path = Path(one)
         if one != PIPE and is_folder(path):
-            pictures = [p for p in inside(path) if p.suffix.lower() in SUFFIXES]
-            if not pictures:
+            if not (pictures := [*filter(_is_picture, map(str, inside(path)))]):
                 raise ImageError(f"There is no picture in the folder {path}.")
-            found += map(str, pictures)
+            found += pictures
         elif glob.has_magic(one) and len(inputs) < 1000 and not _is_existing(path):
-            fitting = sorted(p for p in glob.glob(one) if Path(p).suffix.lower() in SUFFIXES)
+            fitting = sorted(filter(_is_picture, glob.glob(one)))
             if not fitting and len(inputs) == 1:
                 raise ImageError(f"No picture fits {one!r}.")
             found += fitting or [one]
         else:
             found.append(one)
     return found
+
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def _is_existing(path: Path) -> bool:
@@ -348,14 +345,17 @@ def _is_existing(path: Path) -> bool:
         return False
 
 
-def _check_quotes(sources: list[str], prompt: str) -> None:
-    """Words of a prompt without quotes arrive as names of pictures that are not there."""
-    if _is_existing(Path(prompt)) and not any(_is_existing(Path(one)) for one in sources):
+def _check_words(sources: list[str], prompt: str) -> None:
+    """Words of a prompt without quotes arrive as names of pictures; a picture, in their place."""
+    if _is_picture(prompt) and _is_existing(Path(prompt)):
+        there = any(one == PIPE or _is_existing(Path(one)) for one in sources)
+        words = "make the hat red" if there else sources[0][:200]
         raise ConfigError(
-            f'The picture comes first: minikontext edit "{prompt}" "{sources[0][:200]}"'
+            f"Pictures come first, then what to change, but {prompt!r} is a picture: "
+            f'minikontext edit "{prompt}" "{words}"'
         )
     lost = [one for one in sources[1:] if one != PIPE and not _is_existing(Path(one))]
-    if any(Path(one).suffix.lower() not in SUFFIXES for one in lost):
+    if not all(map(_is_picture, lost)):
         raise ConfigError(
             f"There is no picture {lost[0][:80]!r}. Is it a word of the prompt? Put the prompt in "
             'quotes: minikontext edit fox.png "make the hat red"'
@@ -421,7 +421,7 @@ def _free_name(
 
 def check_output(path: Path, sources: Sequence[str]) -> None:
     """Raises OutputError for a result that would replace a source or cannot be written."""
-    if path.resolve() in [Path(source).resolve() for source in sources if source != PIPE]:
+    if real(path) in [real(source) for source in sources if source != PIPE]:
         raise OutputError(f"{path} is the picture itself. Choose another name for the result.")
     try_writing(path)
 

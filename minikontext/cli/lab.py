@@ -95,7 +95,8 @@ def deliver(source: Path, folder: Path, reset: Sequence[str] = ()) -> list[str]:
             f"to {notebooks[-1].name[:2]}."
         )
     clone = folder / "pyproject.toml"  # perhaps not the one that is installed
-    if folder.resolve() in (source.resolve(), source.resolve().parent) or files.exists(clone):
+    shipped = files.real(source)
+    if files.real(folder) in (shipped, shipped.parent) or files.exists(clone):
         raise OutputError(f"{folder} holds the course as it is shipped. Name another folder.")
     files.check_writable(folder / "notebooks" / START)
     notes = [_deliver_one(one, folder, one.name[:2] in reset) for one in notebooks]

@@ -68,6 +68,8 @@ def cannot(prompt: str, scene: Scene | None = None) -> list[PromptWarning]:
     found = unusable(prompt, scene)
     if not any(isinstance(one, LongSign) for one in found):
         found += [LongSign(word) for word in _letters(prompt) if len(word) > MAX_SIGN]
+    if not prompt.strip():
+        found += [PromptWarning("There are no words: chance says what becomes of the picture.")]
     return found
 
 

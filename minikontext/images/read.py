@@ -74,7 +74,7 @@ def _read(source: object) -> Image.Image:
     with _opened(source) as image:
         _check_area(image.size)
         _check_work(image, source)
-        picture = _decode(image)
+        picture = _decode(image, source)
         if _holds_several(image, source):
             warn(MetadataWarning(f"The file holds {SEVERAL}. Save the one that you mean."))
         if found := _odd_colours(image, source):
@@ -314,7 +314,7 @@ def _check_work(image: Image.Image, source: object) -> None:
         )
 
 
-def _decode(image: Image.Image) -> Image.Image:
+def _decode(image: Image.Image, source: object) -> Image.Image:
     try:
         with _quiet():
             clear = _clear_value(image)
@@ -331,9 +331,10 @@ def _decode(image: Image.Image) -> Image.Image:
             result.info = {NOTE: note} if (note := _note(image)) else {}
             return result
     except Exception as error:  # As above: a truncated or damaged file can raise anything.
+        what = _label(Path(source)) if isinstance(source, (str, Path)) else "The image"
         raise ImageError(
-            f"The image cannot be decoded ({printable(str(error), 200)}). It is damaged or cut "
-            "off: save it again."
+            f"{what} cannot be decoded ({printable(str(error), 200)}). It is damaged or cut off: "
+            "save it again."
         ) from error
 
 

@@ -78,7 +78,9 @@ def named(place: str | Path) -> Path:
 
 def _aside(path: Path) -> str:
     """What is to be said if a save was killed while it exchanged the folder."""
-    aside = files.set_aside_name(path) if path.name else path
+    if not path.name:
+        return ""
+    aside = files.set_aside_name(path)
     return f" A save was killed: {aside} is what was there." if files.is_folder(aside) else ""
 
 

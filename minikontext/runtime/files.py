@@ -346,6 +346,11 @@ def tell_if_hidden(name: str | Path, home: Path) -> None:
                     str(name), there)  # fmt: skip
 
 
+def real(path: str | Path) -> Path:
+    """Where a path leads; a circle of links leads to itself, at which `Path.resolve` may raise."""
+    return Path(os.path.realpath(path))
+
+
 def is_folder(path: str | Path) -> bool:
     """Whether there is such a folder. Raises ConfigError for one that may not be looked into."""
     if (found := _asked(Path(path).is_dir)) and not os.access(path, os.R_OK | os.X_OK):
