@@ -367,7 +367,9 @@ def test_axe_finds_nothing_serious(page, npm, theme, width):
     page.evaluate((npm / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run()")["violations"]
     assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for narrow in (width, 360):  # a phone's
+        page.set_viewport_size({"width": narrow, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_the_picture_is_seen_while_the_net_is_on_its_way(browser, site):
