@@ -41,7 +41,8 @@ class Parser(argparse.ArgumentParser):
         """As argparse does, but a command refuses what it does not know itself: with its usage."""
         found, unknown = super().parse_known_args(*given, **more)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions)
+            word, known = unknown[0].partition("=")[0], self._option_string_actions
+            near = difflib.get_close_matches(word, known, cutoff=0.75)
             hint = f" (did you mean {near[0]}?)" if near else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found, unknown
