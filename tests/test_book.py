@@ -44,6 +44,10 @@ def test_plots_keep_their_width_and_pictures_have_a_text(book):
     cell = json.loads(book.linked(json.dumps(notebook)))["cells"][-1]
     assert [o["metadata"] for o in cell["outputs"]] == [{"image/png": {"width": 550}}, {}]
     assert cell["metadata"]["mystnb"]["image"]["alt"].endswith(": 2 · Look here")
+    for one, text in ((plot, "It falls"), (picture, "before; after")):
+        one["metadata"] = {"image/png": {"alt": text}}
+    cell = json.loads(book.linked(json.dumps(notebook)))["cells"][-1]
+    assert cell["metadata"]["mystnb"]["image"]["alt"] == "It falls · before; after"
 
 
 def test_plots_are_dark_in_the_dark_theme_as_in_the_lab():

@@ -65,13 +65,17 @@ def linked(text: str) -> str:
         if cell["cell_type"] == "markdown":
             heading = (re.findall(r"^#+ (.*)$", source, re.MULTILINE) or [heading])[-1]
             cell["source"] = re.sub(r"`mk\.([\w.]+)(\(\))?`", _link, source)
+        texts = []
         for output in cell.get("outputs", []):
             said = "".join(output.get("data", {}).get("text/plain", ""))
+            if "image/png" in output.get("data", {}):
+                texts.append(output.get("metadata", {}).get("image/png", {}).get("alt", ""))
             if plot := re.match(r"<Figure size (\d+)", said):
                 output["metadata"] = {"image/png": {"width": int(plot[1])}}
-            if "image/png" in output.get("data", {}):
-                alt = f"What the code above draws: {re.sub('[`*_]', '', heading)}"
-                cell.setdefault("metadata", {})["mystnb"] = {"image": {"alt": alt}}
+        if texts:  # one for all that a cell draws
+            drawn = f"What the code above draws: {re.sub('[`*_]', '', heading)}"
+            alt = " · ".join(filter(None, texts)) or drawn
+            cell.setdefault("metadata", {})["mystnb"] = {"image": {"alt": alt}}
     return json.dumps(notebook)
 
 

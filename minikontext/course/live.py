@@ -244,10 +244,10 @@ class LiveTraining(Working):
         )
         plt.show()
 
-    def sheet(self, title: str = "") -> Image.Image:
-        """The held-out examples: a row for each, from the picture given to the last attempt."""
+    def show_tries(self, title: str = "") -> None:
+        """Show the held-out examples: a row each, from the picture given to the last attempt."""
         pictures, titles = zip(*(one for row in self._tries() for one in row))
-        return plots.sheet(pictures, titles, 1 + len(self.snapshots), title)
+        plots.show_images(pictures, titles, 1 + len(self.snapshots), title)
 
     def _tries(self) -> list[list[tuple[Image.Image, str]]]:
         return [

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from minikontext.course import progress, style
+from minikontext.course import plots, progress, style
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ def show_system(*lit: str) -> None:
     own = {box for name in progress.green() for box in TOGETHER.get(name, (name,))}
     figure, ax = plt.subplots(figsize=(style.WIDEST, 2.1))
     figure.get_layout_engine().set(w_pad=0, h_pad=0)
+    kinds = {"lit": names, "green": own}
+    said = (f"{kind}: {', '.join(sorted(found))}" for kind, found in kinds.items() if found)
+    figure.set_label(plots.told("The map of the whole system", *said))
     for start, end in ARROWS:
         _arrow(ax, BOXES[start], BOXES[end])
     for name, box in BOXES.items():

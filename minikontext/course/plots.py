@@ -8,9 +8,11 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from IPython.display import Image as Shown
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -29,7 +31,12 @@ def show_images(
     batch (b, 3, h, w). titles: one for each, or fewer.
     """
     page = sheet(pictures, titles, columns, title)
-    display(Shown(image_io.png_bytes(page), format="png"))
+    show(page, told(title, *(caption.replace("\n", " ") for caption in titles)))
+
+
+def show(page: Image.Image, text: str) -> None:
+    """Show a picture, with a text for a reader who cannot see it."""
+    display(Shown(image_io.png_bytes(page), format="png", alt=text))
 
 
 def show_latents(latents: Tensor, columns: int = 8, title: str = "") -> None:
@@ -42,7 +49,8 @@ def show_latents(latents: Tensor, columns: int = 8, title: str = "") -> None:
 
 def bars(values: dict[str, float], title: str, label: str = "", lit: Sequence[str] = ()) -> None:
     """Show named numbers as horizontal bars; those named in `lit` in the accent colour."""
-    _, ax = plt.subplots(figsize=(style.FIGURE[0], 0.45 + 0.32 * len(values)))
+    figure, ax = plt.subplots(figsize=(style.FIGURE[0], 0.45 + 0.32 * len(values)))
+    figure.set_label(told(title, label, *(f"{name}: {x:.3g}" for name, x in values.items())))
     painted = [style.ACCENT if name in lit else style.BLUE for name in values]
     drawn = ax.barh(list(values), list(values.values()), color=painted, height=0.65)
     ax.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
@@ -69,6 +77,37 @@ def stacked_bars(
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.figure.legend(ncols=3, fontsize=8, loc="outside lower center")
+
+
+def told(*parts: str) -> str:
+    """A text for a reader who cannot see a picture, of all that is written on it, once each."""
+    return "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def told_by(figure: Figure) -> str:
+    """What a plot's label says, or else its titles, axes and legend."""
+    parts = [figure.get_suptitle()]
+    for ax in figure.axes:
+        parts += [ax.get_title(loc) for loc in ("left", "center", "right")]
+        parts += [f"{name}: {text}" for name in "xy" if (text := getattr(ax, f"get_{name}label")())]
+        parts += ax.get_legend_handles_labels()[1]
+    return str(figure.get_label()) or told(*parts)
+
+
+def with_texts() -> None:
+    """From now on a notebook keeps with each plot the text that `told_by` gives."""
+    import matplotlib_inline.backend_inline  # noqa: F401  later it would choose formats anew
+
+    pngs = get_ipython().display_formatter.formatters["image/png"]
+    drawn = pngs.type_printers.get(Figure)  # none where plots are no pictures
+
+    def described(figure: Figure) -> tuple[str, dict[str, Any]]:
+        found = drawn(figure)
+        png, metadata = found if isinstance(found, tuple) else (found, {})
+        return png, {**metadata, "alt": told_by(figure)}
+
+    if drawn:
+        pngs.for_type(Figure, described)
 
 
 def sheet(

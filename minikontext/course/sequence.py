@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from IPython.display import Image as Shown
-from IPython.display import display
 from PIL import Image, ImageDraw, ImageFont
 
-from minikontext import images as image_io
 from minikontext import tokens
 from minikontext.course import plots, style
 
@@ -35,7 +32,10 @@ def show_sequence(
     side: pixels of a picture along one side of a token. layout: see `mk.tokens.context_ids`.
     """
     page = draw_sequence(words, target, contexts, layout, side, title)
-    display(Shown(image_io.png_bytes(page), format="png"))
+    sizes = [f"{p.height // side} × {p.width // side} patches" for p in (target, *contexts)]
+    names = ["target", *_numbered("context", len(contexts))]
+    text = " ".join(word for word in words if word != "<pad>")
+    plots.show(page, plots.told(title, f"text: {text}", *map("{}: {}".format, names, sizes)))
 
 
 def draw_sequence(

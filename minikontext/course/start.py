@@ -10,7 +10,7 @@ from IPython import get_ipython
 from IPython.display import display
 
 import minikontext
-from minikontext.course import style
+from minikontext.course import plots, style
 from minikontext.errors import PromptWarning, ResizeWarning
 from minikontext.runtime import log
 from minikontext.runtime.device import select_device
@@ -23,6 +23,7 @@ def setup(seed: int = 0) -> None:
     torch.manual_seed(seed)
     style.apply()
     if get_ipython():
+        plots.with_texts()
         display({"text/html": style.PLOTS, "text/plain": ""}, raw=True)
     _quiet()
     device, dtype = select_device()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minikontext.course import flow_pictures as plane
-from minikontext.course import live
+from minikontext.course import live, plots
 from minikontext.sampler import schedule
 from minikontext.toyworld import sample_edit
 from minikontext.transformer import TransformerConfig
@@ -38,14 +38,17 @@ def test_pairs_are_the_training_stream(tiny_pipe):
     assert torch.equal(pairs.tokens[4][:1], model.text.tokenize([case.prompt])) and len(pairs) == 6
 
 
-def test_training_here_and_now(lesson):
+def test_training_here_and_now(lesson, monkeypatch):
     before = {k: v.clone() for k, v in lesson.model.state_dict().items()}
     assert lesson.train(40) is lesson
     assert "Done: 40 of 40 steps" in lesson.status.value and len(lesson.losses) == 40
     assert [steps for steps, _ in lesson.snapshots] == [0, 6, 18, 40]
     assert any(not torch.equal(before[k], v) for k, v in lesson.model.state_dict().items())
     assert lesson.curve.value and lesson.edits.value and not lesson.run.disabled
-    assert lesson.sheet().height > 64 * len(CASES)
+    shown = []
+    monkeypatch.setattr(plots, "display", shown.append)
+    lesson.show_tries("Tries")
+    assert shown[0].alt.startswith(f"Tries; {CASES[0].prompt}; after 0 steps; after 6 steps")
 
 
 def test_it_starts_from_nothing_every_time(lesson):

@@ -21,7 +21,9 @@ from PIL import Image
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Plots are sharp on dense screens; what is stored has a pixel for a pixel, a third of the size.
-PLAIN = "import matplotlib_inline.config as c; c.InlineBackend.instance().figure_formats = {'png'}"
+PLAIN = """import matplotlib_inline.config as c
+c.InlineBackend.instance().figure_formats = {'png'}
+mk.course.plots.with_texts()"""
 UNSEEN = 8  # of 255: a difference that nobody sees, if few pixels have a larger one
 
 
