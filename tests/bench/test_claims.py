@@ -121,14 +121,14 @@ def by_sign(first, second, signs, count):
 
 
 def newcomers_beside(other, double=None):
-    """`toy_drawn` beside others: sentences of the dev half, with one or two wishes."""
-    ours = json.loads((ROOT / "runs-kept/measured/toy_drawn_newcomers.json").read_text())
-    theirs = json.loads((BENCH / "newcomers.json").read_text())["outcomes"]["dev"]
-    before = json.loads((ROOT / "runs-kept/measured/toy_newcomers.json").read_text())
-    (mine,), (toy,) = ((one["outcomes"]["dev"]).values() for one in (ours, before))
+    """`toy-any` beside others: sentences of the dev half, with one or two wishes."""
+    found = json.loads((BENCH / "newcomers.json").read_text())["outcomes"]["dev"]
+    for name in ("toy_drawn", "toy_any"):
+        stored = json.loads((ROOT / f"runs-kept/measured/{name}_newcomers.json").read_text())
+        (found[name],) = stored["outcomes"]["dev"].values()
     taken = [double in (None, is_double(one)) for one in editable("dev")]
-    pairs = [[int(x) for x, it in zip(row, taken, strict=True) if it]
-             for row in (mine, (theirs | {"toy": toy})[other])]  # fmt: skip
+    pairs = [[int(x) for x, it in zip(found[name], taken, strict=True) if it]
+             for name in ("toy_any", other)]  # fmt: skip
     return compare.paired(*pairs).word(), [sum(row) for row in pairs]
 
 
@@ -138,9 +138,9 @@ SETS = (FIVE, "two wishes", "pairs held out", "unseen sizes", "contexts of other
 
 
 def suite_beside(*sets):
-    """`toy_drawn` beside `toy` on sets of MiniKontextBench 2: the word, right answers."""
+    """`toy-any` beside `toy_drawn` on sets of MiniKontextBench 2: the word, right answers."""
     found = []
-    for name in ("toy_drawn", "toy"):
+    for name in ("toy_any", "toy_drawn"):
         stored = json.loads((ROOT / f"runs-kept/measured/{name}_suite.json").read_text())
         rows = (row for one in sets or stored["outcomes"] for row in stored["outcomes"][one])
         found.append({row["key"]: int(row["oracle"]) for row in rows})
@@ -148,10 +148,10 @@ def suite_beside(*sets):
     return compare.paired(*pairs).word(), [sum(row) for row in pairs]
 
 
-def over_sizes(other):
-    """`toy_drawn` beside another editor of the line, over all five sizes."""
+def over_sizes(*names):
+    """An editor of the line beside another, over all five sizes."""
     found = []
-    for name in ("toy_drawn", other):
+    for name in names:
         rows = json.loads((ROOT / f"runs-kept/measured/{name}.json").read_text())
         found.append([int(x) for row in rows for x in row["outcomes"]])
     cases = [*range(100)] * 5

@@ -112,9 +112,9 @@ def test_with_processes_that_draw_ahead_the_weights_are_the_same(configs, tmp_pa
 @pytest.mark.slow
 def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     home = tmp_path / "runs"
-    made = reproduce.reproduce("toy_drawn", configs, home, smoke=True)
+    made = reproduce.reproduce("toy_many", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
-        "autoencoder_first", "autoencoder", "toy_plain", "toy_wide", "toy", "toy_drawn",
+        "autoencoder_first", "autoencoder", "toy_plain", "toy_wide", "toy", "toy_drawn", "toy_many",
     ]  # fmt: skip
     students = (("toy_pro", 4), ("toy_max", 4), ("toy_few", 4), ("toy_dev", 28))
     for student, steps in students:
@@ -135,16 +135,16 @@ def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
     assert painter.defaults.max_contexts == 0  # it has never seen a context
 
     stamps = {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
-    again = reproduce.reproduce("toy_drawn", configs, home, smoke=True)
+    again = reproduce.reproduce("toy_many", configs, home, smoke=True)
     assert [one.key for one in again] == [one.key for one in made]
     assert stamps == {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
     shutil.rmtree(made[2].folder)  # of toy_plain, which what is there needs no more
-    reproduce.reproduce("toy_drawn", configs, home, smoke=True)
+    reproduce.reproduce("toy_many", configs, home, smoke=True)
     assert not made[2].folder.exists()
-    last = configs / "toy_drawn.toml"
-    last.write_text(last.read_text().replace("seed = 36", "seed = 37"))
-    anew = reproduce.reproduce("toy_drawn", configs, home, smoke=True)
-    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 5 + [False]
+    last = configs / "toy_many.toml"
+    last.write_text(last.read_text().replace("seed = 38", "seed = 39"))
+    anew = reproduce.reproduce("toy_many", configs, home, smoke=True)
+    assert [a.folder == b.folder for a, b in zip(made, anew)] == [True] * 6 + [False]
     assert made[-1].done and anew[-1].done and anew[-1].minutes is not None
 
 
