@@ -39,8 +39,10 @@ test:  ## run every test: units, parity, bad input, notebooks, browser
 
 # `make test` runs two of these beside each other, and the next when one has ended: the longest begin.
 # Each computes with one thread: threads that wait for each other on cores that others share cost more
-# than they bring. Tests of what threads could change ask for two (the fixture `two_threads`).
+# than they bring. Tests of what threads could change ask for two (the fixture `two_threads`), and
+# these sleep while they wait: awake they would take a core from the one that they wait for.
 units wings course browser: export OMP_NUM_THREADS ?= 1
+units wings course browser: export OMP_WAIT_POLICY ?= PASSIVE
 WINGS := tests/bench tests/course tests/fuzz
 units:
 	$(PY) -m pytest tests $(addprefix --ignore=,tests/browser $(WINGS))
