@@ -52,11 +52,11 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
 
 
 def folder(
-    options: argparse.Namespace, part: str = "", check: Callable[[str], object] = loader.require
+    options: argparse.Namespace, part: str = "", check: Callable[[str], object] | None = None
 ) -> Path:
     """Where results go; `part` names a part of the cases, which has a folder of its own.
 
-    check: raises an error where a name stands for no weights of the kind that is measured.
+    check: raises an error where a name stands for nothing that is measured (`loader.require`).
 
     Raises ConfigError where a part, or a run without --store, would write into data/bench, and,
     before any work is done, WeightsError for weights that are not there and OutputError where
@@ -64,7 +64,7 @@ def folder(
     """
     named = getattr(options, "weights", None) or ()
     for name in [named] if isinstance(named, str) else named:
-        check(name)
+        (check or loader.require)(name)
     if options.store and options.output:
         raise ConfigError(
             "Got --store and --output: --store writes to data/bench, use one of them."
