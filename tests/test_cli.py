@@ -71,7 +71,9 @@ def test_weights_with_a_name_are_listed_looked_into_and_checked_by_it(here, caps
     places = files.shipped("data", "weights").glob("*/config.json")
     names = sorted(path.parent.name for path in places)
     assert [line.split()[0] for line in lines[:-1]] == names
-    assert "edits alone" in lines[names.index("toy-dev")] and "4 steps" in lines[names.index("toy-max")]
+    assert "edits alone" in lines[names.index("toy-dev")]
+    assert "4 steps" in lines[names.index("toy-max")]
+    assert "4 pictures, 19 sizes" in lines[names.index("toy-any")]
     assert app.main(["weights", "inspect", "toy-words"]) == 0  # whose other parts are toy-max's
     said = capsys.readouterr().out
     assert all(kind in said for kind in ("toy text encoder", "  transformer", "  autoencoder"))
