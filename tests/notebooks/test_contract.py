@@ -132,16 +132,11 @@ def test_every_figure_has_a_title(notebook):
                 assert "title" in {word.arg for word in node.keywords}, cell.source
 
 
-# Stored before a picture had a text; `store.py` gives it one, and then its number goes from here.
-WITHOUT_TEXTS = {"02"}
-
-
 def test_every_stored_picture_has_a_text_for_who_cannot_see_it(path, notebook):
     outputs = [output for cell in cells(notebook, "code") for output in cell.outputs]
     drawn = [o.metadata for o in outputs if "image/png" in o.get("data", {})]
     texts = [metadata.get("image/png", {}).get("alt", "") for metadata in drawn]
-    complete = all(len(text.split()) > 2 for text in texts)
-    assert complete != (path.stem[:2] in WITHOUT_TEXTS), texts
+    assert all(len(text.split()) > 2 for text in texts), texts
 
 
 # ---- rhythm
