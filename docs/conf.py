@@ -76,6 +76,8 @@ def setup(app: Sphinx) -> None:
     """Register the reading of docstrings and signatures."""
     app.connect("autodoc-process-docstring", plain)
     app.connect(
-        "autodoc-process-signature",
-        lambda app, what, name, thing, options, given, result: (unbounded(given or ""), result),
+        "autodoc-process-signature",  # a module has none
+        lambda app, what, name, thing, options, given, result: (
+            (unbounded(given), result) if given else None
+        ),
     )
