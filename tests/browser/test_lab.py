@@ -235,7 +235,7 @@ def test_where_the_kernel_is_gone_the_widgets_place_says_what_to_do(page, lab):
     open_and_run(page, lab(LATE))
     widget, word = page.locator(".mk").first, page.locator(".mk-fallback", has_text="run the cell")
     assert not word.is_visible()
-    keys(widget.locator(".noUi-handle").first, "End")
+    keys(widget.locator(".noUi-handle[aria-label=Steps]"), "End")
     widget.locator(".mk-run").click()
     status(widget, "of 50")
 
