@@ -57,7 +57,6 @@ def folder(
     """Where results go; `part` names a part of the cases, which has a folder of its own.
 
     check: raises an error where a name stands for nothing that is measured (`loader.require`).
-
     Raises ConfigError where a part, or a run without --store, would write into data/bench, and,
     before any work is done, WeightsError for weights that are not there and OutputError where
     nothing can be written.

@@ -1,11 +1,9 @@
 """The book that `make book` has built, for eyes: axe and narrow windows, in both themes."""
 
-import functools
-import http.server
-import threading
 from pathlib import Path
 
 import pytest
+from lab_page import serving
 
 BOOK = Path(__file__).resolve().parents[2] / "build" / "book"
 PAGES = ["index", "notebooks/00_start_here", "notebooks/03_rope_offsets", "notebooks/glossary",
@@ -21,17 +19,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def address():
     """The book as any static server would show it."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(BOOK))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with serving(BOOK) as address:
+        yield address
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,13 +1,10 @@
 """The editor in a web page: in a real browser, against PyTorch, by keyboard, in both themes."""
 
-import functools
-import http.server
 import json
 import os
 import random
 import re
 import shutil
-import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lab_page import serving
 from PIL import Image
 
 from minikontext import flow, images, rope, sampler, tokens
@@ -67,16 +65,8 @@ def served(npm, pipe, tmp_path_factory):
 
     folder = build(pipe, tmp_path_factory.mktemp("page"), npm / "onnxruntime-web" / "dist")
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with serving(folder) as address:
+        yield folder, address
 
 
 @pytest.fixture(scope="module")
