@@ -151,7 +151,7 @@ PRESETS = {
     "full": Plan(),
     # for the toy at 64 x 64 on a few hours of one core; the rates of toy_pro
     "small": Plan(
-        steps=160, tokens=1024, batches=120, cases=200, draws=32, lr=5e-5, heads=20.0, head_start=40
+        steps=320, tokens=1024, batches=120, cases=200, draws=32, lr=5e-5, heads=20.0, head_start=40
     ),
 }
 
@@ -373,8 +373,6 @@ def steps_of(plan: Plan, name: str, costs: Costs) -> int:
 def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Editor:
     """The student of an arm after `plan.steps`; goes on from a checkpoint in `folder`."""
     arm = arm_called(name)
-    if not arm.trained:
-        return given.teacher
     model, loss = build_loss(plan, arm, seed, given)
     steps = plan.steps + plan.head_start * (arm.kind == "ladd")
     how = LoopConfig(
@@ -569,6 +567,8 @@ def experiment(
     if arm.kind == "teacher":  # as it made the answers, with guidance
         steps = [many for many, _ in ladd_report.CLAIM.pairs]
         return Run(name, seed, **exam.take(lambda n: pipe, steps, plan.scale, max(steps)))
+    if not arm.trained:
+        return Run(name, seed, **exam.take(lambda n: pipe))
     given = gather(plan, arm, pipe, work / "stream")
     try:
         student = train(plan, name, seed, given, folder)

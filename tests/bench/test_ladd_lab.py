@@ -242,3 +242,17 @@ def test_weights_that_are_others_by_now_are_examined_anew(tiny, tmp_path, monkey
         ladd_lab.run(TINY, ["start", "weights:x"], 1, tmp_path / "lab.json", tmp_path / "work",
                      lambda name: student if name == "x" else teacher)  # fmt: skip
     assert seen == ["", "one", "two"]
+
+
+def test_a_student_is_examined_beside_arms_that_are_trained(tiny, tmp_path, monkeypatch):
+    """Its batches are the teacher's, not the student's own: of those it needs none."""
+    teacher, student = tiny(), tiny()
+    monkeypatch.setattr(ladd_lab, "sized", lambda pipe: pipe)
+    student.weights_fingerprint = "of other weights"
+    book = ladd_lab.run(
+        TINY, ["flow", "ladd", "weights:x"], 1, tmp_path / "lab.json", tmp_path / "work",
+        lambda name: student if name == "x" else teacher,
+    )  # fmt: skip
+    found = book.runs["weights:x / 0"]
+    assert found.weights == "of other weights"[:12] and not found.error
+    assert [*found.outcomes] == ["1", "2", "4", "8"]
