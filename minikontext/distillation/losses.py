@@ -112,10 +112,14 @@ def ladd_turn(
     )
 
 
-def rollout_loss(generated: Tensor, x: Tensor, t: float) -> Tensor:
+def rollout_loss(
+    generated: Tensor, x: Tensor, t: float, weights: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """The distance of clean estimates at time t from the answers, (b, c, ...) -> a scalar.
 
     Not squared: between two answers that may be right, the mean is neither. The later, the nearer
-    the answer and the smaller the error; 1 / t lets it count as well.
+    the answer and the smaller the error; 1 / t lets it count as well. weights: of places, (b, 1,
+    ...), as `change_weights` gives them.
     """
-    return ((generated - x).square().mean(1) + TINY).sqrt().mean() / t
+    far = ((generated - x).square().mean(1) + TINY).sqrt()
+    return (far if weights is None else weights[:, 0] * far).mean() / t

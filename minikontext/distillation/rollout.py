@@ -26,6 +26,7 @@ from minikontext.training.editor import Batches
 from minikontext.training.loop import LossFunction
 from minikontext.training.parallel import WHOLE, Microbatch
 from minikontext.training.stream import Inputs
+from minikontext.training.world_editor import change_weights
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class RolloutLossConfig:
     steps: numbers of steps that the student samples with, drawn with the probabilities `shares`;
     then one of the steps is drawn, at which it learns. final: the share in which it is the last
     one, whose estimate is the answer. mu_16: its times are shifted by the root law of the target's
-    size; None: as they are.
+    size; None: as they are. changed: how much of the loss follows what the edit changes, as in
+    `WorldEditorTraining`.
     """
 
     seed: Seed = 0
@@ -43,6 +45,7 @@ class RolloutLossConfig:
     shares: Annotated[tuple[Share, ...], MaxLen(1024)] = (0.1, 0.2, 0.7)
     final: Share = 0.5
     mu_16: Mean | None = None
+    changed: Share = 0.0
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -87,7 +90,8 @@ def rollout_loss(
             generated = flow.clean_estimate(z, predict(z, t).float(), t)
         generated = torch.where(determined.view(-1, 1, 1, 1), generated, x)
         mse = float((generated.detach() - x).square().mean())
-        total = losses.rollout_loss(generated, x, float(times[-1]))
+        weights = change_weights(x, contexts, config.changed) if config.changed else None
+        total = losses.rollout_loss(generated, x, float(times[-1]), weights)
         return total, {"mse": mse, f"mse_at_{float(times[-1]):.2f}": mse}
 
     return loss

@@ -13,6 +13,7 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches
+from minikontext.training.world_editor import change_weights
 
 CPU = torch.device("cpu")
 ONE_STEP = RolloutLossConfig(steps=(1,), shares=(1.0,), bf16=False)
@@ -96,6 +97,26 @@ def test_where_many_answers_are_right_the_student_is_left_alone(student, pairs):
         value.backward()
         grads = [p.grad for p in student.transformer.parameters() if p.grad is not None]
         assert any(float(g.abs().sum()) > 0 for g in grads) is learns
+
+
+def test_what_an_edit_changes_weighs_more(student, pairs):
+    """In the loss, not in the facts: a share goes where the target is far from the picture."""
+    pairs.contexts[:, 0] = pairs.target
+    pairs.contexts[:, 0, :, :2, :2] += 1.0  # one token of sixteen
+    loss = rollout_loss(student, twice(pairs, 0), ONE_STEP, CPU)
+    some = rollout_loss(student, twice(pairs, 0), replace(ONE_STEP, changed=0.5), CPU)
+    _, facts = loss(0)
+    value, same = some(0)
+    assert same == facts
+    seen = []
+    student.register_forward_hook(lambda _, given, v: seen.append((given, v)))
+    some(0)
+    (z, t, _, contexts), v = seen[-1]
+    target = pairs.target[[0, 0]]
+    far = ((flow.clean_estimate(z, v, t) - target).square().mean(1) + TINY).sqrt()
+    weights = change_weights(target, contexts, 0.5)[:, 0]
+    assert float(weights[0, 0, 0]) > 4 > 1 > float(weights[0, -1, -1])
+    torch.testing.assert_close(value, (weights * far).mean())
 
 
 def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
