@@ -5,6 +5,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lab_page import serving
+from lab_page import ROOT, serving
 from PIL import Image
 
 from minikontext import flow, images, rope, sampler, tokens
@@ -487,3 +489,18 @@ def test_what_cannot_become_a_page_is_refused(pipe, tmp_path):
         with pytest.raises(ConfigError, match=why):
             build(other, tmp_path / "page", tmp_path)
     assert not (tmp_path / "page").exists()
+
+
+def test_how_long_somebody_waits_is_measured_and_told(site, tmp_path):
+    """Whether it is fast enough depends on the machine; that all of it is timed does not."""
+    command = [sys.executable, ROOT / "tools" / "waits.py", "--weights", "toy-max",
+               "--pixels", "0.1", "--page", site[0], "--output", tmp_path]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode in (0, 1) and not done.stderr.count("Traceback"), done.stderr
+    found = json.loads(next(tmp_path.rglob("waits.json")).read_text())
+    assert [*found["seconds"]] == ["upload shown", "upload edited", "page, first edit",
+                                   "page, slowest of 3 further edits"]  # fmt: skip
+    assert all(seconds > 0 for seconds, _ in found["seconds"].values())
+    late = any(seconds > most for seconds, most in found["seconds"].values())
+    assert done.returncode == late
+    assert done.stdout.count("| yes |") + done.stdout.count("| no |") == 4
