@@ -114,7 +114,8 @@ def costs(arms: dict[str, list[Run]], prepared: float) -> str:
     text = (
         "Minutes of one training, the mean of the seeds. Steps were set before, so that all take "
         "as many minutes of the processor as LADD; the clock depends on what else ran. Not "
-        f"counted: encoding and the teacher's answers, made once for all, {prepared:.1f} minutes."
+        f"counted: encoding and the teacher's answers, made once for all, {prepared:.1f} minutes; "
+        "what lay in `--work` already took none of them."
     )
     return f"{text}\n\n" + report.table(["", "steps", "minutes, processor", "clock"], rows)
 

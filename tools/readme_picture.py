@@ -1,7 +1,6 @@
 """The picture in the README: sample pictures, an instruction each, and what the weights make of it.
 
-python tools/readme_picture.py --weights toy --output data/images/readme.png
-python tools/readme_picture.py --weights FOLDER --side 128 --output docs/second_edition.png
+python tools/readme_picture.py --output data/images/readme.png
 """
 
 import argparse
@@ -35,9 +34,9 @@ def show(axis: plt.Axes, picture: Image.Image, title: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--weights", default="toy")
+    options.add_argument("--weights", default="toy-any")
     options.add_argument("--output", type=Path, default=Path("outputs/readme.png"))
-    options.add_argument("--side", type=int, default=64, help="pixels (default: 64)")
+    options.add_argument("--side", type=int, default=128, help="pixels (default: 128)")
     args = options.parse_args()
     pipe = KontextPipeline.from_pretrained(args.weights)
     figure, axes = plt.subplots(2, len(EDITS), figsize=(2 * len(EDITS), 4.45))
