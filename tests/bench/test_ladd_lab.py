@@ -81,7 +81,7 @@ def test_the_small_laboratory_is_committed_with_the_claim_of_the_code():
     book = ladd_lab.Book.load(path)
     claim = json.loads(json.dumps(ladd_lab.asdict(ladd_report.CLAIM)))
     assert book.plan == ladd_lab.PRESETS["small"] and json.loads(path.read_text())["claim"] == claim
-    assert {one.arm for one in book.runs.values()} <= {*ARMS, "weights:toy-pro"}
+    assert {one.arm for one in book.runs.values()} <= {*ARMS, "weights:toy-pro", "weights:toy-max"}
 
 
 COSTS = {"ladd": [0.4, 0.2], "flow": [0.1, 0.0], "ladd, R1": [0.5, 0.3], "guidance": [9.0, 0.0]}
