@@ -34,6 +34,7 @@ from minikontext.training.data import Pairs, build_cache, encode, load_cache
 from minikontext.training.editor import Editor, EditorLossConfig, editor_loss
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.models import averaged
+from minikontext.training.runs import alone
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 
@@ -238,7 +239,8 @@ def train_and_score(variant: Variant, seed: int, setting: Setting, folder: Path)
     autoencoder, pairs, test, cases = prepare(setting, folder)
     facts = (setting.level, setting.pairs, setting.steps, setting.batch, *astuple(variant), seed)
     place = folder / "-".join(map(str, facts))
-    model, curve = train(variant, seed, setting, pairs, test, place)
+    with alone(place):
+        model, curve = train(variant, seed, setting, pairs, test, place)
     pictures = edit(model, autoencoder, test, setting.sampling_steps)
     rows = [(c, score(p.numpy(), c)) for c, p in zip(cases, pictures, strict=True)]
     found = summarise(rows)

@@ -59,6 +59,7 @@ from minikontext.training.editor import Editor, editor_loss
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.training.models import averaged
 from minikontext.training.parallel import WHOLE, Microbatch
+from minikontext.training.runs import alone
 from minikontext.training.stream import Batch, Inputs, Source, Stream, StreamConfig
 from minikontext.training.world_editor import WorldEditorTraining
 
@@ -508,8 +509,17 @@ def run(
 ) -> Book:  # fmt: skip
     """Train and examine what is missing in `place`; each run is stored when it is there.
 
-    Raises ConfigError for an unknown arm, or where the file holds runs of another plan or teacher.
+    Raises ConfigError for an unknown arm, or where the file holds runs of another plan or teacher;
+    TrainingError where another process works in the file, or in the folder of a run.
     """
+    with alone(place):  # two processes would each forget the other's runs
+        return _run(plan, arms, seeds, place, work, load_pipe)
+
+
+def _run(
+    plan: Plan, arms: list[str], seeds: int, place: Path, work: Path,
+    load_pipe: Callable[[str], KontextPipeline],
+) -> Book:  # fmt: skip
     kinds = {name: arm_called(name) for name in arms}
     pipe = sized(load_pipe(plan.weights))
     exam = Exam(plan, words_of(pipe), contexts_of(pipe))
@@ -570,10 +580,11 @@ def experiment(
     if not arm.trained:
         return Run(name, seed, **exam.take(lambda n: pipe))
     given = gather(plan, arm, pipe, work / "stream")
-    try:
-        student = train(plan, name, seed, given, folder)
-    except TrainingError as error:
-        return Run(name, seed, log=_log(folder), error=str(error))
+    with alone(folder):  # held by another, it is no run that failed
+        try:
+            student = train(plan, name, seed, given, folder)
+        except TrainingError as error:
+            return Run(name, seed, log=_log(folder), error=str(error))
 
     def at(steps: int) -> KontextPipeline:
         net: Any = student.transformer

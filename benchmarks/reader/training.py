@@ -31,6 +31,7 @@ from minikontext.toyworld.sizes import TRAINED, Size
 from minikontext.toyworld.sizes import UNSEEN as NEW
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
 from minikontext.training.models import averaged
+from minikontext.training.runs import alone
 
 # A judge may know every size that editors are asked for, those that they were not trained on too.
 SIZES: tuple[Size, ...] = (*TRAINED, *NEW)
@@ -174,12 +175,16 @@ def new_loop(model: ReaderNetwork, recipe: ReaderTraining, run: Path) -> Loop:
 
 
 def train(run: Path, recipe: ReaderTraining | None = None) -> ReaderNetwork:
-    """Train a reader in the folder `run`, or go on there; returns its averaged weights."""
+    """Train a reader in the folder `run`, or go on there; returns its averaged weights.
+
+    Raises TrainingError where another process trains in it.
+    """
     recipe = recipe or ReaderTraining()
     torch.manual_seed(recipe.seed)
     model = ReaderNetwork(recipe.reader)
-    loop = new_loop(model, recipe, run)
-    loop.resume()
-    loop.run(training_loss(model, recipe))
-    averaged(loop, model)
+    with alone(run):
+        loop = new_loop(model, recipe, run)
+        loop.resume()
+        loop.run(training_loss(model, recipe))
+        averaged(loop, model)
     return model.requires_grad_(False)

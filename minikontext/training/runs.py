@@ -136,20 +136,14 @@ def opened(job: Job, world: DistContext, resume: bool = True) -> Iterator[None]:
     it will replace, is told. Raises TrainingError if another training holds one of them, and
     OutputError if they cannot be written.
     """
-    # Whoever comes by a link finds the same lock.
-    places = [Path(os.path.realpath(place)) for place in (job.folder, job.output)]
-    locks = [FileLock(place.with_name(f".{place.name}.lock")) for place in places]
+    places, locks = zip(*map(_lock, (job.folder, job.output)))
     held, said = 1.0, ""
     aside = not resume and places[0].exists()
     if world.rank == 0:
         try:
             for place, lock in zip(places, locks):
                 said = f"Another training works in {place}"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if files.exists(there := Path(lock.lock_file)) and there.stat().st_size:
-                    raise OutputError(f"Cannot write {there}: it is no lock, which would be empty. "
-                                      "Move it away.")  # fmt: skip
-                lock.acquire(timeout=0)
+                _acquire(lock)
             _begin(job, places[0], aside)
         except Timeout:
             held = 0.0
@@ -176,6 +170,46 @@ def opened(job: Job, world: DistContext, resume: bool = True) -> Iterator[None]:
 
 
 WRITTEN = "output.json"
+
+
+@contextmanager
+def alone(*places: str | Path) -> Iterator[None]:
+    """Hold folders and files that one process writes by itself, as the laboratory's trainings do.
+
+    Raises TrainingError if another process holds one of them, OutputError if it cannot be held.
+    """
+    taken: list[FileLock] = []
+    try:
+        for place, lock in map(_lock, places):
+            try:
+                _acquire(lock)
+            except Timeout:
+                raise TrainingError(f"Another training works in {place}. Wait for its end, "
+                                    "stop it, or name another place.") from None  # fmt: skip
+            except OSError as error:
+                raise OutputError(f"Cannot write {place}: {error.strerror or error}.") from error
+            taken.append(lock)
+        yield
+    finally:
+        for lock in taken:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+
+def _lock(place: str | Path) -> tuple[Path, FileLock]:
+    """A place and its lock; whoever comes by a link finds the same lock."""
+    real = Path(os.path.realpath(place))
+    return real, FileLock(real.with_name(f".{real.name}.lock"))
+
+
+def _acquire(lock: FileLock) -> None:
+    """Take a lock that is free. Raises Timeout, OSError, and OutputError for what is no lock."""
+    there = Path(lock.lock_file)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if files.exists(there) and there.stat().st_size:
+        raise OutputError(f"Cannot write {there}: it is no lock, which would be empty. "
+                          "Move it away.")  # fmt: skip
+    lock.acquire(timeout=0)
 
 
 def _begin(job: Job, folder: Path, aside: bool) -> None:

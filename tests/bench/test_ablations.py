@@ -9,8 +9,9 @@ from benchmarks import ablations
 from benchmarks.ablations import STUDIES, Setting, Variant, VariantEditor
 from minikontext.bench.ablations import Run, plot, values
 from minikontext.denoiser import Denoiser
-from minikontext.errors import ConfigError
+from minikontext.errors import ConfigError, TrainingError
 from minikontext.training.editor import EditorLossConfig
+from minikontext.training.runs import alone
 
 TINY = Setting(level=1, pairs=8, steps=2, batch=4, cases=2, sampling_steps=1)
 
@@ -101,3 +102,6 @@ def test_a_finished_training_is_scored_again_and_not_trained_again(tmp_path, mon
     first = ablations.train_and_score(Variant(), 0, TINY, tmp_path)
     monkeypatch.setattr(ablations.Loop, "run", None)
     assert ablations.train_and_score(Variant(), 0, TINY, tmp_path) == first
+    folder = next(path.parent for path in tmp_path.glob("*/log.jsonl"))
+    with alone(folder), pytest.raises(TrainingError, match="Another training works in"):
+        ablations.train_and_score(Variant(), 0, TINY, tmp_path)

@@ -14,6 +14,7 @@ from minikontext import sampler
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.text import ToyTextConfig, ToyTextEncoder
 from minikontext.toyworld import grammar
+from minikontext.training.runs import alone
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown word", "ignore:The prompt has")
 TINY = Plan(steps=2, answers=1, tokens=1400, batches=2, cases=4, prompts=1, draws=2, head_start=1)
@@ -82,6 +83,16 @@ def test_the_small_laboratory_is_committed_with_the_claim_of_the_code():
     claim = json.loads(json.dumps(ladd_lab.asdict(ladd_report.CLAIM)))
     assert book.plan == ladd_lab.PRESETS["small"] and json.loads(path.read_text())["claim"] == claim
     assert {one.arm for one in book.runs.values()} <= {*ARMS, "weights:toy-pro", "weights:toy-max"}
+
+
+def test_two_laboratories_neither_share_a_file_nor_a_training(lab):
+    folder = lab.folder / "work/tiny/flow/0"
+    for held, told in ((lab.folder / "lab.json", "works in .*lab.json"), (folder, "works in .*/0")):
+        with alone(held), pytest.raises(TrainingError, match=told):
+            lab(["flow"])
+    assert not folder.exists()  # not a step was done, and no failed run is noted
+    assert not lab(["flow"]).runs["flow / 0"].error
+    assert not [*lab.folder.rglob(".*.lock")]  # nothing is left beside them
 
 
 COSTS = {"ladd": [0.4, 0.2], "flow": [0.1, 0.0], "ladd, R1": [0.5, 0.3], "guidance": [9.0, 0.0]}

@@ -13,10 +13,11 @@ from minikontext.bench import reader
 from minikontext.bench.reader import judgement, network
 from minikontext.bench.reader.judgement import Reader
 from minikontext.bench.wrong_answers import planted
-from minikontext.errors import WeightsError
+from minikontext.errors import TrainingError, WeightsError
 from minikontext.toyworld.edits import Case, sample_case
 from minikontext.toyworld.render import render
 from minikontext.toyworld.scene import Scene
+from minikontext.training.runs import alone
 
 SIZES = ((64, 64), (96, 64), (64, 160), (128, 128), (48, 48), (160, 160))
 SCENE = Scene(species="bear", colour="pink", pattern="spotted", eyes="big", accessory="hat",
@@ -180,6 +181,8 @@ def test_answers_and_scenes_are_two_ways_to_say_the_same():
 def test_a_training_learns_resumes_and_is_a_function_of_the_step(tmp_path):
     small = network.ReaderConfig(widths=(8, 8, 8), features=8, maps=1, norm_groups=2)
     recipe = training.ReaderTraining(small, steps=6, batch=4, groups=1)
+    with alone(tmp_path / "whole"), pytest.raises(TrainingError, match="Another training"):
+        training.train(tmp_path / "whole", recipe)
     whole = training.train(tmp_path / "whole", recipe)
     first = training.draw_batch(3, 0, recipe)
     assert first[0].equal(training.draw_batch(3, 0, recipe)[0])

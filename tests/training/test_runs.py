@@ -218,6 +218,26 @@ def test_two_trainings_never_write_into_one_run(tmp_path):
     assert train(config(tmp_path))  # a lock does not outlive who held it
 
 
+def test_whoever_trains_by_itself_holds_its_folder_as_a_run_does(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    told = pytest.raises(TrainingError, match="Another training works in")
+    with runs.alone(run):
+        with told:
+            train(config(tmp_path))
+        with told, runs.alone(other, run):
+            pytest.fail("both were held")
+        with runs.alone(other):  # what was taken before the refusal is free again
+            pass
+    with runs.opened(build_job(config(tmp_path)), ALONE), told, runs.alone(run):
+        pytest.fail("a run was held twice")
+    (tmp_path / ".run.lock").write_text("theirs")
+    with pytest.raises(OutputError, match="it is no lock"), runs.alone(run):
+        pass
+    assert (tmp_path / ".run.lock").read_text() == "theirs"
+    with pytest.raises(OutputError, match="Cannot write"), runs.alone("/proc/no/such"):
+        pass
+
+
 def test_that_a_run_replaces_the_output_of_another_is_told(tmp_path, caplog):
     def told(**more):
         caplog.clear()
