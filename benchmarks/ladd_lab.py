@@ -220,8 +220,11 @@ def words_of(pipe: KontextPipeline) -> str:
     return "grammar" if pipe.text_encoder.config.ngrams else "templates"
 
 
-def gather(plan: Plan, arm: Arm, pipe: KontextPipeline, folder: Path) -> Material:
-    """The material of an arm; encoded batches and answers are kept in `folder` for all arms."""
+def gather(plan: Plan, arm: Arm, pipe: KontextPipeline, folder: Path, seed: int = 0) -> Material:
+    """The material of an arm; encoded batches and answers are kept in `folder` for all arms.
+
+    seed: of the stream; the arms learn from that of 0.
+    """
     defaults, text = pipe.defaults, pipe.text_encoder
     teacher = Editor(pipe.transformer, text, defaults.context_layout).requires_grad_(False).eval()
     teacher.isolated = defaults.isolated
@@ -233,7 +236,7 @@ def gather(plan: Plan, arm: Arm, pipe: KontextPipeline, folder: Path) -> Materia
 
     def both(contexts: tuple[int, ...]) -> tuple[Stream, TeacherStream]:
         name = f"{tokens}-{''.join(map(str, contexts))}"
-        dials = StreamConfig(tokens=tokens, batches=plan.batches, other_size=0.0,
+        dials = StreamConfig(seed=seed, tokens=tokens, batches=plan.batches, other_size=0.0,
                              words=words_of(pipe), sizes=((SIDE, SIDE),),
                              contexts=contexts)  # fmt: skip
         stream = Stream(dials, pipe.autoencoder, folder / name)
@@ -372,7 +375,14 @@ def steps_of(plan: Plan, name: str, costs: Costs) -> int:
 
 
 def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Editor:
-    """The student of an arm after `plan.steps`; goes on from a checkpoint in `folder`."""
+    """The student of an arm after `plan.steps`, averaged."""
+    loop = trained(plan, name, seed, given, folder)
+    found = averaged(loop, loop.model)
+    return found.student if isinstance(found, Ladd) else found
+
+
+def trained(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Loop:
+    """An arm's loop at its end, its model as it stands; goes on from a checkpoint in `folder`."""
     arm = arm_called(name)
     model, loss = build_loss(plan, arm, seed, given)
     steps = plan.steps + plan.head_start * (arm.kind == "ladd")
@@ -384,8 +394,7 @@ def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Ed
     loop = Loop(model, how, folder, made_from=facts)
     loop.resume()
     loop.run(clocked(loss))
-    found = averaged(loop, model)
-    return found.student if isinstance(found, Ladd) else found
+    return loop
 
 
 def clocked(loss: LossFunction) -> LossFunction:
@@ -492,10 +501,20 @@ class Book:
         return cls(Plan(**stored["plan"]), **facts, runs={one.name: one for one in runs})
 
 
+def called(pipe: KontextPipeline) -> str:
+    """What the laboratory calls a teacher: its name and fingerprint."""
+    return f"{pipe.name} {pipe.weights_fingerprint[:12]}".strip()
+
+
+def folder_of(pipe: KontextPipeline) -> str:
+    """Where, in its work folder, the laboratory keeps what it learned from a teacher."""
+    return re.sub(r"[^\w-]+", "-", called(pipe))
+
+
 def open_book(plan: Plan, pipe: KontextPipeline, place: Path) -> Book:
     """The file of this plan and teacher. Raises ConfigError if it is another one's."""
     book = Book.load(place) or Book(plan)
-    teacher = f"{pipe.name} {pipe.weights_fingerprint[:12]}".strip()
+    teacher = called(pipe)
     if replace(book.plan, weights=plan.weights) != plan:
         raise ConfigError(f"{place} is for {book.plan}, not for {plan}: use another --output.")
     if book.runs and book.teacher != teacher:
@@ -524,7 +543,7 @@ def _run(
     pipe = sized(load_pipe(plan.weights))
     exam = Exam(plan, words_of(pipe), contexts_of(pipe))
     book = open_book(plan, pipe, place)
-    work = work / re.sub(r"[^\w-]+", "-", book.teacher)
+    work = work / folder_of(pipe)
     book.free = "".join(str(int(bool(case.free))) for case in exam.cases)
     book.save(place)  # what is to be decided stands before it is measured
     calibrate(book, [n for n, arm in kinds.items() if arm.trained], pipe, work / "stream")
