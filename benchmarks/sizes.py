@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from benchmarks.suite import edit_all
+from benchmarks.suite import RESIZE, edit_all
 from minikontext.bench import report
 from minikontext.bench.oracle_bench import summarise
 from minikontext.pipeline import KontextPipeline
@@ -95,12 +95,14 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--pictures", type=int, help="context pictures (default: all numbers)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--scale", type=float, help="of guidance (default: the weights' own)")
+    parser.add_argument("--resize", default="none", choices=("none", "kontext"), help=RESIZE)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args(arguments)
     report.positive(options, "cases", "steps")
     pipe = KontextPipeline.from_pretrained(options.weights)
     cases = cases_of(options.cases, options.level, options.split, pictures=options.pictures)
-    call = {"num_inference_steps": options.steps, "true_cfg_scale": options.scale}
+    call = {"num_inference_steps": options.steps, "true_cfg_scale": options.scale,
+            "resize": options.resize}  # fmt: skip
     rows: list[Row] = []
     for size in tqdm(options.sizes, "sizes"):
         rows.append(row := measure(pipe, cases, size, options.own, **call))

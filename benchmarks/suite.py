@@ -33,6 +33,7 @@ from minikontext.toyworld.split import pairs_of
 LEVEL = 4
 NAME = "suite"
 Choice = Callable[[Case], bool]
+RESIZE = "of contexts: as they are (none), or as the pipeline does by default"
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,12 @@ def context_sizes(case: Case, number: int, target: Size, own: bool) -> tuple[Siz
 
 def edit_all(
     pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool = False,
-    seed: int = 0, batch: int = 16, **call: Any,
+    seed: int = 0, batch: int = 16, resize: str = "none", **call: Any,
 ) -> list[Image.Image]:  # fmt: skip
-    """Edit all cases into pictures of one size, in batches of equal buckets."""
+    """Edit all cases into pictures of one size, in batches of equal buckets.
+
+    resize: "none" shows the weights each context in the size that it has; see the pipeline's.
+    """
     shapes = [context_sizes(case, i, size, own) for i, case in enumerate(cases)]
     results: dict[int, Image.Image] = {}
     for rows in _equal(shapes, batch):
@@ -124,7 +128,7 @@ def edit_all(
         out = pipe(
             [cases[i].prompt for i in rows], image=inputs if shapes[rows[0]] else None,
             width=size[0], height=size[1], seed=[seed * 1_000_003 + i for i in rows],
-            resize="none", progress=False, **call,
+            resize=resize, progress=False, **call,
         )  # fmt: skip
         results.update(zip(rows, out.images, strict=True))
     return [results[i] for i in range(len(cases))]
@@ -198,24 +202,27 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Outcome]]:
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
     parser.add_argument("--share", type=float, default=1.0, help="of every set (default: all)")
     parser.add_argument("--sets", nargs="+", default=[*SETS], choices=[*SETS], metavar="SET")
+    parser.add_argument("--resize", default="none", choices=("none", "kontext"), help=RESIZE)
     options = parser.parse_args(arguments)
     report.positive(options, "steps")
     if not 0 < options.share <= 1:
         raise ConfigError(f"--share {options.share}: use a part of the whole, up to 1.")
-    whole = options.share == 1 and set(options.sets) == set(SETS)
+    whole = options.share == 1 and set(options.sets) == set(SETS) and options.resize == "none"
     folder = report.folder(options, "" if whole else f"{NAME} {options.split} {options.share}")
     pipe = KontextPipeline.from_pretrained(options.weights)
-    call = {"num_inference_steps": options.steps}
+    call = {"num_inference_steps": options.steps, "resize": options.resize}
     found = {
         name: run(pipe, name, options.split, options.share, **call)
         for name in tqdm(options.sets, "sets")
     }
     steps = options.steps or pipe.defaults.num_inference_steps
     title = f"# MiniKontextBench 2: {options.weights}, {steps} steps, {options.split} split"
+    title += ", contexts as the pipeline brings them" * (options.resize == "kontext")
     text = page(found, title)
     short = re.sub(r"[^\w.-]+", "-", called(pipe, options.weights)).strip("-")
     name = f"{NAME}_{short}_{options.split}"  # choices (dev) and reports (test) stay apart
-    content = {"weights": pipe.weights_fingerprint, "steps": steps, "split": options.split}
+    content = {"weights": pipe.weights_fingerprint, "steps": steps, "split": options.split,
+               "resize": options.resize}  # fmt: skip
     plain = {key: [asdict(one) for one in outcomes] for key, outcomes in found.items()}
     report.write_json(content | {"outcomes": plain}, folder / f"{name}.json")
     report.write_text(text, folder / f"{name}.md")

@@ -2,12 +2,13 @@
 
 `python -m benchmarks.told_apart --store`
 
-The log of a training counts logits with the right sign over all places, all noises and all starts:
-it hardly leaves one half. Most of those places are copies, where real and fake are alike. So here
-each place is a pair: does the heads' logit of the teacher's answer lie above that of the student's
-jump, at the same place, under the same noise, for the same words? One half is a guess. Pairs are
-told by the time from which the student jumped, by the time at which they are judged, and by how far
-apart the two are there. The cases are of the world's training split, and none of them was trained.
+The log of a training counts logits with the right sign, over all noises and all starts: it hardly
+leaves one half. But the hinge needs no sign: what teaches the student is which of two pictures has
+the higher logit. So here each place is a pair: does the heads' logit of the teacher's answer lie
+above that of the student's jump, at the same place, under the same noise, for the same words? One
+half is a guess. Pairs are told by the time from which the student jumped, by the time at which they
+are judged, and by whether the two are far apart there. The cases are of the world's training split,
+and none of them was trained.
 
 The training is the laboratory's arm "ladd" (`benchmarks.ladd_lab`), its student and heads as they
 stand after the last step. It is trained if `--work` does not hold it.

@@ -90,7 +90,7 @@ class KontextPipeline:
         guidance_scale: for [dev] weights. context_layout: see `tokens.context_ids`.
         true_cfg_scale: above 1, classifier-free guidance against `negative_prompt` (or "").
         seed: one int (image i gets seed + i) or one for each image. None draws them.
-        resize: "kontext" brings pictures to a trained size, "none" only to whole tokens.
+        resize: "kontext" brings pictures to a trained size (`images.plan`), "none" to whole tokens.
         step_cache: a `StepCache` or its threshold, see `runtime.step_cache`. Not exact.
         callback: gets a StepInfo after each step, before any filter has looked; False stops.
         Raises PromptError, ImageError, SizeError, ConfigError, SafetyError, Cancelled, and
@@ -108,7 +108,7 @@ class KontextPipeline:
             safety.refuse("prompt", request.unique)
         # 3. Read, filter and encode the contexts; plan the size of the result.
         reader = ContextReader(self.codec, self.defaults, safety, self.name)
-        contexts = reader.read(image, request.count, num_images_per_prompt, resize)
+        contexts = reader.read(image, request.count, num_images_per_prompt, resize, (width, height))
         plan = reader.target_plan(width, height, contexts)
         advise(request.settings, [one.plan for one in contexts], plan, context_layout)
         # 4. Encode the text.

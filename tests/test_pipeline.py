@@ -34,6 +34,9 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import lora
 from minikontext.runtime import offload
 from minikontext.runtime.config import build_config
+from minikontext.toyworld.sizes import TRAINED
+
+LANCZOS = Image.Resampling.LANCZOS
 
 
 @pytest.fixture
@@ -196,6 +199,59 @@ def test_contexts_may_differ_in_size_from_the_target_and_each_other(pipe, pictur
     offset = run(pipe, "the hat", image=[picture, small], context_layout="offset", **kwargs)
     assert index.images[0].size == (96, 64)
     assert not torch.allclose(index.latents, offset.latents, atol=1e-4)
+
+
+@pytest.fixture
+def many_sizes(pipe):
+    """The tiny pipeline as weights of many areas, and how it brings a picture to a size."""
+    parts = pipe.transformer, pipe.autoencoder, pipe.text_encoder
+    return KontextPipeline(*parts, replace(pipe.defaults, sizes=TRAINED), "many")
+
+
+def test_weights_of_many_areas_see_a_context_at_the_size_of_the_result(many_sizes, picture):
+    def latents(image, **more):
+        return run(many_sizes, "the hat", image=image, **more).latents
+
+    large, wide = (picture.resize(size, LANCZOS) for size in ((128, 128), (160, 64)))
+    asked = {"width": 128, "height": 128}
+    with pytest.warns(ResizeWarning, match="64×64 resized to 128×128$"):
+        assert torch.equal(latents(picture, **asked), latents(large))
+    as_it_is = latents(picture, **asked, resize="none")
+    assert not torch.allclose(as_it_is, latents(large), atol=1e-4)
+    with pytest.warns(ResizeWarning, match="128×128 resized to 64×64"):  # the second as the first
+        shrunk = large.resize((64, 64), LANCZOS)
+        assert torch.equal(latents([picture, large]), latents([picture, shrunk]))
+    with warnings.catch_warnings():  # of another shape: at its own trained size
+        warnings.simplefilter("error")
+        found = latents([wide, picture])
+    assert torch.equal(found, latents([wide, picture], resize="none"))
+    with pytest.warns(ResizeWarning, match="64×64 resized to 96×80; stretched"):
+        latents(picture, width=96, height=80)
+    with pytest.warns(ResizeWarning, match="64×64 resized to 80×64"):  # one side is the picture's
+        latents(picture, width=80)
+
+
+def test_a_result_goes_on_at_another_size_through_its_picture(many_sizes, picture):
+    first = run(many_sizes, "the hat", image=picture, num_images_per_prompt=2)
+    grown = [image.resize((128, 128), LANCZOS) for image in first.images]
+    asked = {"width": 128, "height": 128, "seed": [3, 4]}
+    prompts = ["night", "night"]
+    found = run(many_sizes, prompts, image=first, **asked).latents
+    right = [run(many_sizes, "night", image=one, width=128, height=128, seed=seed).latents
+             for one, seed in zip(grown, (3, 4))]  # fmt: skip
+    assert torch.allclose(found, torch.cat(right), atol=1e-4)
+    kept = run(many_sizes, prompts, image=first, seed=[3, 4]).latents
+    same = run(many_sizes, prompts, image=first.latents, seed=[3, 4]).latents
+    assert torch.equal(kept, same)  # at its own size no pixel is asked
+    shaped = {"width": 160, "height": 64, "seed": [3, 4]}
+    found, right = (run(many_sizes, prompts, image=x, **shaped) for x in (first, first.latents))
+    assert torch.equal(found.latents, right.latents)
+
+
+@pytest.mark.parametrize("size", [(0, 64), (-16, 64), (64, "64"), (64, 1.5), (10**6, 10**6)])
+def test_a_size_of_no_result_is_refused_by_weights_of_many_areas_too(many_sizes, picture, size):
+    with pytest.raises(SizeError):
+        run(many_sizes, "the hat", image=picture, width=size[0], height=size[1])
 
 
 def test_one_side_alone_takes_the_other_from_the_context(pipe, picture):

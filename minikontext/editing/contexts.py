@@ -47,8 +47,11 @@ class ContextReader:
     safety: Safety | None = None
     name: str = "untitled"
 
-    def read(self, image: Any, count: int, per_prompt: int, resize: str) -> list[Context]:
-        """One Context a slot, each for all `count` samples.
+    def read(
+        self, image: Any, count: int, per_prompt: int, resize: str,
+        size: tuple[int | None, int | None] = (None, None),
+    ) -> list[Context]:  # fmt: skip
+        """One Context a slot, each for all `count` samples; size: the result's, if it is asked for.
 
         Raises ImageError, SizeError, NonFiniteError, and SafetyError for what a filter refuses.
         """
@@ -60,12 +63,17 @@ class ContextReader:
             )
         if len(slots) < self.defaults.min_contexts:
             raise ImageError(f"{self.name} only edits: give an image, or use other weights.")
-        contexts = [self.encode_slot(slot, resize) for slot in slots]
+        contexts: list[Context] = []
+        for slot in slots:
+            contexts.append(self.encode_slot(slot, resize, size))
+            size = self._result(*size, contexts[0].plan)
         return [_for_all(context, count, per_prompt) for context in contexts]
 
-    def encode_slot(self, slot: Sequence[Any], resize: str) -> Context:
+    def encode_slot(
+        self, slot: Sequence[Any], resize: str, size: tuple[int | None, int | None] = (None, None)
+    ) -> Context:
         """Encode the pictures of one slot together; all need one size inside the model."""
-        inputs, plans, sources = zip(*(self._read(item, resize) for item in slot))
+        inputs, plans, sources = zip(*(self._read(item, resize, size) for item in slot))
         if len(sizes := {str(plan) for plan in plans}) > 1:
             raise SizeError(
                 f"The pictures of one batch have different sizes ({'; '.join(sorted(sizes))}). "
@@ -103,27 +111,47 @@ class ContextReader:
         """Size of the result: as requested, else the first context's, else the default."""
         if width is None and height is None and contexts:
             return contexts[0].plan
-        default = contexts[0].plan.original if contexts else None
-        default = default or (self.defaults.width, self.defaults.height)
-        size = (default[0] if width is None else width, default[1] if height is None else height)
-        return self._plan(size, "none")
+        first = contexts[0].plan if contexts else None
+        return self._plan(self._result(width, height, first), "none")
 
-    def _plan(self, size: images.Size, resize: str) -> ResizePlan:
-        return images.plan(size, resize, self.codec.multiple, self.defaults.sizes)
+    def _result(
+        self, width: int | None, height: int | None, first: ResizePlan | None
+    ) -> tuple[int, int]:
+        """Size of the result; `first` is the plan of the first context."""
+        if width is None and height is None and first:
+            return first.working
+        default = first.original if first else (self.defaults.width, self.defaults.height)
+        return (default[0] if width is None else width, default[1] if height is None else height)
+
+    def _plan(
+        self, size: images.Size, resize: str, target: images.Size | None = None
+    ) -> ResizePlan:
+        sizes = self.defaults.sizes
+        return images.plan(size, resize, self.codec.multiple, sizes, target=target)
 
     def _read(
-        self, item: Any, resize: str
+        self, item: Any, resize: str, size: tuple[int | None, int | None]
     ) -> tuple[Image.Image | Tensor, ResizePlan, tuple[Source, ...]]:
-        """A picture in its size inside the model, or latents as they are; its plan and sources."""
-        if isinstance(item, KontextOutput):
-            return self.codec.check_latents(item.latents), item.plan, output_sources(item)
+        """A picture in its size inside the model, or latents as they are; its plan and sources.
+
+        An output of another size than the result's goes back to pixels: its latents cannot grow.
+        """
         if isinstance(item, Tensor):
             latents = self.codec.check_latents(item)
-            size = tuple(x * self.codec.downsample for x in latents.shape[:1:-1])
-            return latents, ResizePlan(size, size, "none"), (Source(),) * len(latents)
-        picture = images.read(item)
-        plan = self._plan(picture.size, resize)
-        return plan.apply(picture), plan, (provenance.source(picture),)
+            own = tuple(x * self.codec.downsample for x in latents.shape[:1:-1])
+            return latents, ResizePlan(own, own, "none"), (Source(),) * len(latents)
+        output = item if isinstance(item, KontextOutput) else None
+        picture = output.images[0] if output else images.read(item)
+        width, height = (own if asked is None else asked for asked, own in zip(size, picture.size))
+        target = None if size == (None, None) else (width, height)
+        plan = self._plan(picture.size, resize, target)
+        if not output:
+            return plan.apply(picture), plan, (provenance.source(picture),)
+        asked = target and self._plan(target, "none").working
+        if plan.working != asked or plan.working == output.plan.working:
+            return self.codec.check_latents(output.latents), output.plan, output_sources(output)
+        latents = self.codec.encode([plan.apply(one) for one in output.images])
+        return latents, plan, output_sources(output)
 
     def _as_pictures(self, inputs: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
         """What the model is shown, as a filter can look at it: latents are decoded."""

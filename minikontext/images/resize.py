@@ -107,17 +107,21 @@ def plan(
     multiple: int = 16,
     sizes: tuple[Size, ...] = KONTEXT_SIZES,
     max_pixels: int = 4_194_304,
+    target: Size | None = None,
 ) -> ResizePlan:
     """Plan how a picture of `size` (width, height) enters the model; decide everything up front.
 
     mode "kontext": the size among `sizes`, the trained ones, whose aspect ratio is nearest.
     mode "none":    keep the size, padded to the next `multiple` (autoencoder factor × patch).
+    target: the size of the result, for a picture that the result is made from; see `beside`.
     Raises SizeError for sizes below 1 and for more than `max_pixels` inside the model.
     """
     if mode not in ("kontext", "none"):
         raise ConfigError(f"resize={mode!r} is not known. Use 'kontext' or 'none'.")
     size = checked_size(size)
-    working = nearest(size, sizes) if mode == "kontext" else snap(size, multiple)
+    working = snap(size, multiple)
+    if mode == "kontext":
+        working = beside(size, snap(target, multiple), sizes) if target else nearest(size, sizes)
     if any(side % multiple for side in working):
         raise ConfigError(f"The trained size {show_size(working)} is no multiple of {multiple}.")
     if working[0] * working[1] > max_pixels:
@@ -154,6 +158,24 @@ def nearest(size: Size, sizes: tuple[Size, ...]) -> Size:
     closest = min(map(apart, sizes))
     family = [trained for trained in sizes if apart(trained) <= SAME_AREA * closest]
     return min(family, key=lambda one: (abs(one[0] / one[1] - width / height), apart(one)))
+
+
+# Up to this factor between aspect ratios a picture is rather stretched than seen at another size.
+STRETCH = 1.3
+
+
+def beside(size: Size, target: Size, sizes: tuple[Size, ...]) -> Size:
+    """Pick the size at which weights see a picture of `size` whose result has the size `target`.
+
+    The real model's sizes are one family: all pictures have one scale, whatever they are brought
+    to. Weights of several areas copy well from a picture of the result's size, and badly from any
+    other (docs/lineage.md). There a picture of nearly the result's aspect ratio is brought to it.
+    """
+    areas = [width * height for width, height in sizes]
+    ratio = size[0] * target[1] / (size[1] * target[0])
+    if max(areas) > SAME_AREA * min(areas) and max(ratio, 1 / ratio) <= STRETCH:
+        return target
+    return nearest(size, sizes)
 
 
 def sizes_near(width: int, height: int, multiple: int, widest: float = 7 / 3) -> tuple[Size, ...]:

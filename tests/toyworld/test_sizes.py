@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from minikontext.errors import SizeError
 from minikontext.images import resize
 from minikontext.toyworld import Scene, render, sample_edit, sizes
 from minikontext.toyworld.edits import context_count, operation_shares, sample_case
@@ -121,6 +122,35 @@ def test_kontexts_own_sizes_are_chosen_by_aspect_alone():
     for width, height in ((64, 64), (500, 300), (2000, 900), (300, 900), (1024, 1023)):
         by_aspect = min(resize.KONTEXT_SIZES, key=lambda s: abs(s[0] / s[1] - width / height))
         assert resize.plan((width, height)).working == by_aspect
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "working"),
+    [
+        ((64, 64), (128, 128), (128, 128)),  # smaller, and of its shape
+        ((128, 128), (64, 64), (64, 64)),
+        ((80, 64), (128, 128), (128, 128)),  # nearly of its shape: stretched
+        ((300, 300), (80, 80), (80, 80)),  # the result need not have a trained size
+        ((50, 50), (100, 90), (112, 96)),  # nor whole tokens
+        ((160, 64), (64, 64), (160, 64)),  # of another shape: its own trained size
+        ((64, 64), (96, 64), (64, 64)),
+    ],
+    ids=str,
+)
+def test_a_picture_comes_to_the_size_of_its_result_if_it_has_nearly_its_shape(
+    size, target, working
+):
+    assert resize.plan(size, sizes=TRAINED, target=target).working == working
+    assert resize.plan(size, "none", sizes=TRAINED, target=target).working == resize.snap(size, 16)
+    for family in (resize.KONTEXT_SIZES, ((64, 64),)):  # one area: every picture has one scale
+        alone = resize.plan(size, sizes=family).working
+        assert resize.plan(size, sizes=family, target=target).working == alone
+
+
+def test_a_result_of_no_size_is_refused_with_its_picture():
+    for target in ((0, 64), (-1, 64), (64, 1.5), ("64", 64)):
+        with pytest.raises(SizeError, match="whole numbers from 1"):
+            resize.plan((64, 64), sizes=TRAINED, target=target)
 
 
 # ------------------------------------------------------------------------------------ the split
