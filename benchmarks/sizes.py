@@ -3,7 +3,8 @@
 `python -m benchmarks.sizes --weights FOLDER --level 2 --cases 100 --json FILE`
 
 Sizes are width x height in pixels; the trained ones first, then those that no training sees.
-`--own` gives every context picture a trained size of its own. What no editor can better is
+`--own` gives every context picture a trained size of its own, `--given 64x64` all of them one size;
+`--resize kontext` brings them to the result's size as an edit does. What no editor can better is
 measured by `benchmarks.ceiling`. Choices are made on `--split dev`; test is for what is reported.
 """
 
@@ -56,7 +57,7 @@ def cases_of(
 
 
 def measure(
-    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool = False, **call: Any
+    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool | Size = False, **call: Any
 ) -> Row:
     """Edit and score the cases at one size."""
     results = edit_all(pipe, cases, size, own, **call)
@@ -92,6 +93,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         "--sizes", type=sizes.parse, default="all", help="trained, unseen, all, WxH,…"
     )
     parser.add_argument("--own", action="store_true", help="contexts have sizes of their own")
+    parser.add_argument("--given", type=sizes.parse, help="WxH: the size of all context pictures")
     parser.add_argument("--pictures", type=int, help="context pictures (default: all numbers)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--scale", type=float, help="of guidance (default: the weights' own)")
@@ -105,7 +107,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             "resize": options.resize}  # fmt: skip
     rows: list[Row] = []
     for size in tqdm(options.sizes, "sizes"):
-        rows.append(row := measure(pipe, cases, size, options.own, **call))
+        own = options.given[0] if options.given else options.own
+        rows.append(row := measure(pipe, cases, size, own, **call))
         tqdm.write(f"{row.width} × {row.height}: {row.success} %")
         if options.json:  # what was measured stays, whatever comes
             report.write_json([asdict(row) for row in rows], options.json)

@@ -106,15 +106,17 @@ def _suitable(one: Set, name: str, split: str) -> Iterator[Case]:
     return filter(one.suits, drawn)
 
 
-def context_sizes(case: Case, number: int, target: Size, own: bool) -> tuple[Size, ...]:
-    """The size of each context picture: the target's, or a trained one of its own."""
+def context_sizes(case: Case, number: int, target: Size, own: bool | Size) -> tuple[Size, ...]:
+    """The size of each context picture: the target's, a trained one of its own, or the given."""
+    if isinstance(own, tuple):
+        return (own,) * len(case.contexts)
     rng = random.Random(f"contexts/{number}/{target}")
     others = [size for size in TRAINED if size != target]
     return tuple(rng.choice(others) if own else target for _ in case.contexts)
 
 
 def edit_all(
-    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool = False,
+    pipe: KontextPipeline, cases: Sequence[Case], size: Size, own: bool | Size = False,
     seed: int = 0, batch: int = 16, resize: str = "none", **call: Any,
 ) -> list[Image.Image]:  # fmt: skip
     """Edit all cases into pictures of one size, in batches of equal buckets.
@@ -208,7 +210,9 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Outcome]]:
     if not 0 < options.share <= 1:
         raise ConfigError(f"--share {options.share}: use a part of the whole, up to 1.")
     whole = options.share == 1 and set(options.sets) == set(SETS) and options.resize == "none"
-    folder = report.folder(options, "" if whole else f"{NAME} {options.split} {options.share}")
+    brought = " brought" * (options.resize == "kontext")
+    part = f"{NAME} {options.split} {options.share}{brought}"
+    folder = report.folder(options, "" if whole else part)
     pipe = KontextPipeline.from_pretrained(options.weights)
     call = {"num_inference_steps": options.steps, "resize": options.resize}
     found = {
@@ -217,7 +221,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Outcome]]:
     }
     steps = options.steps or pipe.defaults.num_inference_steps
     title = f"# MiniKontextBench 2: {options.weights}, {steps} steps, {options.split} split"
-    title += ", contexts as the pipeline brings them" * (options.resize == "kontext")
+    title += ", contexts brought to sizes as in an edit" * bool(brought)
     text = page(found, title)
     short = re.sub(r"[^\w.-]+", "-", called(pipe, options.weights)).strip("-")
     name = f"{NAME}_{short}_{options.split}"  # choices (dev) and reports (test) stay apart

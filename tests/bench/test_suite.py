@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import suite
 from minikontext.bench.mini import CATEGORIES
+from minikontext.editing.codec import Codec
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld.sizes import TRAINED, UNSEEN
@@ -45,6 +46,26 @@ def test_a_part_is_scored_by_both_judges_and_kept_by_case(tmp_path, monkeypatch)
     assert stored["weights"] == KontextPipeline.from_pretrained("toy").weights_fingerprint
     text = (tmp_path / "runs" / "bench" / "suite-dev-0.02" / "suite_toy_dev.md").read_text()
     assert "KontextBench's five together** | 2 |" in text and "two images | 2 |" in text
+
+
+def test_contexts_of_other_sizes_are_seen_as_they_are_or_as_an_edit_brings_them(monkeypatch):
+    rows = suite.cases_of("local", "dev", 4 / suite.SETS["local"].cases)
+    cases = [case for _, case, _ in rows]
+    assert suite.context_sizes(cases[0], 0, (96, 64), (64, 64)) == ((64, 64),)
+    assert suite.context_sizes(cases[0], 0, (96, 64), False) == ((96, 64),)
+    assert suite.context_sizes(cases[0], 0, (96, 64), True)[0] in {*TRAINED} - {(96, 64)}
+    pipe, seen = KontextPipeline.from_pretrained("toy-any"), []
+    encode = Codec.encode
+
+    def noted(self, pictures):
+        seen.extend(picture.size for picture in pictures)
+        return encode(self, pictures)
+
+    monkeypatch.setattr(Codec, "encode", noted)
+    for resize, size in (("none", (64, 64)), ("kontext", (80, 80))):
+        seen.clear()
+        suite.edit_all(pipe, cases[:1], (80, 80), (64, 64), resize=resize, num_inference_steps=1)
+        assert seen == [size]
 
 
 def test_shares_are_of_the_outcomes():
