@@ -18,6 +18,7 @@ from minikontext.images.resize import (
     KONTEXT_SIZES,
     ResizePlan,
     Size,
+    beside,
     nearest,
     plan,
     sizes_near,
@@ -27,8 +28,8 @@ from minikontext.images.tensors import as_rgb, data_url, png_bytes, shrunk, to_p
 
 __all__ = [
     "FORMATS", "KONTEXT_SIZES", "MAX_NOTE", "MAX_PIXELS", "NOTE", "ResizePlan", "Size", "as_rgb",
-    "data_url", "nearest", "odd_colours", "plan", "png_bytes", "read", "shrunk", "sizes_near",
-    "snap", "to_pil", "to_tensor",
+    "beside", "data_url", "nearest", "odd_colours", "plan", "png_bytes", "read", "shrunk",
+    "sizes_near", "snap", "to_pil", "to_tensor",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__, ("inspect", "provenance", "watermark"), {})

@@ -137,7 +137,8 @@ def suite_beside(*sets, names=("toy_few", "toy_many"), judge="oracle"):
     """`toy-any` beside another on sets of MiniKontextBench 2: the word, right answers."""
     found = []
     for name in names:
-        stored = json.loads((ROOT / f"runs-kept/measured/{name}_suite.json").read_text())
+        path = ROOT / f"runs-kept/measured/{name}{'_suite' * ('sizes' not in name)}.json"
+        stored = json.loads(path.read_text())
         rows = (row for one in sets or stored["outcomes"] for row in stored["outcomes"][one])
         found.append({row["key"]: int(row[judge]) for row in rows})
     pairs = list(found[0].values()), [found[1][key] for key in found[0]]
@@ -345,6 +346,12 @@ DECIDED = [
      [("better", [224, 190]), ("better", [224, 154]), ("better", [125, 67])],
      lambda: [suite_beside(), suite_beside(names=("toy_few", "toy_drawn")),
               suite_beside(judge="reader")]),
+    ("docs/lineage.md", "65 are right so; with the picture as it is, 5 (decided, p < 0.001",
+     "better", lambda: every_size(128, 128, *(f"measured/toy_few_given_64{how}"
+                                              for how in ("_brought", "")))),
+    ("docs/lineage.md", "10 of 100 are right so, and 3 as they are (decided, p = 0.02",
+     ("better", [10, 3]), lambda: suite_beside(
+         "contexts of other sizes", names=("toy_few_own_sizes_brought", "toy_few"))),
     ("docs/lineage.md", "58.5 and 59.0 at 96 × 96, which is not decided; nor is what either",
      {NOT_DECIDED},
      lambda: {every_size(*size, f"measured/late_{name}", f"measured/{other}")
