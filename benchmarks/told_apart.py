@@ -116,9 +116,10 @@ def page(pairs: Sequence[Pairs], about: str) -> str:
         f"# What LADD's discriminator tells apart\n\nMade by `python -m benchmarks.{NAME}`; not "
         f"written by hand. {about} Percent of pairs in which the heads put the teacher's answer "
         "above the student's jump, 50 is a guess; 95 % intervals, a case is a cluster. In brackets "
-        "behind a time: the share of places that are so far apart.",
+        "behind a time: the share of such places.",
     ]
-    for far, title in ((True, f"Places more than {FAR} apart"), (False, "All other places")):
+    titles = {True: f"Places where both differ by over {FAR}", False: "All other places"}
+    for far, title in titles.items():
         rows = []
         for start in sorted({one.start for one in pairs}, reverse=True):
             mine = [one for one in pairs if one.start == start]

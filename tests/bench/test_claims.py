@@ -168,6 +168,24 @@ def laboratory(arm, base, steps, rows=None):
 TRAINED = ("flow", "regression", "guidance", "pi-flow", "ladd", "ladd, own states")
 
 
+def told_apart(start, judged):
+    """Of pairs that look alike, the share with real above fake, by case, in %."""
+    columns = json.loads((BENCH / "told_apart.json").read_text())["pairs"]
+    rows = zip(*(columns[name] for name in ("case", "start", "judged", "far", "above")))
+    return {case: above for case, begin, at, far, above in rows
+            if (round(begin, 2), at, far) == (start, judged, False)}  # fmt: skip
+
+
+def told_beside(*where):
+    """Two ways of jumping and judging, or one and guesses, on the cases of both: word, shares."""
+    first = told_apart(*where[0])
+    found = [told_apart(*one) if one else dict.fromkeys(first, 0.5) for one in where]
+    cases = [case for case in found[0] if case in found[1]]
+    pairs = [[one[case] for case in cases] for one in found]
+    shares = [round(100 * float(np.mean([*one.values()]))) for one in found]
+    return compare.paired(*pairs).word(), shares
+
+
 def laboratory_claim(arm):
     """Whether an arm keeps variety, and whether it fulfils the claim, as the page says it."""
     page = (BENCH / "ladd_lab_small.md").read_text()
@@ -302,6 +320,12 @@ DECIDED = [
      " paper's claim, at half the steps as often as the teacher, was written down before",
      [["yes", "not decided"], ["yes", "yes"]],
      lambda: [laboratory_claim(name) for name in ("ladd", "weights:toy-max")]),
+    ("docs/inside.md", "the teacher's answer has the higher logit in 75 of 100 pairs (50 is a"
+     " guess; decided) where the student jumps from noise and the heads look through little of it"
+     " (*t* = 0.1), even at places where the two look alike; through much noise (*t* = 0.9) in 59"
+     " (decided), and in 60",
+     [("better", [75, 50]), ("better", [75, 59]), ("better", [75, 60])],
+     lambda: [told_beside((1.0, 0.1), other) for other in (None, (1.0, 0.9), (0.35, 0.1))]),
     ("docs/lineage.md", "`toy-any` is decided to be another than `toy_many`, on the same wishes",
      [["no", "no", "no", "yes", "yes"], ["no"] * 5],
      lambda: [[changed(every_size(*size, "measured/toy_few", f"measured/{other}"))
