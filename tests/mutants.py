@@ -116,6 +116,9 @@ MUTANTS = (
     Mutant("a checkpoint's sum is not compared", "training/store.py", "if SUM in facts and checksum(facts, tensors) != facts[SUM]:", "if False:", f"{RUNS}::test_a_damaged_checkpoint_is_passed_over_and_told"),
     Mutant("a run goes on from another config", "training/runs.py", "    if names:\n", "    if not names:\n", f"{RUNS}::test_a_run_is_tied_to_what_it_was_made_from"),
     Mutant("a restart goes on with the old run", "training/runs.py", "aside = not resume and", "aside = False and", f"{RUNS}::test_a_restart_sets_the_old_run_aside_whole"),
+    Mutant("a context of the result's shape keeps its size", "images/resize.py", "        return target\n", "        pass\n", f"{SIZES}::test_a_picture_comes_to_the_size_of_its_result_if_it_has_nearly_its_shape"),
+    Mutant("a result goes on at its own size, whatever is asked", "editing/contexts.py", "plan.working != asked or", "True or", "tests/test_pipeline.py::test_a_result_goes_on_at_another_size_through_its_picture"),
+    Mutant("a folder that another trains in is not held", "training/runs.py", "    lock.acquire(timeout=0)\n", "    pass\n", f"{RUNS}::test_whoever_trains_by_itself_holds_its_folder_as_a_run_does"),
     Mutant("a small cache is taken for a large one", "training/data.py", "if _holds(path, len(indices)):", "if path.exists():", f"{RUNS}::test_a_cache_grows_when_more_is_asked_for"),
 )  # fmt: skip
 
