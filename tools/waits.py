@@ -16,11 +16,8 @@ import platform
 import shutil
 import sys
 import tempfile
-import threading
 import time
 import warnings
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ import torch
 from demo_page import opened, widget
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from static_server import serving
 
 from minikontext import KontextPipeline
 from minikontext.bench import report
@@ -86,26 +84,18 @@ def in_widget(weights: str, path: Path) -> tuple[float, float]:
         return shown, time.perf_counter() - began
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def in_page(folder: Path) -> list[float]:
     """Seconds of each edit in the web page, from Enter until it says that it is done."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with sync_playwright() as playwright:
-        chromium = os.environ.get("MINIKONTEXT_CHROMIUM") or shutil.which("chromium")
+    chromium = os.environ.get("MINIKONTEXT_CHROMIUM") or shutil.which("chromium")
+    with serving(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        page.goto(address)
         page.wait_for_function("!document.getElementById('run').disabled", timeout=600_000)
         page.wait_for_function("window.minikontext.state.context !== null")
         page.select_option("#steps", "4")
         times = [edit(page, wish) for wish in WISHES]
         browser.close()
-    server.shutdown()
     return times
 
 

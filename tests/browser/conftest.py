@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from lab_page import CHROMIUM, OPTIONS, STEP, free_port, furnish, missing, start_server
 
 HERE = Path(__file__).parent

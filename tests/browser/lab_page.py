@@ -1,7 +1,5 @@
 """A JupyterLab of its own for the browser's tests, and what they do with its pages."""
 
-import functools
-import http.server
 import inspect
 import json
 import os
@@ -9,9 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -97,25 +94,6 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A static server that writes no log."""
-
-    def log_message(self, *arguments):
-        pass
-
-
-@contextmanager
-def serving(folder):
-    """The address of a folder, as any static server would give it."""
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
 
 
 def missing():

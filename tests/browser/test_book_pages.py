@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from lab_page import serving
+from static_server import serving
 
 BOOK = Path(__file__).resolve().parents[2] / "build" / "book"
 PAGES = ["index", "notebooks/00_start_here", "notebooks/03_rope_offsets", "notebooks/glossary",

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lab_page import ROOT, serving
+from lab_page import ROOT
 from PIL import Image
+from static_server import serving
 
 from minikontext import flow, images, rope, sampler, tokens
 from minikontext.errors import ConfigError, OutputError
