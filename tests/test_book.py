@@ -50,11 +50,11 @@ def test_plots_keep_their_width_and_pictures_have_a_text(book):
     assert cell["metadata"]["mystnb"]["image"]["alt"] == "It falls · before; after"
 
 
-def test_plots_are_dark_in_the_dark_theme_as_in_the_lab():
-    from minikontext.course.style import DARK
+def test_plots_and_sheets_are_dark_in_the_dark_theme_as_in_the_lab():
+    from minikontext.course.style import DARK, SHEET
 
     rules = (ROOT / "docs" / "book.css").read_text(encoding="utf-8")
-    assert rules.count(f"filter: {DARK};") == 2
+    assert rules.count(f"filter: {DARK};") == rules.count(f"filter: {SHEET};") == 2
 
 
 def test_every_notebook_and_wing_has_its_page(book, tmp_path):

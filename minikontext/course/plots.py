@@ -35,8 +35,23 @@ def show_images(
 
 
 def show(page: Image.Image, text: str) -> None:
-    """Show a picture, with a text for a reader who cannot see it."""
+    """Show a sheet, with a text for a reader who cannot see it.
+
+    What `paste` put on it is opaque, and all else nearly: by this the dark theme tells them apart.
+    """
+    opaque = Image.new("L", page.size, style.GROUND)
+    for box in page.info.get("pictures", ()):
+        opaque.paste(255, box)
+    page = page.copy()
+    page.putalpha(opaque)
     display(Shown(image_io.png_bytes(page), format="png", alt=text))
+
+
+def paste(page: Image.Image, tile: Image.Image, place: tuple[int, int]) -> None:
+    """Put a picture on a sheet: its colours stay in the dark theme."""
+    page.paste(tile, place)
+    box = (*place, place[0] + tile.width, place[1] + tile.height)
+    page.info.setdefault("pictures", []).append(box)
 
 
 def show_latents(latents: Tensor, columns: int = 8, title: str = "") -> None:
@@ -128,7 +143,7 @@ def sheet(
     draw.text((GAP, GAP // 2), title, fill=style.INK, font=_font(bold=True))
     for i, tile in enumerate(tiles):
         x, y = GAP + i % columns * (wide + GAP), GAP + top + i // columns * row
-        page.paste(tile, (x + (wide - tile.width) // 2, y + text_high))
+        paste(page, tile, (x + (wide - tile.width) // 2, y + text_high))
         for k, line in enumerate(captions[i] if i < len(captions) else []):
             place = (x + wide / 2, y + text_high - 3 - LINE * (len(captions[i]) - k))
             draw.text(place, line, fill=style.INK, font=_font(), anchor="ma")

@@ -115,7 +115,7 @@ def _patches(
         box = (col * wide, row * high, (col + 1) * wide, (row + 1) * high)
         tile = picture.crop([round(x) for x in box]).resize((TILE, TILE), Image.Resampling.NEAREST)
         corner = (LEFT + i % COLUMNS * STEP, y + i // COLUMNS * HIGH)
-        page.paste(tile, corner)
+        plots.paste(page, tile, corner)
         edge = (corner[0] - 1, corner[1] - 1, corner[0] + TILE, corner[1] + TILE)
         draw.rectangle(edge, outline=colour)
         middle = (corner[0] + TILE / 2, corner[1] + TILE + 1)

@@ -12,9 +12,22 @@ CYCLE = (BLUE, ACCENT, GREEN, VIOLET, GOLD, GREY)
 
 # A plot in the dark theme: white becomes JupyterLab's #212121, hues stay.
 DARK = "invert(.87) hue-rotate(180deg)"
-# Below cells it is known by the width that a plot for dense screens has, and no picture.
-PLOTS = f"""<style>[data-jp-theme-light="false"] .jp-RenderedImage img[width] {{
-  filter: {DARK}; }}</style>"""
+# A sheet of pictures does the same, but its pictures stay: they are opaque, all else is at GROUND.
+GROUND = 250  # of 255
+_STEP = 255 / (255 - GROUND)
+SHEET = (
+    "url(\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'%3E"
+    "%3Cfilter id='sheet' x='0' y='0' width='1' height='1' color-interpolation-filters='sRGB'%3E"
+    "%3CfeColorMatrix values='-.74 0 0 0 .87 0 -.74 0 0 .87 0 0 -.74 0 .87 0 0 0 1 0'/%3E"
+    "%3CfeColorMatrix type='hueRotate' values='180' result='dark'/%3E"
+    "%3CfeComponentTransfer in='SourceGraphic' result='pictures'%3E"
+    f"%3CfeFuncA type='linear' slope='{_STEP:g}' intercept='{1 - _STEP:g}'/%3E"
+    "%3C/feComponentTransfer%3E%3CfeMerge%3E%3CfeMergeNode in='dark'/%3E"
+    "%3CfeMergeNode in='pictures'/%3E%3C/feMerge%3E%3C/filter%3E%3C/svg%3E#sheet\")"
+)
+# Below cells a plot is known by the width that it has for dense screens, and no picture has.
+PLOTS = f"""<style>[data-jp-theme-light="false"] .jp-RenderedImage img {{ filter: {SHEET}; }}
+[data-jp-theme-light="false"] .jp-RenderedImage img[width] {{ filter: {DARK}; }}</style>"""
 
 # A light arrow for the dark theme, where that of a select is black on black.
 ARROW = (

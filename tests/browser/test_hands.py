@@ -1,11 +1,15 @@
 """All widgets of the course for eyes and hands: axe, contrast, narrow windows, the keyboard."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from lab_page import HANDS, LATE, PATIENCE, WIDGETS, answered, keys, open_and_run, status, until
+from PIL import Image
 
-from minikontext.course import browser
+from minikontext import images
+from minikontext.course import browser, plots, style
 from minikontext.course.safety_desk import layer_bar
 from minikontext.images import provenance
 from minikontext.safety.filters import Verdict
@@ -72,6 +76,32 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
             assert page.evaluate(CUT) == []
         filtered = plot.evaluate("e => getComputedStyle(e).filter")
         assert ("invert" in filtered) == (theme == "Dark")
+
+
+@pytest.mark.parametrize("light", ["true", "false"])
+def test_a_sheet_is_dark_in_the_dark_theme_and_its_pictures_stay(page, monkeypatch, light):
+    shown = []
+    monkeypatch.setattr(plots, "display", shown.append)
+    colours = [(255, 255, 255), (0, 0, 0), (201, 69, 33)]
+    plots.show_images([Image.new("RGB", (64, 64), colour) for colour in colours], title="Title")
+    address = images.data_url(Image.open(io.BytesIO(shown[0].data)))
+    ground = "#fff" if light == "true" else "#111"
+    page.set_content(
+        f'<body data-jp-theme-light="{light}" style="background: {ground}">'
+        f'<div class="jp-RenderedImage"><img src="{address}"></div>{style.PLOTS}</body>'
+    )
+    shot = page.locator("img").screenshot()
+    seen = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+    top = plots.GAP + plots.LINE + plots.GAP
+    for i, colour in enumerate(colours):
+        x = plots.GAP + i * (plots.TILE + plots.GAP)
+        tile = seen[top + 2 : top + plots.TILE - 2, x + 2 : x + plots.TILE - 2]
+        assert np.abs(tile - colour).max() <= 1
+    ground, title = seen[2:4].mean(), seen[:top].sum(-1)
+    if light == "true":
+        assert ground > 250 and title.min() < 200
+    else:
+        assert ground < 40 and title.max() > 500
 
 
 def test_a_cell_that_runs_anew_leaves_nothing_at_the_document_and_the_focus_comes_back(page):

@@ -1,5 +1,7 @@
 """Plots and map: right sizes, all forms of pictures, no display needed."""
 
+from io import BytesIO
+
 import matplotlib
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import matplotlib.pyplot as plt
 
 from minikontext import course
 from minikontext.course import map as system_map
-from minikontext.course import plots, style
+from minikontext.course import plots, sequence, style
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +61,18 @@ def test_sheets_and_latents_are_displayed(monkeypatch):
     course.show_images([Image.new("RGB", (8, 8))] * 11, columns=4)
     course.show_latents(torch.randn(1, 16, 8, 8), title="Latents")
     assert len(shown) == 2 and all(image.data.startswith(b"\x89PNG") for image in shown)
+
+
+def test_of_a_sheet_the_pictures_alone_are_opaque(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", shown.append)
+    pictures = [Image.new("RGB", (64, 64), "white")] * 2
+    course.show_images(pictures, ["one", "two"], title="Title")
+    course.show_sequence(["a", "<pad>"], *pictures[:1], pictures[1:])
+    for image, side, number in zip(shown, (192, sequence.TILE), (2, 32)):
+        opaque = np.asarray(Image.open(BytesIO(image.data)))[..., 3]
+        assert set(np.unique(opaque)) == {style.GROUND, 255}
+        assert (opaque == 255).sum() == number * side**2
 
 
 def test_latents_are_blue_below_zero_and_red_above():
