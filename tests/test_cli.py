@@ -401,6 +401,25 @@ def test_a_broken_one_of_several_is_told_and_the_rest_go_on(here, weights, capsy
     assert "fox_edited.png" in names(here)
 
 
+def test_of_several_pictures_each_note_is_told_once_and_by_name(here, weights, capsys):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (60, 60)).save(name)
+    arguments = ["a.png", "b.png", "fox.png", "make the haat red", "--weights", weights]
+    assert run("edit", *arguments, "--steps", 1, "--seed", "1,2") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    for name in ("a.png", "b.png"):
+        assert sum(line.startswith(f"note: {name}: 60×60 resized") for line in notes) == 1
+    for name in ("a.png", "b.png", "fox.png"):
+        assert sum(line.startswith(f"note: {name}: ") and "'haat'" in line for line in notes) == 1
+
+
+def test_of_several_pictures_the_size_is_told_by_name(here, weights, capsys):
+    Image.new("RGB", (64, 64)).save("a.png")
+    assert run("edit", "a.png", "fox.png", "x", "--weights", weights, "--steps", 1) == 0
+    told = capsys.readouterr().err
+    assert "a.png: 64×64, used as it is" in told and "fox.png: 64×64, used as it is" in told
+
+
 class Dark:
     """Refuses dark pictures, and prompts of a certain word."""
 
@@ -489,6 +508,43 @@ def test_stdin_for_two_pictures_is_refused_before_it_is_read(here, monkeypatch, 
     monkeypatch.setattr(cli_edit, "_read", lambda source: pytest.fail("it began to read"))
     assert run("edit", *pictures, "make the hat red") == 2
     assert "stdin" in capsys.readouterr().err
+
+
+def test_stdin_that_brings_nothing_is_named(here, monkeypatch, capsys):
+    (here / "empty").touch()
+    with (here / "empty").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert run("edit", "-", "make the hat red") == 2
+    assert "stdin (-) brought no picture" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no shell that closes a stream")
+def test_a_result_for_a_closed_stdout_is_refused_before_any_work(here):
+    line = f'{sys.executable} -m minikontext edit fox.png "make it night" -o - >&-'
+    done = subprocess.run(line, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and "stdout (-) is closed" in done.stderr
+
+
+def test_a_file_whose_name_begins_as_an_option_does_is_told(here, capsys):
+    (here / "fox.png").rename("-x.png")
+    for more in ([], ["other.png"]):
+        with pytest.raises(SystemExit):
+            run("edit", "-x.png", *more, "make the hat red")
+        assert "for the file of that name: ./-x.png" in capsys.readouterr().err
+
+
+EMPTY = ["edit fox.png x -o", "inspect fox.png --show", "lab --copy-only", "page", "train",
+         "distill ladd", "reproduce toy_pro --runs", "weights inspect", "weights verify",
+         "weights convert toy", "bench mini --output"]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", EMPTY)
+def test_an_empty_name_is_no_place(here, capsys, command):
+    """Of a variable that is not set: it would stand for the folder that one works in."""
+    with pytest.raises(SystemExit) as stopped:
+        run(*command.split(), "")
+    assert stopped.value.code == 2 and "the name is empty" in capsys.readouterr().err
+    assert names(here) == ["fox.png"]
 
 
 def test_draw_needs_no_picture(here, weights, capsys):

@@ -20,7 +20,7 @@ from minikontext.pretrained import loader
 from minikontext.runtime import files
 from minikontext.runtime.config import parse_json
 from minikontext.runtime.files import shipped
-from minikontext.runtime.log import LONGEST, Parser, printable
+from minikontext.runtime.log import LONGEST, Parser, place, printable
 
 STORED = shipped("data", "bench")
 RUNS = Path("runs", "bench")
@@ -44,7 +44,10 @@ def parser(prog: str, description: str | None, **defaults: object) -> argparse.A
     for name, default in standard.items():
         if default is not ...:
             created.add_argument(f"--{name}", type=kinds[name], default=default, help=texts[name])
-    created.add_argument("--output", type=Path, help=f"folder of the results (default: {RUNS})")
+    created.add_argument(
+        "--output", type=lambda text: Path(place(text)), metavar="DIR",
+        help=f"folder of the results (default: {RUNS})",
+    )  # fmt: skip
     created.add_argument(
         "--store", action="store_true", help="write what is committed, data/bench: whole runs only"
     )

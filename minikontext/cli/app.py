@@ -164,7 +164,9 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inspect.add_argument("picture", metavar="IMAGE", help="a picture that minikontext wrote")
-    inspect.add_argument("--show", metavar="FILE", help="write a picture with the changes marked")
+    inspect.add_argument(
+        "--show", type=log.place, metavar="FILE", help="write a picture with the changes marked"
+    )
     inspect.add_argument("--watermark", action="store_true", help="look for the watermark, too")
     inspect.set_defaults(run=_inspect)
 
@@ -191,7 +193,9 @@ def _inspect(options: argparse.Namespace) -> int:
 # ----------------------------------------------------------------------- train, doctor and lab
 def _add_train(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser("train", help="train a model as a configuration file says")
-    train.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")
+    train.add_argument(
+        "config", type=log.place, metavar="CONFIG", help="a TOML file, as in configs/"
+    )
     train.add_argument(
         "--restart", action="store_true", help="start over, though the run has a checkpoint"
     )
@@ -243,7 +247,9 @@ def _add_distill(commands: argparse._SubParsersAction) -> None:
         "kind", choices=KINDS,
         help="guidance in one pass; few steps; few steps, on states of its own making",
     )  # fmt: skip
-    distill.add_argument("config", metavar="CONFIG", help="a TOML file, as in configs/")
+    distill.add_argument(
+        "config", type=log.place, metavar="CONFIG", help="a TOML file, as in configs/"
+    )
     distill.add_argument(
         "--restart", action="store_true", help="start over, though the run has a checkpoint"
     )
@@ -264,9 +270,15 @@ def _add_reproduce(commands: argparse._SubParsersAction) -> None:
     make.add_argument("--list", action="store_true", help="show the stages, and make nothing")
     make.add_argument("--smoke", action="store_true", help="walk through all of it in minutes")
     make.add_argument("--restart", action="store_true", help="make the last stage anew")
-    make.add_argument("--configs", metavar="DIR", help="where the stages are (default: shipped)")
     make.add_argument(
-        "--runs", default="runs/lineage", metavar="DIR", help="(default: %(default)s)"
+        "--configs", type=log.place, metavar="DIR", help="where the stages are (default: shipped)"
+    )
+    make.add_argument(
+        "--runs",
+        type=log.place,
+        default="runs/lineage",
+        metavar="DIR",
+        help="(default: %(default)s)",
     )
     make.add_argument(
         "--workers", type=int, default=0, metavar="N",
@@ -295,7 +307,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _add_page(commands: argparse._SubParsersAction) -> None:
     page = commands.add_parser("page", help="the editor as a web page that needs no install")
-    page.add_argument("folder", metavar="FOLDER", help="where the page goes")
+    page.add_argument("folder", type=log.place, metavar="FOLDER", help="where the page goes")
     page.add_argument("--weights", default="toy-max", help="a shipped name or a folder")
     page.add_argument(
         "--runtime", default="node_modules/onnxruntime-web/dist", metavar="DIR",
@@ -320,13 +332,19 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
     verify = kinds.add_parser("verify", help="is every byte and every tensor there?")
     for what, run in ((inspect, _weights_inspect), (verify, _weights_verify)):
         what.add_argument(
-            "place", help="a name, a weights folder, a part of it, or a .safetensors file"
+            "place",
+            type=log.place,
+            help="a name, a weights folder, a part of it, or a .safetensors file",
         )
         what.set_defaults(run=run)
     convert = kinds.add_parser("convert", help="official files to a diffusers folder, or back")
-    convert.add_argument("source", help="a folder of weights, or a transformer or autoencoder")
     convert.add_argument(
-        "target", help="a new folder; of one part, NAME.safetensors makes an official file"
+        "source", type=log.place, help="a folder of weights, or a transformer or autoencoder"
+    )
+    convert.add_argument(
+        "target",
+        type=log.place,
+        help="a new folder; of one part, NAME.safetensors makes an official file",
     )
     convert.add_argument("--dtype", help="float32 or bfloat16 (default: as it is stored)")
     convert.set_defaults(run=_weights_convert)

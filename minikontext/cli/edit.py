@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minikontext.errors import ConfigError, ImageError, OutputError, SafetyError, SizeError, warn
+from minikontext.cli import notes
+from minikontext.errors import ConfigError, ImageError, OutputError, SafetyError, SizeError
 from minikontext.runtime import log
 from minikontext.runtime.bounds import shown
 from minikontext.runtime.files import inside, is_folder, real, try_writing
@@ -77,8 +79,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 # fmt: off
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("-o", "--output", metavar="PLACE", help="a file (.png, .webp or .jpg), a folder, or - for "
-        "stdout (default: NAME_edited.png here)")
+    add("-o", "--output", type=log.place, metavar="PLACE", help="a file (.png, .webp or .jpg), a "
+        "folder, or - for stdout (default: NAME_edited.png here)")
     add("--quality", type=int, metavar="N", help="of JPEG and WebP, 1 to 100; pixels get lost")
     add("--no-prompt", action="store_true", default=None, help="keep prompts out of the file's "
         "metadata (always: MINIKONTEXT_NO_PROMPT=1)")
@@ -192,15 +194,18 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
     pipe, failed = None, 0
     for job in jobs:
         pictures: list[Any] = []
+        name = str(job.source) if len(jobs) > 1 else ""
         try:
-            pictures = [] if job.source is None else [_read(job.source), *extra]
+            with notes.noting(name):
+                pictures = [] if job.source is None else [_read(job.source), *extra]
             if options.watermark and pictures:
                 width, height = pictures[0].size
                 watermark.check((options.width or width, options.height or height))
             with _hushed(options.quiet):
                 pipe = pipe or load(options)
-                _tell_what_cannot_be(pipe, pictures, options.prompt)
-            _draw(pipe, pictures, job.paths, options)
+            with notes.noting(name):
+                notes.tell_what_cannot_be(pipe, pictures, options.prompt)
+                _draw(pipe, pictures, job.paths, options, name)
         except (ImageError, SizeError, SafetyError) as error:
             words = getattr(getattr(error, "verdict", None), "layer", "") == "prompt"
             if len(jobs) == 1 or words or (pictures and isinstance(error, ImageError)):
@@ -211,63 +216,31 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> int:
     return failed
 
 
-def _tell_what_cannot_be(pipe: KontextPipeline, pictures: list, prompt: str) -> None:
-    """What the toy world lacks of a prompt, or a sample picture does not show: before any work."""
-    from minikontext.course import samples, verdict
-
-    scene = samples.shown(pictures[0]) if len(pictures) == 1 else None
-    for note in verdict.cannot(prompt, scene) if _is_toy(pipe) else ():
-        warn(note)
-
-
-def _is_toy(pipe: KontextPipeline) -> bool:
-    """Whether these weights know the toy world alone."""
-    from minikontext.text import ToyTextEncoder
-
-    return isinstance(pipe.text_encoder, ToyTextEncoder)
-
-
 def _read(source: str) -> Any:
     from minikontext import images
 
-    return images.read(sys.stdin.buffer.read() if source == PIPE else source)
+    data = sys.stdin.buffer.read() if source == PIPE else source
+    if not data:
+        raise ImageError(f"stdin ({PIPE}) brought no picture: it was empty.")
+    return images.read(data)
 
 
 def _draw(
-    pipe: KontextPipeline, pictures: list, paths: list[Path], options: argparse.Namespace
+    pipe: KontextPipeline,
+    pictures: list,
+    paths: list[Path],
+    options: argparse.Namespace,
+    name: str,
 ) -> None:
     """Each seed is a call of its own, so that it gives what it gives alone."""
     for i, seed in enumerate(options.seed):
         with _hushed(options.quiet):
             result = pipe(options.prompt, image=pictures or None, **_sampling(options, seed))
         if i == 0 and pictures and not options.quiet:
-            _tell_size(pictures[0], result)
+            notes.tell_size(pictures[0], result, name or "picture")
         if len(pictures) < 2 and not options.quiet and not result.withheld:
-            _tell_outcome(pipe, options.prompt, pictures, result)
+            notes.tell_outcome(pipe, options.prompt, pictures, result)
         _save(result, paths[i * options.count : (i + 1) * options.count], options)
-
-
-def _tell_size(picture: Any, result: KontextOutput) -> None:
-    """A changed size has had its warning; a size that was asked for is no picture's."""
-    if picture.size != result.plan.original:
-        sizes = [f"{width}×{height}" for width, height in (picture.size, result.plan.original)]
-        print(f"picture: {sizes[0]}, result: {sizes[1]}", file=sys.stderr)
-    elif not result.plan.changed:
-        print(f"picture: {result.plan}", file=sys.stderr)
-
-
-def _tell_outcome(
-    pipe: KontextPipeline, prompt: str, pictures: list, result: KontextOutput
-) -> None:
-    """How much of the picture changed; of one that was drawn, only that it is blurred."""
-    from minikontext.course.verdict import blurred
-    from minikontext.images.change import told_change
-
-    for seed, image in zip(result.seeds, result.images, strict=True):
-        if pictures:
-            print(f"seed {seed}: {told_change(pictures[0], image)}", file=sys.stderr)
-        elif _is_toy(pipe) and (found := blurred(prompt, image)):
-            print(f"seed {seed}: {found.text}", file=sys.stderr)
 
 
 def _save(result: KontextOutput, paths: list[Path], options: argparse.Namespace) -> None:
@@ -396,6 +369,8 @@ def output_paths(sources: list[str], output: str | None, count: int) -> list[Pat
     if output == PIPE:
         if count > 1:
             raise OutputError(f"{count} results do not fit into one stdout: name a folder.")
+        if getattr(sys.stdout, "name", "") == os.devnull:  # see `app.main`
+            raise OutputError("The result has no place: stdout (-) is closed.")
         return [Path(PIPE)]
     stem = "stdin" if sources[:1] == [PIPE] else Path(sources[0]).stem if sources else "drawn"
     first = Path(output) if output else _free_name(stem)

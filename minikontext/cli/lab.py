@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minikontext.errors import ConfigError, MissingPackageError, OutputError
-from minikontext.runtime import files
+from minikontext.runtime import files, log
 from minikontext.runtime.config import parse_json
 
 HOME = Path("~", "minikontext-course")
@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog="What follows `--` is passed on to JupyterLab: minikontext lab -- --no-browser",
     )
     lab.add_argument(
-        "folder", nargs="?", default=str(HOME), metavar="FOLDER",
+        "folder", nargs="?", type=log.place, default=str(HOME), metavar="FOLDER",
         help=f"where your copy of the course is (default: {HOME}); answers are kept",
     )  # fmt: skip
     lab.add_argument(

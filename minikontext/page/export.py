@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,6 +152,8 @@ def export(pipe: KontextPipeline, folder: Path) -> list[Path]:
 @torch.no_grad()
 def _write(piece: Piece, folder: Path) -> Path:
     onnx, path = _import_onnx(), folder / f"{piece.name}.onnx"
+    # It warns of every operation of torchvision that it does without.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import html
 import logging
+import os
 import re
 import sys
 from typing import Any, NoReturn
@@ -37,9 +38,10 @@ class Parser(argparse.ArgumentParser):
         # What begins as a number is a value, as it is to newer Pythons: `--seed -1,5`.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
-    def parse_known_args(self, *given: Any, **more: Any) -> Any:
+    def parse_known_args(self, args: Any = None, *given: Any, **more: Any) -> Any:
         """As argparse does, but a command refuses what it does not know itself: with its usage."""
-        found, unknown = super().parse_known_args(*given, **more)
+        self._files = [x for x in args or () if x[:1] == "-" and len(x) > 1 and os.path.isfile(x)]
+        found, unknown = super().parse_known_args(args, *given, **more)
         if unknown:
             word, known = unknown[0].partition("=")[0], self._option_string_actions
             near = difflib.get_close_matches(word, known, cutoff=0.75)
@@ -49,7 +51,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the mistake, and exit with 2: a `*` brings in names of files."""
+        if self._files:
+            name = self._files[0]
+            message += f" ({name} is taken for an option; for the file of that name: ./{name})"
         super().error(printable(message, 5000))
+
+
+def place(text: str) -> str:
+    """The name of a file or a folder. Raises ArgumentTypeError for none: `"$UNSET"` means no place.
+
+    Without this it would stand for the folder that one works in.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def show() -> None:

@@ -471,6 +471,15 @@ def test_it_is_small_and_needs_nothing_from_elsewhere(site):
     assert "https:" not in text and "http:" not in text
 
 
+def test_to_build_a_page_says_one_thing(npm, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    runtime = npm / "onnxruntime-web" / "dist"
+    command = [sys.executable, "-m", "minikontext", "page", tmp_path / "page", "--runtime", runtime]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200)
+    assert done.stderr == ""
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["device:", "The"]
+
+
 def test_what_cannot_become_a_page_is_refused(pipe, tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed")
     from minikontext.page.build import RUNTIME, build
