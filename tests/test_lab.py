@@ -154,6 +154,20 @@ def test_mistakes(course, tmp_path):
         lab.deliver(tmp_path, mine)
 
 
+def test_a_course_is_not_put_into_a_course(course):
+    shipped, mine = course
+    lab.deliver(shipped, mine)
+    before = snapshot(mine)
+    for inner in ("notebooks", "notebooks/deep", ".course"):
+        with pytest.raises(OutputError, match="lies in the course .*mine. Name that folder"):
+            lab.deliver(shipped, mine / inner)
+    with pytest.raises(OutputError, match="as it is shipped"):
+        lab.deliver(shipped, shipped / "deep")
+    assert snapshot(mine) == before and not (shipped / "deep").exists()
+    lab.deliver(shipped, mine / "another")
+    assert (mine / "another" / "notebooks" / START).is_file()
+
+
 def test_the_real_course_is_delivered_with_what_it_links_to(tmp_path, capsys):
     assert app.main(["lab", str(tmp_path / "mine"), "--copy-only"]) == 0
     names = {path.name for path in (tmp_path / "mine" / "notebooks").iterdir()}

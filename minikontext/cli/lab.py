@@ -22,6 +22,7 @@ from minikontext.runtime.config import parse_json
 HOME = Path("~", "minikontext-course")
 START = "00_start_here.ipynb"
 DELIVERED = ".course"  # the notebooks as they came, and the student's before the last change
+OURS = ("notebooks", "data", DELIVERED)  # of a student's folder
 NOT_SOUND = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of a notebook's file
 Cell = dict[str, Any]
 
@@ -96,12 +97,27 @@ def deliver(source: Path, folder: Path, reset: Sequence[str] = ()) -> list[str]:
         )
     clone = folder / "pyproject.toml"  # perhaps not the one that is installed
     shipped = files.real(source)
-    if files.real(folder) in (shipped, shipped.parent) or files.exists(clone):
+    inside = (place := files.real(folder)).is_relative_to(shipped)
+    if inside or place == shipped.parent or files.exists(clone):
         raise OutputError(f"{folder} holds the course as it is shipped. Name another folder.")
+    if course := _around(folder):
+        raise OutputError(
+            f"{folder} lies in the course {course}. Name that folder, or another one."
+        )
     files.check_writable(folder / "notebooks" / START)
     notes = [_deliver_one(one, folder, one.name[:2] in reset) for one in notebooks]
     _copy_texts(source, folder)
     return [note for note in notes if note]
+
+
+def _around(folder: Path) -> Path | None:
+    """The student's course in which a folder lies, as its notebooks do; None for any other."""
+    place = files.real(folder)
+    for above in place.parents:
+        part = place.relative_to(above).parts[0]
+        if part in OURS and files.exists(above / DELIVERED / START):
+            return above
+    return None
 
 
 def _copy_texts(source: Path, folder: Path) -> None:
