@@ -180,6 +180,7 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["draw", "x", "--count", f"{10**400}"], "at most 10,000"),
         (["edit", "fox.png", "x", "-o", "/proc/no/such.png"], "Cannot write"),
         (["bench", "mini", "--output", "/proc/no/such"], "Cannot write"),
+        (["reproduce", "toy_pro", "--runs", "/proc/no/such"], "Cannot write /proc/no/such"),
         (["page", "site", "--serve", "65536"], "must be 0-65535. Give another"),
         (["edit", "fox.png", "x", "--device", "nonsense", "--weights", "W"], "Unknown device"),
         (["edit", "fox.png", "x", "--dtype", "float16", "--weights", "W"], "overflows"),
@@ -363,6 +364,18 @@ def test_a_folder_a_pattern_and_a_name_in_one_start(here, weights, capsys):
     wanted = [f"{name}_edited.png" for name in ("a", "b", "c1", "c2", "fox")]
     assert names(here / "out") == wanted
     assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == wanted
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such pipes")
+def test_a_pipe_is_told_and_folders_in_a_folder_are_no_pictures(here, weights, capsys):
+    os.mkfifo("pipe.png")
+    assert run("edit", "pipe.png", "make the hat red") == 2
+    assert "pipe.png: it is a pipe or a device" in capsys.readouterr().err
+    (here / "in" / "deep.png").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save("in/a.png")
+    arguments = ["in", "make the hat red", "--weights", weights, "--steps", 1, "-o", "out/"]
+    assert run("edit", *arguments) == 0
+    assert names(here / "out") == ["a_edited.png"]
 
 
 def test_what_macos_notes_beside_pictures_is_none(here, weights):

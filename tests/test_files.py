@@ -201,6 +201,21 @@ def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
         check_writable(tmp_path / "result.png")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
+def test_a_folder_that_may_not_be_looked_into_is_refused(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o000)
+    if not (child := os.fork()):
+        if os.getuid() == 0:  # who may look into every folder
+            os.setuid(65534)
+        try:
+            files.check_writable(tmp_path / "locked" / "deep" / "a.png")
+        except OutputError as error:
+            os._exit(7 if "is read-only" in str(error) else 1)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 def test_an_output_error_is_an_os_error():
     assert issubclass(OutputError, OSError)
 

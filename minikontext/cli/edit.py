@@ -294,7 +294,8 @@ def expand(inputs: Sequence[str]) -> list[str]:
     for one in inputs:
         path = Path(one)
         if one != PIPE and is_folder(path):
-            if not (pictures := [*filter(_is_picture, map(str, inside(path)))]):
+            files = [str(file) for file in inside(path) if not file.is_dir()]
+            if not (pictures := [*filter(_is_picture, files)]):
                 raise ImageError(f"There is no picture in the folder {path}.")
             found += pictures
         elif glob.has_magic(one) and len(inputs) < 1000 and not _is_existing(path):

@@ -143,13 +143,16 @@ def reproduce(
     not made. Every config is checked before the first stage starts. resume: False makes the wanted
     stage, and only that, from its beginning. workers: see `StreamConfig`; the stages become the
     same with any number of them.
-    Raises ConfigError and TrainingError.
+    Raises ConfigError, TrainingError, and OutputError for a place that cannot be written.
     """
     wanted = plan(name, read_stages(configs, smoke), home)
     folders = {one.stage.name: one.weights for one in wanted}
     for one in wanted:  # a mistake in the last stage is told before hours of the first
         _check(one.stage.resolved(folders, one.folder), f"{one.stage.name}: ")
-    for one in _missing(wanted, resume):
+    missing = _missing(wanted, resume)
+    for one in missing:
+        files.try_writing(one.folder / "metadata")
+    for one in missing:
         _make(one, wanted, resume or one is not wanted[-1], workers)
     return wanted
 

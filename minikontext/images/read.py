@@ -40,6 +40,7 @@ MAX_PIXELS = 120_000_000
 MAX_SCANS, MAX_WORK = 100, 2_000_000_000  # of a progressive JPEG; pixels times scans
 ONE_BY_ONE, MAX_PLAIN = ("ppm_plain", "ppm", "bmp_rle"), 2_000_000  # decoders in Python; pixels
 MAX_BYTES = 1 << 30  # of a file that is looked at as a whole
+PIPE = "is a pipe or a device: pass its bytes (on the command line, through stdin: -)"
 
 # The key in `image.info` of the note that `provenance` wrote into a picture's file, and the most
 # characters of it. Of all metadata, `read` keeps only this.
@@ -227,7 +228,8 @@ def _checked_path(source: str | Path) -> Path:
         raise ImageError(f"{name} is a web address. Download the picture and pass its path.")
     path = Path(source)
     try:
-        what = "" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
+        there = PIPE if path.exists() else "does not exist"
+        what = "" if path.is_file() else "is a folder" if path.is_dir() else there
     except OSError as error:  # A prompt in the place of the path is too long to be a name.
         what = f"is no usable name ({error.strerror})"
     if what:

@@ -281,11 +281,12 @@ def check_writable(path: str | Path) -> None:
             text = getattr(error, "strerror", None) or error  # a name too long, or with a NUL
             raise OutputError(f"Cannot write {str(path)[:99]!r}: {text}. Rename it.") from error
     parent = _nearest_existing(path.parent)
-    if path.is_dir():
+    there = _asked(path.exists)
+    if there and path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
-    if path.exists() and not path.is_file():
+    if there and not path.is_file():
         raise OutputError(f"Cannot write {path}: it is a device or a pipe. Choose another name.")
-    if path.exists() and not path.stat().st_mode & 0o222:
+    if there and not path.stat().st_mode & 0o222:
         raise OutputError(f"Cannot write {path}: the file is read-only. Choose another name.")
     if not parent.is_dir():
         raise OutputError(f"Cannot write {path}: {parent} is a file, not a folder.")
@@ -389,7 +390,7 @@ def fingerprint(paths: Iterable[str | Path], whole: int = 1 << 30) -> str:
 
 
 def _nearest_existing(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
+    while not _asked(folder.exists) and folder != folder.parent:
         folder = folder.parent
     return folder
 

@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"allow_abbrev": False} | options)
+        self._files: list[str] = []  # of what is given, those that look like options
         # What begins as a number is a value, as it is to newer Pythons: `--seed -1,5`.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
