@@ -72,6 +72,8 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 def _label(draw: ImageDraw.ImageDraw, text: str, colour: str, y: int) -> None:
+    if style.contrast(colour, style.PAPER) < 4.5:  # gold: only the boxes have it
+        colour = style.INK
     draw.text((10, y + TILE / 2), text, fill=colour, font=plots._font(bold=True), anchor="lm")
 
 

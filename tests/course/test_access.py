@@ -144,6 +144,16 @@ def test_text_in_colour_can_be_read_on_paper():
         assert style.contrast(colour, style.PAPER) >= 4.5
 
 
+def test_the_names_beside_a_sequence_can_be_read_on_paper():
+    picture = Image.new("RGB", (64, 64))
+    page = sequence.draw_sequence(["a"], picture, [picture])  # three rows, each with its name
+    for row in range(3):
+        y = 6 + row * sequence.HIGH
+        names = page.crop((0, y, sequence.LEFT - 2, y + sequence.HIGH))
+        ink = min((colour for _, colour in names.getcolors(10_000)), key=sum)  # no soft edge
+        assert style.contrast("#" + bytes(ink).hex(), style.PAPER) >= 4.5
+
+
 def test_bars_and_words_take_the_readable_ink():
     for name, colour in sequence.PARTS.items():
         bar = patches.share_bar([name], [1.0], list(sequence.PARTS).index(name))
