@@ -53,7 +53,7 @@ def row(path: Path) -> tuple[str, int, int, int, int, float]:
 def stated(path: Path) -> str:
     """What a notebook's header says of its time."""
     _, _, _, reading, boxes, _ = row(path)
-    return f"{5 * round(reading / 5)} minutes to read, {boxes} of exercises"
+    return f"{5 * round(reading / 5)} minutes to read and {boxes} of exercises, both estimated"
 
 
 def table() -> str:

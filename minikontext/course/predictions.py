@@ -7,11 +7,12 @@ The cell that measures ends with `guess.measured("b")`, the last one of a notebo
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Sequence
 
 import ipywidgets as W
 
-from minikontext.course import progress
+from minikontext.course import progress, start
 from minikontext.course.parts import Widget
 
 ASKED: list[Prediction] = []  # in this notebook, in order
@@ -76,9 +77,16 @@ def predict(question: str, choices: Sequence[str]) -> Prediction:
 
 
 def score() -> None:
-    """Print how many guesses were right, in this notebook and in the course so far."""
+    """Print how many guesses were right, in this notebook and in the course so far.
+
+    Who guessed was there: so the minutes are told that the notebook took. The time in its header
+    is an estimate, for nobody was timed.
+    """
     guessed = [one for one in ASKED if one.guess and one.truth]
     kept = [one for one in progress.load("predictions").values() if "measured" in one]
     hits = sum(one["guess"] == one["measured"] for one in kept)
     here = f"{sum(one.right for one in guessed)} of {len(guessed)} right, {len(ASKED)} asked"
     print(f"Your predictions in this notebook: {here}; in the course: {hits} of {len(kept)} right.")
+    if guessed and start.BEGAN:
+        minutes = (time.monotonic() - start.BEGAN[0]) / 60
+        print(f"{minutes:.0f} minutes since the first cell, breaks included.")

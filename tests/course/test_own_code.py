@@ -14,7 +14,7 @@ from einops import rearrange
 
 from minikontext import course, flow, rope
 from minikontext.course import map as system_map
-from minikontext.course import own_code, predictions, progress, style
+from minikontext.course import own_code, predictions, progress, start, style
 from minikontext.course.samples import pictures
 from minikontext.layers import attention, modulate, split_heads
 from minikontext.pipeline import KontextPipeline
@@ -317,3 +317,28 @@ def test_without_a_guess_nothing_is_kept_and_a_truth_must_be_a_choice(own, capsy
         guess.measured("three")
     guess.measured("one")
     assert "You made no prediction" in capsys.readouterr().out and not own.exists()
+
+
+def test_who_predicts_is_told_how_long_the_notebook_took(own, capsys, monkeypatch):
+    """An unattended run, as that which stores the outputs, is told no minutes."""
+    monkeypatch.setattr(start, "BEGAN", [])
+    course.predict("Nobody answers this", ["a", "b"]).measured("a")
+    course.score()
+    assert "minutes" not in capsys.readouterr().out
+    guess = course.predict("Which wins?", ["one", "two"])
+    guess.choices.value = "one"
+    guess.measured("one")
+    course.score()
+    assert "minutes" not in capsys.readouterr().out  # nobody knows when it began
+    start.BEGAN.append(start.time.monotonic() - 61.6 * 60)
+    course.score()
+    assert "62 minutes since the first cell, breaks included" in capsys.readouterr().out
+
+
+def test_the_clock_starts_with_the_first_cell_and_not_again(monkeypatch):
+    monkeypatch.setattr(start, "BEGAN", [])
+    monkeypatch.setattr(start, "_quiet", lambda: None)  # warnings of the other tests are kept
+    course.setup(seed=0)
+    first = list(start.BEGAN)
+    course.setup(seed=1)
+    assert len(first) == 1 and first == start.BEGAN

@@ -149,7 +149,7 @@ def test_header_and_setup(path, notebook):
     assert head.startswith(f"# {path.stem[:2]} · ")
     assert before.count("\n- ") >= 3 and "two CPU cores" in before
     assert cells(notebook, "code")[0].source == SETUP
-    assert READING.stated(path) in " ".join(head.split())
+    assert READING.stated(path) in " ".join(head.split())  # and that it is an estimate
     assert any("mk.course.show_system(" in cell.source for cell in cells(notebook, "code"))
 
 
@@ -316,6 +316,8 @@ def test_exercises_have_difficulty_time_and_hints(notebook):
     assert len(headings) == len([c for c in notebook.cells if "exercise" in tags(c)])
     assert all("★" in heading and "minutes" in heading for heading in headings)
     assert part.count("Hint 1") == part.count("Hint 2") == len(headings)
+    *others, last = [heading.count("★") for heading in headings]
+    assert last == 3 and max(others) < 3, "the last exercise, and no other, builds a piece"
 
 
 def says_how(code, solution):
