@@ -236,6 +236,10 @@ RIGHT = [
     ("rates", lambda s, marked, t: (((s >= t) & marked).sum() / marked.sum(),
                                     ((s >= t) & ~marked).sum() / (~marked).sum())),
     ("choose_threshold", just_above_a_harmless_score),
+    ("slip_through", lambda: (mk.toyworld.Scene(species="robot", colour="purple"),
+                              "replace the robot with a star")),
+    ("slip_through", lambda: [mk.toyworld.Scene(species="frog", colour="purple"),
+                              "make the frog a star"]),
     ("tile_checksums", tiles_by_rearrange),
     ("evade", evade_between_two_pictures),
     ("count_blocks", lambda names, kind: len(set(
@@ -326,6 +330,10 @@ WRONG = [
      "the quantile of the harmless"),
     ("choose_threshold", lambda s, marked, allowed: s[marked].min().item(),
      "you flag all that is forbidden, whatever it costs"),
+    ("slip_through", lambda: (mk.toyworld.Scene(species="star", colour="blue"), "make it purple"),
+     "the words alone are too near"),
+    ("slip_through", lambda: (mk.toyworld.Scene(species="frog", colour="purple"), "make it night"),
+     "nothing forbidden comes out"),
 ]  # fmt: skip
 
 

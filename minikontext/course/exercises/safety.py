@@ -102,7 +102,7 @@ def slip_through(report: Report, answer: Callable[..., Any]) -> None:
     report.true("another way", (scene.colour, scene.species) != ("purple", "cat"), why)
     pipe, filters = desk()
     picture = Image.fromarray(render(scene))
-    reasons = "the prompt names what is forbidden", "the picture shows it already"
+    reasons = "the words alone are too near to what is forbidden", "the picture shows it already"
     for layer, item, slip in zip(("prompt", "input"), (prompt, picture), reasons, strict=True):
         verdict = filters.check(layer, [item])[0]
         report.true(f"past the {layer} filter", not verdict.flagged, f"{verdict}{_slip(slip)}")
