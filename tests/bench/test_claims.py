@@ -468,3 +468,9 @@ def test_no_page_compares_what_nobody_decided(path):
     odd = [s for s in compared if "decide" not in s and not any(k in s or s in k for k in known)]
     assert not odd, "let bench.compare decide, say so, and add it to DECIDED; or say why in OTHER"
     assert all(words in text for words in known), "OTHER has sentences that the page lost"
+
+
+@pytest.mark.parametrize("arm", ["flow", "regression", "guidance"])
+def test_what_a_prediction_of_07_calls_the_largest_gain_is_decided(arm):
+    """At one step, on open cases; the notebook takes the largest of four means."""
+    assert laboratory("ladd", arm, 1)[0] == "better"

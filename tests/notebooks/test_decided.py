@@ -25,22 +25,37 @@ ENGINE = {"paired", "unpaired", "of_rates", "wilson", "rate", "interval", "perce
 
 COUNTED = "counted or computed exactly: the same on every run"
 BELOW = "a heading; the engine's words stand below it"
+ONE = "one picture, all of it"
+NOT_SO = "the word means something else here"
 
 OTHER = {
     "00": {"PSNR lost:": BELOW},
     "01": {
         "times fewer:": COUNTED,
-        "they hold more than 9/10 of the change:": "one picture, all of it",
+        "they hold more than 9/10 of the change:": ONE,
         "Fast at first, then ever slower": "one curve, described",
     },
     "02": {
         "Attention wins when the tokens far outnumber the width": COUNTED,
         "a little worse": "one picture made twice from one noise, all of it",
+        "dB better now": BELOW,
     },
-    "04": {"double: modulation": "double is the name of a block"},
-    "05": {"A larger μ draws more noise; the dotted line is uniform": COUNTED},
-    "06": {"The larger μ, the more steps are spent in the noise": COUNTED},
+    "04": {
+        "double: modulation": NOT_SO,
+        "block 2: heads that put more than half on the own place:": COUNTED,
+    },
+    "05": {
+        "A larger μ draws more noise; the dotted line is uniform": COUNTED,
+        "t = 0.85 in all three, averaged to 32 × 32 greys: the larger picture shows through": ONE,
+    },
+    "06": {
+        "The larger μ, the more steps are spent in the noise": COUNTED,
+        "longer than a straight line:": COUNTED,
+        "All words: the frog moves (above). “a frog on the beach”: the frog is lost": NOT_SO,
+        "Lost from turn 1 to 8:": BELOW,
+    },
     "07": {
+        "at t = 1 there is no difference:": COUNTED,
         "One step: the blur falls apart into answers": BELOW,
         "more saturated": BELOW,
         "more at 0 or 255": BELOW,
@@ -60,6 +75,7 @@ OTHER = {
         "No kind of wrong answer passes more often than": "the largest of a table's rows",
         "Which … The question decides who wins": BELOW,
         "The target rises, the other judge falls": BELOW,
+        "The reader is more and more content": BELOW,
     },
     "10": {
         "your loss and the package's differ by less than 1e-5:": COUNTED,
@@ -87,10 +103,12 @@ def used(tree):
 
 
 def made(statement):
-    """The names that a statement makes."""
+    """The names that a statement makes; those that a loop counts with say nothing."""
     own = {statement.name} if isinstance(statement, ast.FunctionDef) else set()
+    loops = [n.target for n in ast.walk(statement) if isinstance(n, ast.For | ast.comprehension)]
+    counted = {n.id for loop in loops for n in ast.walk(loop) if isinstance(n, ast.Name)}
     nodes = [n for n in ast.walk(statement) if isinstance(n, ast.Name)]
-    return own | {n.id for n in nodes if isinstance(n.ctx, ast.Store)}
+    return own | {n.id for n in nodes if isinstance(n.ctx, ast.Store)} - counted
 
 
 def strings(tree):
@@ -136,6 +154,8 @@ def test_no_notebook_compares_what_nobody_decided(path):
         'def say(x, y):\n    return x > y\nprint("Heun has fewer failures:", say(a, b))',
         'mk.course.bars({"a": 1, "b": 2}, "More steps, worse edits")',
         'word = compare.paired(a, b).word()\nword = a > b\nprint("Heun beside Euler:", word)',
+        "for x in runs:\n    print(compare.paired(a, runs[x]).word())\n"
+        'print("the best:", min(runs, key=lambda x: runs[x]))',
     ],
 )
 def test_a_planted_comparison_is_caught(planted):
