@@ -90,16 +90,31 @@ clean:  ## remove the virtual environment and what runs left behind
 
 # Installed once, and again when the list of packages has changed since.
 $(CORE): pyproject.toml constraints.txt | $(PY)
-	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[flux]"
+	$(PY) -m pip install $(PIP_ARGS) --no-compile --constraint constraints.txt --editable ".[flux]"
+	@$(COMPILE)
 	@touch $@
 
-$(TEST): $(CORE)
-	$(PY) -m pip install $(PIP_ARGS) --constraint constraints.txt --editable ".[test]"
+# In a new environment, the tests' packages come when $(LAB) has taken what is there without them.
+$(TEST): $(CORE) | $(if $(wildcard $(TEST)),,$(LAB)/.installed)
+	$(PY) -m pip install $(PIP_ARGS) --no-compile --constraint constraints.txt --editable ".[test]"
+	@$(COMPILE)
 	@touch $@
 
-# The same rule as for $(CORE), with another folder.
-$(LAB)/.installed: pyproject.toml constraints.txt
-	$(MAKE) --no-print-directory VENV="$(LAB)" "$@"
+# More than half of pip's time is Python's compiler, on one core: it takes all of them here.
+# A package may hold files that are no Python: of those nothing is said.
+COMPILE = $(PY) -m compileall -qq -j 0 \
+  $$($(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))") || true
+
+# What $(CORE) installed, once more as hard links; installed anew where tests' packages are there
+# already, or where there are no such links.
+LINK := import os, shutil, sys; [shutil.copytree(os.path.join(sys.argv[1], part), \
+  os.path.join(sys.argv[2], part), symlinks=True, copy_function=os.link, dirs_exist_ok=True) \
+  for part in ("lib", "share", "etc")]
+$(LAB)/.installed: pyproject.toml constraints.txt | $(CORE)
+	@rm -rf "$(LAB)"
+	@[ -e "$(TEST)" ] || { $(PY) -m venv --without-pip "$(LAB)" \
+	  && $(PY) -c '$(LINK)' "$(VENV)" "$(LAB)" && touch "$@"; } || rm -rf "$(LAB)"
+	@[ -e "$@" ] || $(MAKE) --no-print-directory VENV="$(LAB)" LAB="$(LAB)-lab" "$@"
 
 $(KERNEL): $(TEST) $(LAB)/.installed
 	$(LAB)/bin/python -m ipykernel install --prefix "$(VENV)" --name minikontext-lab

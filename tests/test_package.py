@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,35 @@ def test_the_parts_of_make_test_are_the_whole():
     # In the environment of `make lab`: what only tests bring is not there.
     assert "--nbval-kernel-name=minikontext-lab" in course
     assert "$(LAB)/bin/python -m ipykernel install" in makefile
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_the_notebooks_environment_is_what_make_lab_installs_and_costs_no_second_install(tmp_path):
+    """Beside a new environment it is made of links; beside one with the tests' packages, anew."""
+    here, lab = tmp_path / "here", tmp_path / "lab"
+    venv.create(here, symlinks=True)
+    site = Path("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+    for place in (here / site / "core.py", here / "share/one", here / "etc/two"):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(f"answer = {place.stem!r}")
+    command = ["make", "--no-print-directory", f"VENV={here}", f"LAB={lab}", f"{lab}/.installed"]
+    env = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    make = partial(subprocess.run, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    (here / ".installed").touch()
+    make(command)
+    code = "import core, sys; print(sys.prefix, core.answer, core.__file__)"
+    found = subprocess.check_output([lab / "bin" / "python", "-c", code], text=True).split()
+    assert found == [str(lab), "core", str(lab / site / "core.py")]
+    for part in (site / "core.py", "share/one", "etc/two"):
+        assert (lab / part).samefile(here / part)
+    assert "pip install" not in make([*command, "--dry-run"]).stdout  # it is there
+    (lab / ".installed").unlink()
+    (here / ".installed-test").touch()
+    assert f"{lab}/bin/python -m pip install" in make([*command, "--dry-run"]).stdout
+    # The tests' packages wait for the links, or they would be among them.
+    (here / ".installed-test").unlink()
+    told = make([*command[:-1], "--dry-run", "--jobs=2", f"{here}/.installed-test"]).stdout
+    assert 0 < told.index("copytree") < told.index('--editable ".[test]"')
 
 
 def test_the_command_is_installed():
