@@ -23,6 +23,15 @@ def configs(tmp_path):
     return tmp_path / "configs"
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The stages that all others begin with, made in small: each test goes on in its own copy."""
+    home = tmp_path_factory.mktemp("begun")
+    first, last = reproduce.reproduce("autoencoder", CONFIGS, home, smoke=True)
+    assert first.done and last.done
+    return home
+
+
 def keys(name, configs, home):
     stages = reproduce.read_stages(configs)
     return {one.stage.name: one.key for one in reproduce.plan(name, stages, home)}
@@ -89,8 +98,9 @@ def test_a_config_with_stages_is_reproduced_not_trained():
 
 
 @pytest.mark.slow
-def test_a_decoder_made_anew_fits_the_latents_of_before(configs, tmp_path):
-    *_, first, last = reproduce.reproduce("decoder", configs, tmp_path / "runs", smoke=True)
+def test_a_decoder_made_anew_fits_the_latents_of_before(configs, begun, tmp_path):
+    home = shutil.copytree(begun, tmp_path / "runs")
+    *_, first, last = reproduce.reproduce("decoder", configs, home, smoke=True)
     assert (first.stage.name, last.stage.name) == ("autoencoder", "decoder")
     before, after = (load_autoencoder(one.weights, torch.device("cpu")) for one in (first, last))
     assert before.encoder_fingerprint() == after.encoder_fingerprint()
@@ -98,10 +108,10 @@ def test_a_decoder_made_anew_fits_the_latents_of_before(configs, tmp_path):
 
 
 @pytest.mark.slow
-def test_with_processes_that_draw_ahead_the_weights_are_the_same(configs, tmp_path):
+def test_with_processes_that_draw_ahead_the_weights_are_the_same(configs, begun, tmp_path):
     made = {}
     for workers in (0, 1):
-        home = tmp_path / f"{workers}"
+        home = shutil.copytree(begun, tmp_path / f"{workers}")
         *_, last = reproduce.reproduce("toy_base", configs, home, smoke=True, workers=workers)
         made[workers] = (last.weights / "transformer.safetensors").read_bytes()
         note = json.loads((last.folder / "stage.json").read_text())
@@ -110,8 +120,8 @@ def test_with_processes_that_draw_ahead_the_weights_are_the_same(configs, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_walk_in_small_makes_every_stage_once(configs, tmp_path):
-    home = tmp_path / "runs"
+def test_a_walk_in_small_makes_every_stage_once(configs, begun, tmp_path):
+    home = shutil.copytree(begun, tmp_path / "runs")
     made = reproduce.reproduce("toy_many", configs, home, smoke=True)
     assert [one.stage.name for one in made] == [
         "autoencoder_first", "autoencoder", "toy_plain", "toy_wide", "toy", "toy_drawn", "toy_many",
