@@ -1,8 +1,7 @@
 """One place chooses the device and the dtype, says why once, and refuses what is not there."""
 
-import os
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +9,9 @@ import torch
 from minikontext import layers
 from minikontext.errors import ConfigError
 from minikontext.runtime import attention, device
+
+sys.path.insert(0, str(Path(__file__).parent))
+from children import Program
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +76,11 @@ def test_the_choice_and_its_reason_are_logged_once(cpu_only, caplog):
 )
 def test_a_program_is_told_what_it_asked_for(first, out, err):
     code = f"{first}\nfrom minikontext.runtime.device import select_device as s; s()"
-    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": "", "MINIKONTEXT_DEVICE": ""}
-    run = [sys.executable, "-c", code]
-    done = subprocess.run(run, capture_output=True, text=True, check=True, env=hidden)
-    assert done.stdout.count(LINE) == bool(out) and done.stderr.count(LINE) == bool(err)
-    assert bool(done.stdout) == bool(out)
+    program = Program("-c", code, CUDA_VISIBLE_DEVICES="", MINIKONTEXT_DEVICE="")
+    said, told = program.communicate()
+    assert program.returncode == 0, told
+    assert said.count(LINE) == bool(out) and told.count(LINE) == bool(err)
+    assert bool(said) == bool(out)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:3", "mps", "nonsense", "xpu"])

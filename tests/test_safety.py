@@ -5,11 +5,11 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +44,9 @@ from minikontext.toyworld.attacks import (
     unseen_picture,
 )
 from minikontext.toyworld.concept import PURPLE_STAR, placeholder, refused
+
+sys.path.insert(0, str(Path(__file__).parent))
+from children import Program
 
 STAR = Scene(species="star", colour="purple")
 HOME = filters.home()
@@ -503,9 +506,9 @@ def test_local_classifiers_are_filters(classifiers_folder):
 def test_a_classifier_outlives_its_files(classifiers_folder, tmp_path, how):
     """In a process of its own: one whose files were mapped would be ended by SIGBUS."""
     folder = shutil.copytree(classifiers_folder, tmp_path / "local")
-    done = subprocess.run([sys.executable, "-c", OUTLIVES, str(folder), how], capture_output=True,
-                          text=True, timeout=600)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    program = Program("-c", OUTLIVES, folder, how)
+    _, told = program.communicate()
+    assert program.returncode == 0, told
 
 
 OUTLIVES = """

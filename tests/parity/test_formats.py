@@ -25,6 +25,9 @@ from minikontext.runtime.lease import Lease
 from minikontext.training.models import new_transformer
 from minikontext.transformer import KontextTransformer
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from children import Program
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
@@ -780,17 +783,17 @@ def test_a_mapped_file_that_cannot_be_held_is_told_and_death_says_where(folder, 
             place.chmod(0o755)
         for place in path.parent.rglob("*"):
             place.chmod(0o755)
-        command = [sys.executable, "-c", UNHELD, str(path.parent), how]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout.count("\n") >= 2, done.stderr
-    held, told, *error = done.stdout.splitlines()
+        program = Program("-c", UNHELD, path.parent, how)
+        said, complaint = program.communicate(PATIENCE)
+    assert said.count("\n") >= 2, complaint
+    held, told, *error = said.splitlines()
     assert held == "[]"
-    assert "kontext.safetensors" in told and "cannot be held" in told, done.stderr
+    assert "kontext.safetensors" in told and "cannot be held" in told, complaint
     if how == "cut":
-        assert done.returncode == -signal.SIGBUS and not error
-        assert "Bus error" in done.stderr and "pipeline.py" in done.stderr
+        assert program.returncode == -signal.SIGBUS and not error
+        assert "Bus error" in complaint and "pipeline.py" in complaint
     else:
-        assert done.returncode == 0 and "was written to after it was loaded" in error[0]
+        assert program.returncode == 0 and "was written to after it was loaded" in error[0]
 
 
 # ---- files that are none
