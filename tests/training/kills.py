@@ -35,6 +35,9 @@ from tqdm.auto import tqdm
 from minikontext.runtime import files
 from minikontext.training import store
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from children import Program
+
 EVERY = 5  # steps between two checkpoints
 PATIENCE = 300  # seconds without any progress; then something hangs
 CONFIG = {
@@ -169,12 +172,14 @@ def _apart(folder: Path) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(*(end.values() for end in ends)))
 
 
-def _start(folder: Path, processes: int, until: int) -> subprocess.Popen:
+def _start(folder: Path, processes: int, until: int) -> subprocess.Popen | Program:
+    command = [__file__, "--train", str(folder), "--until", str(until)]
+    if processes == 1:
+        return Program(*command)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launch if processes > 1 else []), __file__]
     quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     return subprocess.Popen(
-        [*command, "--train", str(folder), "--until", str(until)],
+        [sys.executable, *launch, *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **quiet},
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What test_parallel.py starts under torchrun: tiny trainings whose losses every process notes.
+"""What test_parallel.py starts: tiny trainings whose losses every process notes. By hand:
 
 python -m torch.distributed.run --nproc-per-node 2 tests/training/processes.py FOLDER
 """
@@ -27,7 +27,8 @@ from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.models import averaged, gathered, load_autoencoder
 from minikontext.training.tries import held_out_check
 
-STEPS = 20
+STEPS = 20  # checkpoints of 10 and 15 are gone on from
+UNTIL = {"flow": STEPS, "guidance": 8, "ladd": 12, "rollout": 8}  # of ladd, past its phases
 TOY = Path(__file__).parents[2] / "data" / "weights" / "toy"
 
 
@@ -80,17 +81,17 @@ def parts(kind, world, bf16=False):
     return model, ladd_loss(model, frozen, batches, dials, world.device)
 
 
-def train(kind, world, folder, until=STEPS, bf16=False, **dials):
+def train(kind, world, folder, until=None, bf16=False, **dials):
     """The losses of a run up to a step; it goes on where the folder's last run ended."""
     model, loss = parts(kind, world, bf16)
-    config = LoopConfig(steps=until, warmup=2, decay=0.0, **dials)
+    config = LoopConfig(steps=until or UNTIL[kind], warmup=2, decay=0.0, **dials)
     loop = Noted(model, config, folder, world)
     loop.resume()
     loop.run(loss)
     return loop.noted, averaged(loop, model)
 
 
-def case(kind, folder, until=STEPS, bf16=False, **dials):
+def case(kind, folder, until=None, bf16=False, **dials):
     """A training in this process and its neighbours; the flags of [parallel] go by their names."""
     flags = {k: dials.pop(k) for k in ("checkpointing", "replicate", "background") if k in dials}
     world = parallel.start("cpu", parallel.ParallelConfig(**flags))

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,9 @@ from minikontext.training import parallel
 from minikontext.training.loop import Loop, LoopConfig
 from minikontext.training.store import DamageWarning
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from children import programs
 
 PROGRAM = Path(__file__).with_name("processes.py")
 pytestmark = pytest.mark.skipif(
@@ -36,14 +38,11 @@ def program():
 
 def launch(count, folder):
     """The cases of `count` processes: the loss and the gradient's norm at each step."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    env["MINIKONTEXT_DTYPE"] = "float32"  # else Muon rounds to bfloat16 where the hardware has it
-    done = subprocess.run(
-        [*command, "--nproc-per-node", str(count), str(PROGRAM), str(folder)],
-        capture_output=True, text=True, env=env, timeout=3600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+    # Float32: else Muon rounds to bfloat16 where the hardware has it.
+    started = programs(count, PROGRAM, folder, MINIKONTEXT_DTYPE="float32")
+    for one in started:
+        said = one.communicate(timeout=3600)[1]
+        assert one.returncode == 0, said[-4000:]
     return json.loads((folder / f"{count}.json").read_text())
 
 
@@ -69,7 +68,7 @@ def float32(monkeypatch):
 def alone(program, tmp_path_factory):
     """The losses of one process, without a process group."""
 
-    def run(kind, until=20, **dials):
+    def run(kind, until=None, **dials):
         return program.train(kind, parallel.ALONE, tmp_path_factory.mktemp(kind), until, **dials)[0]
 
     return run
