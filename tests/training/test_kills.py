@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import kills
+from children import programs
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL"),
@@ -35,9 +37,9 @@ def test_trainers_end_with_their_torchrun_and_lose_nothing(tmp_path):
         time.sleep(0.05)
     child.communicate()
     done = kills._last_step(tmp_path)
-    again = kills._start(tmp_path, 2, done + 1)
-    assert kills._resumed(again) == done  # the last step was saved
-    assert again.communicate() and again.returncode == 0
+    again = programs(2, kills.__file__, "--train", tmp_path, "--until", done + 1)
+    assert kills._resumed(again[0]) == done  # the last step was saved
+    assert [one.communicate() and one.returncode for one in again] == [0, 0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
