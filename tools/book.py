@@ -27,6 +27,13 @@ DOCUMENTED = ("editing", "images", "pretrained", "runtime", "safety", "toyworld"
               "distillation", "bench")  # fmt: skip
 
 
+# The front of the book: the editor itself, in a frame that takes the book's theme.
+EDITOR = """\
+<p>Edit a picture right here: a net that runs in your browser, no install.
+<a class="reference" href="page/index.html">The editor alone</a></p>
+<iframe class="editor" src="page/index.html" title="The editor" loading="lazy"></iframe>"""
+
+
 def gather(target: Path) -> None:
     """Copy what the book is made of, and write the pages that only it has."""
     shutil.rmtree(target, ignore_errors=True)
@@ -138,8 +145,7 @@ def build(target: Path, page: Path | None) -> None:
     source = target.with_name(f"{target.name}-source")
     gather(source)
     index = source / "index.md"
-    shown = ('<p><a class="reference" href="page/index.html">Edit a picture right here</a>: a net '
-             "that runs in your browser, no install.</p>" if page else "")  # fmt: skip
+    shown = EDITOR if page else ""
     index.write_text(index.read_text().replace("{{FRONT}}", shown))
     kept = target.with_name(f"{target.name}-doctrees")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html",

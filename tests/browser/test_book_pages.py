@@ -23,6 +23,25 @@ def address():
         yield address
 
 
+def test_the_first_page_is_an_editor_that_edits_and_has_the_books_theme(page, address):
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.goto(f"{address}index.html")
+    frame = page.frame_locator("iframe.editor")
+    editor = next(one for one in page.frames if one.url.endswith("page/index.html"))
+    editor.wait_for_function("!document.getElementById('run').disabled", timeout=120_000)
+    grounds = {}
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.body.dataset.theme = theme }", theme)
+        page.wait_for_timeout(300)
+        grounds[theme] = editor.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert grounds["light"] != grounds["dark"]
+    frame.locator("#prompt").fill("make it night")
+    frame.locator("#run").click()
+    editor.wait_for_function("/night/.test(document.getElementById('status').textContent)"
+                             " || document.getElementById('status').dataset.kind === 'done'",
+                             timeout=120_000)  # fmt: skip
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious_in_the_book(page, npm, address, theme):
     page.emulate_media(color_scheme=theme)

@@ -293,6 +293,25 @@ def test_the_size_of_a_picture_is_chosen_as_python_does(page):
     assert list(map(tuple, found)) == [images.nearest(size, TRAINED) for size in pictures]
 
 
+def test_a_picture_is_seen_at_the_size_of_its_result_as_python_does(page2):
+    code = """async ([pairs, sizes]) => {
+        const { beside } = await import("./model.js");
+        return pairs.map(([size, target]) => beside(size, target, sizes)); }"""
+    rng = random.Random(3)
+    pairs = [[(rng.randint(20, 400), rng.randint(20, 400)) for _ in range(2)] for _ in range(300)]
+    pairs += [[one, two] for one in TRAINED for two in TRAINED]
+    for sizes in (TRAINED, ((64, 64), (80, 48)), images.KONTEXT_SIZES):
+        found = page2.evaluate(code, [pairs, [list(size) for size in sizes]])
+        assert [*map(tuple, found)] == [images.beside(*pair, sizes) for pair in pairs]
+    page2.click("#samples button")
+    page2.wait_for_function("window.minikontext.state.context.dims[3] === 8")
+    page2.select_option("#steps", "1")
+    for size, patches in (("128 × 128", [8, 8]), ("160 × 64", [4, 4]), ("as the picture", [4, 4])):
+        page2.select_option("#size", label=size)
+        edit(page2, "make it night")
+        assert page2.evaluate("window.minikontext.state.steps[0].grid") == patches
+
+
 def test_by_keyboard_alone(page):
     """Type, Enter, step back in time, choose a patch: nothing needs a mouse."""
     page.fill("#prompt", "make the haat red")

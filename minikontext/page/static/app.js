@@ -1,6 +1,6 @@
 // What the page shows. All of the arithmetic is in model.js.
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { Editor, readFacts, toldChange, tokenize, trainedSize } from "./model.js";
+import { Editor, beside, readFacts, toldChange, tokenize, trainedSize } from "./model.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { editor: null, facts: null, ready: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
@@ -67,6 +67,15 @@ async function encodeInput(source, label, pressed) {
   say(changed ? `${source.width}×${source.height} pixels became ${width}×${height}, a size that the net knows.` : "Ready.");
 }
 
+/** Latents of a picture that is brought to another size first. */
+async function encodeAt(picture, [width, height]) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(picture, 0, 0, width, height);
+  return state.editor.encode(toPixels(canvas), width, height);
+}
+
 async function useFile(file) {
   const unreadable = new Error(`${file.name} cannot be read as a picture. Use PNG, JPEG or WebP.`);
   const load = () => createImageBitmap(file).catch(() => Promise.reject(unreadable));
@@ -94,11 +103,13 @@ async function run(event) {
     if (!context) throw new Error("there is no picture. Choose one, or bring your own.");
     const [, , h, w] = context.dims, before = rgba($("before")), input = copied($("before"));
     const [width, height] = $("size").value ? $("size").value.split("x").map(Number) : [8 * w, 8 * h];
+    const seen = beside([8 * w, 8 * h], [width, height], state.facts.sizes);
+    const asked = seen[0] === 8 * w && seen[1] === 8 * h ? context : await encodeAt(input, seen);
     state.steps = [];
-    const done = await state.editor.edit(prompt, context, {
+    const done = await state.editor.edit(prompt, asked, {
       seed, steps, width, height,
       onStep: async (info) => {
-        state.steps.push({ ...info, input, grid: [h / 2, w / 2] }); // another picture may be chosen meanwhile
+        state.steps.push({ ...info, input, grid: [seen[1] / 16, seen[0] / 16] }); // another picture may be chosen meanwhile
         $("bar").value = info.step / steps;
         say(`Step ${info.step} of ${steps}`);
         await new Promise((resolve) => setTimeout(resolve)); // let the page draw

@@ -197,6 +197,14 @@ export function trainedSize(width, height, sizes) {
   return sizes.filter((size) => apart(size) <= 1.7 * closest).reduce((best, size) => (better(size, best) < 0 ? size : best));
 }
 
+/** The size at which the net sees a picture for a result of size `target`, as `images.beside`: nets of
+ * several areas copy from a picture of the result's size, and badly from any other. */
+export function beside(size, target, sizes) {
+  const areas = sizes.map(([w, h]) => w * h), ratio = (size[0] * target[1]) / (size[1] * target[0]);
+  const several = Math.max(...areas) > 1.7 * Math.min(...areas);
+  return several && Math.max(ratio, 1 / ratio) <= 1.3 ? target : trainedSize(...size, sizes);
+}
+
 /** cos and sin of every angle, (n, d/2, 2): pair j of an axis of d channels turns by id / θ^(2j/d). */
 export function rotations(ids, axes, theta) {
   const half = axes.reduce((sum, d) => sum + d / 2, 0);
