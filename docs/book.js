@@ -15,4 +15,12 @@ addEventListener("DOMContentLoaded", () => {
   };
   reach();
   addEventListener("resize", reach);
+  // The editor on the first page has the book's theme, whichever way that was chosen.
+  const editor = document.querySelector("iframe.editor");
+  const theme = () => {
+    const chosen = document.body.dataset.theme, root = editor.contentDocument?.documentElement;
+    if (root) root.style.colorScheme = chosen === "auto" ? "" : chosen; // from a file it cannot
+  };
+  editor?.addEventListener("load", theme);
+  if (editor) new MutationObserver(theme).observe(document.body, { attributeFilter: ["data-theme"] });
 });
