@@ -37,9 +37,8 @@ def test_the_first_page_is_an_editor_that_edits_and_has_the_books_theme(page, ad
     assert grounds["light"] != grounds["dark"]
     frame.locator("#prompt").fill("make it night")
     frame.locator("#run").click()
-    editor.wait_for_function("/night/.test(document.getElementById('status').textContent)"
-                             " || document.getElementById('status').dataset.kind === 'done'",
-                             timeout=120_000)  # fmt: skip
+    said = "document.getElementById('status').textContent"
+    editor.wait_for_function(f"/^(Done|Finished)/.test({said})", timeout=120_000)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
