@@ -7,9 +7,11 @@ It is then kept (`course.progress`), and a box of the map whose pieces are all k
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import TracebackType
@@ -301,8 +303,27 @@ def _apart(expected: Any, got: Any) -> int:
 
 
 def _source(function: Function) -> str:
-    """The student's lines, so that the last notebook can show them; "" where there are none."""
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):
-        return ""
+    """The student's lines, so that the last notebook can show them; "" where there are none.
+
+    Other functions of the student's that these lines call stand above them.
+    """
+    sources: dict[Function, str] = {}
+
+    def collect(one: Function) -> None:
+        sources[one] = ""  # seen: two functions may call each other
+        try:
+            lines = textwrap.dedent(inspect.getsource(one))
+        except (OSError, TypeError):
+            return
+        with suppress(SyntaxError):  # a lambda's line may be a part of something
+            known = getattr(one, "__globals__", {})
+            for node in ast.walk(ast.parse(lines)):
+                other = known.get(node.id) if isinstance(node, ast.Name) else None
+                own = inspect.isfunction(other) and other.__module__ == one.__module__
+                if own and other not in sources:
+                    collect(other)
+        del sources[one]
+        sources[one] = lines  # below what it calls
+
+    collect(function)
+    return "\n\n".join(filter(None, sources.values()))

@@ -179,6 +179,39 @@ def test_a_wrong_piece_is_named_shown_and_not_kept(name, tiny_pipe, own, capsys,
         assert f"[FAIL] {name}: not what the package says" in told
 
 
+def ids_of_all(target, contexts):
+    return torch.cat([numbered(*grid, i) for i, grid in enumerate([target, *contexts])])
+
+
+def ids_of_the_last(rows, cols, index):
+    target, *contexts = index * [(1, 1)] + [(rows, cols)]
+    return ids_of_all(target, contexts)[index:]
+
+
+def test_what_is_kept_of_a_piece_runs_by_itself(tiny_pipe, own):
+    run(tiny_pipe, {"position_ids": ids_of_the_last})
+    kept = json.loads(own.read_text())["pieces"]["position_ids"]
+    space = {"torch": torch}
+    exec(kept, space)
+    assert torch.equal(space["ids_of_the_last"](2, 3, 2), position_ids(2, 3, 2))
+    assert [line.split("(")[0] for line in kept.splitlines() if line.startswith("def ")] == [
+        "def numbered", "def ids_of_all", "def ids_of_the_last",
+    ]  # fmt: skip
+
+
+def test_a_piece_without_lines_is_kept_and_one_that_calls_itself_once(tiny_pipe, own):
+    space = {"torch": torch}
+    exec("def ids(r, c, i):\n    return torch.cartesian_prod(*map(torch.arange, (1, r, c))) + "
+         "torch.tensor([i, 0, 0])", space)  # fmt: skip
+    run(tiny_pipe, {"position_ids": space["ids"], "pack": packed_in_two_calls})
+    kept = json.loads(own.read_text())["pieces"]
+    assert kept["position_ids"] == "" and kept["pack"].count("def packed_in_two_calls") == 1
+
+
+def packed_in_two_calls(latents, again=True):
+    return packed_in_two_calls(latents, False) if again else pack(latents)
+
+
 def test_a_piece_that_nothing_calls_does_not_count(tiny_pipe, own, capsys):
     with course.mine(loss=loss, pack=pack):
         tiny_pipe("make the hat red", image=PICTURE, seed=3, progress=False)
