@@ -145,6 +145,23 @@ def suite_beside(*sets, names=("toy_few", "toy_many"), judge="oracle"):
     return compare.paired(*pairs).word(), [sum(row) for row in pairs]
 
 
+def granted(name):
+    """Of one set of MiniKontextBench 2: how many the oracle grants `toy-any`, of how many."""
+    stored = json.loads((ROOT / "runs-kept/measured/toy_few_suite.json").read_text())
+    rows = stored["outcomes"][name]
+    return sum(row["oracle"] for row in rows), len(rows)
+
+
+def brought(first="toy_few_given_64_brought", second="toy_few_given_64"):
+    """Pictures of 64 x 64, results of 128 x 128: brought to them beside as they are; right ones."""
+    found = []
+    for name in (first, second):
+        (row,) = json.loads((ROOT / f"runs-kept/measured/{name}.json").read_text())
+        assert (row["width"], row["height"], row["cases"]) == (128, 128, 100)
+        found.append([int(x) for x in row["outcomes"]])
+    return compare.paired(*found).word(), [sum(row) for row in found]
+
+
 def over_sizes(*names):
     """An editor of the line beside another, over all five sizes."""
     found = []
@@ -236,6 +253,11 @@ DECIDED = [
      lambda: {chains("latents", "pixels", 6), chains("paste-back", "pixels", 6),
               chains("paste-back", "latents", 6), chains("known", "latents", 6)}),
     ("docs/inside.md", "at most 0.1 points are lost", True, lambda: safe().not_worse(0.001)),
+    ("notebooks/02_sequence_concat.ipynb", "of 100 wishes from 64 × 64 to 128 × 128, 65 are right"
+     " so, and 5 with the picture as it is (decided)", ("better", [65, 5]), brought),
+    ("notebooks/02_sequence_concat.ipynb", "Of 50 wishes with three pictures it gets 16 right,"
+     " and of 50 with four 10", [(16, 50), (10, 50)],
+     lambda: [granted("three images"), granted("four images")]),
     ("notebooks/10_safety.ipynb", "Of harmless edits at most 0.1 points are lost: the interval ends"
      " there.", True, lambda: safe().not_worse(0.001)),
     ("docs/inside.md", "`toy` 90.2: not decided", NOT_DECIDED, lambda: safe().word()),
