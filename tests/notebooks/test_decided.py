@@ -51,7 +51,6 @@ OTHER = {
     "06": {
         "The larger μ, the more steps are spent in the noise": COUNTED,
         "longer than a straight line:": COUNTED,
-        "All words: the frog moves (above). “a frog on the beach”: the frog is lost": NOT_SO,
         "Lost from turn 1 to 8:": BELOW,
     },
     "07": {
