@@ -342,6 +342,12 @@ DECIDED = [
      " paper's claim, at half the steps as often as the teacher, was written down before",
      [["yes", "not decided"], ["yes", "yes"]],
      lambda: [laboratory_claim(name) for name in ("ladd", "weights:toy-max")]),
+    ("docs/inside.md", "not the teacher's features, 45.3 % pass in one step (worse, decided),"
+     " though more than twice as many turns fit; of R1, approximated by noise, with 67.7 %, nothing is",
+     [("worse", [45.3, 70.7]), *[(NOT_DECIDED, found) for found in
+      ([67.7, 70.7], [84.3, 86.3], [90.0, 88.7], [89.0, 87.3])]],
+     lambda: [laboratory("ladd, heads on latents", "ladd", 1),
+              *(laboratory("ladd, R1", "ladd", n) for n in (1, 2, 4, 8))]),
     ("docs/inside.md", "the teacher's answer has the higher logit in 75 of 100 pairs (50 is a"
      " guess; decided) where the student jumps from noise and the heads look through little of it"
      " (*t* = 0.1), even at places where the two look alike; through much noise (*t* = 0.9) in 59"
