@@ -343,7 +343,8 @@ DECIDED = [
      [["yes", "not decided"], ["yes", "yes"]],
      lambda: [laboratory_claim(name) for name in ("ladd", "weights:toy-max")]),
     ("docs/inside.md", "not the teacher's features, 45.3 % pass in one step (worse, decided),"
-     " though more than twice as many turns fit; of R1, approximated by noise, with 67.7 %, nothing is",
+     " though more than twice as many turns fit; of R1, approximated by noise, with 67.7 %,"
+     " nothing is",
      [("worse", [45.3, 70.7]), *[(NOT_DECIDED, found) for found in
       ([67.7, 70.7], [84.3, 86.3], [90.0, 88.7], [89.0, 87.3])]],
      lambda: [laboratory("ladd, heads on latents", "ladd", 1),
