@@ -80,24 +80,36 @@ def squeeze(png: str) -> str:
 
     A sheet of pictures is not opaque where it is sheet (`course.plots`); that stays, to the value.
     """
-    image = Image.open(io.BytesIO(base64.b64decode(png)))
-    alpha = np.asarray(image.convert("RGBA"))[..., 3]
-    grades, image, few = np.unique(alpha), image.convert("RGB"), None
-    for colours in (256 // len(grades), 64) if len(grades) <= 4 else ():
-        fewer = image.quantize(colours, kmeans=1, dither=Image.Dither.NONE)
-        error = np.abs(np.asarray(fewer.convert("RGB"), int) - np.asarray(image, int))
-        few = fewer if np.quantile(error, 0.97) <= UNSEEN else few
-    buffer, kept, options = io.BytesIO(), few or image, {}
-    if few and grades.min() < 255:  # every colour once for each grade of alpha
-        colours = few.getpalette()[: 3 * (1 + int(np.asarray(few).max()))]
-        index = np.asarray(few) + len(colours) // 3 * np.searchsorted(grades, alpha)
-        kept = Image.fromarray(index.astype(np.uint8), "P")
-        kept.putpalette(colours * len(grades))
-        options["transparency"] = bytes(np.repeat(grades, len(colours) // 3))
-    elif grades.min() < 255:
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    alpha = np.asarray(image)[..., 3]
+    grades, image = [*np.unique(alpha)][::-1], image.convert("RGB")  # pictures first
+    options, kept, buffer = {}, image, io.BytesIO()
+    for colours in (256, 64) if len(grades) <= 2 else ():
+        shares = (colours - 32, 32)[: len(grades)] if len(grades) > 1 else (colours,)
+        few, grade = _quantized(image, alpha, dict(zip(grades, shares)))
+        error = np.abs(np.asarray(few.convert("RGB"), int) - np.asarray(image, int))
+        if np.quantile(error, 0.97) <= UNSEEN:
+            kept, options = few, {"transparency": grade} if min(grade) < 255 else {}
+    if kept is image and min(grades) < 255:
         kept.putalpha(Image.fromarray(alpha))
     kept.save(buffer, "PNG", optimize=True, **options)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _quantized(image: Image.Image, alpha: np.ndarray, shares: dict) -> tuple[Image.Image, bytes]:
+    """A picture with so many colours for each grade of alpha, and its palette's alphas."""
+    index, palette, alphas = np.zeros(alpha.shape, np.uint8), [], b""
+    for grade, colours in shares.items():
+        mine, first = alpha == grade, len(palette) // 3
+        row = Image.fromarray(np.asarray(image)[mine][None])  # its pixels alone, in one row
+        few = row.quantize(colours, kmeans=1, dither=Image.Dither.NONE)
+        used = 1 + int(np.asarray(few).max())
+        index[mine] = first + np.asarray(few)[0]
+        palette += few.getpalette()[: 3 * used]
+        alphas += bytes([grade]) * used
+    found = Image.fromarray(index, "P")
+    found.putpalette(palette)
+    return found, alphas
 
 
 if __name__ == "__main__":
