@@ -66,6 +66,7 @@ def test_processes_leave_their_group_before_they_end():
     program = (
         "import atexit, torch.distributed as dist\n"
         "atexit.register(lambda: print('still in it:', dist.is_initialized()))\n"
-        "dist.init_process_group('gloo')"
+        "dist.init_process_group('gloo')\n"
+        "dist.barrier()"  # both have met: one that is gone before the other came is another fault
     )
     assert run_processes(program, 2).split("\n")[:2] == ["still in it: False"] * 2
