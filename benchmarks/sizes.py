@@ -82,6 +82,14 @@ def table(rows: Sequence[Row]) -> str:
     return report.table(head, lines)
 
 
+def one_size(text: str) -> Size:
+    """A size as a user writes it, 64x64, and no more than one. Raises ArgumentTypeError."""
+    found = sizes.parse(text)
+    if len(found) > 1:
+        raise argparse.ArgumentTypeError(f"{text}: give one size")
+    return found[0]
+
+
 def main(arguments: list[str] | None = None) -> list[Row]:
     """Command line: measure weights at some sizes and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes")
@@ -93,7 +101,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         "--sizes", type=sizes.parse, default="all", help="trained, unseen, all, WxH,…"
     )
     parser.add_argument("--own", action="store_true", help="contexts have sizes of their own")
-    parser.add_argument("--given", type=sizes.parse, help="WxH: the size of all context pictures")
+    parser.add_argument("--given", type=one_size, help="WxH: the size of all context pictures")
     parser.add_argument("--pictures", type=int, help="context pictures (default: all numbers)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the weights' own)")
     parser.add_argument("--scale", type=float, help="of guidance (default: the weights' own)")
@@ -107,7 +115,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             "resize": options.resize}  # fmt: skip
     rows: list[Row] = []
     for size in tqdm(options.sizes, "sizes"):
-        own = options.given[0] if options.given else options.own
+        own = options.given or options.own
         rows.append(row := measure(pipe, cases, size, own, **call))
         tqdm.write(f"{row.width} × {row.height}: {row.success} %")
         if options.json:  # what was measured stays, whatever comes

@@ -248,6 +248,16 @@ def test_a_result_goes_on_at_another_size_through_its_picture(many_sizes, pictur
     assert torch.equal(found.latents, right.latents)
 
 
+def test_a_result_of_weights_of_one_area_or_one_asked_for_as_it_is_stays_latents(
+    pipe, many_sizes, picture
+):
+    asked = {"width": 64, "height": 64}
+    for net, how in ((pipe, {}), (many_sizes, {"resize": "none"})):
+        first = run(net, "the hat", image=picture, width=48, height=48)
+        found, right = (run(net, "night", image=x, **asked, **how) for x in (first, first.latents))
+        assert torch.equal(found.latents, right.latents)
+
+
 @pytest.mark.parametrize("size", [(0, 64), (-16, 64), (64, "64"), (64, 1.5), (10**6, 10**6)])
 def test_a_size_of_no_result_is_refused_by_weights_of_many_areas_too(many_sizes, picture, size):
     with pytest.raises(SizeError):

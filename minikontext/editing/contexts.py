@@ -134,7 +134,8 @@ class ContextReader:
     ) -> tuple[Image.Image | Tensor, ResizePlan, tuple[Source, ...]]:
         """A picture in its size inside the model, or latents as they are; its plan and sources.
 
-        An output of another size than the result's goes back to pixels: its latents cannot grow.
+        Weights of several areas see an output of another size than the result's as a picture: its
+        latents cannot grow.
         """
         if isinstance(item, Tensor):
             latents = self.codec.check_latents(item)
@@ -147,8 +148,9 @@ class ContextReader:
         plan = self._plan(picture.size, resize, target)
         if not output:
             return plan.apply(picture), plan, (provenance.source(picture),)
-        asked = target and self._plan(target, "none").working
-        if plan.working != asked or plan.working == output.plan.working:
+        asked = target and resize != "none" and self._plan(target, "none").working
+        several = images.of_several_areas(self.defaults.sizes)
+        if not several or plan.working != asked or plan.working == output.plan.working:
             return self.codec.check_latents(output.latents), output.plan, output_sources(output)
         latents = self.codec.encode([plan.apply(one) for one in output.images])
         return latents, plan, output_sources(output)

@@ -20,6 +20,7 @@ from minikontext.images.resize import (
     Size,
     beside,
     nearest,
+    of_several_areas,
     plan,
     sizes_near,
     snap,
@@ -28,7 +29,8 @@ from minikontext.images.tensors import as_rgb, data_url, png_bytes, shrunk, to_p
 
 __all__ = [
     "FORMATS", "KONTEXT_SIZES", "MAX_NOTE", "MAX_PIXELS", "NOTE", "ResizePlan", "Size", "as_rgb",
-    "beside", "data_url", "nearest", "odd_colours", "plan", "png_bytes", "read", "shrunk",
+    "beside", "data_url", "nearest", "odd_colours",
+    "of_several_areas", "plan", "png_bytes", "read", "shrunk",
     "sizes_near", "snap", "to_pil", "to_tensor",
 ]  # fmt: skip
 

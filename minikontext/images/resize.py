@@ -171,11 +171,16 @@ def beside(size: Size, target: Size, sizes: tuple[Size, ...]) -> Size:
     to. Weights of several areas copy well from a picture of the result's size, and badly from any
     other (docs/lineage.md). There a picture of nearly the result's aspect ratio is brought to it.
     """
-    areas = [width * height for width, height in sizes]
     ratio = size[0] * target[1] / (size[1] * target[0])
-    if max(areas) > SAME_AREA * min(areas) and max(ratio, 1 / ratio) <= STRETCH:
+    if of_several_areas(sizes) and max(ratio, 1 / ratio) <= STRETCH:
         return target
     return nearest(size, sizes)
+
+
+def of_several_areas(sizes: tuple[Size, ...]) -> bool:
+    """Whether trained sizes are more than one family; Kontext's 17 are one."""
+    areas = [width * height for width, height in sizes]
+    return max(areas) > SAME_AREA * min(areas)
 
 
 def sizes_near(width: int, height: int, multiple: int, widest: float = 7 / 3) -> tuple[Size, ...]:
