@@ -251,10 +251,11 @@ def test_a_result_goes_on_at_another_size_through_its_picture(many_sizes, pictur
 def test_a_result_of_weights_of_one_area_or_one_asked_for_as_it_is_stays_latents(
     pipe, many_sizes, picture
 ):
-    asked = {"width": 64, "height": 64}
-    for net, how in ((pipe, {}), (many_sizes, {"resize": "none"})):
-        first = run(net, "the hat", image=picture, width=48, height=48)
-        found, right = (run(net, "night", image=x, **asked, **how) for x in (first, first.latents))
+    small = run(pipe, "the hat", image=picture, width=48, height=48)
+    odd = run(many_sizes, "the hat", image=picture.resize((100, 100)))  # 96 × 96 inside
+    for net, first, side, how in ((pipe, small, 64, "kontext"), (many_sizes, odd, 100, "none")):
+        asked = {"width": side, "height": side, "resize": how}
+        found, right = (run(net, "night", image=x, **asked) for x in (first, first.latents))
         assert torch.equal(found.latents, right.latents)
 
 
