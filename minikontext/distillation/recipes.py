@@ -65,7 +65,8 @@ def distill_rollout(job: RolloutJob, world: DistContext, on_log: OnLog = None) -
     source = Inputs(load_stream(job, pipe), teacher.text)
     student = _waiting(teacher, world).requires_grad_(True).train()
     prepare(student, world, job.training.bf16)
-    loss = rollout_loss(student, source, job.training, world.device)
+    decode = pipe.autoencoder.requires_grad_(False).decode
+    loss = rollout_loss(student, source, job.training, world.device, decode)
     return learned(student, student, loss, job, pipe, world, on_log)
 
 
