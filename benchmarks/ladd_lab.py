@@ -243,7 +243,8 @@ def gather(plan: Plan, arm: Arm, pipe: KontextPipeline, folder: Path, seed: int 
                              contexts=contexts)  # fmt: skip
         stream = Stream(dials, pipe.autoencoder, folder / name)
         place = folder / f"{name}-answers"
-        return stream, TeacherStream(stream, teacher, null, place, mark, how, defaults.mu_16)
+        times = {"mu_16": defaults.mu_16, "shifted": defaults.shifted}
+        return stream, TeacherStream(stream, teacher, null, place, mark, how, **times)
 
     if arm.text is None:
         return Material(teacher, *both(seen), defaults)

@@ -182,6 +182,7 @@ def test_the_demo_makes_the_hat_red_and_leaves_the_rest(here):
         (["bench", "mini", "--output", "/proc/no/such"], "Cannot write"),
         (["reproduce", "toy_pro", "--runs", "/proc/no/such"], "Cannot write /proc/no/such"),
         (["page", "site", "--serve", "65536"], "must be 0-65535. Give another"),
+        (["page", "site", "--runtime", "none", "--weights", "of-which-nobody-knows"], "none lacks"),
         (["edit", "fox.png", "x", "--device", "nonsense", "--weights", "W"], "Unknown device"),
         (["edit", "fox.png", "x", "--dtype", "float16", "--weights", "W"], "overflows"),
         (["edit", "fox.png", "x", "--steps", "0", "--weights", "W"], "--steps 0"),
@@ -558,6 +559,17 @@ def test_an_empty_name_is_no_place(here, capsys, command):
         run(*command.split(), "")
     assert stopped.value.code == 2 and "the name is empty" in capsys.readouterr().err
     assert names(here) == ["fox.png"]
+
+
+def test_hidden_files_of_a_folder_are_no_pictures(here, weights):
+    """macOS writes `._fox.png` beside fox.png, without a pixel; named, a hidden picture is one."""
+    folder = here / "album"
+    folder.mkdir()
+    (here / "fox.png").rename(folder / "fox.png")
+    (folder / "._fox.png").write_bytes(b"\0\5\x16\7 Mac OS X")
+    (folder / ".secret.png").write_bytes((folder / "fox.png").read_bytes())
+    assert cli_edit.expand(["album"]) == [str(Path("album", "fox.png"))]
+    assert cli_edit.expand(["album/.secret.png"]) == ["album/.secret.png"]
 
 
 def test_draw_needs_no_picture(here, weights, capsys):

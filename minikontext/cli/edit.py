@@ -286,6 +286,7 @@ def _lora(option: str) -> tuple[str, float]:
 def expand(inputs: Sequence[str]) -> list[str]:
     """Folders and patterns become the pictures in them, in order; the rest stays as it is.
 
+    Hidden files are none: `._cat.png`, which macOS writes beside a picture, has no pixels.
     Raises ImageError where there is none, ConfigError for a folder that may not be read.
     """
     found: list[str] = []
@@ -294,7 +295,8 @@ def expand(inputs: Sequence[str]) -> list[str]:
     for one in inputs:
         path = Path(one)
         if one != PIPE and is_folder(path):
-            files = [str(file) for file in inside(path) if not file.is_dir()]
+            shown = [file for file in inside(path) if not file.name.startswith(".")]
+            files = [str(file) for file in shown if not file.is_dir()]
             if not (pictures := [*filter(_is_picture, files)]):
                 raise ImageError(f"There is no picture in the folder {path}.")
             found += pictures

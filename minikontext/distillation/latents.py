@@ -29,7 +29,7 @@ class TeacherSamplesConfig:
 @torch.no_grad()
 def teacher_samples(
     teacher: Editor, words: Tensor, contexts: list[Tensor], noise: Tensor, null: Tensor,
-    steps: int, scale: float, mu_16: float | None = None,
+    steps: int, scale: float, mu_16: float | None = None, shifted: bool = True,
 ) -> Tensor:  # fmt: skip
     """Sample the guided teacher from noise (b, c, h, w), for token ids (b, m): latents like it."""
     device = next(teacher.parameters()).device
@@ -41,25 +41,29 @@ def teacher_samples(
         scale,
     )  # fmt: skip
     patches = noise.shape[-2] * noise.shape[-1] // PATCH**2
-    return sampler.sample(predict, noise, sampler.schedule(steps, patches, mu_16=mu_16))
+    times = sampler.schedule(steps, patches, shifted=shifted, mu_16=mu_16)
+    return sampler.sample(predict, noise, times)
 
 
 class TeacherStream:
     """A stream whose targets are the teacher's answers, each to noise of its own.
 
-    A batch is answered when it is first asked for, and kept in `folder`. `fingerprint` names the
-    teacher; raises TrainingError if the folder holds the answers of another one, or to other steps.
+    A batch is answered when it is first asked for, and kept in `folder`. mu_16, shifted: as the
+    teacher is sampled (`sampler.schedule`). `fingerprint` names the teacher; raises TrainingError
+    if the folder holds the answers of another one, or to other steps or times.
     """
 
     def __init__(
         self, stream: Stream, teacher: Editor, null: Tensor, folder: Path, fingerprint: str,
         config: TeacherSamplesConfig, mu_16: float | None = None, bf16: bool = False,
+        shifted: bool = True,
     ) -> None:  # fmt: skip
         if not stream.config.batches:
             raise ConfigError("[stream] batches = 0: the teacher's answers need a number of them")
         self.stream, self.teacher, self.null, self.folder = stream, teacher, null, folder
-        self.config, self.mu_16, self.bf16 = config, mu_16, bf16
-        labelled(folder, f"{fingerprint} {config} {mu_16} {stream.facts}", name="stream.txt")
+        self.config, self.mu_16, self.bf16, self.shifted = config, mu_16, bf16, shifted
+        times = f"{mu_16}" if shifted else "even"
+        labelled(folder, f"{fingerprint} {config} {times} {stream.facts}", name="stream.txt")
 
     def batch(self, step: int) -> Batch:
         """Latents and words of a step; the target is what the teacher made of its first words."""
@@ -85,6 +89,6 @@ class TeacherStream:
         with mixed_precision(next(self.teacher.parameters()).device, self.bf16):
             generated = teacher_samples(
                 self.teacher, words, contexts, noise, self.null, self.config.steps,
-                self.config.scale, self.mu_16,
+                self.config.scale, self.mu_16, self.shifted,
             )  # fmt: skip
         return generated.float().cpu()

@@ -48,7 +48,7 @@ def distill_ladd(job: LaddJob, world: DistContext, on_log: OnLog = None) -> Path
     answers = TeacherStream(
         load_stream(job, pipe), copy.deepcopy(teacher) if world.size > 1 else teacher, null,
         job.folder / "answers", pipe.weights_fingerprint[:12], job.teacher_samples,
-        pipe.defaults.mu_16, dials.bf16,
+        pipe.defaults.mu_16, dials.bf16, pipe.defaults.shifted,
     )  # fmt: skip
     torch.manual_seed(job.seed)
     heads = Discriminator(teacher, dials.features)

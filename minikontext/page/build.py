@@ -38,17 +38,9 @@ def build(pipe: KontextPipeline, folder: str | Path, runtime: str | Path) -> Pat
     Raises ConfigError for weights that the page cannot run or a folder without the runtime,
     OutputError for a place that is taken or full, and MissingPackageError without onnx.
     """
-    folder, runtime = Path(folder), Path(runtime)
     if why := _missing(pipe):
         raise ConfigError(f"{pipe.name}: the page has no {why}. Take other weights, say toy-max.")
-    if missing := [name for name in RUNTIME if not files.exists(runtime / name)]:
-        raise ConfigError(
-            f"{runtime} lacks {', '.join(missing)}. Get them with `npm install onnxruntime-web`, "
-            "and give node_modules/onnxruntime-web/dist."
-        )
-    taken = files.is_folder(folder) and any(folder.iterdir())
-    if taken and not files.exists(folder / "editor.json"):
-        raise OutputError(f"{folder} is not empty and holds no page. Name another folder.")
+    folder, runtime = places(folder, runtime)
     with files.updating_folder(folder, "editor.json") as new:
         for file in STATIC.iterdir():
             shutil.copy(file, new / file.name)
@@ -62,6 +54,23 @@ def build(pipe: KontextPipeline, folder: str | Path, runtime: str | Path) -> Pat
         warn(SafetyWarning(f"{pipe.name} asks for filters on prompts and pictures; the page has "
                            "none. Think twice before you show it to others."))  # fmt: skip
     return folder
+
+
+def places(folder: str | Path, runtime: str | Path) -> tuple[Path, Path]:
+    """Where the page goes, and where its runtime lies: to be looked at before weights are loaded.
+
+    Raises ConfigError and OutputError as `build` does.
+    """
+    folder, runtime = Path(folder), Path(runtime)
+    if missing := [name for name in RUNTIME if not files.exists(runtime / name)]:
+        raise ConfigError(
+            f"{runtime} lacks {', '.join(missing)}. Get them with `npm install onnxruntime-web`, "
+            "and give node_modules/onnxruntime-web/dist."
+        )
+    taken = files.is_folder(folder) and any(folder.iterdir())
+    if taken and not files.exists(folder / "editor.json"):
+        raise OutputError(f"{folder} is not empty and holds no page. Name another folder.")
+    return folder, runtime
 
 
 def _missing(pipe: KontextPipeline) -> str:

@@ -227,21 +227,23 @@ def test_the_teachers_answers_are_kept_and_never_mixed(tiny, tmp_path):
         assert not torch.equal(batch.target, plain.target)
     later = TeacherStream(*call, how, 2.0).batch(0)
     assert torch.equal(later.target, made[0].target) and len(seen) == 8
-    for other in (("b", how, 2.0), ("a", TeacherSamplesConfig(4, 2.0), 2.0), ("a", how, 1.0)):
+    others = ("b", how, 2.0), ("a", TeacherSamplesConfig(4, 2.0), 2.0), ("a", how, 1.0)
+    for other in (*others, ("a", how, 2.0, False, False)):
         with pytest.raises(TrainingError, match="remove"):
             TeacherStream(stream, teacher, null, tmp_path, *other)
 
 
 @torch.no_grad()
-def test_the_teacher_answers_in_its_own_layout_and_schedule(tiny):
+@pytest.mark.parametrize("how", [{"mu_16": 2.0}, {"shifted": False}])
+def test_the_teacher_answers_in_its_own_layout_and_schedule(tiny, how):
     pipe = tiny()
     teacher = Editor(pipe.transformer, pipe.text_encoder).eval()
     draw = torch.Generator().manual_seed(0)
     noise, context = torch.randn(2, 1, 4, 8, 8, generator=draw)
     words = teacher.text.tokenize(["make the hat red"])
     null = teacher.text.tokenize([""])[0]
-    found = teacher_samples(teacher, words, [context], noise, null, 3, 1.5, mu_16=2.0)
-    times, z = sampler.schedule(3, 16, mu_16=2.0), noise
+    found = teacher_samples(teacher, words, [context], noise, null, 3, 1.5, **how)
+    times, z = sampler.schedule(3, 16, **how), noise
     for t, following in itertools.pairwise(times):
         v = guided_velocity(
             teacher, z, t[None], words, null, [context], torch.tensor([1.5])
