@@ -123,14 +123,3 @@ def rollout_loss(
     """
     far = ((generated - x).square().mean(1) + TINY).sqrt()
     return (far if weights is None else weights[:, 0] * far).mean() / t
-
-
-def picture_distance(made: Tensor, right: Tensor, side: int = 4) -> Tensor:
-    """How far pictures are from the right ones, the worst places first, (b, 3, h, w) -> a scalar.
-
-    Of each picture the fourth powers of the root mean squares in places of side x side pixels are
-    averaged; where all places are equally bad this is the root mean square. A pair of eyes is four
-    places of 256: in a mean, or among latents, it hardly shows when it is lost.
-    """
-    squared = F.avg_pool2d((made - right).square().mean(1), side)
-    return (squared.square().mean((-2, -1)) + TINY**2).pow(0.25).mean()

@@ -65,8 +65,7 @@ def distill_rollout(job: RolloutJob, world: DistContext, on_log: OnLog = None) -
     source = Inputs(load_stream(job, pipe), teacher.text)
     student = _waiting(teacher, world).requires_grad_(True).train()
     prepare(student, world, job.training.bf16)
-    decode = pipe.autoencoder.requires_grad_(False).decode
-    loss = rollout_loss(student, source, job.training, world.device, decode)
+    loss = rollout_loss(student, source, job.training, world.device)
     return learned(student, student, loss, job, pipe, world, on_log)
 
 

@@ -9,7 +9,6 @@ estimate of the clean latents is compared with that answer. Where many are right
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -21,7 +20,7 @@ from minikontext import flow, sampler
 from minikontext.denoiser import PATCH
 from minikontext.distillation import losses
 from minikontext.errors import ConfigError
-from minikontext.runtime.bounds import Mean, Seed, Share, Steps, Weight
+from minikontext.runtime.bounds import Mean, Seed, Share, Steps
 from minikontext.runtime.device import mixed_precision
 from minikontext.training.editor import Batches
 from minikontext.training.loop import LossFunction
@@ -38,9 +37,7 @@ class RolloutLossConfig:
     then one of the steps is drawn, at which it learns. final: the share in which it is the last
     one, whose estimate is the answer. mu_16: its times are shifted by the root law of the target's
     size; None: as they are. changed: how much of the loss follows what the edit changes, as in
-    `WorldEditorTraining`. pictures: weight of the distance between the decoded pictures, of which
-    the worst places count most (`losses.picture_distance`), beside that between latents; of half of
-    the samples, in turns.
+    `WorldEditorTraining`.
     """
 
     seed: Seed = 0
@@ -49,7 +46,6 @@ class RolloutLossConfig:
     final: Share = 0.5
     mu_16: Mean | None = None
     changed: Share = 0.0
-    pictures: Weight = 0.0
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -73,15 +69,9 @@ class RolloutLossConfig:
 
 
 def rollout_loss(
-    student: nn.Module, source: Inputs | Batches, config: RolloutLossConfig, device: torch.device,
-    decode: Callable[[Tensor], Tensor] | None = None,
-) -> LossFunction:  # fmt: skip
-    """The loss of a step, over the samples that have one right answer.
-
-    decode: latents -> pixels, for `pictures`; its own weights are not trained.
-    """
-    if config.pictures and decode is None:
-        raise ConfigError("[training] pictures: the latents need an autoencoder that decodes them")
+    student: nn.Module, source: Inputs | Batches, config: RolloutLossConfig, device: torch.device
+) -> LossFunction:
+    """The loss of a step, over the samples that have one right answer."""
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
@@ -102,24 +92,6 @@ def rollout_loss(
         mse = float((generated.detach() - x).square().mean())
         weights = change_weights(x, contexts, config.changed) if config.changed else None
         total = losses.rollout_loss(generated, x, float(times[-1]), weights)
-        facts = {"mse": mse, f"mse_at_{float(times[-1]):.2f}": mse}
-        rows = determined.nonzero()[step % 2 :: 2, 0]  # half of them: a decoder costs as a net does
-        if config.pictures and decode is not None and len(rows):
-            with mixed_precision(device, config.bf16):
-                seen = seen_apart(decode, generated[rows], x[rows])
-            apart = seen * determined.float().mean()  # of the whole batch, as the latents' is
-            total = total + config.pictures * apart / float(times[-1])
-            facts["pictures"] = float(seen.detach())
-        return total, facts
+        return total, {"mse": mse, f"mse_at_{float(times[-1]):.2f}": mse}
 
     return loss
-
-
-def seen_apart(decode: Callable[[Tensor], Tensor], made: Tensor, right: Tensor) -> Tensor:
-    """The distance of latents (b, z, h, w) as it is seen: between their pictures, a scalar.
-
-    What is right is decoded, too: what the autoencoder loses, no editor can win back.
-    """
-    with torch.no_grad():
-        answer = decode(right).float()
-    return losses.picture_distance(decode(made).float(), answer)
