@@ -11,8 +11,9 @@ measured by `benchmarks.ceiling`. Choices are made on `--split dev`; test is for
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 from benchmarks.suite import RESIZE, edit_all
 from minikontext.bench import report
 from minikontext.bench.oracle_bench import summarise
+from minikontext.course.failures import Answer
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Case, score, sizes
 from minikontext.toyworld.edits import sample_case
@@ -33,7 +35,8 @@ class Row:
     """What came out at one size: shares in percent, PSNR against the right answer in dB.
 
     `interval` holds the success rate with 95 % confidence, by bootstrap over cases. `outcomes` has
-    a 1 or a 0 for each case, for comparisons in pairs.
+    a 1 or a 0 for each case, for comparisons in pairs. `misread` tells what the failures show and
+    should not: attribute -> in how many, and in how many of these it is the only one.
     """
 
     width: int
@@ -47,6 +50,7 @@ class Row:
     identity: float
     psnr: float
     outcomes: str
+    misread: dict[str, list[int]] = field(default_factory=dict)
 
 
 def cases_of(
@@ -68,7 +72,16 @@ def measure(
         interval=whole.interval, followed=whole.followed, preserved=whole.preserved,
         identity=whole.identity, psnr=round(float(np.mean([s.psnr for s in scores])), 2),
         outcomes="".join("01"[s.success] for s in scores),
+        misread=misread([Answer(*one) for one in zip(cases, results, scores, strict=True)]),
     )  # fmt: skip
+
+
+def misread(answers: Sequence[Answer]) -> dict[str, list[int]]:
+    """Of failures: attribute -> in how many it is another than wanted, in how many it alone is."""
+    failed = [answer.misread for answer in answers if not answer.score.success]
+    found = Counter(name for wrong in failed for name in wrong)
+    alone = Counter(name for wrong in failed if len(wrong) == 1 for name in wrong)
+    return {name: [count, alone[name]] for name, count in found.most_common()}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -80,6 +93,17 @@ def table(rows: Sequence[Row]) -> str:
          report.span(r.interval), r.followed, r.preserved, r.identity, r.psnr) for r in rows
     ]  # fmt: skip
     return report.table(head, lines)
+
+
+def failures(rows: Sequence[Row]) -> str:
+    """What the failures of each size show and should not, a line a size."""
+    lines = []
+    for row in rows:
+        wrong = (f"{name} in {n}, alone in {m}" for name, (n, m) in row.misread.items())
+        told = "; ".join(wrong) or "nothing that the oracle names"
+        failed = row.outcomes.count("0")
+        lines.append(f"{row.width} × {row.height}, {failed} failures, other than wanted: {told}")
+    return "\n".join(lines)
 
 
 def one_size(text: str) -> Size:
@@ -120,7 +144,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         tqdm.write(f"{row.width} × {row.height}: {row.success} %")
         if options.json:  # what was measured stays, whatever comes
             report.write_json([asdict(row) for row in rows], options.json)
-    print(table(rows))
+    print(table(rows), failures(rows), sep="\n\n")
     return rows
 
 
