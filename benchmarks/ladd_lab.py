@@ -154,8 +154,6 @@ PRESETS = {
     "small": Plan(
         steps=320, tokens=1024, batches=120, cases=200, draws=32, lr=5e-5, heads=20.0, head_start=40
     ),
-    # no arm is trained: enough cases to decide the claim for a student (configs/toy_pro.toml)
-    "claim": Plan(cases=1500, draws=32),
 }
 
 

@@ -82,7 +82,8 @@ def test_the_small_laboratory_is_committed_with_the_claim_of_the_code():
     book = ladd_lab.Book.load(path)
     claim = json.loads(json.dumps(ladd_lab.asdict(ladd_report.CLAIM)))
     assert book.plan == ladd_lab.PRESETS["small"] and json.loads(path.read_text())["claim"] == claim
-    assert {one.arm for one in book.runs.values()} <= {*ARMS, "weights:toy-pro", "weights:toy-max"}
+    students = {f"weights:{name}" for name in ("toy-pro", "toy-max", "runs/toy_pro/weights")}
+    assert {one.arm for one in book.runs.values()} <= {*ARMS, *students}
 
 
 def test_two_laboratories_neither_share_a_file_nor_a_training(lab):
