@@ -22,7 +22,7 @@ from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Level, Seed, Share, Side, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.toyworld import render
-from minikontext.toyworld.scene import COLOURS, LEVELS, STYLES, Scene, sample_scene, sample_word
+from minikontext.toyworld.scene import LEVELS, STYLES, Scene, sample_scene, sample_word
 from minikontext.toyworld.sizes import TRAINED, Size
 from minikontext.toyworld.split import scene_keys, split_of_all
 from minikontext.training.loop import LossFunction
@@ -36,8 +36,6 @@ class PictureTraining:
 
     pixels: of a batch; at 64 x 64 it holds pixels / 4096 pictures. comic: the share of pictures
     in comic style, whose lines are finer than a latent vector. signs: the share with a sign.
-    glasses: the share to which glasses are given, beside those that have some: eyes behind glasses
-    are the smallest thing that there is.
     kl: weighs the KL term, averaged over latent elements; squared, absolute, gradient: weigh the
     squared error, the absolute one and that of the edges. PSNR is made of squares. worst: weighs
     the squared error once more, by places, so that the worst ones count most, see `worst_places`.
@@ -50,7 +48,6 @@ class PictureTraining:
     seed: Seed = 0
     comic: Share = 0.3
     signs: Share = 0.4
-    glasses: Share = 0.0
     kl: Weight = 1e-4
     squared: Weight = 8.0
     absolute: Weight = 1.0
@@ -86,8 +83,6 @@ def _varied(scene: Scene, rng: random.Random, config: PictureTraining) -> Scene:
     style = rng.choice(others) if rng.random() < OTHER_STYLES else "plain"
     style = "comic" if rng.random() < config.comic else style
     sign = sample_word(rng) if rng.random() < config.signs else scene.sign
-    if config.glasses and rng.random() < config.glasses:
-        scene = scene.change(accessory="glasses", accessory_colour=rng.choice([*COLOURS]))
     return scene.change(sign=sign, mark=mark, style=style)
 
 
