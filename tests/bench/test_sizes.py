@@ -27,3 +27,11 @@ def test_failures_are_told_by_what_they_show_and_should_not():
         "96 × 96, 2 failures, other than wanted: eyes in 2, alone in 1; pattern in 1, alone in 0",
         "64 × 64, 0 failures, other than wanted: nothing that the oracle names",
     ]
+
+
+def test_what_failures_show_stands_in_a_measured_row(tiny):
+    """Weights that learned nothing fail every case, and what they show has a name."""
+    cases = [case for case in sizes.cases_of(20, 2, "dev", pictures=1) if not case.free][:2]
+    row = sizes.measure(tiny(), cases, (64, 64), num_inference_steps=1)
+    assert row.outcomes == "00"
+    assert row.misread and all(1 <= n <= 2 and m <= n for n, m in row.misread.values())

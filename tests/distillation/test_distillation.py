@@ -252,6 +252,25 @@ def test_the_teacher_answers_in_its_own_layout_and_schedule(tiny, how):
     torch.testing.assert_close(found, z)
 
 
+def test_a_stream_of_answers_keeps_to_the_teachers_times(tiny, tmp_path):
+    """Even times and shifted ones give other answers; a stream's are those it was made with."""
+    pipe = tiny()
+    teacher = Editor(pipe.transformer, pipe.text_encoder).eval()
+    null, made = teacher.text.tokenize([""])[0], {}
+    stream = Stream(StreamConfig(tokens=300, batches=1, seed=5), pipe.autoencoder)
+    for shifted in (True, False):
+        how, place = TeacherSamplesConfig(steps=2), tmp_path / f"{shifted}"
+        source = TeacherStream(stream, teacher, null, place, "a", how, 2.0, shifted=shifted)
+        seen = []
+        hook = teacher.register_forward_pre_hook(lambda _, given, to=seen: to.append(given[1]))
+        made[shifted] = source.batch(0).target
+        hook.remove()
+        patches = made[shifted].shape[-2] * made[shifted].shape[-1] // 4
+        right = sampler.schedule(2, patches, shifted=shifted, mu_16=2.0)[:-1]
+        torch.testing.assert_close(torch.stack([t[0] for t in seen]).unique(), right.unique())
+    assert not torch.equal(made[True], made[False])
+
+
 @pytest.fixture
 def shipped(tiny, tmp_path):
     return tiny().save_pretrained(tmp_path / "teacher")
@@ -311,6 +330,17 @@ def test_a_teacher_that_takes_guidance_is_refused_before_the_work(tiny, tmp_path
     for kind in ("guidance", "ladd", "rollout"):
         with pytest.raises(ConfigError, match="takes the guidance scale as an input"):
             distill(config(place, tmp_path / kind, kind))
+
+
+def test_ladds_teacher_answers_at_the_times_of_its_own_weights(tiny, tmp_path):
+    pipe, said = tiny(), {}
+    for shifted in (True, False):
+        pipe.defaults = replace(pipe.defaults, shifted=shifted)
+        place = pipe.save_pretrained(tmp_path / f"teacher-{shifted}")
+        distill(config(place, tmp_path / f"{shifted}", "ladd"))
+        (label,) = (tmp_path / f"{shifted}").rglob("answers/stream.txt")
+        said[shifted] = " even " in label.read_text()
+    assert said == {True: False, False: True}
 
 
 def test_a_student_of_guidance_can_be_trained_on(shipped, tmp_path):
