@@ -3,6 +3,7 @@
 python benchmarks/speed.py edit --weights toy          # one edit, all parts included
 python benchmarks/speed.py few_steps --batch 16        # teacher with guidance against students
 python benchmarks/speed.py sizes --weights toy-pro     # one edit by size and steps: notebook 09
+python benchmarks/speed.py isolated --weights toy-any  # contexts computed once, or in each step
 python benchmarks/speed.py sampling --batch 1          # the loop, ours against diffusers'
 python benchmarks/speed.py training_step [--recipe]    # ours against diffusers' in our place
 python benchmarks/speed.py attention                   # PyTorch's kernels and the formula
@@ -33,7 +34,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 
@@ -188,6 +191,26 @@ def sizes(args: argparse.Namespace) -> Sides:
 
     return {f"{side} x {side}, {steps} steps": partial(one, side, steps)
             for side in (64, 96, 128) for steps in (1, 4, 28)}  # fmt: skip
+
+
+def isolated(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """One edit with joint attention and with contexts on their own (`runtime.isolated`), in turn.
+
+    By size, context pictures and steps; the same weights run both, for only the time counts.
+    """
+    joint = KontextPipeline.from_pretrained(args.weights)
+    alone = KontextPipeline.from_pretrained(args.weights)
+    alone.defaults = replace(alone.defaults, isolated=True)
+    rows: dict[str, dict[str, float]] = {}
+    for side, pictures, steps in product((64, 128), (1, 3), (1, 4, 28)):
+        picture = render(SAMPLES["demo"], side, side)
+        call = {"image": [picture] * pictures, "width": side, "height": side, "seed": 0,
+                "num_inference_steps": steps, "progress": False}  # fmt: skip
+        label = f"{side} x {side}, {pictures} pictures, {steps} steps"
+        pipes = {"joint": joint, "isolated": alone}
+        rows |= in_turn({f"{label}, {name}": partial(pipe, "make the hat red", **call)
+                         for name, pipe in pipes.items()}, args)  # fmt: skip
+    return rows
 
 
 def sampling(args: argparse.Namespace) -> Sides:
@@ -454,6 +477,7 @@ def in_turn(sides: Sides, args: argparse.Namespace) -> dict[str, dict[str, float
 
 
 TIMED = {f.__name__: f for f in (edit, few_steps, sizes, sampling, training_step, attention)}
+OWN = {f.__name__: f for f in (isolated, data, imports, start)}  # these say what they return
 BATCH = {"training_step": 96, "attention": 96, "data": 96, "few_steps": 16}
 
 
@@ -462,7 +486,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=[*TIMED, "data", "imports", "start"])
+    parser.add_argument("what", choices=[*TIMED, *OWN])
     parser.add_argument("--weights", default="toy")
     parser.add_argument("--batch", type=int, help="samples at a time")
     parser.add_argument("--grid", type=int, default=4, help="tokens along a side of one image")
@@ -485,9 +509,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     args = options().parse_args(arguments)
     args.batch = args.batch or BATCH.get(args.what, 1)
     torch.set_num_threads(args.threads)
-    own = {"data": data, "imports": imports, "start": start}
-    found = own[args.what](args) if args.what in own else in_turn(TIMED[args.what](args), args)
-    unit = "" if args.what in own else ", milliseconds and ratios"
+    own = OWN.get(args.what)
+    found = own(args) if own else in_turn(TIMED[args.what](args), args)
+    unit = ", milliseconds and ratios" if args.what in (*TIMED, "isolated") else ""
     print(f"{args.what}: batch {args.batch}, {args.dtype}, {args.device}, {args.threads} "
           f"thread(s), {args.clock} clock{unit}")  # fmt: skip
     for name, row in found.items():

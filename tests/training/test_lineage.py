@@ -157,23 +157,27 @@ def test_a_config_is_checked_before_anything_is_loaded(tmp_path):
 
 def test_variants_are_trained_alike_and_compared_in_pairs(tmp_path, autoencoder, monkeypatch):
     config = editor_config(tmp_path, autoencoder, steps=2)
+    config["training"]["layout"] = "scaled"
     toml = tmp_path / "config.toml"
     toml.write_text(as_toml(config))
     options = [str(toml), "--set", 'training.layout="index","scaled"', "--seeds", "2",
-               "--cases", "2", "--steps", "1", "--json", str(tmp_path / "found.json")]  # fmt: skip
+               "--cases", "2", "--steps", "1", "--output", str(tmp_path / "found")]  # fmt: skip
     results = variants.main(options)
     assert [(r.value, r.seed) for r in results] == [
         ("index", 0), ("scaled", 0), ("index", 1), ("scaled", 1)
     ]  # fmt: skip
-    layouts = [
-        KontextPipeline.from_pretrained(
-            tmp_path / f"run/training.layout={r.value}/seed-{r.seed}/weights"
-        ).defaults.context_layout
-        for r in results
-    ]
-    assert layouts == [r.value for r in results]
+    folders = {"index": "training.layout=index", "scaled": "base"}  # what the config says itself
+    runs = [tmp_path / "run" / folders[r.value] / f"seed-{r.seed}" for r in results]
+    for result, run in zip(results, runs, strict=True):
+        layout = KontextPipeline.from_pretrained(run / "weights").defaults.context_layout
+        assert layout == result.value
+    shared = {(run / "stream").resolve() for run in runs}  # encoded once for all of them
+    assert len(shared) == 1 and len([*shared.pop().glob("batch-*")]) == 3
     text = variants.table(results)
     assert "| training.layout = scaled | 2 |" in text and "+0.0 to +0.0), not decided" in text
+    page = (tmp_path / "found/variants.md").read_text()
+    assert text in page and "| task | cases | index | scaled |" in page
+    assert variants.by_task(results).count("\n") == 1 + len(set(results[0].tasks))
     monkeypatch.setattr(variants, "run_job", None)  # a second call trains nothing
     assert variants.main(options) == results
     toml.write_text(as_toml(config | {"loop": config["loop"] | {"lr": 0.1}}))
@@ -184,6 +188,8 @@ def test_variants_are_trained_alike_and_compared_in_pairs(tmp_path, autoencoder,
         variants.main(options)
     with pytest.raises(ConfigError, match="section.name"):
         variants.variants("training.mu_16=,")
+    with pytest.raises(ConfigError, match="few cases few seeds"):
+        variants.main([*options[:-2], "--store"])
 
 
 def test_a_difference_is_decided_by_cases_not_by_seeds():
