@@ -47,7 +47,6 @@ class Result:
     value: str
     seed: int
     rows: list[Row]
-    minutes: float = 0.0  # of the training's clock
     tasks: list[str] = field(default_factory=list)  # of each case
 
     @property
@@ -110,24 +109,18 @@ def examine(
     mine = changed(config, path, value, seed)
     job, folder = build_job(mine), Path(mine["output"])
     require_same_config(job)
-    if not files.exists(folder / "config.json") or _facts(job)[0] != job.loop.steps:
+    done = [int(facts["step"]) for facts in headers(job.folder).values() if facts]
+    if not files.exists(folder / "config.json") or max(done, default=0) != job.loop.steps:
         encode(job, Path(config["run"]) / "streams")
         run_job(job)
     pipe = KontextPipeline.from_pretrained(folder)
     cases = cases_of(count, job.stream.level, "dev", pictures=pictures)
     rows = [measure(pipe, cases, s, **call) for s in shapes]
-    minutes = round(_facts(job)[1] / 60, 1)
-    return Result(path, str(value), seed, rows, minutes, [case.task for case in cases])
-
-
-def _facts(job: WorldEditorJob) -> tuple[int, float]:
-    """A run's last step and its seconds; zeros before it has any."""
-    done = [one for one in headers(job.folder).values() if one]
-    return max(((int(one["step"]), float(one["seconds"])) for one in done), default=(0, 0.0))
+    return Result(path, str(value), seed, rows, [case.task for case in cases])
 
 
 def encode(job: WorldEditorJob, folder: Path) -> None:
-    """Encode a variant's batches, once for all variants of the same stream, before the clock runs.
+    """Encode a variant's batches, once for all variants of the same stream.
 
     Its folder of batches is a link to the one that they share.
     """
@@ -152,10 +145,8 @@ def table(results: Sequence[Result]) -> str:
         success, psnr = (np.mean([getattr(r, n) for r in mine]) for n in ("success", "psnr"))
         shown = against([first[r.seed] for r in mine], mine) if mine[0] is not results[0] else None
         name = f"{mine[0].setting} = {value}"
-        minutes = f"{np.mean([r.minutes for r in mine]):.1f}"
-        lines.append((name, len(mine), f"{success:.1f}", f"{psnr:.2f}", minutes, shown))
-    head = ("variant", "seeds", "success %", "PSNR dB", "minutes", "against the first")
-    return report.table(head, lines)
+        lines.append((name, len(mine), f"{success:.1f}", f"{psnr:.2f}", shown))
+    return report.table(("variant", "seeds", "success %", "PSNR dB", "against the first"), lines)
 
 
 def by_task(results: Sequence[Result]) -> str:
@@ -176,8 +167,8 @@ def page(stored: dict[str, Any]) -> str:
     """All stored tables: what was changed, by how much it differs, by which task."""
     text = ["# One thing changed at a time", "Made by `python -m benchmarks.variants … --store`; "
             "not written by hand. Small editors from nothing, equal steps, the same batches, the "
-            "first dev cases. Minutes are of the training's clock; \"decided\" is by case, seeds "
-            "as clusters. The shares by task are shown, not compared."]  # fmt: skip
+            "first dev cases. What is decided is decided by case: a case's seeds are a cluster. "
+            "The shares by task are shown, not compared."]  # fmt: skip
     for setting, one in stored.items():
         results = [Result(**{**r, "rows": [Row(**row) for row in r["rows"]]})
                    for r in one["results"]]  # fmt: skip
