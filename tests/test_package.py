@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -216,3 +217,16 @@ def test_what_a_warning_quotes_of_a_file_is_written_out():
         errors.warn(errors.WeightsWarning(EVIL))
     assert str(caught[0].message) == "a\\x1b[31m\\u202e\\x9b\\u2028b"
     assert errors.shorten_list(["a\nb", EVIL]) == "a\\nb, a\\x1b[31m\\u202e\\x9b\\u2028b"
+
+
+def test_rows_of_installs_stay_when_a_column_comes():
+    stored = runpy.run_path(str(ROOT / "tools" / "installs.py"))["stored"]
+    rows = ["| clone | 3.10.13 | 2.13.0 | yes | yes |", "| git | 3.11.7 | 2.13.0 | yes | yes | 1.4 |"]
+    found = stored("\n".join(["<!-- installs -->", "| way | Python |", *rows, "<!-- end -->"]))
+    assert found == {("clone", "3.10"): rows[0] + "  |", ("git", "3.11"): rows[1]}
+    assert {line.count("|") for line in found.values()} == {7}
+
+
+def test_ci_is_not_green_without_the_page_and_the_book():
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert "make test" in lines and any(line.startswith("make book") for line in lines)  # no `if`

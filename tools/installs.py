@@ -1,7 +1,8 @@
 """Install minikontext in every way that docs/install.md names, and see whether it works.
 
 For each way and Python: a fresh environment, a picture edited, the student's copy of the course
-opened in JupyterLab. Prints a Markdown table, and puts it into docs/install.md if asked.
+opened in JupyterLab; and the minutes from nothing to the edited picture, which the network and what
+pip has kept decide as well. Prints a Markdown table, and puts it into docs/install.md if asked.
 
     python tools/installs.py [clone:python3.11 wheel:python3.13 …] [--store]
 
@@ -125,14 +126,16 @@ def row(way: str, base: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         try:
+            began = time.monotonic()
             python = environment(way, base, home)
             version, torch, picture = run(python, "-c", FACTS, cwd=home).split()
-            marks = ["yes" if edits(python, picture, home) else "no",
-                     "yes" if opens(python, home) else "no"]  # fmt: skip
+            edited = edits(python, picture, home)
+            minutes = f"{(time.monotonic() - began) / 60:.1f}"
+            marks = ["yes" if edited else "no", "yes" if opens(python, home) else "no", minutes]
         except RuntimeError as error:
             print(f"{way}, {base}: {error}", file=sys.stderr)
             version = run(base, "-c", "import platform; print(platform.python_version())").strip()
-            torch, marks = "", ["**no**", "**no**"]
+            torch, marks = "", ["**no**", "**no**", ""]
         return f"| {way} | {version} | {torch} | {' | '.join(marks)} |"
 
 
@@ -150,7 +153,12 @@ def weight() -> str:
 def stored(text: str) -> dict[tuple[str, str], str]:
     """The rows that docs/install.md has already, by way and Python's minor version."""
     rows = re.findall(r"^(\| (\w+) \| (\d+\.\d+)[^|]* \|.*)$", PLACE.search(text)[0], re.MULTILINE)
-    return {(way, version): line for line, way, version in rows}
+    return {(way, version): _whole(line) for line, way, version in rows}
+
+
+def _whole(line: str) -> str:
+    """A row of before the minutes were taken has an empty cell for them."""
+    return line + "  |" * (line.count("|") == 6)
 
 
 def main() -> int:
@@ -160,8 +168,8 @@ def main() -> int:
     options.add_argument("--store", action="store_true", help="put them into docs/install.md")
     chosen, text = options.parse_args(), PAGE.read_text(encoding="utf-8")
     lines = stored(text)
-    head = [weight(), "", "| way | Python | torch | edits a picture | opens the course |",
-            "|---|---|---|---|---|"]  # fmt: skip
+    names = "way", "Python", "torch", "edits a picture", "opens the course", "minutes to the edit"
+    head = [weight(), "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for one in chosen.rows:
         way, _, base = one.partition(":")
         line = row(way, shutil.which(base) or base)
