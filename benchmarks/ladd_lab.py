@@ -375,6 +375,12 @@ def steps_of(plan: Plan, name: str, costs: Costs) -> int:
     return max(1, round((budget - plan.head_start * start) / own))
 
 
+def planned_minutes(plan: Plan, name: str, costs: Costs) -> float:
+    """Processor minutes of an arm's steps and head start, by what they cost before the runs."""
+    own, start = costs[name]
+    return (steps_of(plan, name, costs) * own + plan.head_start * start) / 60
+
+
 def train(plan: Plan, name: str, seed: int, given: Material, folder: Path) -> Editor:
     """The student of an arm after `plan.steps`, averaged."""
     loop = trained(plan, name, seed, given, folder)
@@ -643,7 +649,8 @@ def main(arguments: list[str] | None = None) -> Book:
     book = run(plan, options.arms, options.seeds, place, work)
     about = f"{plan}. Teacher: {book.teacher}."
     free = [one == "1" for one in book.free]
-    text = ladd_report.page(about, book.runs, free, book.prepared)
+    planned = {name: planned_minutes(plan, name, book.costs) for name in book.costs}
+    text = ladd_report.page(about, book.runs, free, book.prepared, planned, plan.draws)
     report.write_text(text, place.with_suffix(".md"))
     print(text)
     return book

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from minikontext.bench import compare, report
 
 STEPS = (1, 2, 4, 8)
+ANOTHER_TEACHER = ("weights:toy-max",)  # students of one: beside `toy` they test no claim
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,14 @@ def beside(first: np.ndarray, second: np.ndarray) -> compare.Comparison:
     return compare.paired(one.ravel(), two.ravel(), [*range(one.shape[1])] * seeds)
 
 
-def page(plan: str, runs: dict[str, Run], free: Sequence[bool], prepared: float = 0.0) -> str:
+def page(
+    plan: str, runs: dict[str, Run], free: Sequence[bool], prepared: float = 0.0,
+    planned: Mapping[str, float] | None = None, draws: int | None = None,
+) -> str:  # fmt: skip
     """Tables for closed and open cases, distinct answers, the discriminator's logs, failures.
 
-    free: whether a case is open, in the order of the outcomes. prepared: see `costs`.
+    free: whether a case is open, in the order of the outcomes. prepared, planned: see `costs`.
+    draws: pictures of each open prompt, of which the distinct answers are counted.
     """
     arms: dict[str, list[Run]] = {}
     for one in runs.values():
@@ -91,17 +96,22 @@ def page(plan: str, runs: dict[str, Run], free: Sequence[bool], prepared: float 
     for title, rows in (("Closed cases", ~is_open), ("Open cases", is_open)):
         parts += [f"## {title}: {rows.sum()}, success %", _successes(arms, rows)]
     parts += ["A word says how an arm does beside the start / beside more flow training, decided "
-              "by case, training seeds as clusters."]  # fmt: skip
-    parts += ["## Distinct valid answers of an open prompt", _distincts(arms)]
+              "by case: a case is a cluster, with all students that were asked it. So it is said "
+              "of these students; others of the same training were not drawn."]  # fmt: skip
+    parts += ["## Distinct valid answers of an open prompt", _distincts(arms, draws)]
     parts += ["## The discriminator at the end", _discriminators(arms)]
-    parts += ["## What each arm cost", costs(arms, prepared)]
+    parts += ["## What each arm cost", costs(arms, prepared, planned or {})]
     failed = [one for one in runs.values() if one.error]
     lines = [f"- {one.name}: {one.error} Its log: {_last(one)}" for one in failed]
     return "\n\n".join([*parts, *(["## Failed", *lines] if failed else [])])
 
 
-def costs(arms: dict[str, list[Run]], prepared: float) -> str:
-    """Steps and minutes of every arm; `prepared`: processor minutes of what all of them share."""
+def costs(arms: dict[str, list[Run]], prepared: float, planned: Mapping[str, float]) -> str:
+    """Steps of every arm, and its minutes.
+
+    prepared: processor minutes of what all arms share, 0 where it lay there already. planned:
+    minutes of each arm by what a step cost before the runs.
+    """
     rows = []
     for name, runs in arms.items():
         logs = [one.log for one in runs if one.log]
@@ -110,14 +120,21 @@ def costs(arms: dict[str, list[Run]], prepared: float) -> str:
                                    [np.nan])) * log[-1]["step"] / 60 for log in logs]  # fmt: skip
             clock = np.mean([log[-1].get("seconds", np.nan) for log in logs]) / 60
             steps = " or ".join(map(str, sorted({int(log[-1]["step"]) for log in logs})))
-            rows.append([name, steps, f"{np.mean(spent):.1f}", f"{clock:.1f}"])
+            plan = f"{planned[name]:.1f}" if name in planned else None
+            rows.append([name, steps, plan, f"{np.mean(spent):.1f}", f"{clock:.1f}"])
+    minutes = f"{prepared:.1f} minutes without what lay in `--work` already"
+    if prepared < 0.05:
+        minutes = "whose minutes were not measured, for they lay in `--work` already"
     text = (
-        "Minutes of one training, the mean of the seeds. Steps were set before, so that all take "
-        "as many minutes of the processor as LADD; the clock depends on what else ran. Not "
-        f"counted: encoding and the teacher's answers, made once for all, {prepared:.1f} minutes; "
-        "what lay in `--work` already took none of them."
+        "Minutes of one training. Planned are minutes of the processor: before the runs the arms "
+        "took turns, and each got as many steps as take as long as LADD's. Arms whose steps are "
+        "alike (μ, Adam's beta) still differ by what that clock differed. Measured are the means "
+        "of the seeds while they trained. A busy machine needs more seconds of the processor for "
+        "the same step: a run above its plan had not more steps. Not counted: encoding and the "
+        f"teacher's answers, made once for all, {minutes}. Flow training needs no answers."
     )
-    return f"{text}\n\n" + report.table(["", "steps", "minutes, processor", "clock"], rows)
+    head = ["", "steps", "planned", "measured, processor", "measured, clock"]
+    return f"{text}\n\n" + report.table(head, rows)
 
 
 def _last(run: Run) -> str:
@@ -147,7 +164,7 @@ def _claims(arms: dict[str, list[Run]]) -> str:
     head = [f"{few} for {many} steps, points" for many, few in CLAIM.pairs]
     lines = []
     for name, runs in arms.items():
-        if name == "teacher":
+        if name == "teacher" or name in ANOTHER_TEACHER:
             continue
         compared = [_beside_teacher(arms, runs, *pair) for pair in CLAIM.pairs]
         found = [(one, _answer(one, CLAIM.margin)) for one in compared if one]
@@ -159,8 +176,10 @@ def _claims(arms: dict[str, list[Run]]) -> str:
         if len(words) > len(CLAIM.pairs):
             whole = next((w for w in ("no", compare.NOT_DECIDED) if w in words), "yes")
             lines.append([name, *cells, whole])
-    distinct = f"{100 * CLAIM.distinct:g} % of the answers"
-    return report.table(["", *head, distinct, "the claim"], lines)
+    distinct = f"{100 * CLAIM.distinct:g} % of the answers with {CLAIM.variety} steps"
+    others = ", ".join(f"`{name}`" for name in ANOTHER_TEACHER if name in arms)
+    text = f"\n\nNot here: {others}, for another teacher made it. It is in the tables below."
+    return report.table(["", *head, distinct, "the claim"], lines) + text * bool(others)
 
 
 def _answer(found: compare.Comparison, margin: float) -> str:
@@ -190,13 +209,20 @@ def _kept(arms: dict[str, list[Run]], runs: list[Run]) -> compare.Comparison | N
     return beside(mine, CLAIM.distinct * base) if len(mine) and len(base) else None
 
 
-def _distincts(arms: dict[str, list[Run]]) -> str:
-    lines = []
+def _distincts(arms: dict[str, list[Run]], draws: int | None) -> str:
+    """Of each arm, with so many steps: means over its open prompts."""
+    lines, asked = [], set()
     for name, runs in arms.items():
         if mine := [one.distinct for one in runs if one.distinct]:
             steps = CLAIM.pairs[0][0] if name == "teacher" else CLAIM.variety
             lines.append([name, steps, f"{np.mean(mine):.1f}"])
-    return report.table(["", "steps", "of each prompt, mean"], lines)
+            asked |= {len(one) for one in mine}
+    seeds = f"of {draws} seeds" if draws else "of the seeds"
+    head = f"{seeds}, mean of {' or '.join(map(str, sorted(asked)))} prompts"
+    return (
+        f"Counted with {CLAIM.variety} steps alone (the teacher's {CLAIM.pairs[0][0]} are guided), "
+        "so they do not say what one or two steps keep.\n\n"
+    ) + report.table(["", "steps", head], lines)
 
 
 def _discriminators(arms: dict[str, list[Run]]) -> str:

@@ -57,8 +57,10 @@ def test_arms_are_trained_examined_and_kept(lab, monkeypatch):
     assert runs["ladd / 0"].log[-1]["step"] == TINY.steps + TINY.head_start
     assert runs["flow / 0"].log[-1]["step"] == steps["flow"]
     assert runs["ladd / 0"].log[-1]["processor"] > 0 and book.prepared >= 0
-    page = ladd_report.page("a plan", runs, [False, False, True, True], 1.5)
-    assert f"| flow | {steps['flow']} |" in page and "for all, 1.5 minutes" in page
+    planned = {name: ladd_lab.planned_minutes(TINY, name, book.costs) for name in book.costs}
+    page = ladd_report.page("a plan", runs, [False, False, True, True], 1.5, planned)
+    assert f"| flow | {steps['flow']} | {planned['flow']:.1f} |" in page
+    assert "for all, 1.5 minutes" in page
     assert book.free == "0011"
     monkeypatch.setattr(ladd_lab, "experiment", None)  # nothing may be done twice
     assert lab(arms).runs == runs
@@ -103,6 +105,8 @@ def test_every_arm_has_as_many_steps_as_take_as_long_as_ladd():
     plan = Plan(steps=100, head_start=40)  # 48 seconds
     steps = {name: ladd_lab.steps_of(plan, name, COSTS) for name in COSTS}
     assert steps == {"ladd": 100, "flow": 480, "ladd, R1": 72, "guidance": 5}
+    minutes = [ladd_lab.planned_minutes(plan, name, COSTS) for name in COSTS]
+    assert minutes == pytest.approx([48 / 60] * 4, abs=0.06)  # one step of "guidance" is 9 s
     again = {"ladd": [0.8, 0.4], "pi-flow": [1.0, 0.0]}  # a machine half as fast
     both = ladd_lab.agreed(COSTS, again)
     assert both["pi-flow"] == [0.5, 0.0] and both["ladd"] == COSTS["ladd"]
@@ -239,10 +243,32 @@ def test_the_page_decides_by_case_and_says_what_it_cannot():
     assert ladd.count("(yes)") == 3 and ladd.endswith("| no | no |")  # 13.5 of 16 answers are left
     assert flow.endswith("| yes | not decided |")
     assert "| ladd | 4 | 13.5 |" in page and "| teacher | 28 | 20.0 |" in page
+    shown = ladd_report.page("a plan", runs, free, draws=32)
+    assert "|  | steps | of 32 seeds, mean of 8 prompts |" in shown
     assert "| ladd | 1.9 | 0.55 | 0.1 | 0.0 | 1.0 | 1.9 |" in page
     lines = [{"step": i, "heads": loss} for i, loss in enumerate((2, 2, 1.5, 1.5, 1, 1))]
     long = {"ladd / 0": one("ladd", 0, 0.5, [], lines)}
     assert "| 2.0, 1.5, 1.0 |" in ladd_report.page("a plan", long, free)
+
+
+def test_a_student_of_another_teacher_tests_no_claim_and_the_page_says_so():
+    names = ["start", "weights:toy-pro", *ladd_report.ANOTHER_TEACHER]
+    runs = {name: Run(name, 0, outcomes(0.5, 1), [20.0] * 8) for name in names}
+    many = {str(n): outcomes(0.5, 2)["1"] for n in (28, 4, 2)}
+    runs["teacher"] = Run("teacher", 0, many, [20.0] * 8)
+    page = ladd_report.page("a plan", runs, [True, False] * 100)
+    claims, rest = page.split("## Closed")
+    assert "| weights:toy-pro |" in claims and "| weights:toy-max |" not in claims
+    assert "Not here: `weights:toy-max`" in claims and "| weights:toy-max |" in rest
+
+
+def test_the_page_never_says_that_answers_cost_nothing():
+    log = [{"step": 10, "seconds": 60.0, "processor": 6.0}]
+    runs = {"flow / 0": Run("flow", 0, outcomes(0.5, 1), [], log)}
+    for prepared, told in ((0.045, "were not measured"), (0.4, "0.4 minutes")):
+        page = ladd_report.page("a plan", runs, [True, False] * 100, prepared, {"flow": 0.9})
+        assert "| flow | 10 | 0.9 | 1.0 | 1.0 |" in page
+        assert told in page and "0.0 minutes" not in page
 
 
 def test_weights_that_are_others_by_now_are_examined_anew(tiny, tmp_path, monkeypatch):
