@@ -252,14 +252,30 @@ def between(
 ) -> compare.Comparison:
     """Two rows of the same cases: paired by case and seed, where outcomes are stored.
 
-    Where they are not, as if the cases were others, and each case counts once: see `of_rates`.
+    Where they are not, as if the cases were others, and each case counts once: see `of_rates`. With
+    clusters it counts for less, by the design effect of the row that has outcomes; raises
+    ConfigError where neither has, for then nobody knows how alike the cases of a cluster are.
     """
     if first.outcomes and [*map(len, first.outcomes)] == [*map(len, second.outcomes)]:
         names = [*(clusters or range(len(first.outcomes[0])))] * len(first.outcomes)
         return compare.paired(first.values(), second.values(), names)
-    cases = (row.report.cases // len(row.seeds) for row in (first, second))
+    effect = 1.0 if clusters is None else _effect((first, second), clusters)
+    cases = (row.report.cases // len(row.seeds) / effect for row in (first, second))
     shares = zip((first.success, second.success), cases)
-    return compare.of_rates(*(compare.wilson(p / 100 * n, n) for p, n in shares))
+    return compare.of_rates(*(compare.wilson(p / 100 * n, round(n)) for p, n in shares))
+
+
+def _effect(rows: Sequence[Row], clusters: Sequence[Hashable]) -> float:
+    """By how much clusters widen the variance, the most of the rows that can tell."""
+    known = [row for row in rows if row.outcomes and len(row.outcomes[0]) == len(clusters)]
+    if not known:
+        names = " and ".join(row.name for row in rows)
+        raise ConfigError(
+            f"{names}: stored without outcomes, so their clusters cannot be taken into account. "
+            "Measure one again (--again), or compare without clusters."
+        )
+    found = (compare.design_effect(r.values(), [*clusters] * len(r.outcomes)) for r in known)
+    return float(max(1.0, *found))
 
 
 # ---------------------------------------------------------------- what came out

@@ -87,6 +87,21 @@ def test_rows_are_compared_by_case_and_without_outcomes_as_if_the_cases_were_oth
     assert careful.high - careful.low > found.high - found.low
 
 
+def test_clusters_are_never_dropped_where_one_row_has_no_outcomes():
+    """Ten cases a cluster, of which all pass or none: ten cases, not a hundred."""
+    clusters = [i // 10 for i in range(100)]
+    one = row(outcomes=("1" * 90 + "0" * 10,))
+    one = replace(one, seeds=[90.0], report=replace(one.report, cases=100, success=90.0))
+    bare = replace(one, outcomes=[], report=replace(one.report, success=75.0))
+    alone, together = study.between(one, bare), study.between(one, bare, clusters)
+    assert alone.word() == "better" and together.word() == "not decided"
+    assert together.observations == 20 and study.between(bare, one, clusters).observations == 20
+    every = study.between(one, replace(one, outcomes=["1" * 100]), clusters)
+    assert every.clusters == 10  # paired, where both have outcomes
+    with pytest.raises(ConfigError, match="stored without outcomes, so their clusters"):
+        study.between(bare, bare, clusters)
+
+
 @pytest.mark.weights
 def test_a_study_is_scored_as_the_bench_scores_it_and_gone_on_with(tmp_path, monkeypatch):
     cases = [case for case in held_out_cases(40, 4) if len(case.contexts) < 2][:6]
