@@ -313,6 +313,7 @@ def varied(first, second):
 
 
 LADD = "notebooks/07_ladd.ipynb"
+BENCHES = "notebooks/09_kontext_bench.ipynb"
 # page, what it says, the engine's word, and how it comes to it
 DECIDED = [
     ("docs/inside.md", "no difference that `bench.compare` calls decided", NOT_DECIDED,
@@ -517,6 +518,10 @@ DECIDED = [
     (LADD, "Ten prompts do not decide whether the student gives fewer different answers, nor"
      " whether four fifths are left. They do decide that patterns and eyes are spread less evenly",
      [NOT_DECIDED, NOT_DECIDED, "worse", "worse"], lambda: varied("toy-pro", "toy")),
+    (BENCHES, "with characters that training may show; whether they drift less is not decided",
+     {NOT_DECIDED}, lambda: {chains("known", "latents", turn) for turn in (6, 8)}),
+    (BENCHES, "with `toy-max` six turns do not decide whether that matters", NOT_DECIDED,
+     lambda: chains("latents", "pixels", 6)),
     ("docs/lineage.md", "`toy-any` is decided to be another than `toy_many`, on the same wishes",
      [["no", "no", "no", "yes", "yes"], ["no"] * 5],
      lambda: [[changed(every_size(*size, "measured/toy_few", f"measured/{other}"))

@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.i
 COMPARES = re.compile(
     r"\b(better|worse|more|less|fewer|higher|lower|larger|smaller|nearer|wins?|won|loses?|lost"
     r"|beats?|faster|slower|twice|doubles?|improves?|best|worst|beside|as often|no difference|than"
-    r"|rises|falls)\b",
+    r"|rises|falls|surest|wider|as readable|more and more)\b",
     re.IGNORECASE,
 )
 SAYS = {"print", "title", "suptitle", "set_title", "show_images", "bars", "measured", "text"}
@@ -74,7 +74,6 @@ OTHER = {
         "No kind of wrong answer passes more often than": "the largest of a table's rows",
         "Which … The question decides who wins": BELOW,
         "The target rises, the other judge falls": BELOW,
-        "The reader is more and more content": BELOW,
     },
     "10": {
         "your loss and the package's differ by less than 1e-5:": COUNTED,
@@ -152,6 +151,7 @@ def test_no_notebook_compares_what_nobody_decided(path):
         'guess.measured("more" if a.mean() > b.mean() else "less")',
         'def say(x, y):\n    return x > y\nprint("Heun has fewer failures:", say(a, b))',
         'mk.course.bars({"a": 1, "b": 2}, "More steps, worse edits")',
+        'print(f"surest of all: {max(rates, key=rates.get)}")',
         'word = compare.paired(a, b).word()\nword = a > b\nprint("Heun beside Euler:", word)',
         "for x in runs:\n    print(compare.paired(a, runs[x]).word())\n"
         'print("the best:", min(runs, key=lambda x: runs[x]))',
