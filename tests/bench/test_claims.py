@@ -230,7 +230,7 @@ def of_start(few, many, rows):
 def counted():
     """Open prompts of the laboratory whose distinct answers were counted, and seeds of each."""
     book = ladd_lab.Book.load(BENCH / "ladd_lab_small.json")
-    (prompts,) = {len(one.distinct) for one in book.runs.values()}
+    (prompts,) = {len(one.distinct) for one in book.runs.values() if one.distinct}
     return prompts, book.plan.draws
 
 
@@ -501,7 +501,7 @@ DECIDED = [
      lambda: [laboratory_claim(name) for name in ("ladd", "weights:toy-pro")]),
     (LADD, "whether LADD alone fulfils the paper's claim, which is not decided", NOT_DECIDED,
      lambda: laboratory_claim("ladd")[1]),
-    (LADD, "But there LADD gains nothing; with one step, where it gains most",
+    (LADD, "But there LADD gains nothing that is decided; with one step, where it gains most",
      [NOT_DECIDED, NOT_DECIDED, "better"],
      lambda: [laboratory("ladd", base, n)[0]
               for base, n in (("start", 4), ("flow", 4), ("start", 1))]),
