@@ -1,4 +1,4 @@
-"""The second judge: a small convolutional reader, which shares nothing with the oracle.
+"""The second judge: a small convolutional reader, which shares only drawings with the oracle.
 
 The oracle reads by drawing every value and comparing pixels. The reader was trained to name what
 it sees, on spoiled drawings of scenes of its own. No training and no sampler may import either.
