@@ -248,8 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=8, help="students of each (default: 8)")
     parser.add_argument("--steps", type=int, default=1200, help="training steps of each")
     options = parser.parse_args(arguments)
-    part = "" if (options.seeds, options.steps) >= (8, 1200) else "another budget"
-    place = report.folder(options, part) / "plane_ladd.json"
+    whole = options.seeds >= 8 and options.steps >= 1200  # each of them: tuples compare otherwise
+    place = report.folder(options, "" if whole else "another budget") / "plane_ladd.json"
     results = study(options.seeds, options.steps)
     report.write_json([asdict(r) for r in results], place)
     print(table(results))

@@ -1,9 +1,11 @@
-"""LADD on the plane: students are independent, and the judges really teach them."""
+"""LADD on the plane: students are independent, and the discriminators really teach them."""
 
+import pytest
 import torch
 
 from minikontext.course import plane_ladd
 from minikontext.course.flow_pictures import answers
+from minikontext.errors import ConfigError
 
 
 def test_students_start_as_the_teacher_and_do_not_share_weights():
@@ -37,6 +39,14 @@ def test_results_are_stored_with_every_seed(tmp_path, capsys, monkeypatch):
     assert list(teacher.good) == ["1", "2", "4", "28"] and len(two.good["1"]) == 2
     out = capsys.readouterr().out
     assert "| batch of 2 | 2 |" in out and out.count("not decided") == 1
+
+
+@pytest.mark.parametrize(("seeds", "steps"), [(9, 1), (1, 9999), (7, 1200), (8, 1199)])
+def test_a_part_of_a_run_is_not_stored(monkeypatch, seeds, steps):
+    """More of one number does not make up for less of the other."""
+    monkeypatch.setattr(plane_ladd, "study", lambda *_: pytest.fail("it was not refused"))
+    with pytest.raises(ConfigError, match="this is a part"):
+        plane_ladd.main(["--store", "--seeds", str(seeds), "--steps", str(steps)])
 
 
 def test_what_a_variant_does_is_decided_student_by_student():
