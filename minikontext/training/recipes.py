@@ -230,9 +230,12 @@ def train_lora(job: LoraJob, world: DistContext, on_log: OnLog = None) -> Path:
     options = {name: getattr(job, name) for name in ("dtype", "offload") if getattr(job, name)}
     pipe = KontextPipeline.from_pretrained(job.parts, world.device, **options)
     base, dials = pipe.transformer.requires_grad_(False), job.training
+    # What does not fit is told before the pictures are encoded, which may take hours.
+    if job.parallel.checkpointing != "none" and offload.is_streamed(base):
+        raise ConfigError("streamed blocks are gone when checkpointing would make them again")
     model = lora.new(base, job.lora.rank, job.lora.layers, job.seed)
     model.scale = job.lora.factor
-    if job.start:  # what does not fit is told before the pictures are encoded
+    if job.start:
         go_on_from(model, job.start, base)
     samples, *unseen = encoded(job, pipe, world)
     weights, config = pipe.weights_fingerprint[:12], config_fingerprint(pipe)[:12]
@@ -240,8 +243,6 @@ def train_lora(job: LoraJob, world: DistContext, on_log: OnLog = None) -> Path:
     sheets = sheets_of(job, pipe, [*unseen, samples][0])
     del pipe  # the text encoders are not needed from here on
     model.to(world.device).attach(base)
-    if job.parallel.checkpointing != "none" and offload.is_streamed(base):
-        raise ConfigError("streamed blocks are gone when checkpointing would make them again")
     apply_activation_checkpointing(offload.transformer_blocks(base), job.parallel)
 
     def keep(step: int) -> Metrics:

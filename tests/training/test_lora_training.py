@@ -136,12 +136,13 @@ def test_files_pictures_and_losses_on_the_way(source, tmp_path):
     assert all(torch.equal(made[n], undisturbed[n]) for n in made)  # looking changes nothing
 
 
-def test_streamed_blocks_cannot_be_made_again(tmp_path):
+def test_streamed_blocks_cannot_be_made_again_which_is_told_before_the_encoding(tmp_path):
     flux = tiny_flux.write(tmp_path / "flux")
     source = sepia.write(tmp_path / "sepia", count=2, others=0).parent
     told = config(source, tmp_path, 1) | {"parts": str(flux), "offload": "stream"}
     with pytest.raises(ConfigError, match="streamed blocks"):
         train(told | {"parallel": {"checkpointing": "full"}})
+    assert not (tmp_path / "run/encoded").exists()
 
 
 def test_ordinary_edits_lie_among_the_sepia_pairs(tmp_path):
