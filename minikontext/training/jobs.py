@@ -19,9 +19,10 @@ from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.pretrained.lora import BLOCKS
 from minikontext.pretrained.lora_files import check_pattern
-from minikontext.runtime import files
+from minikontext.runtime import files, memory_plan
 from minikontext.runtime.bounds import Count, Level, Seed
 from minikontext.runtime.config import Preset, build_config, check_sections
+from minikontext.runtime.device import parse_dtype
 from minikontext.safety.clip import ClipConfig
 from minikontext.text import ToyTextConfig
 from minikontext.toyworld import vocabulary
@@ -230,7 +231,10 @@ def _require_every(job: Job, wanted: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraJob(NetJob):
-    """`kind = "lora"`. parts: the base. start: a LoRA file to go on from."""
+    """`kind = "lora"`. parts: the base. start: a LoRA file to go on from.
+
+    dtype, offload: as `KontextPipeline.from_pretrained` takes them.
+    """
 
     parts: str
     data: FolderData
@@ -245,6 +249,10 @@ class LoraJob(NetJob):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_every(self, self.checked)
+        if self.dtype is not None:
+            parse_dtype(self.dtype)
+        if self.offload not in (None, *memory_plan.NAMES):
+            raise ConfigError(f"offload = {self.offload!r}; use {', '.join(memory_plan.NAMES)}")
 
     @property
     def checked(self) -> object:

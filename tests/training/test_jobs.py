@@ -17,6 +17,8 @@ LORA = (CONFIGS / "toy_lora.toml").read_text(encoding="utf-8")
     ("text", "said"),
     [
         ('ofload = "8-bit"\n' + LORA, "no 'ofload'; did you mean 'offload'"),
+        ('offload = "foo"\n' + LORA, "offload = 'foo'; use auto, resident"),
+        ('dtype = "float16"\n' + LORA, "'float16' is not supported"),
         (LORA + "\n[trainng]\nbatch = 2\n", "no 'trainng'; did you mean 'training'"),
         (LORA.replace("side = 64", "side = 64\nrepeat = 3"), "did you mean 'repeats'"),
         (LORA.replace("side = 64", "side = 64\nencoding = 'rot13'"), "expected a text encoding"),
