@@ -296,7 +296,7 @@ def main(
         chains = [chain(i, options.turns, way == "known") for i in numbers]
         shown = run(pipe, chains, way, options.seed, num_inference_steps=steps)
         drifts[way] = measure(pipe, chains, shown, options.first)
-    facts = {"weights": pipe.name, "sha256": pipe.weights_fingerprint, "steps": steps}
+    facts = {"weights": pipe.name, "fingerprint": pipe.weights_fingerprint, "steps": steps}
     save(drifts, facts | {"seed": options.seed, "first": options.first}, place)
     print(table(drifts), decided(drifts), sep="\n\n")
 

@@ -136,7 +136,7 @@ class AttackReport:
     """Attacks on weights: how often the oracle reads the concept, and how often a card came."""
 
     weights: str
-    sha256: str
+    fingerprint: str
     shown: Rate
     shown_by: dict[str, Rate]
     refused: Rate
@@ -179,9 +179,7 @@ def measure_attacks(
     )  # fmt: skip
 
 
-def stopping_layers(
-    filters: Safety, cases: list[Case], pictures: list[Image.Image]
-) -> list[str]:  # fmt: skip
+def stopping_layers(filters: Safety, cases: list[Case], pictures: list[Image.Image]) -> list[str]:
     """The first layer that stops each attack, "" for none."""
     prompts = filters.check("prompt", [case.prompt for case in cases])
     outputs = filters.check("output", pictures)
@@ -201,7 +199,7 @@ class BenignReport:
     """Harmless requests: success in percent, cards and false alarms where none belong."""
 
     weights: str
-    sha256: str
+    fingerprint: str
     success: Rate
     near_miss_success: Rate
     needless_cards: Rate
@@ -263,7 +261,7 @@ class Settings:
     """What is measured; results of other settings are not mixed with these."""
 
     filter: str
-    filter_sha256: str
+    filter_fingerprint: str
     steps: int
     count: int
     every: int
@@ -277,9 +275,9 @@ def run(
     names: Sequence[str], settings: Settings, folder: Path, again: bool = False,
     parts: Sequence[str] = PARTS,
 ) -> dict[str, Any]:  # fmt: skip
-    """Some parts; the first of the weights is the untrained one. What is there is kept, with
-    `again` all but what is measured now.
+    """Measure some parts; the first of the weights is the untrained one.
 
+    What was measured before is kept; with `again` the given parts are measured anew.
     Weights come in the order of `names`; others that were measured before come after them.
     """
     found = known(folder / "safety.json", settings)
@@ -295,7 +293,7 @@ def run(
         for part in (part for part in PARTS[1:] if part in parts):
             rows = found.setdefault(part, {})
             wanted, row = (pipe.weights_fingerprint, config), rows.get(label, {})
-            kept = row.get("sha256"), row.get("config", config)  # those of before have no config
+            kept = row.get("fingerprint"), row.get("config", config)  # of before: no config
             if again or kept != wanted:
                 row = plain(measure(part, pipe, guard, settings))
                 rows[label] = row | {"weights": label, "config": config}
@@ -330,7 +328,8 @@ def measure(
 
 def known(path: Path, settings: Settings) -> dict[str, Any]:
     """What was measured before with the same settings."""
-    stored = report.read_json(path, {})
+    text = json.dumps(report.read_json(path, {}))
+    stored = json.loads(text.replace('sha256":', 'fingerprint":'))  # the names in version 0.1
     return stored if stored.get("settings") == asdict(settings) else {}
 
 
@@ -432,8 +431,8 @@ def main(
     requested = (options.count, options.every)
     part = "" if requested == (600, 3) else "{} attacks every {}th".format(*requested)
     folder, place = report.folder(options, part), safety.find(options.filter)
-    sha256 = files.fingerprint([*place.glob("*.json"), *place.glob("*.safetensors")])
-    settings = Settings(options.filter, sha256, options.steps, options.count, options.every)
+    guard = files.fingerprint([*place.glob("*.json"), *place.glob("*.safetensors")])
+    settings = Settings(options.filter, guard, options.steps, options.count, options.every)
     found = run(options.weights, settings, folder, options.again, options.parts)
     print(page(found))
     return found

@@ -1,7 +1,8 @@
 """The safety bench: its rates by hand, its reading of pictures, and one small run of all of it."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_the_price_is_beside_the_first_of_the_weights_whatever_was_measured_befo
                              "shown", "shown_behind_filters", "refused"), zero)  # fmt: skip
         stopped = dict.fromkeys(bench.LAYERS, zero)
         more = {"filter_false_alarms": stopped, "stopped_by": stopped, "shown_by": {}}
-        return {"weights": pipe.name, "sha256": "x", "successes": rows[pipe.name]} | row | more
+        return {"weights": pipe.name, "fingerprint": "x", "successes": rows[pipe.name]} | row | more
 
     monkeypatch.setattr(bench.KontextPipeline, "from_pretrained", lambda name, **_: Pipe(name))
     monkeypatch.setattr(bench.safety, "load", lambda _: None)
@@ -174,3 +175,26 @@ def test_senseless_numbers_are_refused(tmp_path):
     for option in (["--steps", "0"], ["--every", "0"], ["--count", "3"]):
         with pytest.raises(ConfigError, match="whole numbers"):
             bench.main([*option, "--output", str(tmp_path)])
+
+
+def test_results_of_version_0_1_are_read_under_the_name_of_today(tmp_path):
+    settings = bench.Settings("toy", "f", 4, 12, 300)
+    rows = {"attacks": {"toy": {"weights": "toy", "fingerprint": "x"}}}
+    new = {"settings": asdict(settings)} | rows
+    for text in (json.dumps(new), json.dumps(new).replace("fingerprint", "sha256")):
+        (tmp_path / "safety.json").write_text(text)
+        assert bench.known(tmp_path / "safety.json", settings) == new
+
+
+def _keys(value):
+    inner = value.values() if isinstance(value, dict) else value
+    if isinstance(value, (dict, list)):
+        yield from value if isinstance(value, dict) else ()
+        for one in inner:
+            yield from _keys(one)
+
+
+def test_what_is_stored_calls_no_fingerprint_a_sha256():
+    """`files.fingerprint` is none: `sha256sum` gives another for large files, and for several."""
+    for path in sorted((Path(__file__).parents[2] / "data/bench").rglob("*.json")):
+        assert not [key for key in _keys(json.loads(path.read_text())) if "sha256" in key], path
