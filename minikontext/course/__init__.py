@@ -6,9 +6,9 @@ Everything loads on first use, so that `import minikontext` stays light.
 from minikontext import lazy
 
 _MODULES = (
-    "attention", "browser", "checks", "easel", "editing", "exercises", "failures", "few_steps",
-    "fits", "flow_pictures", "gallery", "latents", "live", "live_ladd", "map", "own_code",
-    "parts", "patches", "plane_ladd", "plots", "positions", "predictions", "progress",
+    "attention", "browser", "checking", "checks", "easel", "editing", "exercises", "failures",
+    "few_steps", "fits", "flow_pictures", "gallery", "latents", "live", "live_ladd", "map",
+    "own_code", "parts", "patches", "plane_ladd", "plots", "positions", "predictions", "progress",
     "safety_desk", "samples", "scale", "sepia", "sequence", "session", "solutions",
     "start", "style", "tiny_flux", "trajectory", "verdict", "voters", "who_sees",
 )  # fmt: skip
@@ -17,7 +17,7 @@ _HOMES = {
     name: module
     for module, names in {
         "start": "setup",
-        "checks": "check",
+        "checking": "check",
         "own_code": "mine",
         "predictions": "predict score",
         "map": "show_system",

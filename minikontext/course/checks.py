@@ -1,14 +1,12 @@
-"""The exercise checker: runs the student's function on cases whose answers are known beforehand.
+"""What checks an exercise: the student's function is run on cases whose answers are known before.
 
-In a notebook: `mk.course.check(psnr)`. The exercise is found by the function's name. What is
-expected never comes from the student's code.
+What is expected never comes from the student's code. `checking.check` finds an exercise by name.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import random
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minikontext.course import progress, solutions
+from minikontext.course import solutions
 from minikontext.course.solutions import Mistakes
 
 Checks = Callable[["Report", Callable[..., Any]], None]
@@ -132,7 +130,7 @@ class Report:
         except Exception as error:
             if known is not None:
                 self.tried.append((error, known, same))
-            self.fail(case, _where(error, function))
+            self.fail(case, where_raised(error, function))
             return FAILED
 
     def reaches(self, case: str, loss: Any, point: Tensor, why: str, wanted: bool = True) -> None:
@@ -169,41 +167,6 @@ class Report:
             print(f"       this is what you get if {mistake}")
         passed, count = sum(self.results), len(self.results)
         print(f"{passed} of {count} passed." + (" Well done!" if passed == count else ""))
-
-
-def check(function: Callable[..., Any]) -> None:
-    """Run the checks of the exercise that has the function's name, and print the results.
-
-    The name is the function's own, or that of the caller's variable: a lambda has none itself. A
-    stub that still raises NotImplementedError is "not attempted yet", never an error.
-    Raises KeyError for a name that no exercise has.
-    """
-    from minikontext.course import exercises  # noqa: F401  fills the registry
-
-    caller = inspect.currentframe().f_back
-    name = _name(function, {**caller.f_globals, **caller.f_locals})
-    if name not in REGISTRY:
-        raise KeyError(f"No exercise is called {name!r}. Known: {', '.join(sorted(REGISTRY))}.")
-    draw = torch.Generator().manual_seed(random.SystemRandom().getrandbits(31))
-    report = Report(known=dict(KNOWN.get(name, {})), solution=RIGHT.get(name), draw=draw)
-    try:
-        REGISTRY[name](report, function)
-    except (NotAttempted, NotImplementedError):
-        return print(f"{name}: not attempted yet")
-    except Exception as error:  # an answer of a kind that the checks did not foresee
-        report.fail("what comes back can be read", _where(error, function))
-    report.finish()
-    for box in (box for box, solved in progress.SOLVED.items() if solved == name):
-        if all(report.results):
-            progress.keep("solved", {name: True})
-            print(f"       {box}: green on the map")
-
-
-def _name(function: Callable[..., Any], variables: dict[str, Any]) -> str:
-    """The function's own name; for a lambda or a partial, that of the exercise it is bound to."""
-    own = getattr(function, "__name__", str(function))
-    bound = (name for name, value in variables.items() if value is function and name in REGISTRY)
-    return own if own in REGISTRY else next(bound, own)
 
 
 def describe(value: Any) -> str:
@@ -309,7 +272,7 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _where(error: Exception, function: Callable[..., Any]) -> str:
+def where_raised(error: Exception, function: Callable[..., Any]) -> str:
     """The error and the line of the student's code where it happened."""
     text = f"your code raised {type(error).__name__}: {error}"
     code = inspect.unwrap(function).__code__ if hasattr(function, "__code__") else None

@@ -3,8 +3,8 @@
 jobs          a config file, checked whole, as one typed job for each kind
 run           from a job to weights: `main`, `run_job`
 runs          a run's folder: lock, setting aside, what it was made from, what can be said before
-recipes       the trainings themselves: autoencoder, editor, folder, lora
-safety        the classifier
+recipes       the trainings themselves: autoencoder, editor, folder, lora, classifier
+safety        the classifier's data, loss and thresholds
 models        what is trained: made or opened, averaged, gathered, written
 loop          schedule, clipping, moving average, checkpoints, exact resume, log
 store         checkpoints on disk

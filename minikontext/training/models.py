@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,10 +24,6 @@ from minikontext.training.editor import Editor
 from minikontext.training.loop import Loop
 from minikontext.training.parallel import DistContext, full_tensor, to_local
 from minikontext.transformer import KontextTransformer, TransformerConfig, init_module
-
-if TYPE_CHECKING:
-    from minikontext.training.jobs import WorldAutoEncoderJob
-
 
 # ------------------------------------------------------------------------------- autoencoders
 
@@ -58,11 +54,13 @@ def load_autoencoder(folder: Path, device: torch.device) -> AutoEncoder:
     return safetensors_io.load_into(model, path, device, torch.float32).eval()
 
 
-def first_autoencoder(job: WorldAutoEncoderJob, device: torch.device) -> AutoEncoder:
+def first_autoencoder(
+    config: AutoEncoderConfig, start: str | None, device: torch.device
+) -> AutoEncoder:
     """What an autoencoder's training starts from: the weights of `start`, or nothing."""
-    if job.start:
-        return load_autoencoder(find_autoencoder(job.start), device)
-    return AutoEncoder(job.autoencoder).to(device)
+    if start:
+        return load_autoencoder(find_autoencoder(start), device)
+    return AutoEncoder(config).to(device)
 
 
 def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:

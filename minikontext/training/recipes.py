@@ -14,8 +14,9 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import config_fingerprint, lora
 from minikontext.runtime import files, offload
+from minikontext.safety.clip import TwoTowers
 from minikontext.text import ToyTextEncoder
-from minikontext.training import words
+from minikontext.training import safety, words
 from minikontext.training.data import build_cache, load_cache, world_fingerprint
 from minikontext.training.editor import editor_loss
 from minikontext.training.folders import Encoded, encode_folder, folder_loss, validate_folder
@@ -23,6 +24,7 @@ from minikontext.training.jobs import (
     EditorJob,
     FolderJob,
     LoraJob,
+    SafetyJob,
     WorldAutoEncoderJob,
     WorldEditorJob,
     WorldImitationJob,
@@ -73,7 +75,7 @@ def train_world_autoencoder(
     alone(world, "an autoencoder")
     dials = job.training
     torch.manual_seed(job.seed)
-    model = first_autoencoder(job, world.device)
+    model = first_autoencoder(job.autoencoder, job.start, world.device)
     origin = made_from(job, base=model.encoder_fingerprint()[:12] if job.start else "")
     learns = model.decoder if dials.decoder_only else model
     loop = Loop(learns, job.loop, job.run, made_from=origin)
@@ -83,6 +85,21 @@ def train_world_autoencoder(
     if not dials.decoder_only:  # else the latents, and so their scale, are those of before
         model.config = normalised(model, dials)
     return save_autoencoder(model.eval(), Path(job.output))
+
+
+def train_safety(job: SafetyJob, world: DistContext, on_log: OnLog = None) -> Path:
+    """Train the two towers and choose the thresholds; writes a folder that `safety.load` reads."""
+    alone(world, "the classifier")
+    autoencoder = load_autoencoder(find_autoencoder(job.autoencoder), world.device)
+    autoencoder.requires_grad_(False)
+    torch.manual_seed(job.seed)
+    model = TwoTowers(replace(job.clip, text=job.text)).to(world.device)
+    origin = made_from(job, base=autoencoder.encoder_fingerprint()[:12])
+    loop = Loop(model, job.loop, job.run, made_from=origin)
+    loop.resume()
+    loop.run(safety.safety_loss(model, autoencoder, job.training, world.device), on_log)
+    model = averaged(loop, model).cpu()
+    return safety.finish(model, autoencoder.cpu(), Path(job.output), job.validation)
 
 
 def train_world_words(job: WorldWordsJob, world: DistContext, on_log: OnLog = None) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from minikontext.training import parallel, recipes, runs, safety
+from minikontext.training import parallel, recipes, runs
 from minikontext.training.jobs import Job, read_job
 from minikontext.training.sources import check_source
 
@@ -16,7 +16,7 @@ TRAIN: dict[str, Train] = {
     "editor": recipes.train_editor,
     "folder": recipes.train_folder,
     "lora": recipes.train_lora,
-    "safety": safety.train_safety,
+    "safety": recipes.train_safety,
     "world_autoencoder": recipes.train_world_autoencoder,
     "world_editor": recipes.train_world_editor,
     "world_imitation": recipes.train_world_imitation,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -27,9 +27,6 @@ from minikontext.training.parallel import DistContext
 from minikontext.training.store import headers
 
 log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from minikontext.training.jobs import Job
 
 LEFT_OUT = {
     # where, for whom and how it is shown, not what is learned
@@ -50,6 +47,22 @@ LEFT_OUT = {
 # Facts that checkpoints of before do not have, by the beginnings of their names.
 LATER = ("start's content", "base's config", "[autoencoder] ", "[training] steps",
          "[teacher_samples] steps")  # fmt: skip
+
+
+class Job(Protocol):
+    """A dataclass of `training.jobs`, as far as this file knows it: jobs are made of our callers.
+
+    run, output: as the config names them. folder: the run's. output_is_file: or it is a folder.
+    """
+
+    run: str
+    output: str
+    output_is_file: ClassVar[bool]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
 
 
 def made_from(job: Job, config: str = "", **fingerprints: str) -> dict[str, str]:

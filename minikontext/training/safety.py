@@ -8,10 +8,10 @@ world's own stream, with the prompts that it asks its edits by.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from minikontext import images
 from minikontext.autoencoder import AutoEncoder
-from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import Batch, Seed, Share, Weight
 from minikontext.runtime.device import mixed_precision
 from minikontext.safety import filters
@@ -46,12 +45,7 @@ from minikontext.toyworld.concept import PURPLE_STAR, Concept
 from minikontext.toyworld.edits import sample_edit
 from minikontext.toyworld.language import ask
 from minikontext.toyworld.scene import COLOURLESS, COLOURS, SPECIES, pick
-from minikontext.training import models, runs
-from minikontext.training.loop import Loop, LossFunction
-from minikontext.training.parallel import DistContext
-
-if TYPE_CHECKING:
-    from minikontext.training.jobs import SafetyJob
+from minikontext.training.loop import LossFunction
 
 # What can be said of a scene that names its character's colour, and what leaves the colour open.
 NAMING = ("text_to_image", "recolour_character", "style_reference")
@@ -299,23 +293,7 @@ def calibrated(
     return found
 
 
-# ---------------------------------------------------------------- the recipe
-
-
-def train_safety(job: SafetyJob, world: DistContext, on_log: Callable | None = None) -> Path:
-    """Train the two towers and choose the thresholds; writes a folder that `safety.load` reads."""
-    if world.size > 1:
-        raise ConfigError("the classifier is small: train it in one process, without torchrun")
-    autoencoder = models.load_autoencoder(models.find_autoencoder(job.autoencoder), world.device)
-    autoencoder.requires_grad_(False)
-    torch.manual_seed(job.seed)
-    model = new_clip(job).to(world.device)
-    origin = runs.made_from(job, base=autoencoder.encoder_fingerprint()[:12])
-    loop = Loop(model, job.loop, job.run, made_from=origin)
-    loop.resume()
-    loop.run(safety_loss(model, autoencoder, job.training, world.device), on_log)
-    model = models.averaged(loop, model).cpu()
-    return finish(model, autoencoder.cpu(), Path(job.output), job.validation)
+# ---------------------------------------------------------------- what is written
 
 
 def finish(model: TwoTowers, autoencoder: AutoEncoder, folder: Path, count: int) -> Path:
@@ -330,8 +308,3 @@ def finish(model: TwoTowers, autoencoder: AutoEncoder, folder: Path, count: int)
 def load_clip_of(folder: Path) -> TwoTowers:
     """The model of a filter's folder."""
     return load_clip(folder, filters.read_config(folder))
-
-
-def new_clip(job: SafetyJob) -> TwoTowers:
-    """A model of the job's sizes, [clip] and [text], over the toy world's vocabulary."""
-    return TwoTowers(replace(job.clip, text=job.text))
