@@ -523,7 +523,7 @@ def planned(
         state[name] = prepare(name, weight) if prepare else weight
     net.load_state_dict(state, assign=True)
     if stream:
-        offload.stream(offload.transformer_blocks(net), device, dtype_of(device), ahead=True)
+        offload.stream(offload.transformer_blocks(net), device, dtype_of(device), within=net)
     return net
 
 

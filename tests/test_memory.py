@@ -1,5 +1,6 @@
 """Memory plans: full size predicted on the meta device, and tiny models that really do it."""
 
+import copy
 import math
 
 import psutil
@@ -9,7 +10,7 @@ import torch
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, NotEnoughMemoryError
 from minikontext.pipeline import KontextPipeline
-from minikontext.runtime import memory_plan, offload, quantization
+from minikontext.runtime import memory_plan, offload, quantization, step_cache
 from minikontext.transformer import KontextTransformer, TransformerConfig
 
 GB = memory_plan.GB
@@ -142,13 +143,13 @@ def model():
 
 
 @torch.no_grad()
-def velocity(model):
+def velocity(model, called=None):
     draw = torch.Generator().manual_seed(1)
     shapes = ((6, 16), (3, 20), (12,))
     dtype = model.img_in.weight.dtype
     img, txt, pooled = (torch.randn(1, *s, generator=draw).to(dtype) for s in shapes)
     ids = torch.zeros(6, 3), torch.zeros(3, 3)
-    return model(img, ids[0], txt, ids[1], torch.tensor([0.5]), pooled)
+    return (called or model)(img, ids[0], txt, ids[1], torch.tensor([0.5]), pooled)
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -156,7 +157,7 @@ def test_streamed_blocks_give_the_same_numbers_and_stay_on_the_host(ahead):
     expected, streamed = velocity(model()), model()
     blocks = offload.transformer_blocks(streamed)
     host = [p.data_ptr() for block in blocks for p in block.parameters()]
-    offload.stream(blocks, "cpu", torch.float32, ahead)
+    offload.stream(blocks, "cpu", torch.float32, streamed if ahead else None)
     assert torch.equal(velocity(streamed), expected)
     assert torch.equal(velocity(streamed), expected)
     assert host == [p.data_ptr() for block in blocks for p in block.parameters()]
@@ -195,7 +196,7 @@ def test_the_next_block_is_prefetched_when_one_is_at_work(monkeypatch):
     for ahead, due in ((False, 2), (True, 3)):
         streamed = model()
         blocks = offload.transformer_blocks(streamed)
-        offload.stream(blocks, "cpu", torch.float32, ahead)
+        offload.stream(blocks, "cpu", torch.float32, streamed if ahead else None)
         copied.clear()
         blocks[2].register_forward_hook(lambda *_: copied.append("stop"))
         velocity(streamed)
@@ -221,7 +222,8 @@ def test_a_pass_that_breaks_off_leaves_no_weights_on_the_device(ahead, error, wh
     expected, streamed = velocity(model()), model()
     blocks = offload.transformer_blocks(streamed)
     host = [p.data_ptr() for block in blocks for p in block.parameters()]
-    offload.stream(blocks, "cpu", torch.float64, ahead)  # a copy of another dtype is another tensor
+    within = streamed if ahead else None
+    offload.stream(blocks, "cpu", torch.float64, within)  # of another dtype is another tensor
 
     def fail(*_):
         raise error
@@ -234,10 +236,38 @@ def test_a_pass_that_breaks_off_leaves_no_weights_on_the_device(ahead, error, wh
     with pytest.raises(type(error)):
         velocity_64(streamed)
     assert host == [p.data_ptr() for block in blocks for p in block.parameters()]
+    assert not blocks[0].forward.offload.prefetched
     hook.remove()
     found = velocity_64(streamed)
     assert torch.allclose(found, expected.double(), atol=1e-4)
     assert host == [p.data_ptr() for block in blocks for p in block.parameters()]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_a_pass_with_a_step_cache_that_breaks_off_leaves_no_weights_either(error, monkeypatch):
+    """It calls the blocks by itself; here the error comes between two of them."""
+    streamed = model().eval()
+    cached = step_cache.CachedTransformer(streamed, step_cache.StepCache())
+    blocks = offload.transformer_blocks(streamed)
+    offload.stream(blocks, "cpu", torch.float32, streamed)
+    there = []
+
+    def fail(*_):
+        there.extend(blocks[0].forward.offload.prefetched)
+        raise error
+
+    monkeypatch.setattr(cached, "_hardly_changed", fail)
+    with pytest.raises(type(error)):
+        velocity(streamed, cached)
+    assert there == [1] and not blocks[0].forward.offload.prefetched
+
+
+def test_a_copy_of_a_streamed_net_forgets_what_was_prefetched_for_itself():
+    streamed = model()
+    offload.stream(offload.transformer_blocks(streamed), "cpu", torch.float32, streamed)
+    twin = copy.deepcopy(streamed)
+    assert twin.forward.net is twin
+    assert torch.equal(velocity(twin), velocity(streamed))
 
 
 def linear(block):

@@ -166,7 +166,8 @@ def test_it_names_how_the_weights_were_loaded_and_how_contexts_were_seen(tiny, t
     assert told(pipe) == "float32 on cpu, layout index, resize kontext"
     assert told(pipe, context_layout="offset") == "float32 on cpu, layout offset, resize kontext"
     assert told(pipe, resize="none") == "float32 on cpu, layout index, resize none"
-    offload.stream(offload.transformer_blocks(pipe.transformer), "cpu", torch.float32, ahead=True)
+    net = pipe.transformer
+    offload.stream(offload.transformer_blocks(net), "cpu", torch.float32, within=net)
     assert told(pipe) == "float32 on cpu, streamed, layout index, resize kontext"
     assert run(pipe, "a red hat").provenance[0].computed == "float32 on cpu, streamed"
     tiny().save_pretrained(tmp_path / "w")

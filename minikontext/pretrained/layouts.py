@@ -186,7 +186,7 @@ def _load_transformer(
             transformer, path, device, dtype, prepare=prepare, part="transformer"
         )
     safetensors_io.load_into(transformer, path, "cpu", None, part="transformer")
-    offload.stream(offload.transformer_blocks(transformer), device, dtype, ahead=True)
+    offload.stream(offload.transformer_blocks(transformer), device, dtype, within=transformer)
     for name, part in transformer.named_children():
         if not name.endswith("_blocks"):
             part.to(device, dtype)

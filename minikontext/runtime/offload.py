@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import update_wrapper
 from typing import Any
 
@@ -24,22 +24,49 @@ def stream(
     modules: Iterable[nn.Module],
     device: str | torch.device,
     dtype: torch.dtype | None = None,
-    ahead: bool = False,
+    within: nn.Module | None = None,
 ) -> None:
     """Keep modules where they are; each goes to the device, in dtype, only while it works.
 
     Memory-mapped weights stay on the disk until they are needed. The result is the same, the
-    price is that every pass moves the weights. ahead: while one works, the next one in order is
-    prefetched; on CUDA it is copied meanwhile, through pinned memory and on a stream of its own.
-    Where a pass is broken off, by an error or Ctrl-C, the module at work has its own weights again;
-    what was prefetched goes when the next pass begins.
+    price is that every pass moves the weights. within: the net whose passes run them, in this
+    order; while one works, the next one is prefetched. On CUDA it is copied meanwhile, through
+    pinned memory and on a stream of its own.
+    Where a pass is broken off, by an error or Ctrl-C, all modules have their own weights again, and
+    what was prefetched is gone. Who calls the modules by itself does so inside of `one_pass`.
     """
-    offload = Offload(torch.device(device), dtype, ahead)
+    offload = Offload(torch.device(device), dtype, ahead=within is not None)
     for module in modules:
         for part in module.modules():  # buffers are small: they stay there
             for name, buffer in part.named_buffers(recurse=False):
                 setattr(part, name, buffer.to(device))
         offload.add(module)
+    if within is not None:
+        within.forward = PassHook(within)
+
+
+@contextmanager
+def one_pass(net: nn.Module) -> Iterator[None]:
+    """A pass through a net: however it ends, nothing that was prefetched stays on the device."""
+    try:
+        yield
+    finally:
+        hooks = (part.forward for part in net.modules() if isinstance(part.forward, OffloadHook))
+        for hook in hooks:
+            hook.offload.prefetched.clear()
+
+
+class PassHook:
+    """Stands in for a net's forward: the same inside of `one_pass`. A class, to be copied well."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.forward = net, net.forward
+        update_wrapper(self, net.forward)  # its signature, for those who ask
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The net's result."""
+        with one_pass(self.net):
+            return self.forward(*args, **kwargs)
 
 
 class OffloadHook:
@@ -86,7 +113,7 @@ class Offload:
     def load(self, number: int) -> dict[str, Tensor]:
         """The weights of a module on the device: prefetched, or copied now."""
         device_params = self.prefetched.pop(number, None) or self.copy(number)
-        self.prefetched.clear()  # of a pass that was broken off, or left a block out
+        self.prefetched.clear()  # of a pass that left a block out
         if self.copy_stream is not None:
             now = torch.cuda.current_stream(self.device)
             now.wait_stream(self.copy_stream)

@@ -21,6 +21,7 @@ from torch import Tensor
 from minikontext.errors import ConfigError
 from minikontext.runtime.bounds import is_number, shown
 from minikontext.runtime.lease import held
+from minikontext.runtime.offload import one_pass
 from minikontext.transformer import KontextTransformer
 
 # The largest threshold at which all measured edits stay near those of whole passes: the worst is
@@ -89,7 +90,7 @@ class CachedTransformer:
         rotary: Tensor | None = None,
     ) -> Tensor:
         """Velocity of the sequence, shapes as in `KontextTransformer.forward`."""
-        with held(self.transformer):
+        with held(self.transformer), one_pass(self.transformer):
             return self._velocity(
                 img, img_ids, txt, txt_ids, timesteps, pooled, guidance, rotary
             )
