@@ -6,7 +6,7 @@ import warnings
 from importlib import import_module
 from types import ModuleType
 
-# Old module -> new ones, searched in this order. What a class is called now: `RENAMED`.
+# Old module -> new ones, searched in this order. What is called otherwise now: `RENAMED`.
 MOVED = {
     "arguments": ("editing.request",),
     "caching": ("runtime.step_cache",),
@@ -20,21 +20,35 @@ MOVED = {
     "doctor": ("cli.doctor",),
     "files": ("runtime.files",),
     "float8": ("runtime.quantization",),
-    "lora": ("pretrained.lora",),
+    "lora": ("pretrained.lora", "pretrained.lora_layers", "pretrained.lora_files"),
     "memory": ("runtime.memory_plan", "runtime.offload", "runtime.quantization"),
     "provenance": ("images.provenance", "images.inspect"),
     "tiling": ("runtime.tiling",),
     "towers": ("safety.clip",),
     "velocity": ("denoiser",),
     "watermark": ("images.watermark",),
-    "weights": ("pretrained.safetensors_io", "pretrained.key_mapping", "pretrained.convert"),
+    "weights": (
+        "pretrained.safetensors_io", "pretrained.key_mapping", "pretrained.convert",
+        "pretrained.summary", "pretrained.file_kinds", "errors",
+    ),
 }  # fmt: skip
 RENAMED = {
+    ("configs", "build"): "build_config",
+    ("configs", "make"): "make_config",
+    ("configs", "require"): "require_entries",
+    ("configs", "fits"): "fits_type",
+    ("files", "sha256"): "fingerprint",
+    ("lora", "Thin"): "LoraLayer",
+    ("lora", "Strength"): "LoraScaling",
+    ("provenance", "withhold"): "without_prompts",
+    ("towers", "load_towers"): "load_clip",
+    ("weights", "few"): "shorten_list",
     ("velocity", "Velocity"): "Denoiser",
     ("device", "pick"): "select_device",
     ("device", "explain"): "explain_device",
     ("weights", "convert"): "rewrite",
     ("towers", "TowersConfig"): "ClipConfig",
+    ("float8", "convert"): "to_float8",
     ("float8", "use"): "use_float8",
     ("float8", "is_usable"): "float8_usable",
 }
