@@ -11,7 +11,13 @@ from minikontext.bench import mini
 from minikontext.course import sepia
 from minikontext.errors import OutputError
 from minikontext.runtime import files
-from minikontext.runtime.files import check_writable, fingerprint, replacing, replacing_folder
+from minikontext.runtime.files import (
+    check_writable,
+    fingerprint,
+    replacing,
+    replacing_folder,
+    updating_folder,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from children import full_disk, snapshot
@@ -131,17 +137,22 @@ def test_a_new_file_replaces_none_that_came_meanwhile(tmp_path, monkeypatch, lin
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.fixture
-def synced(monkeypatch):
-    """What was told to go to the disk, and renamed, in order: inodes, and "rename"."""
-    seen, fsync, replace, link = [], os.fsync, os.replace, os.link
+@pytest.fixture(params=[True])
+def synced(monkeypatch, request):
+    """What was told to go to the disk, and renamed, in order: inodes, and "rename".
+
+    Its parameter says whether a second name counts as a rename.
+    """
+    seen, fsync, replace, rename, link = [], os.fsync, os.replace, os.rename, os.link
 
     def watch(name, run):
         monkeypatch.setattr(os, name, lambda *given: (seen.append("rename"), run(*given)))
 
     monkeypatch.setattr(os, "fsync", lambda h: (seen.append(os.fstat(h).st_ino), fsync(h)))
     watch("replace", replace)
-    watch("link", link)
+    watch("rename", rename)
+    if request.param:
+        watch("link", link)
     return seen
 
 
@@ -153,12 +164,50 @@ def test_the_disk_has_a_file_before_its_name_and_then_the_name(tmp_path, synced,
     assert synced == [inodes[0], "rename", inodes[1]]
 
 
-def test_the_disk_has_a_folders_files_before_its_name(tmp_path, synced):
-    with replacing_folder(tmp_path / "folder") as temporary:
+def inode(path):
+    return path.stat().st_ino
+
+
+@pytest.mark.parametrize("write", [replacing_folder, updating_folder])
+def test_the_disk_has_a_folder_and_its_files_before_its_name(tmp_path, synced, write):
+    with write(tmp_path / "folder") as temporary:
         (temporary / "in").mkdir()
         (temporary / "in" / "file").write_text("text")
-    file = (tmp_path / "folder" / "in" / "file").stat().st_ino
-    assert synced == [file, "rename", tmp_path.stat().st_ino]
+    file, inner = tmp_path / "folder" / "in" / "file", tmp_path / "folder" / "in"
+    assert synced == [*map(inode, (file, inner, inner.parent)), "rename", inode(tmp_path)]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("synced", [False], indirect=True)
+def test_the_disk_has_what_stays_of_a_folder_before_its_new_name(
+    tmp_path, synced, links, monkeypatch
+):
+    def no_links(*_, **__):
+        raise OSError("a disk that knows no second names")
+
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "notes").write_text("stay")
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    with updating_folder(folder) as temporary:
+        (temporary / "config.json").write_text("{}")
+    new = [folder / "config.json", *[folder / "deep" / "notes"] * (not links), folder / "deep"]
+    first = synced.index("rename")
+    assert synced[:first] == [*map(inode, new), inode(folder)]
+    assert synced[first:] == ["rename", "rename", inode(tmp_path)]
+
+
+def test_where_files_move_into_a_folder_the_disk_has_its_index_last(tmp_path, synced, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")  # so it cannot be renamed
+    with updating_folder(tmp_path / "folder") as temporary:
+        for name in ("in/file", "config.json"):
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_text("text")
+    here, inner = inode(tmp_path / "folder"), inode(tmp_path / "folder" / "in")
+    *_, moved, index = [number for number, what in enumerate(synced) if what == "rename"]
+    assert {here, inner} <= {*synced[moved:index]} and synced[index:] == ["rename", here]
 
 
 def test_a_very_long_name_has_room_for_its_temporary_one(tmp_path):

@@ -106,14 +106,21 @@ def _claim(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def _sync(folder: Path) -> None:
-    """Wait until the disk has a folder's new entry, on systems that can say so."""
+def _sync(place: Path) -> None:
+    """Wait until the disk has a folder's new entries, or a file, on systems that can say so."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(place, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk has the entries of a new folder, and of those in it, before its name."""
+    for inner in (*folder.rglob("*"), folder):
+        if inner.is_dir() and not inner.is_symlink():
+            _sync(inner)
 
 
 @contextmanager
@@ -133,6 +140,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 _finish(file, stat.S_IMODE(file.stat().st_mode))
+        _sync_folder(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
@@ -192,9 +200,10 @@ def set_aside_name(path: Path) -> Path:
 
 
 def put_back(path: Path, index: str = "") -> None:
-    """Undo an exchange that was killed between its two renames, and tell it: anybody may have put
+    """Undo an exchange that was killed between its two renames, and tell it.
 
-    such a folder there. One without its index is left alone.
+    It is told because anybody may have put such a folder there. One without its index is left
+    alone.
     """
     aside = set_aside_name(path)
     with suppress(OSError):
@@ -207,6 +216,7 @@ def put_back(path: Path, index: str = "") -> None:
 def _exchange(temporary: Path, path: Path, without: Collection[str]) -> None:
     """Put a folder in the place of another one, whose remaining files it takes over."""
     if not path.exists():
+        _sync_folder(temporary)
         os.rename(temporary, path)
         return
     for old, new in _staying(path, temporary, without):
@@ -215,6 +225,8 @@ def _exchange(temporary: Path, path: Path, without: Collection[str]) -> None:
             os.link(old, new, follow_symlinks=False)
         except OSError:  # a disk that knows no second names
             shutil.copy2(old, new, follow_symlinks=False)
+            _sync(new)
+    _sync_folder(temporary)
     temporary.chmod(stat.S_IMODE(path.stat().st_mode))
     aside = set_aside_name(path)
     if os.path.lexists(aside):  # of one that was killed after its second rename, or a stranger's
@@ -250,12 +262,15 @@ def _move_in(temporary: Path, path: Path, index: str, without: Collection[str]) 
     files = [file for file in temporary.rglob("*") if file.is_file()]
     staying = {old for old, _ in _staying(path, temporary, without)}
     (path / index).unlink(missing_ok=True)
+    _sync(path)
     for old in [p for p in path.rglob("*") if p.is_file() and temporary not in p.parents]:
         if old not in staying:
             old.unlink()
     for file in sorted(files, key=lambda file: file == temporary / index):
         new = path / file.relative_to(temporary)
         new.parent.mkdir(parents=True, exist_ok=True)
+        if file == temporary / index:  # the disk has all others before it
+            _sync_folder(path)
         os.replace(file, new)
 
 
@@ -320,9 +335,10 @@ def exists(path: str | Path) -> bool:
 
 
 def read_bytes(path: str | Path, most: int = 1 << 28) -> bytes:
-    """An ordinary file's bytes. Raises OSError, too, for a pipe or a device, at which one would
+    """An ordinary file's bytes.
 
-    wait for ever, and for a file of more than `most` bytes.
+    Raises OSError, also for a pipe or a device, at which one would wait for ever, and for a file of
+    more than `most` bytes.
     """
     if not exists(path):
         raise FileNotFoundError("it is no file, or leads nowhere")
