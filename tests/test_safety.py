@@ -562,6 +562,27 @@ def test_the_end_of_a_long_prompt_is_scored_as_well(classifiers_folder):
     assert prompt.score([]) == []
 
 
+def test_a_pipeline_of_transformers_would_score_the_first_piece_only(classifiers_folder):
+    """Why `TextClassifier` cuts prompts by itself. Should this fail, the pipeline may do it."""
+    hf = pytest.importorskip("transformers")
+    prompt = safety.load(classifiers_folder).prompt
+    torch.manual_seed(0)
+    for weight in prompt.model.parameters():  # so that pieces differ
+        torch.nn.init.normal_(weight)
+    ready = hf.pipeline("text-classification", prompt.model, tokenizer=prompt.tokenizer, top_k=None)
+    pieces = {"truncation": True, "max_length": prompt.max_length, "stride": 3}
+    pieces |= {"return_overflowing_tokens": True, "return_tensors": "pt", "padding": True}
+    encoded = prompt.tokenizer("make the hat a " * 40 + "red red red", **pieces)
+    owners = encoded.pop("overflow_to_sample_mapping")
+    with torch.no_grad():
+        shares = prompt.model(**encoded).logits.softmax(-1)
+        answers = ready.postprocess(ready.model(**encoded), top_k=None)
+    apart = (shares - shares[0]).abs().amax(-1)
+    assert len(owners) > 10 and apart[-1] > 1e-3  # the end does not look like the beginning
+    told = {one["label"]: one["score"] for one in answers}
+    assert [told[name] for name in ("fine", "bad", "worse")] == pytest.approx(shares[0].tolist())
+
+
 @pytest.mark.parametrize("pads", [True, False])
 def test_a_word_without_end_is_cut_and_scored(classifiers_folder, tmp_path, pads):
     """A tokenizer of letters, so that the word is longer than the model reads."""
