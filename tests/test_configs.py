@@ -16,6 +16,7 @@ from annotated_types import Interval, MaxLen
 
 import minikontext
 from minikontext.autoencoder import AutoEncoderConfig
+from minikontext.distillation import jobs as distilled
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError, WeightsError
 from minikontext.runtime.config import (
@@ -28,6 +29,8 @@ from minikontext.runtime.config import (
     require_entries,
 )
 from minikontext.safety.clip import ClipConfig
+from minikontext.toyworld.attacks import Mix
+from minikontext.training import jobs
 from minikontext.training.editor import EditorLossConfig
 from minikontext.training.loop import LoopConfig
 from minikontext.transformer import TransformerConfig
@@ -222,7 +225,27 @@ def test_mistakes_of_several_sections_are_told_together():
 
 
 def config_classes():
-    """Every dataclass of the package that a file can fill, by the house's names for them."""
+    """Every dataclass that a file can fill: all in a job's types, and those named as configs.
+
+    Names alone would leave out a section with a name of its own, types those of a config.json.
+    """
+    found, waiting = set(), [*named_configs(), *jobs.JOBS.values(), *distilled.JOBS.values()]
+    while waiting:
+        if (kind := waiting.pop()) not in found:
+            found.add(kind)
+            waiting += [one for hint in hints_of(kind).values() for one in dataclasses_in(hint)]
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+def dataclasses_in(hint):
+    """The dataclasses in a type, however deep."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return [hint]
+    return [one for inner in typing.get_args(hint) for one in dataclasses_in(inner)]
+
+
+def named_configs():
+    """The dataclasses of the package with the house's names for configs."""
     found = set()
     for module in pkgutil.walk_packages(minikontext.__path__, "minikontext."):
         if not module.name.endswith(("__main__",)):
@@ -232,7 +255,7 @@ def config_classes():
                     ("Config", "Training", "Defaults", "Chains", "Mix")
                 ):  # fmt: skip
                     found.add(kind)
-    return sorted(found, key=lambda kind: kind.__name__)
+    return found
 
 
 def unbounded(hint, bounds=()):
@@ -249,8 +272,8 @@ def unbounded(hint, bounds=()):
 def test_every_number_of_every_config_has_bounds():
     kinds = config_classes()
     assert {LoopConfig, EditorLossConfig, TransformerConfig, AutoEncoderConfig} <= {*kinds}
-    assert Defaults in kinds
-    assert ClipConfig in kinds and len(kinds) >= 11
+    assert {Defaults, ClipConfig, jobs.ToyData, jobs.FolderData, jobs.LoraSection} <= {*kinds}
+    assert {jobs.LoraJob, Mix, distilled.Start, distilled.LaddJob} <= {*kinds}
     hints = [(k, name, h) for k in kinds for name, h in hints_of(k).items()]
     assert not [f"{k.__name__}.{name}" for k, name, h in hints if unbounded(h)]
 
