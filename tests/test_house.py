@@ -1,6 +1,7 @@
 """The rules of the house: the paper at the top, all else in wings, arrows in one direction."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -150,6 +151,24 @@ def test_the_top_can_be_read_in_an_afternoon():
 def test_every_wing_is_named():
     there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert there == set(minikontext.WINGS)
+
+
+def _tabled(text):
+    """The modules that a wing's table names: at the beginning of a line, or after a semicolon."""
+    heads = re.findall(r"^ *([a-z_]+(?:, [a-z_]+)*)  +\S", text, re.MULTILINE)
+    return {*", ".join(heads).split(", "), *re.findall(r"; ([a-z_]+): ", text)}
+
+
+# The toy world is frozen, its docstring too: what was measured on it stays comparable.
+@pytest.mark.parametrize("name", sorted({*minikontext.WINGS} - {"toyworld"}))
+def test_a_wing_names_all_its_modules(name):
+    wing = getattr(minikontext, name)
+    places = [path.with_suffix("") for path in (PACKAGE / name).glob("[a-z]*.py")]
+    places += [path.parent for path in (PACKAGE / name).glob("*/__init__.py")]
+    there = {path.name for path in places}
+    assert _tabled(wing.__doc__) == there
+    if hasattr(wing, "MODULES"):
+        assert sorted(wing.MODULES) == sorted(there)
 
 
 def test_the_package_says_in_its_docstring_where_things_are():

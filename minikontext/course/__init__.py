@@ -1,11 +1,25 @@
-"""What only the notebooks use: set-up, plots, the system map, exercise checks and widgets.
+"""What only the notebooks use. Everything loads on first use.
 
-Everything loads on first use, so that `import minikontext` stays light.
+start          set-up: seeds, look, one line about this machine; progress: what has been reached
+map            the system map; style: the one look; plots: sheets of pictures, small plots
+samples        pictures and prompts; sepia: an edit for a LoRA; tiny_flux: a folder in FLUX's layout
+checking       `check`; checks: what a check is made of; exercises: one module a notebook
+solutions      their solutions and known mistakes; own_code: the model with a student's functions
+predictions    guess before you measure
+parts          what widgets are made of; browser: what they do there; patches: to be clicked
+editing        the editing widget; easel: its picture; gallery: its pictures; verdict: what came out
+session        edits as one file, to be redone
+latents        the widget of 01; flow_pictures: flow in the plane; positions: rotary embedding
+sequence       the row of tokens; attention: where they look; who_sees: who may see whom
+trajectory     the sampler's path; few_steps: students beside their teacher
+live           a training to watch; live_ladd: LADD to watch; plane_ladd: LADD in the plane
+scale          what a training takes; fits: will the full weights fit?
+failures       a benchmark's answers; voters: simulated votes; safety_desk: filters on and off
 """
 
 from minikontext import lazy
 
-_MODULES = (
+MODULES = (
     "attention", "browser", "checking", "checks", "easel", "editing", "exercises", "failures",
     "few_steps", "fits", "flow_pictures", "gallery", "latents", "live", "live_ladd", "map",
     "own_code", "parts", "patches", "plane_ladd", "plots", "positions", "predictions", "progress",
@@ -42,9 +56,9 @@ _HOMES = {
     for name in names.split()
 }
 
-__all__ = [*_MODULES, *_HOMES]
+__all__ = [*MODULES, *_HOMES]
 
-__getattr__ = lazy(__name__, _MODULES, _HOMES)
+__getattr__ = lazy(__name__, MODULES, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -10,4 +10,5 @@ tables    how does a notebook show that, and the pipeline?
 
 from minikontext import lazy
 
-__getattr__ = lazy(__name__, ("codec", "contexts", "defaults", "output", "request", "tables"), {})
+MODULES = ("codec", "contexts", "defaults", "output", "request", "tables")
+__getattr__ = lazy(__name__, MODULES, {})

@@ -34,4 +34,7 @@ __all__ = [
     "sizes_near", "snap", "to_pil", "to_tensor",
 ]  # fmt: skip
 
-__getattr__ = lazy(__name__, ("inspect", "provenance", "watermark"), {})
+MODULES = (
+    "change", "containers", "inspect", "provenance", "read", "resize", "tensors", "watermark",
+)  # fmt: skip
+__getattr__ = lazy(__name__, MODULES, {})

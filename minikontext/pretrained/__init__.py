@@ -9,6 +9,7 @@ key_mapping       official and diffusers names of tensors
 purpose           what weights are for; do the parts fit each other?
 config_mapping    sizes of a model from config.json or from shapes
 stored            how other programs store a model: prefixes, scales
+packed            weights in fewer bits: GGUF, bitsandbytes
 file_kinds        what a file is that is no safetensors file
 convert           one layout into the other
 text_encoders     T5 and CLIP
@@ -25,8 +26,8 @@ PARTS = ("transformer", "autoencoder", "text_encoder")
 
 MODULES = (
     "config_mapping", "convert", "file_kinds", "key_mapping", "layouts", "loader", "lora",
-    "lora_files", "lora_layers", "mapped", "native", "purpose", "safetensors_io", "stored",
-    "summary", "text_encoders", "transformers_io",
+    "lora_files", "lora_layers", "mapped", "native", "packed", "purpose", "safetensors_io",
+    "stored", "summary", "text_encoders", "transformers_io",
 )  # fmt: skip
 HOMES = {
     "computed": "loader",

@@ -21,4 +21,5 @@ __all__ = [
     "placeholder",
 ]
 
-__getattr__ = lazy(__name__, ("classifiers", "clip", "filters", "registry"), {})
+MODULES = ("classifiers", "clip", "filters", "registry")
+__getattr__ = lazy(__name__, MODULES, {})

@@ -13,7 +13,8 @@ parallel      many processes: FSDP2, activation checkpointing, torch.compile
 data          encoded pairs of the toy world; editor: batches of them
 sources       triplets of your own, in the layouts that people have; shards: of packed files
 folders       the same, encoded once; batches of them
-stream, pictures, words, world_editor    the lineage's data and losses
+reading       how those are read: columns, text, what is done to each
+stream, pictures, words, world_editor    the lineage's data and losses; captions: that tell all
 watch         speed and validation; tries: edits while training
 plan          memory and time before a GPU is rented; workload: of a job
 """
@@ -21,8 +22,8 @@ plan          memory and time before a GPU is rented; workload: of a job
 from minikontext import lazy
 
 MODULES = (
-    "data", "editor", "folders", "jobs", "loop",
-    "models", "optimizer", "parallel", "pictures", "plan", "recipes", "run",
+    "captions", "data", "editor", "folders", "jobs", "loop",
+    "models", "optimizer", "parallel", "pictures", "plan", "reading", "recipes", "run",
     "runs", "safety", "shards", "sources", "store", "stream", "tries", "watch", "workload",
     "words", "world_editor",
 )  # fmt: skip
