@@ -1,5 +1,6 @@
 """A wheel, built and installed far from the clone, edits a picture and has the course."""
 
+import email
 import importlib.util
 import json
 import re
@@ -10,6 +11,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,23 +33,31 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def home(wheel, tmp_path_factory):
-    """A fresh environment with the wheel, and the libraries of this one but not its minikontext."""
+    """A fresh environment in which pip has installed the wheel, and nothing else: no network.
+
+    Its libraries are those of this environment, but not its minikontext.
+    """
     home = tmp_path_factory.mktemp("home")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home / "venv"], check=True)
-    python = home / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    subprocess.run([sys.executable, "-m", "venv", home / "venv"], check=True)
+    python = scripts(home) / "python"
+    install = ("-m", "pip", "install", "--no-deps", "--no-index", "--no-cache-dir", wheel)
+    subprocess.run([python, *install], check=True, capture_output=True)
     place = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.check_output([python, "-c", place], text=True).strip())
-    zipfile.ZipFile(wheel).extractall(site)
     # Paths in a .pth are searched last, and the .pth files in them are not read.
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return home
 
 
-def run(home, *arguments):
-    python = home / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+def scripts(home):
+    return home / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
+
+
+def run(home, program, *arguments):
+    """What a program of the fresh environment prints."""
     return subprocess.run(
-        [python, *map(str, arguments)], cwd=home, check=True, capture_output=True, text=True,
-        env={"PATH": "", "HOME": str(home), "OMP_NUM_THREADS": "1"},
+        [scripts(home) / program, *map(str, arguments)], cwd=home, check=True, text=True,
+        capture_output=True, env={"PATH": "", "HOME": str(home), "OMP_NUM_THREADS": "1"},
     ).stdout  # fmt: skip
 
 
@@ -50,20 +65,31 @@ def run(home, *arguments):
 @pytest.mark.slow
 def test_an_installed_wheel_edits_a_picture(home):
     where = "import minikontext; print(minikontext.__file__)"
-    assert Path(run(home, "-c", where).strip()).is_relative_to(home)
+    assert Path(run(home, "python", "-c", where).strip()).is_relative_to(home)
     picture = "minikontext/shipped/data/images/demo.png"
     (picture,) = (home / "venv").rglob(picture)
     words = ("make the hat red", "--steps", 2, "--seed", 0)
-    assert run(home, "-m", "minikontext", "edit", picture, *words) == "demo_edited.png\n"
+    assert run(home, "minikontext", "edit", picture, *words) == "demo_edited.png\n"
     assert (home / "demo_edited.png").is_file()
 
 
 @pytest.mark.slow
 def test_an_installed_wheel_has_the_course(home):
-    told = run(home, "-m", "minikontext", "lab", "--copy-only")
+    told = run(home, "python", "-m", "minikontext", "lab", "--copy-only")
     assert told == f"course: {home / 'minikontext-course'}\n"
     copied = {path.name for path in (home / "minikontext-course/notebooks").glob("*.ipynb")}
     assert copied == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_the_wheel_asks_for_what_pyproject_asks_for(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        told = email.message_from_bytes(archive.read(name))
+    asked = {Requirement(line) for line in told.get_all("Requires-Dist")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {Requirement(line) for line in project["dependencies"]}
+    assert {one for one in asked if "extra ==" not in str(one.marker)} == wanted
+    assert {*told.get_all("Provides-Extra")} == {*project["optional-dependencies"]}
 
 
 def test_the_wheel_has_all_weights_that_notebooks_load(wheel):
