@@ -108,8 +108,13 @@ def test_the_picture_says_that_steps_were_skipped(tiny):
 def test_a_threshold_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ConfigError, match="number from 0"):
         StepCache(wrong)
+
+
+@pytest.mark.parametrize("wrong", [2, True, 1.0, "1", None])
+def test_an_order_that_is_no_whole_number_of_two_is_refused(wrong):
     with pytest.raises(ConfigError, match="Use 0 or 1"):
-        StepCache(order=2)
+        StepCache(order=wrong)
+    assert StepCache(order=np.int64(1)).order == 1
 
 
 @pytest.mark.parametrize("order", [1, 0])

@@ -593,6 +593,19 @@ def test_outputs_compare_hash_and_slice(pipe):
         out[3]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+def test_outputs_on_two_devices_are_compared(pipe):
+    out = run(pipe, "the hat", num_inference_steps=1)
+    there = replace(out, latents=out.latents.cuda())
+    assert out == there and there == out and out != replace(there, latents=there.latents + 1)
+
+
+def test_a_way_to_resize_that_is_not_known_is_refused_without_a_picture(pipe, picture):
+    for image in (None, picture):
+        with pytest.raises(ConfigError, match="resize='foo' is not known"):
+            run(pipe, "the hat", image=image, resize="foo")
+
+
 def test_warnings_name_the_line_that_called(pipe, picture):
     with pytest.warns(UserWarning) as caught:
         run(pipe, "make the haat red", picture.resize((70, 50)), negative_prompt="a sign")

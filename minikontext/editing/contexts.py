@@ -18,7 +18,7 @@ from minikontext.editing.request import context_slots
 from minikontext.errors import ImageError, SizeError, warn
 from minikontext.images import provenance
 from minikontext.images.provenance import Source
-from minikontext.images.resize import ResizePlan
+from minikontext.images.resize import ResizePlan, check_mode
 from minikontext.safety.filters import Safety
 
 
@@ -53,8 +53,10 @@ class ContextReader:
     ) -> list[Context]:  # fmt: skip
         """One Context a slot, each for all `count` samples; size: the result's, if it is asked for.
 
-        Raises ImageError, SizeError, NonFiniteError, and SafetyError for what a filter refuses.
+        Raises ImageError, SizeError, NonFiniteError, SafetyError for what a filter refuses, and
+        ConfigError for a `resize` that is not known, even where there is no picture.
         """
+        check_mode(resize)
         slots = context_slots(image, count // per_prompt)
         if len(slots) > self.defaults.max_contexts:
             raise ImageError(

@@ -77,12 +77,12 @@ class KontextOutput:
         return KontextOutput(pictures, self.latents[rows], seeds, self.plan, *facts)
 
     def __eq__(self, other: object) -> bool:
-        """Equal pictures from equal latents and seeds; a tensor alone gives no single answer."""
+        """Equal pictures from equal latents and seeds, wherever those lie."""
         if not isinstance(other, KontextOutput):
             return NotImplemented
         facts = ("images", "seeds", "plan", "provenance", "verdicts")
         same = all(getattr(self, name) == getattr(other, name) for name in facts)
-        return same and torch.equal(self.latents, other.latents)
+        return same and torch.equal(self.latents.cpu(), other.latents.cpu())
 
     def __hash__(self) -> int:
         return hash((tuple(self.seeds), self.plan))

@@ -101,6 +101,12 @@ class ResizePlan:
         return lost + ("; stretched" if max(across, down) > 1.1 * min(across, down) else "")
 
 
+def check_mode(mode: str) -> None:
+    """Raise ConfigError for a mode that `plan` does not know."""
+    if mode not in ("kontext", "none"):
+        raise ConfigError(f"resize={mode!r} is not known. Use 'kontext' or 'none'.")
+
+
 def plan(
     size: Size,
     mode: str = "kontext",
@@ -116,8 +122,7 @@ def plan(
     target: the size of the result, for a picture that the result is made from; see `beside`.
     Raises SizeError for sizes below 1 and for more than `max_pixels` inside the model.
     """
-    if mode not in ("kontext", "none"):
-        raise ConfigError(f"resize={mode!r} is not known. Use 'kontext' or 'none'.")
+    check_mode(mode)
     size = checked_size(size)
     working = snap(size, multiple)
     if mode == "kontext":

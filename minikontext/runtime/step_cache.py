@@ -15,6 +15,7 @@ data/bench/caching.json.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral
 
 from torch import Tensor
 
@@ -45,8 +46,9 @@ class StepCache:
     def __post_init__(self) -> None:
         if not (is_number(self.threshold) and self.threshold >= 0):
             raise ConfigError(f"Got threshold={shown(self.threshold)}. Use a number from 0.")
-        if self.order not in (0, 1):
-            raise ConfigError(f"Got order={self.order!r}. Use 0 or 1.")
+        whole = isinstance(self.order, Integral) and not isinstance(self.order, bool)
+        if not whole or self.order not in (0, 1):
+            raise ConfigError(f"Got order={shown(self.order)}. Use 0 or 1.")
 
     @property
     def share(self) -> float:
