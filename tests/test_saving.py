@@ -20,7 +20,7 @@ from minikontext.runtime import files
 from minikontext.training.models import (
     find_autoencoder,
     load_autoencoder,
-    save_autoencoder,
+    save_part,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -250,9 +250,10 @@ def test_modes_and_links_are_kept(tiny, tmp_path):
 
 def test_an_autoencoder_and_its_config_come_together(tiny, tmp_path):
     model = tiny().autoencoder
-    save_autoencoder(model, tmp_path / "x")
+    x = tmp_path / "x"
+    save_part(model, "autoencoder", x)
     model.load_state_dict({n: p + 1 for n, p in model.state_dict().items()})
-    every = [*killed_everywhere(tmp_path / "x", lambda: save_autoencoder(model, tmp_path / "x"), 1)]
+    every = [*killed_everywhere(x, lambda: save_part(model, "autoencoder", x), 1)]
     old, new, _ = every[-1]
     assert new != old and new.keys() == old.keys()
     assert all(left in (None, old, new) for _, left, _ in every) and len(every) > 8
@@ -265,7 +266,7 @@ def test_an_autoencoder_goes_by_a_shipped_name(tiny, tmp_path, monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.chdir(tmp_path)
     assert load_autoencoder(find_autoencoder("toy"), cpu).config.z_channels == 16
-    save_autoencoder(tiny().autoencoder, Path("toy"))  # what lies here comes first
+    save_part(tiny().autoencoder, "autoencoder", Path("toy"))  # what lies here comes first
     assert load_autoencoder(find_autoencoder("toy"), cpu).config.z_channels == 4
     with pytest.raises(ConfigError, match="none is shipped under that name"):
         find_autoencoder("tyo")

@@ -63,11 +63,11 @@ def first_autoencoder(
     return AutoEncoder(config).to(device)
 
 
-def save_autoencoder(model: AutoEncoder, folder: Path) -> Path:
-    """Write the weights with their configuration: sizes, and scale and shift of the latents."""
+def save_part(model: AutoEncoder | ToyTextEncoder, part: str, folder: Path) -> Path:
+    """Write one part, "autoencoder" or "text_encoder", with its configuration."""
     with files.updating_folder(folder) as new:
-        safetensors_io.save(model.state_dict(), new / "autoencoder.safetensors", torch.bfloat16)
-        write_json(new / "config.json", {"autoencoder": asdict(model.config)})
+        safetensors_io.save(model.state_dict(), new / f"{part}.safetensors", torch.bfloat16)
+        write_json(new / "config.json", {part: asdict(model.config)})
     return folder
 
 

@@ -42,7 +42,7 @@ from minikontext.training.models import (
     load_autoencoder,
     new_editor,
     new_transformer,
-    save_autoencoder,
+    save_part,
     stored_part,
 )
 from minikontext.training.parallel import (
@@ -84,7 +84,7 @@ def train_world_autoencoder(
     averaged(loop, learns)
     if not dials.decoder_only:  # else the latents, and so their scale, are those of before
         model.config = normalised(model, dials)
-    return save_autoencoder(model.eval(), Path(job.output))
+    return save_part(model.eval(), "autoencoder", Path(job.output))
 
 
 def train_safety(job: SafetyJob, world: DistContext, on_log: OnLog = None) -> Path:
@@ -112,7 +112,7 @@ def train_world_words(job: WorldWordsJob, world: DistContext, on_log: OnLog = No
     loop.resume()
     loop.run(words.words_loss(model, cases, job.training), on_log)
     averaged(loop, model)
-    return words.save_words(model.text, Path(job.output))
+    return save_part(model.text, "text_encoder", Path(job.output))
 
 
 def train_world_imitation(

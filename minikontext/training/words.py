@@ -16,9 +16,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -26,10 +25,7 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from minikontext.pretrained import safetensors_io
-from minikontext.runtime import files
 from minikontext.runtime.bounds import Level, Seed, Share
-from minikontext.runtime.config import write_json
 from minikontext.text import TextFeatures, ToyTextEncoder
 from minikontext.toyworld import Case, grammar, wishes
 from minikontext.toyworld.edits import SECOND_EDITION, sample_case
@@ -171,11 +167,3 @@ def imitation_loss(
 
 def _worded(case: Case, rng: random.Random, templates: float) -> str:
     return plain(case, rng) if rng.random() < templates else wishes.ask(case, rng)
-
-
-def save_words(text: ToyTextEncoder, folder: Path) -> Path:
-    """Write a text encoder with its configuration."""
-    with files.updating_folder(folder) as new:
-        safetensors_io.save(text.state_dict(), new / "text_encoder.safetensors", torch.bfloat16)
-        write_json(new / "config.json", {"text_encoder": asdict(text.config)})
-    return folder

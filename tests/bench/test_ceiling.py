@@ -9,7 +9,7 @@ from benchmarks import ceiling
 from minikontext.bench import autoencoder_bench
 from minikontext.errors import ConfigError
 from minikontext.toyworld.edits import sample_case
-from minikontext.training.models import find_autoencoder, load_autoencoder, save_autoencoder
+from minikontext.training.models import find_autoencoder, load_autoencoder, save_part
 
 
 def test_the_shipped_autoencoder_keeps_right_answers_and_a_broken_one_does_not():
@@ -27,7 +27,7 @@ def test_the_shipped_autoencoder_keeps_right_answers_and_a_broken_one_does_not()
 def test_the_command_measures_each_size_and_keeps_the_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     alone = tmp_path / "alone"  # as the stages of the lineage have it: no editor lies beside it
-    save_autoencoder(load_autoencoder(find_autoencoder("toy"), torch.device("cpu")), alone)
+    save_part(load_autoencoder(find_autoencoder("toy"), torch.device("cpu")), "autoencoder", alone)
     rows = ceiling.main(["--weights", str(alone), "--cases", "2", "--sizes", "64x64,64x96"])
     stored = json.loads(
         (tmp_path / "runs" / "bench" / "few-cases-some-sizes" / "ceiling.json").read_text()

@@ -107,7 +107,7 @@ def train(values):
 
 
 def test_the_recipe_writes_filters_that_load_and_can_be_resumed(autoencoder, tmp_path):
-    models.save_autoencoder(autoencoder, tmp_path / "autoencoder")
+    models.save_part(autoencoder, "autoencoder", tmp_path / "autoencoder")
     config = {
         "kind": "safety",
         "autoencoder": str(tmp_path / "autoencoder"),
