@@ -35,7 +35,9 @@ from minikontext.toyworld.scene import (
 SLOTS = {
     "colour": ("colour",), "pattern": ("pattern", "markings"), "eyes": ("eyes", "looks"),
     "left": ("thing",), "right": ("thing",), "accessory_colour": ("colour",),
-    "left_colour": ("colour",), "right_colour": ("colour",), "place": ("side", "place"),
+    "left_colour": ("colour",), "right_colour": ("colour",),
+    "place": ("side", "place", "move"), "background": ("background", "where", "scenery"),
+    "time": ("time", "when", "sky", "weather"), "style": ("style", "artwork", "styled", "restyle"),
 }  # fmt: skip
 # What the forms of other slots tell; places are told with things, pictures and moves: not these.
 MEANT = {
@@ -46,8 +48,16 @@ MEANT = {
 }  # fmt: skip
 REMOVING = (*SPEECH["remove"]["remove"], *SPEECH["undress"]["take off"], *SPEECH["no"]["no"],
             *SPEECH["gone"]["be gone"], *SPEECH["dislike"]["i do not want"])  # fmt: skip
-# Words that ask for the character somewhere else: there all but the character is free.
-ELSEWHERE = {"this", "same", "these"}
+# A picture can lend its character or its style; what only says that the rest stays lends nothing.
+CREATURES = [*WORLD["species"], *(form for row in (WORLD["species"], SPEECH["creature"])
+                                  for forms in row.values() for form in forms)]  # fmt: skip
+_THIS = "|".join(sorted(SPEECH["this"]["this"], key=len, reverse=True))
+_LIKE = re.compile(rf"\b({_THIS}|same) style\b|\bstyle of ({_THIS})\b|\blike (this|that)$")
+_STAYS = re.compile(r"\b(keep|leave|stays?|remains?)\b.*\bsame\b|\b(same|this)$"
+                    r"|\bthis (picture|image|photo|scene)\b")  # fmt: skip
+_AGAIN = re.compile(rf"\b(this|same|these)\b|\b({_THIS}) ({'|'.join(CREATURES)})\b")
+# What a new picture in a lent style must show, where the words name it; all else in it is free.
+DRAWN = {"species", "colour", "pattern", "background", "time"}
 # A drawing further from every scene of the world is none of them, but a blur of several.
 BLURRED = 22.0  # dB; captions like those of the training hardly ever end below
 UNCAPTIONED = {"style", "sign", "left", "left_colour", "right", "right_colour"}  # named in none
@@ -100,13 +110,13 @@ def judge(
     if scene is None:
         kind = "note" if changed(before, after)[0] < LITTLE else "done"
         return Verdict(kind, told_change(before, after))
-    found = read(after, scene, [name for name in ATTRIBUTES if name != "mark"])
+    found = _read(after, scene, prompt)
     apart = [name for name in ATTRIBUTES if getattr(found, name) != getattr(scene, name)]
     apart = [name for name in apart if not _hidden(name, found, scene)]
     if not apart:
         return Verdict("note", "Read by the oracle: everything is as it was before.", found)
     requested = [name for name in apart if _named(name, scene, found, prompt)]
-    free = set() if not ELSEWHERE & set(split_words(prompt)) else set(ATTRIBUTES) - set(IDENTITY)
+    free = _free(prompt)
     wrong = [name for name in apart if name not in requested and name not in free]
     if not wrong:
         changes = ", ".join(f"{_name(n)} is {_value(found, n)}" for n in apart)
@@ -123,6 +133,38 @@ def judge(
     return Verdict(
         "error", f"Fails: {', '.join(missed)}. Read by the oracle: {', '.join(reads)}.", found
     )
+
+
+def _read(picture: Image.Image, scene: Scene, prompt: str) -> Scene:
+    """The scene in a picture; of two readings, from what was there and from the wish, the nearer.
+
+    A style or a place that is new can hide the character, if the reading starts from the old one.
+    """
+    names, array = [name for name in ATTRIBUTES if name != "mark"], as_array(picture)
+    named = [one for words in clauses(prompt) for _, one in _meant(" ".join(words))]
+    asked = dict(found[0] for found in named if len(set(found)) == 1)
+    changes, start = ["species", "background", "time", "style"], scene
+    if "left" in _free(prompt):  # a new picture, which begins empty
+        start = scene.change(left="none", right="none", accessory="none", sign="")
+        changes += ["colour", "pattern"]
+    wished = start.change(**{name: asked[name] for name in changes if name in asked})
+    found = read(array, scene, names)
+    if wished in (scene, found):
+        return found
+    again = read(array, wished, names)
+    return max(found, again, key=lambda one: psnr(array, render(one, *array.shape[:2])))
+
+
+def _free(prompt: str) -> set[str]:
+    """On what any value is right, for wishes that ask for a new picture and lend from the old."""
+    said = [" ".join(words) for words in clauses(prompt)]
+    named = {name for one in said for _, found in _meant(one) for name, _ in found}
+    if "species" in named and any(map(_LIKE.search, said)):
+        # Beside things it cannot be told whose colour is meant; `unseen` looks for each.
+        things = {"colour"} if named & {"accessory", "left"} else set()
+        return set(ATTRIBUTES) - {"style"} - ((DRAWN - things) & named)
+    again = any(_AGAIN.search(_STAYS.sub("", one)) for one in said)
+    return set(ATTRIBUTES) - set(IDENTITY) if again else set()
 
 
 def _hidden(name: str, found: Scene, scene: Scene) -> bool:
@@ -145,6 +187,8 @@ def _named(name: str, scene: Scene, found: Scene, prompt: str) -> bool:
     value = getattr(found, name)
     value = getattr(scene, name) if value == "none" else value
     said = " ".join(split_words(prompt))
+    if name in ("left", "right") and re.search(rf"\bwhat\b.*\b{name}\b", said):
+        return True  # "take away what is on the left"
     return any(re.search(rf"\b{re.escape(form)}\b", said) for form in _forms(name, value))
 
 

@@ -11,6 +11,7 @@ from minikontext.course.verdict import blurred, cannot, judge, unseen
 from minikontext.images.change import changed
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render, sample_scene
+from minikontext.toyworld.edits import sample_case
 from minikontext.toyworld.grammar import CLEAN
 from minikontext.toyworld.reader import LongSign
 from minikontext.toyworld.wishes import ask, sample_wishes
@@ -36,6 +37,7 @@ def verdict(prompt, scene=CAT, **changes):
         ("make it night", {"time": "night"}),
         ('make the sign say "NO"', {"sign": "NO"}),
         ("remove the sign", {"sign": ""}),
+        ("do away with what is on the left", {"left": "none"}),
         ("give it stripes", {"pattern": "striped"}),
         ("draw it in sketch style", {"style": "sketch"}),
         ("show the same cat on the beach", {"background": "beach", "place": "left"}),
@@ -45,6 +47,64 @@ def test_what_the_words_name_passes(prompt, changes):
     found = verdict(prompt, **changes)
     assert found.kind == "done" and found.text.startswith("Passes"), found.text
     assert found.scene == CAT.change(**changes) or "sketch" in prompt
+
+
+NEON = Scene(species="robot", colour="blue", background="city", style="neon", pattern="striped")
+BUNNY = {"species": "bunny", "colour": "white", "background": "room"}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "using this style draw a white bunny in the room",
+        "a white bunny in the room in the same style",
+        "use the style of this picture to draw a white bunny in the room",
+        "a white bunny in the room painted like this",
+        "in that style show a white bunny in the room",
+    ],
+)
+def test_a_picture_in_a_lent_style_is_free_in_what_the_words_leave_out(prompt):
+    found = verdict(prompt, NEON, **BUNNY, pattern="spotted", eyes="single", place="left")
+    assert found.kind == "done" and found.text.startswith("Passes, as far"), found.text
+    found = verdict(prompt, NEON, **BUNNY | {"species": "cat"})
+    assert found.kind == "error" and "species is cat" in found.text
+    found = verdict(prompt, NEON, **BUNNY, style="comic")
+    assert found.kind == "error" and ", not neon" in found.text
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "make the hat red but keep everything else the same",
+        "make the hat red, everything else should stay the same",
+        "make the hat red in this picture",
+    ],
+)
+def test_words_that_keep_the_rest_lend_nothing(prompt):
+    found = verdict(prompt, accessory_colour="red", left="house")
+    assert found.kind == "error" and "left is house, not tree" in found.text
+
+
+def test_right_answers_of_every_task_with_one_picture_never_fail():
+    rng, wrong, tasks = random.Random(0), [], set()
+    drawn = [sample_case(i, 4, "dev", contexts=1) for i in range(136)]
+    for case in [c for i, c in enumerate(drawn) if i % 8 == 1 or c.task.endswith("reference")]:
+        prompt = ask(case, rng, noise=CLEAN)
+        found = judge(prompt, picture(case.contexts[0]), picture(case.target), case.contexts[0])
+        wrong += [(prompt, found.text)] if found.kind == "error" else []
+        tasks.add(case.task)
+    assert wrong == [] and len(tasks) == 6
+
+
+@pytest.mark.parametrize(
+    ("prompt", "number"),
+    [("make the picture pastel style", 43), ("paint it as a neon picture", 144)],
+)
+def test_a_new_style_does_not_hide_the_character(prompt, number):
+    case = sample_case(number, 4, "dev", contexts=1)
+    assert case.prompt == prompt
+    found = judge(prompt, picture(case.contexts[0]), picture(case.target), case.contexts[0])
+    assert found.kind == "done" and found.scene == case.target
 
 
 def test_what_nobody_asked_for_fails_and_is_named():
