@@ -8,21 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from minikontext.errors import (
-    MetadataWarning,
-    PromptWarning,
-    ResizeWarning,
-    SafetyWarning,
-    WeightsWarning,
-    warn,
-)
+from minikontext.errors import warn
 from minikontext.runtime import log
 
 if TYPE_CHECKING:
     from minikontext.editing.output import KontextOutput
     from minikontext.pipeline import KontextPipeline
-
-NOTES = (PromptWarning, ResizeWarning, MetadataWarning, SafetyWarning, WeightsWarning)
 
 
 @contextmanager
@@ -36,7 +27,7 @@ def noting(name: str) -> Iterator[None]:
             tell(f"{name}: {message}" if name else message, *rest)
 
     with warnings.catch_warnings():
-        for kind in NOTES:
+        for kind in log.NOTES:
             warnings.simplefilter("always", kind)
         warnings.showwarning = show
         yield

@@ -12,7 +12,6 @@ from IPython.display import display
 
 import minikontext
 from minikontext.course import plots, style
-from minikontext.errors import PromptWarning, ResizeWarning
 from minikontext.runtime import log
 from minikontext.runtime.device import select_device
 
@@ -43,7 +42,7 @@ def setup(seed: int = 0) -> None:
 def _quiet() -> None:
     """Hide what libraries say to their own developers; show ours on one line, every time."""
     warnings.simplefilter("ignore")
-    for kind in (PromptWarning, ResizeWarning):
+    for kind in log.NOTES:
         warnings.simplefilter("always", kind)
     warnings.formatwarning = _one_line
 

@@ -15,14 +15,14 @@ from minikontext.editing.codec import Codec
 from minikontext.editing.defaults import Defaults
 from minikontext.editing.output import KontextOutput, output_sources
 from minikontext.editing.request import context_slots
-from minikontext.errors import ImageError, SizeError, warn
+from minikontext.errors import ImageError, SizeError, WeightsWarning, warn
 from minikontext.images import provenance
 from minikontext.images.provenance import Source
 from minikontext.images.resize import ResizePlan, check_mode
 from minikontext.safety.filters import Safety
 
 
-class PictureWarning(UserWarning):
+class PictureWarning(WeightsWarning):
     """A context picture is unlike what the weights know: their autoencoder cannot reproduce it."""
 
 

@@ -15,9 +15,18 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from minikontext.errors import plain
+from minikontext.errors import (
+    MetadataWarning,
+    PromptWarning,
+    ResizeWarning,
+    SafetyWarning,
+    WeightsWarning,
+    plain,
+)
 
 LONGEST = 20_000  # characters of one message
+# All that the package warns of, with what derives from these; nobody who asked may miss one.
+NOTES = (PromptWarning, ResizeWarning, MetadataWarning, SafetyWarning, WeightsWarning)
 
 LOGGER = logging.getLogger("minikontext")
 

@@ -30,7 +30,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minikontext.errors import MissingPackageError, OutputError, TrainingError, warn
+from minikontext.errors import (
+    MissingPackageError,
+    OutputError,
+    TrainingError,
+    WeightsWarning,
+    warn,
+)
 from minikontext.runtime import files
 from minikontext.runtime.config import fits_type, parse_json
 from minikontext.training.parallel import DistContext, shard_like, to_local
@@ -39,7 +45,7 @@ Facts = dict[str, str]
 SUM = "sha256"  # of all else that a checkpoint holds
 
 
-class DamageWarning(UserWarning):
+class DamageWarning(WeightsWarning):
     """A checkpoint is damaged, and an older one was taken instead."""
 
 
