@@ -593,6 +593,8 @@ def test_what_an_edit_changed_is_told(here, weights, capsys):
     told = capsys.readouterr().err
     assert re.search(r"seed 3: \d+% of the picture changed, most of it (at|in) the", told)
     assert "seed 4: " in told
+    assert edit(weights, "--seed", 5, "-i", "fox.png") == 0  # beside a second picture, too
+    assert "seed 5: " in (told := capsys.readouterr().err) and "of the picture changed" in told
     assert edit(weights, "--quiet") == 0 and "of the picture changed" not in capsys.readouterr().err
     picture = images.read("fox.png")
     assert told_change(picture, picture) == "Nothing that one could see has changed."

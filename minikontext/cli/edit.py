@@ -238,7 +238,7 @@ def _draw(
             result = pipe(options.prompt, image=pictures or None, **_sampling(options, seed))
         if i == 0 and pictures and not options.quiet:
             notes.tell_size(pictures[0], result, name or "picture")
-        if len(pictures) < 2 and not options.quiet and not result.withheld:
+        if not options.quiet and not result.withheld:
             notes.tell_outcome(pipe, options.prompt, pictures, result)
         _save(result, paths[i * options.count : (i + 1) * options.count], options)
 

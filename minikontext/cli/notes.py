@@ -62,7 +62,7 @@ def tell_size(picture: Any, result: KontextOutput, name: str) -> None:
 
 
 def tell_outcome(pipe: KontextPipeline, prompt: str, pictures: list, result: KontextOutput) -> None:
-    """How much of the picture changed; of one that was drawn, only that it is blurred."""
+    """How much of the first picture changed; of one that was drawn, only that it is blurred."""
     from minikontext.course.verdict import blurred
     from minikontext.images.change import told_change
 

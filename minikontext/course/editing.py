@@ -40,7 +40,7 @@ from minikontext.course.parts import (
 )
 from minikontext.course.samples import Example
 from minikontext.course.session import Mark, Session, Turn, Wish, drawn, one_more
-from minikontext.course.verdict import blurred, cannot, judge
+from minikontext.course.verdict import blurred, cannot, judge, of_several
 from minikontext.errors import ConfigError
 from minikontext.images import provenance
 from minikontext.images.change import difference
@@ -279,7 +279,9 @@ class EditingWidget(Gallery):
             return
         self.head, self.marks = number, []
         self._refresh()
-        self._say("idle", f"Go on from {number + 1}." if number >= 0 else "Go on from the start.")
+        found = self.turns[number].verdict if number >= 0 else None
+        start = f"Go on from {number + 1 if number >= 0 else 'the start'}."
+        self._say(found.kind if found else "idle", f"{start} {found.text if found else ''}".strip())
 
     def _undo(self) -> None:
         if self.at_work or self.head < 0:
@@ -331,13 +333,12 @@ class EditingWidget(Gallery):
         wish = replace(self._wish, seed=(self._wish.seed + later) % SEEDS)
         turn = self.session.edit(self.pipe, wish, self._step)
         after = turn.output.images[0]
-        if wish.others:
-            return turn
         if turn.before is None:
-            toy = isinstance(self.pipe.text_encoder, ToyTextEncoder)
-            return replace(turn, verdict=blurred(wish.prompt, after) if toy else None)
-        found = judge(wish.prompt, turn.before, after, self._scene(wish.parent))
-        return replace(turn, verdict=found)
+            known = isinstance(self.pipe.text_encoder, ToyTextEncoder) and not wish.others
+            return replace(turn, verdict=blurred(wish.prompt, after) if known else None)
+        # What a second picture should have lent nobody knows: then only how much changed is told.
+        scene = None if wish.others else self._scene(wish.parent)
+        return replace(turn, verdict=judge(wish.prompt, turn.before, after, scene))
 
     @property
     def _guides(self) -> str:
@@ -359,16 +360,15 @@ class EditingWidget(Gallery):
     def _done(self, notes: Sequence[str]) -> None:
         self.head, self.marks = self._before, self.later
         self._refresh()
-        turn = self.turns[self.head]
-        spent = sum(one.seconds for one in self.turns[self.head :])
+        made = self.turns[self.head :]
+        spent = sum(one.seconds for one in made)
         several = f" for {self._count} seeds, from seed" if self._count > 1 else ", seed"
-        text = f"{self.progress.max} steps in {spent:.1f} s{several} {turn.output.seeds[0]}."
-        kind = turn.verdict.kind if turn.verdict else "done"
+        text = f"{self.progress.max} steps in {spent:.1f} s{several} {made[0].output.seeds[0]}."
+        kind, told = of_several([one.verdict for one in made])
         # A wish that cannot be fulfilled, or changed nothing, is not done, whatever was computed.
         lines = [f"Done: {text}" if kind == "done" and not notes else f"Finished: {text}"]
-        lines += [turn.verdict.text] if turn.verdict else []
         kind = "note" if notes and kind == "done" else kind
-        self._say(kind, " ".join([*lines, *dict.fromkeys(notes)]))
+        self._say(kind, " ".join([*lines, *told, *dict.fromkeys(notes)]))
 
     # ---- what the user sees
 

@@ -7,6 +7,7 @@ of every change whether the words name it: what was not named should have stayed
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -71,6 +72,22 @@ class Verdict:
     kind: str
     text: str
     scene: Scene | None = None
+
+
+def of_several(verdicts: Sequence[Verdict | None]) -> tuple[str, list[str]]:
+    """The worst kind among those of some seeds, and what is said: how many pass, and the first's.
+
+    None is a verdict that finds nothing to say.
+    """
+    kinds = [one.kind if one else "done" for one in verdicts]
+    good, told = kinds.count("done"), [verdicts[0].text] if verdicts[0] else []
+    if len(kinds) > 1:
+        known = any(one and one.scene for one in verdicts)
+        count = f"{good} of {len(kinds)}"
+        passes = "passes" if good == 1 else "pass"
+        told = [f"{count} {passes}." if known else f"No fault was seen in {count}.", *told]
+        told[1:] = [f"The first: {one}" for one in told[1:]]
+    return max(kinds, key=("done", "note", "error").index), told
 
 
 def cannot(prompt: str, scene: Scene | None = None) -> list[PromptWarning]:

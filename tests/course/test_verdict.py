@@ -248,13 +248,65 @@ def test_another_seed_is_judged_by_the_picture_that_it_starts_from(tiny):
     assert "Passes" in demo.status.value and "shows no hat" not in demo.status.value
 
 
-def test_a_second_picture_leaves_the_verdict_out(tiny):
-    demo = EditingWidget(tiny(), {"cat": picture(CAT)}, ["a sign"], scenes={"cat": CAT})
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(CAT, "note"), (CAT.change(accessory="none"), "done")]
+)
+def test_beside_a_second_picture_it_is_said_how_much_changed(tiny, answer, kind):
+    """What the second one should lend, nobody knows; that nothing changed can be seen."""
+    pipe = tiny()
+    demo = EditingWidget(pipe, {"cat": picture(CAT)}, ["a sign"], scenes={"cat": CAT})
+    demo.pipe = Answers(pipe, answer)
     demo.second.value = "cat"
-    demo.prompt.value = "make the hat red"
+    demo.prompt.value = "a hat"
     demo.run.click()
     demo.wait()
-    assert demo.turns[0].verdict is None and "Done" in demo.status.value
+    found = demo.turns[0].verdict
+    assert found.kind == kind and found.scene is None and "changed" in found.text
+    assert found.text in demo.status.value
+    assert "Done" not in demo.status.value if kind == "note" else "changed" in demo.status.value
+
+
+class Strip(Answers):
+    """Answers one after the other."""
+
+    def __init__(self, pipe, scenes):
+        self.pipe, self.scenes = pipe, iter(scenes)
+
+    @property
+    def scene(self):
+        return next(self.scenes)
+
+
+def strip(tiny, wrong):
+    pipe = tiny()
+    demo = EditingWidget(pipe, {"cat": picture(CAT)}, ["a sign"], scenes={"cat": CAT})
+    red = CAT.change(accessory_colour="red")
+    answers = [red.change(eyes="round") if i in wrong else red for i in range(4)]
+    demo.pipe = Strip(pipe, answers)
+    demo.prompt.value = "make the hat red"
+    demo.strip.click()
+    demo.wait()
+    return demo
+
+
+@pytest.mark.parametrize(("wrong", "says"), [((1, 2, 3), "1 of 4 passes."), ((0,), "3 of 4 pass.")])
+def test_of_several_seeds_each_is_judged(tiny, wrong, says):
+    demo = strip(tiny, wrong)
+    assert says in demo.status.value and "mk-error" in demo.status.value
+    assert "Done" not in demo.status.value and "mk-done" not in demo.status.value
+    for i in range(4):
+        demo.tiles[i].children[1].click()
+        kind, text = ("error", "eyes is round") if i in wrong else ("done", "Passes")
+        assert f"mk-{kind}" in demo.status.value and text in demo.status.value
+        assert f"Go on from {i + 1}." in demo.status.value
+    demo.tiles[-1].children[1].click()
+    assert "Go on from the start." in demo.status.value and "mk-idle" in demo.status.value
+
+
+def test_several_seeds_that_all_pass_are_done(tiny):
+    demo = strip(tiny, ())
+    assert "4 of 4 pass. The first: Passes" in demo.status.value
+    assert "eyes" not in demo.status.value
 
 
 @pytest.mark.weights

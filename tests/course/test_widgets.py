@@ -466,7 +466,7 @@ def test_what_is_typed_or_taken_away_meanwhile_is_for_the_next_edit(demo):
     meanwhile(demo, act)
     demo.strip.click()
     demo.wait()
-    asked = {(turn.prompt, turn.wish.others, turn.verdict) for turn in demo.turns}
+    asked = {(turn.prompt, turn.wish.others, turn.verdict.scene) for turn in demo.turns}
     assert asked == {("make the hat red", ("blue",), None)} and len(demo.turns) == 4
     assert demo.prompt.value == "a si" and demo.others == ["blue"]
 
