@@ -107,7 +107,8 @@ class FewStepsWidget(Desk):
                 self.clocks[name, steps].value = _text(f"{self.seconds[name, steps]:.2f} s")
                 self.progress.value += 1
         slow, fast = max(self.seconds.values()), min(self.seconds.values())
-        self._say("done", f"From {slow:.2f} s to {fast:.2f} s. Which is the first you would keep?")
+        text = f"From {slow:.2f} s to {fast:.2f} s. Which is the first you would keep?"
+        self._say_with_notes("done", text)
 
     def _edit(self, pipe: KontextPipeline, steps: int) -> Image.Image:
         picture = self.pictures[self.picture.value]

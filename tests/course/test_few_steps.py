@@ -26,6 +26,15 @@ def test_every_weights_and_step_count_gives_a_picture_and_a_clock(pipe):
     assert not race.seconds and "Press Race" in race.status.value
 
 
+def test_what_the_work_warns_of_is_said_with_the_clocks(pipe):
+    race = FewStepsWidget({"one": pipe, "two": pipe}, PICTURES, steps=(1,))
+    race.prompt.value = "make the zorgblatt red"
+    race.run.click()
+    race.wait()
+    assert "mk-note" in race.status.value and "Which is the first" in race.status.value
+    assert race.status.value.count("zorgblatt") == 1  # once for all passes
+
+
 def test_cancel_stops_within_a_step_and_an_error_is_shown(pipe):
     race = FewStepsWidget({"one": pipe}, PICTURES, steps=(28,))
     race._step = lambda info: race._stop.set() or info.step < 3  # Cancel while the third step runs
