@@ -21,7 +21,7 @@ from minikontext.course.parts import (
     thumb,
     wide,
 )
-from minikontext.errors import MinikontextError
+from minikontext.errors import MinikontextError, shorten_list
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, render
 
@@ -150,7 +150,11 @@ class Gallery(Desk):
     def _open_upload(self, uploads: Sequence[Mapping[str, Any]]) -> None:
         """Pictures from the button or dropped: the first is opened, the others are contexts."""
         adding, self.adding = self.adding, False
-        failed, notes = [], []
+        failed, notes, waiting = [], [], ""
+        if uploads and not self.at_work:  # a large file takes a second, or many
+            names = [str(upload["name"]) for upload in uploads]
+            self._say("busy", f"Reading {shorten_list(names)} …")
+            waiting = self.status.value
         for upload in uploads:
             name = str(upload["name"])
             try:
@@ -165,6 +169,8 @@ class Gallery(Desk):
         self.upload.value = ()  # so that the same file can be chosen again
         if failed or notes:
             self._tell("error" if failed else "note", " ".join([*failed, *notes]))
+        elif waiting and self.status.value == waiting:  # nothing was opened, so nothing was said
+            self._say("idle", f"The model sees {shorten_list(names)}, too.")
 
     def _drop(self, name: str) -> None:
         """A picture of this widget was dropped, on the tray or on the picture itself."""

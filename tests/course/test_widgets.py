@@ -368,6 +368,21 @@ def test_uploads_are_opened_and_bad_ones_reported(demo):
     assert "mk-error" in demo.status.value and demo.picture.value == "mine.png"
 
 
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("content", [png_bytes(Image.new("RGB", (64, 64), "red")), b"no picture"])
+def test_reading_an_upload_is_said_before_and_is_over_after(tiny, add, content):
+    demo, said = EditingWidget(tiny(), PICTURES, ["a sign"]), []
+    demo.status.observe(lambda change: said.append(change["new"]), "value")
+    demo.adding = add
+    demo._open_upload([{"name": "mine.png", "content": content}])
+    assert "mk-busy" in said[0] and "Reading mine.png" in said[0]
+    assert "mk-busy" not in demo.status.value
+    assert ("mine.png" in demo.others) == (add and content != b"no picture")
+    before = len(said)
+    demo._open_upload(())
+    assert len(said) == before
+
+
 def test_of_several_uploads_the_first_is_edited_and_the_rest_are_seen(tiny):
     pipe = tiny()
     pipe.defaults = replace(pipe.defaults, max_contexts=3)
