@@ -489,6 +489,12 @@ def test_weights_are_found_by_name(pipe, tmp_path, monkeypatch):
         KontextPipeline.from_pretrained("huge", device="cpu")
 
 
+@pytest.mark.parametrize("name", ["toy", "there is no such folder"])
+def test_a_plan_that_does_not_exist_is_refused_whatever_the_weights(name):
+    with pytest.raises(ConfigError, match="offload='foo'.*auto, resident"):
+        KontextPipeline.from_pretrained(name, device="cpu", offload="foo")
+
+
 def test_damaged_folders_are_refused(pipe, tmp_path):
     folder = pipe.save_pretrained(tmp_path / "tiny")
     good = (folder / "config.json").read_text()

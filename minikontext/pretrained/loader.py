@@ -24,7 +24,7 @@ from minikontext.pretrained.native import (
     sketch,
 )
 from minikontext.pretrained.text_encoders import FluxTextEncoder
-from minikontext.runtime import files, offload, quantization
+from minikontext.runtime import files, memory_plan, offload, quantization
 from minikontext.runtime.config import write_json
 from minikontext.runtime.device import select_device
 from minikontext.safety import registry
@@ -56,9 +56,10 @@ def load(
     the first plan that fits and prints it.
     safety: filters, or the name or folder of some; "none" for none. By default those that the
     weights' config.json names.
-    Raises WeightsError if there is no such folder or a file in it does not fit, and
-    NotEnoughMemoryError if the device is too small.
+    Raises ConfigError for a plan that does not exist, WeightsError if there is no such folder or a
+    file in it does not fit, and NotEnoughMemoryError if the device is too small.
     """
+    memory_plan.check(offload)
     published = not own_config(Path(name)) and layouts.find(name)
     if published:
         files.tell_if_hidden(name, home())

@@ -108,14 +108,19 @@ def predict(
     ]
 
 
+def check(name: str) -> None:
+    """Raises ConfigError for a name that is no plan: toy weights ask, too, and then need none."""
+    if name not in NAMES:
+        raise ConfigError(f"Got offload={name!r}. Use one of {', '.join(NAMES)}.")
+
+
 def choose(plans: Sequence[Plan], available: float, requested: str = "auto") -> Plan:
     """The first plan that fits into `available` bytes, or the one asked for if it fits.
 
     Raises ConfigError for an unknown name, NotEnoughMemoryError with the arithmetic, and
     MissingPackageError for a quantised plan without torchao.
     """
-    if requested not in NAMES:
-        raise ConfigError(f"Got offload={requested!r}. Use one of {', '.join(NAMES)}.")
+    check(requested)
     wanted = [plan for plan in plans if requested in ("auto", plan.name)]
     fitting = [plan for plan in wanted if plan.peak <= available]
     if not fitting:
