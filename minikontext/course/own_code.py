@@ -140,11 +140,13 @@ PIECES: dict[str, Piece] = {
 }  # fmt: skip
 
 
-def mine(**functions: Function) -> Run:
+def mine(*, keep: bool = True, **functions: Function) -> Run:
     """Put functions into the model for the calls inside of `with`, and compare the pictures.
 
     Names are those of PIECES. A stub that raises NotImplementedError is "not attempted yet".
-    Raises KeyError for an unknown name, ValueError for a function of the package itself.
+    With keep=False the functions are compared, but no box of the map becomes the student's: so
+    a notebook runs the functions that it gives. Raises KeyError for an unknown name, ValueError for
+    a function of the package itself.
     """
     for name, function in functions.items():
         if name not in PIECES:
@@ -152,7 +154,7 @@ def mine(**functions: Function) -> Run:
             raise KeyError(f"No piece is called {name!r}. Give one of these:\n  {forms}")
         if (getattr(function, "__module__", "") or "").partition(".")[0] == "minikontext":
             raise ValueError(f"This {name} is the package's own. Give the one that you wrote.")
-    return Run({name: Own(name, function) for name, function in functions.items()})
+    return Run({name: Own(name, function) for name, function in functions.items()}, keep)
 
 
 @dataclass
@@ -206,8 +208,8 @@ class Own:
 class Run:
     """What `mine` returns: patches the model on entry; on exit compares, prints and keeps."""
 
-    def __init__(self, functions: dict[str, Own]) -> None:
-        self.functions = functions
+    def __init__(self, functions: dict[str, Own], keep: bool = True) -> None:
+        self.functions, self.keep = functions, keep
         self.pictures: list[tuple[Any, Any]] = []  # (the package's, the student's) of each call
 
     def __enter__(self) -> Run:
@@ -277,16 +279,21 @@ class Run:
             show_images(self.wrong[0], ["expected", "with your code"])
             print(f"[FAIL] {len(self.wrong)} of {len(self.pictures)} pictures differ")
         if self.same:
-            self._keep()
+            self._tell()
+            if self.keep:
+                self._keep()
 
-    def _keep(self) -> None:
-        before = progress.green()
-        codes = {name: _source(own.function) for name, own in self.functions.items()}
-        progress.keep("pieces", codes)
+    def _tell(self) -> None:
         counts = [f"{name} ran {own.count} times" for name, own in self.functions.items()]
         picture = "the same but for rounding" if self.rounded else "the same, byte for byte"
         end = f"the picture is {picture}" if self.pictures else "all numbers agree"
-        print("[OK]  ", f"Your {', '.join(counts)}; {end}.")
+        whose = "Your" if self.keep else "The notebook's"
+        print("[OK]  ", f"{whose} {', '.join(counts)}; {end}.")
+
+    def _keep(self) -> None:
+        before = progress.green()
+        codes = {name: _kept_source(name, own.function) for name, own in self.functions.items()}
+        progress.keep("pieces", codes)
         kept = progress.load("pieces")
         for box in dict.fromkeys(b for b, names in progress.BOXES.items() if {*names} & {*codes}):
             left = [name for name in progress.BOXES[box] if name not in kept]
@@ -300,6 +307,13 @@ def _apart(expected: Any, got: Any) -> int:
     """The largest difference of two pictures, in steps of 0 … 255."""
     a, b = (np.asarray(picture, dtype=int) for picture in (expected, got))
     return int(np.abs(a - b).max()) if a.shape == b.shape else 255
+
+
+def _kept_source(name: str, function: Function) -> str:
+    """A piece's lines, as they can be pasted under the piece's name: `rotate = rotate_complex`."""
+    lines, own = _source(function), getattr(function, "__name__", "")
+    alias = lines and own.isidentifier() and own != name
+    return f"{lines.rstrip()}\n\n{name} = {own}\n" if alias else lines
 
 
 def _source(function: Function) -> str:

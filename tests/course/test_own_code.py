@@ -133,6 +133,18 @@ def test_the_students_function_is_what_runs(tiny_pipe, own):
     assert len(asked) == count  # the model has its own function back
 
 
+def test_code_that_was_given_is_compared_and_not_kept(tiny_pipe, own, capsys):
+    given = {"pack": pack, "unpack": unpack, "position_ids": numbered, "join_context": join}
+    with course.mine(keep=False, **given):
+        tiny_pipe("make the hat red", image=PICTURE, seed=3, progress=False)
+    told = capsys.readouterr().out
+    assert "[OK]" in told and "The notebook's pack ran" in told and "the same" in told
+    assert "green" not in told and not own.exists() and not progress.green()
+    with course.mine(keep=False, pack=WRONG["pack"]):
+        tiny_pipe("make the hat red", image=PICTURE, seed=3, progress=False)
+    assert "[FAIL] pack: not what the package says" in capsys.readouterr().out
+
+
 def test_all_pieces_of_a_box_turn_it_green_and_it_stays_so(tiny_pipe, own, capsys):
     run(tiny_pipe, {"pack": pack, "unpack": unpack})
     assert "tokens: still to come: position_ids, join_context" in capsys.readouterr().out
@@ -197,6 +209,19 @@ def test_what_is_kept_of_a_piece_runs_by_itself(tiny_pipe, own):
     assert [line.split("(")[0] for line in kept.splitlines() if line.startswith("def ")] == [
         "def numbered", "def ids_of_all", "def ids_of_the_last",
     ]  # fmt: skip
+
+
+def test_what_is_kept_can_be_pasted_under_the_name_of_the_piece(tiny_pipe, own):
+    run(tiny_pipe, {"pack": packed_in_two_calls, "rotate": turned_by_angles, "unpack": unpack})
+    kept, space = json.loads(own.read_text())["pieces"], {"torch": torch, "rearrange": rearrange}
+    for name, lines in kept.items():
+        exec(lines, space)
+        assert callable(space[name]), name
+    assert space["rotate"] is space["turned_by_angles"] and kept["unpack"].count("unpack") == 1
+
+
+def turned_by_angles(x, angles):
+    return rotate(x, angles)
 
 
 def test_a_piece_without_lines_is_kept_and_one_that_calls_itself_once(tiny_pipe, own):

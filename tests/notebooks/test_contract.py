@@ -309,6 +309,28 @@ GREEN = {"00": set(), "01": {"autoencoder"}, "02": {"tokens"}, "03": {"rope"},
 ENDS = {"05": "all numbers agree"}
 
 
+def test_code_that_a_notebook_gives_turns_no_box_green(toy, monkeypatch, capsys):
+    """Run All of a student who has written nothing: no piece is kept, and no box is green."""
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    mk.course.style.apply()
+    given = {"mk": mk, "pipe": toy, "picture": mk.course.pictures()["cat"], "prompt": "a hat"}
+    own = "with mk.course.mine("
+    for number in GREEN:
+        (path,) = [one for one in NOTEBOOKS if one.stem.startswith(number)]
+        runs = [c for c in cells(load(path), "code") if own in c.source]
+        space = imports(load(path)) | given
+        if any("exercise" not in tags(cell) for cell in runs):
+            solved(load(path), space)
+        for cell in runs:
+            if "exercise" not in tags(cell):
+                exec(cell.source, space)
+                assert "[OK]" in capsys.readouterr().out
+            else:  # what stands behind `with` are the stubs of this cell
+                text = "".join(o.get("text", "") for o in cell.outputs)
+                assert "not attempted yet" in text and "[OK]" not in text
+    assert not progress.load("pieces") and not progress.green()
+
+
 def test_no_wrong_ids_run_the_model_as_the_right_ones_do(toy, monkeypatch):
     """Two contexts and a wide target: an index, or rows for columns, cannot stay unseen."""
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
