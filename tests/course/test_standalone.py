@@ -1,6 +1,7 @@
 """The standalone Kontext of notebook 12: short, free of the package, and equal to it."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from minikontext import course
+from minikontext.course import exercises, progress  # noqa: F401  fills the table of solutions
+from minikontext.course.checks import SOLVED
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.files import shipped
 
@@ -64,6 +68,72 @@ def test_its_pixels_are_the_packages(source, tmp_path):
                       progress=False).images[0]  # fmt: skip
         mine = np.asarray(Image.open(f"{path}.made.png"), dtype=int)
         assert np.abs(mine - np.asarray(theirs)).max() == 0, prompt
+
+
+def test_pieces_of_a_student_can_be_pasted_into_it(source, tmp_path, monkeypatch, capsys):
+    """What `mine` has kept of notebooks 02, 03 and 06 stands for ours; not one value differs."""
+    monkeypatch.setenv("MINIKONTEXT_PROGRESS", str(tmp_path / "progress.json"))
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    course.style.apply()
+    solved = [SOLVED[name] for name in
+              ("unpack", "number_tokens", "pack", "rotate_complex", "angles", "euler")]  # fmt: skip
+    numbered = cell_of("02", "mk.course.check(number_tokens)").source
+    numbered = numbered.split("mk.course.check(number_tokens)")[1].split("with mk.")[0]
+    file = tmp_path / "students.py"
+    file.write_text("\n\n".join(["import torch", *solved, numbered]), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("students", file)
+    own = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own)
+    pipe, picture = KontextPipeline.from_pretrained("toy", device="cpu"), course.pictures()["cat"]
+    with course.mine(pack=own.pack, unpack=own.unpack, position_ids=own.position_ids,
+                     angles=own.angles, rotate=own.rotate_complex, euler=own.euler):
+        pipe("a hat", image=picture, seed=0, num_inference_steps=1, progress=False)  # fmt: skip
+    kept = progress.load("pieces")
+    text = cell_of("12", "Below stand our versions").source
+    told = text[text.index("Below stand") : text.index("paste yours")]
+    assert {f"`{name}`" in told for name in kept} == {True} and told.count("`") == 2 * len(kept)
+    ours, made = edits(source, picture)
+    theirs, again = edits(pasted(source, kept), picture)
+    for name in kept:
+        assert theirs[name].__code__.co_code != ours[name].__code__.co_code, name
+    assert np.abs(made - again).max() == 0
+
+
+def test_functions_of_notebook_04_can_be_pasted_into_it(source):
+    """Its attention is the formula, which adds in another order: by one step at most."""
+    names = ("attend", "modulate", "timestep_embedding")
+    given = {name: cell_of("04", f"def {name}(").source for name in names}
+    own = {name: ast.get_source_segment(code, node) for name, code in given.items()
+           for node in ast.parse(code).body if getattr(node, "name", "") == name}  # fmt: skip
+    picture = course.pictures()["cat"]
+    (_, made), (_, again) = (edits(code, picture) for code in (source, pasted(source, own)))
+    assert set(own) == set(names) and np.abs(made - again).max() <= 1
+
+
+def cell_of(number, text):
+    (path,) = NOTEBOOK.parent.glob(f"{number}_*.ipynb")
+    return next(c for c in nbformat.read(path, as_version=4).cells if text in c.source)
+
+
+def pasted(source, pieces):
+    """The file with pieces below ours, before `edit`, which takes one as an argument's default."""
+    return source.replace("\ndef edit(", "\n" + "\n\n".join([*pieces.values(), "def edit("]))
+
+
+def edits(source, picture):
+    """What the file defines, and two edits with it."""
+    space = {}
+    exec(source, space)
+    model, config = space["load"](str(shipped("data", "weights", "toy")))
+    wishes = ("make the hat red", 'add a sign that says "HI"')
+    made = [space["edit"](model, config, wish, picture, seed=3, steps=4) for wish in wishes]
+    return space, np.stack([np.asarray(one, dtype=int) for one in made])
+
+
+@pytest.mark.parametrize("number", ["11", "12"])
+def test_both_last_notebooks_look_for_the_real_weights_in_one_place(number):
+    code = cell_of(number, "real = ").source
+    assert 'real = os.environ.get("MINIKONTEXT_FLUX")' in code and "import os" in code
 
 
 def test_it_takes_guidance_as_flux_does(source, tiny):
