@@ -52,8 +52,19 @@ def row(path: Path) -> tuple[str, int, int, int, int, float]:
 
 def stated(path: Path) -> str:
     """What a notebook's header says of its time."""
-    _, _, _, reading, boxes, _ = row(path)
-    return f"{5 * round(reading / 5)} minutes to read and {boxes} of exercises, both estimated"
+    _, _, _, reading, boxes, seconds = row(path)
+    return f"{5 * round(reading / 5)} minutes to read and {boxes} of exercises, both estimated; " \
+           f"all cells run in {spoken(seconds)} on two CPU cores"  # fmt: skip
+
+
+def spoken(seconds: float) -> str:
+    """Measured seconds in words, to half a minute."""
+    if seconds < 20:
+        return "less than half a minute"
+    halves = round(seconds / 30)
+    minutes = ("", "a minute", "two minutes", "three minutes")[halves // 2]
+    return "about " + " and ".join(filter(None, [minutes, "half a minute" if not minutes else
+                                                 "a half" if halves % 2 else ""]))  # fmt: skip
 
 
 def table() -> str:
