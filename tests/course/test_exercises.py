@@ -179,6 +179,14 @@ def single_in_steps(block, x, vec, rotations):
     return x + gate * block.linear2(torch.cat([out, F.gelu(mlp, approximate="tanh")], dim=-1))
 
 
+def text_in_steps(block, x):
+    q, k, v = rearrange(block.qkv(block.norm1(x)), "b n (three h d) -> three b h n d", three=3,
+                        h=block.heads)  # fmt: skip
+    weights = (einsum(q, k, "b h s d, b h r d -> b h s r") / q.shape[-1] ** 0.5).softmax(-1)
+    y = x + block.proj(rearrange(weights @ v, "b h n d -> b n (h d)"))
+    return block.mlp(block.norm2(y)) + y
+
+
 def by_numbers(names, kind):
     return 1 + max(int(name.split(".")[1]) for name in names if name.split(".")[0] == kind)
 
@@ -391,6 +399,7 @@ RIGHT = {
     "rms_norm": [by_length],
     "who_sees_whom": [by_membership, shares_in_loops, lambda w, n: list(shares_in_loops(w, n))],
     "single_block": [single_in_steps],
+    "text_block": [text_in_steps, lambda block, x: block(x)],
     "hinge_losses": [hinge_with(F.relu), hinge_with(lambda x: x.maximum(torch.zeros(()))),
                      lambda *pair: torch.stack(hinge_with(F.relu)(*pair))],
     "judged_points": [lambda z, v, t, again, at: [

@@ -80,6 +80,13 @@ def single_block(block, x, vec, rotations):
     return x + gate * block.linear2(torch.cat([out, F.gelu(mlp, approximate="tanh")], dim=-1))
 
 
+def text_block(block, x, stream):
+    qkv = block.qkv(block.norm1(x)).unflatten(-1, (3, block.heads, -1))
+    out = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
+    y = stream + block.proj(out.transpose(1, 2).flatten(2))
+    return y + block.mlp(block.norm2(y))
+
+
 def interpolate(x, noise, t):
     t = t.reshape(-1, *[1] * (x.dim() - 1))
     return (1 - t) * x + t * noise
@@ -100,7 +107,7 @@ RIGHT = {
     "angles": angles, "rotate": rotate, "euler": euler, "schedule": schedule,
     "attend": lambda q, k, v: torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v,
     "modulate": lambda x, a, b: (1 + b) * F.layer_norm(x, x.shape[-1:], eps=1e-6) + a,
-    "single_block": single_block,
+    "single_block": single_block, "text_block": lambda block, x: text_block(block, x, x),
     "mu_for_tokens": lambda n: 0.5 + (n - 256) * 0.65 / 3840,
     "guide": lambda c, u, w: u + w * (c - u),
 }  # fmt: skip
@@ -175,6 +182,7 @@ WRONG = {
     "euler": lambda predict, z, times: euler(predict, z, torch.linspace(1, 0, len(times))),
     "downsample": lambda x, w, b: F.conv2d(F.pad(x, (1, 0, 1, 0)), w, b, stride=2),
     "guide": lambda c, u, w: c + w * (c - u),
+    "text_block": lambda block, x: text_block(block, x, 0),
 }
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from minikontext.course.checks import Report, exercise
 from minikontext.layers import SingleStreamBlock
 from minikontext.rope import rotations as rotations_of
+from minikontext.text import TextBlock
 
 
 @exercise
@@ -54,3 +55,19 @@ def single_block(report: Report, answer: Callable[..., Any]) -> None:
         one = (block, x[:1], vec[:1], rotations)
         report.equal("one sample gives what it gave in the batch", answer, one, expected[:1],
                      tolerance=3e-4)  # fmt: skip
+
+
+@exercise
+def text_block(report: Report, answer: Callable[..., Any]) -> None:
+    """The text encoder's block, in random weights: heads, both norms and both sums count."""
+    heads, size = report.whole(2, 3), report.whole(4, 6)
+    block = TextBlock(heads * size, heads).eval().requires_grad_(False)
+    for p in block.parameters():
+        p.copy_(report.normal(*p.shape) * 0.4)
+    x = report.normal(2, 7, heads * size)
+    with torch.no_grad():
+        expected = block(x)
+        report.equal("random weights, a batch of two", answer, (block, x), expected,
+                     tolerance=3e-4)  # fmt: skip
+        report.equal("one prompt gives what it gave in the batch", answer, (block, x[:1]),
+                     expected[:1], tolerance=3e-4)  # fmt: skip
