@@ -67,6 +67,7 @@ OTHER = {
         "tiles need less than a fifth:": COUNTED,
         "fewer than a sixth of the operations:": COUNTED,
         "fewer than a fifth:": COUNTED,
+        "products of a step, beside none:": COUNTED,
         "the whole net saves less than a tenth:": COUNTED,
     },
     "09": {
@@ -77,6 +78,7 @@ OTHER = {
     },
     "10": {
         "your loss and the package's differ by less than 1e-5:": COUNTED,
+        "The laxer the threshold, the more symbols and the more false alarms": COUNTED,
         "Worn pictures: the highest harmless score beside the lowest of a symbol": "what is shown",
     },
     "11": {"but the velocity is wrong by more than a tenth:": COUNTED},
