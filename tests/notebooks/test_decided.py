@@ -78,7 +78,8 @@ OTHER = {
     },
     "10": {
         "your loss and the package's differ by less than 1e-5:": COUNTED,
-        "The laxer the threshold, the more symbols and the more false alarms": COUNTED,
+        "Worn pictures: the laxer the threshold, the more symbols"
+        " and the more false alarms": COUNTED,
         "Worn pictures: the highest harmless score beside the lowest of a symbol": "what is shown",
     },
     "11": {"but the velocity is wrong by more than a tenth:": COUNTED},
