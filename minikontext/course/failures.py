@@ -16,7 +16,7 @@ from minikontext.course.parts import (
     Picture,
     Widget,
     button,
-    captioned,
+    caption,
     choice,
     follow,
     row,
@@ -31,6 +31,7 @@ ALL = "every category"
 FILTERS = {"failures": False, "successes": True, "both": None}
 PARTS = ("followed", "preserved", "identity")
 SIDE = "124px"  # five stand side by side
+GAP, NARROW = 8, 560  # pixels between two of them; below this width they take two rows
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,11 @@ class FailuresWidget(Widget):
 
     def _arrange(self) -> list[W.Widget]:
         for box in self.boxes.values():
-            box.layout.width = SIDE
+            box.layout.width, box.layout.max_width = "100%", SIDE
         names = ("input", "second input", "answer", "a right answer", "where they differ")
-        self.columns = captioned(list(self.boxes.values()), names, wrap=True)
+        pictures = zip(self.boxes.values(), names, strict=True)
+        columns = [W.VBox([box, caption(name)]) for box, name in pictures]
+        self.columns = W.GridBox(columns, layout=W.Layout(grid_gap=f"{GAP}px"))
         return [
             row([self.category, self.kind]),
             row([self.back, self.place, self.forward]),
@@ -123,6 +126,7 @@ class FailuresWidget(Widget):
 
     def _show_only(self, names: Sequence[str]) -> None:
         """Show these pictures, with their captions; the others take no room."""
+        self.columns.layout.grid_template_columns = balanced(len(names))
         for name, column in zip(self.boxes, self.columns.children, strict=True):
             column.layout.display = None if name in names else "none"
 
@@ -166,6 +170,15 @@ class FailuresWidget(Widget):
         words = html.escape(f"{number} · {answer.case.task} · “{answer.case.prompt}”")
         self.prompt.value = f"<b>{words}</b>"
         self._say("done" if answer.score.success else "error", describe(answer))
+
+
+def balanced(count: int) -> str:
+    """Columns (CSS) for pictures in one row, or in two where it is narrow: none stands alone."""
+    half = count if count < 4 else -(-count // 2)
+    shares = [f"(100% - {GAP * (n - 1) + 1}px) / {n}" for n in (max(count, 1), max(half, 1))]
+    # Below NARROW the product is huge and the smaller one is the half; above, it is negative.
+    least = f"max({shares[0]}, min({shares[1]}, ({NARROW}px - 100%) * 1000))"
+    return f"repeat(auto-fit, minmax({least}, 1fr))"
 
 
 def describe(answer: Answer) -> str:

@@ -9,7 +9,7 @@ from lab_page import HANDS, LATE, PATIENCE, WIDGETS, answered, keys, open_and_ru
 from PIL import Image
 
 from minikontext import images
-from minikontext.course import browser, plots, style
+from minikontext.course import browser, failures, plots, style
 from minikontext.course.safety_desk import layer_bar
 from minikontext.images import provenance
 from minikontext.safety.filters import Verdict
@@ -76,6 +76,21 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
             assert page.evaluate(CUT) == []
         filtered = plot.evaluate("e => getComputedStyle(e).filter")
         assert ("invert" in filtered) == (theme == "Dark")
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_no_answer_of_the_failures_widget_stands_alone_in_its_row(page, count):
+    cells = "<div>x</div>" * count
+    for width in (290, 330, 420, 500, 559, 561, 664, 900):
+        page.set_content(
+            f'<div style="display: grid; grid-gap: {failures.GAP}px; width: {width}px; '
+            f'grid-template-columns: {failures.balanced(count)}">{cells}</div>'
+        )
+        tops = page.evaluate(
+            "[...document.querySelectorAll('div > div')].map(e => e.getBoundingClientRect().top)"
+        )
+        rows = [tops.count(top) for top in sorted(set(tops))]
+        assert min(rows) > 1 and len(rows) <= 1 + (width < failures.NARROW and count > 3)
 
 
 @pytest.mark.parametrize("light", ["true", "false"])

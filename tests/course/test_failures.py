@@ -1,6 +1,6 @@
 """The failures' widget: filters, turning pages, and the reason below each answer."""
 
-from minikontext.course.failures import Answer, FailuresWidget, describe
+from minikontext.course.failures import Answer, FailuresWidget, balanced, describe
 from minikontext.toyworld import sample_edit, score
 
 
@@ -47,5 +47,7 @@ def test_the_reason_names_what_is_wrong():
     demo = FailuresWidget(ANSWERS)
     demo.category.value = "text to image"
     assert demo.columns.children[0].layout.display == "none"  # there is none
+    layout = demo.columns.layout  # the browser's tests say what comes of it
+    assert layout.grid_template_columns == balanced(3)
     demo = FailuresWidget([a for a in ANSWERS if a.score.success])
     assert demo.shown is None and "choose another" in demo.status.value
