@@ -30,6 +30,32 @@ def test_prose_leads_to_the_reference(book):
     assert code["source"] == [prose]
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem
+)
+def test_the_same_in_the_package_leads_to_the_source(book, path):
+    text = book.linked(path.read_text(encoding="utf-8"))
+    within, found = False, []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        for line in source.splitlines() if cell["cell_type"] == "markdown" else ():
+            within = line.startswith("## The same in the package") or (
+                within and not line.startswith("## ")
+            )
+            found += re.findall(r"\{py:obj\}`[^`]* <minikontext\.([\w.]+)>`", line) * within
+    assert found, path.name
+
+
+def test_a_link_leads_only_where_the_reference_has_a_page(book):
+    """A module has one, a constant and a folder have none."""
+    prose = "`mk.bench.compare`, `minikontext.flow`, `mk.toyworld`, `mk.toyworld.scene.CHOICES`"
+    cells = [{"cell_type": "markdown", "source": [prose]}]
+    assert json.loads(book.linked(json.dumps({"cells": cells})))["cells"][0]["source"] == (
+        "{py:obj}`mk.bench.compare <minikontext.bench.compare>`, "
+        "{py:obj}`minikontext.flow <minikontext.flow>`, `mk.toyworld`, `mk.toyworld.scene.CHOICES`"
+    )
+
+
 def test_plots_keep_their_width_and_pictures_have_a_text(book):
     def output(text):
         return {"data": {"image/png": "…", "text/plain": [text]}, "metadata": {}}

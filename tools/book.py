@@ -7,6 +7,7 @@ the notebooks come with their stored outputs. The page of `minikontext page` is 
 """
 
 import argparse
+import inspect
 import json
 import re
 import shutil
@@ -26,6 +27,7 @@ GATHERED = ("notebooks/*.ipynb", "notebooks/*.md", "docs/*.md", "data/bench/*.md
 DOCUMENTED = ("editing", "images", "pretrained", "runtime", "safety", "toyworld", "training",
               "distillation", "bench")  # fmt: skip
 
+SAME = r"^(## The same in the package.*)$"
 
 # The front of the book: the editor itself, in a frame that takes the book's theme.
 EDITOR = """\
@@ -71,7 +73,7 @@ def linked(text: str) -> str:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             heading = (re.findall(r"^#+ (.*)$", source, re.MULTILINE) or [heading])[-1]
-            cell["source"] = re.sub(r"`mk\.([\w.]+)(\(\))?`", _link, source)
+            cell["source"] = re.sub(r"`(mk|minikontext)\.([\w.]+)(\(\))?`", _link, source)
         texts = []
         for output in cell.get("outputs", []):
             said = "".join(output.get("data", {}).get("text/plain", ""))
@@ -83,21 +85,60 @@ def linked(text: str) -> str:
             drawn = f"What the code above draws: {re.sub('[`*_]', '', heading)}"
             alt = " · ".join(filter(None, texts)) or drawn
             cell.setdefault("metadata", {})["mystnb"] = {"image": {"alt": alt}}
-    return json.dumps(notebook)
+    return json.dumps(with_sources(notebook))
+
+
+def with_sources(notebook: dict) -> dict:
+    """Under "The same in the package" stands what the section's code takes from the package."""
+    cells = notebook["cells"]
+    code = ["".join(cell["source"]) * (cell["cell_type"] == "code") for cell in cells]
+    for i, cell in enumerate(cells):
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "markdown" or not re.search(SAME, source, re.MULTILINE):
+            continue
+        ends = [j for j in range(i + 1, len(cells)) if cells[j]["cell_type"] == "markdown"
+                and re.match("##? ", "".join(cells[j]["source"]))]  # fmt: skip
+        if links := _taken("\n".join(code), "\n".join(code[i + 1 : (ends or [len(cells)])[0]])):
+            head, title, rest = re.split(SAME, source, maxsplit=1, flags=re.MULTILINE)
+            said = f"Reference and source of what is used here: {', '.join(links)}."
+            cell["source"] = f"{head}{title}\n\n{said}\n{rest}"
+    return notebook
+
+
+def _taken(every: str, here: str) -> list[str]:
+    """Links to what a section's code takes from the package, in order; `every`: the notebook's."""
+    whole = dict.fromkeys(re.findall(r"\bmk\.([A-Za-z_]\w*(?:\.\w+)*)", here))
+    named = {f"mk.{path}": path for path in whole}
+    imports = r"^from minikontext\.?([\w.]*) import (.+)$"
+    for module, names in re.findall(imports, every, re.MULTILINE):
+        for name in re.findall(r"\w+", names):
+            if re.search(rf"(?<![\w.]){name}\b", here):
+                named[name] = f"{module}.{name}".lstrip(".")
+    found = ((shown, _target(path)) for shown, path in named.items())
+    targets = {target: shown for shown, target in found if target}
+    return [f"{{py:obj}}`{shown} <{target}>`" for target, shown in targets.items()]
 
 
 def _link(found: re.Match) -> str:
+    target = _target(found[2])
+    return f"{{py:obj}}`{found[1]}.{found[2]}{found[3] or ''} <{target}>`" if target else found[0]
+
+
+def _target(path: str) -> str | None:
+    """`flow.loss` -> where the reference describes it; None for what it does not describe."""
     thing = minikontext
     try:
-        for name in found[1].split("."):
+        for name in path.split("."):
             thing = getattr(thing, name)
     except AttributeError:
-        return found[0]
-    module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    documented = f"{module}".removeprefix("minikontext.").split(".")[0] in (*DOCUMENTED, *IDEAS)
-    if not (module and name and documented):
-        return found[0]
-    return f"{{py:obj}}`mk.{found[1]}{found[2] or ''} <{module}.{name}>`"
+        return None
+    if inspect.ismodule(thing):  # one of many, in a page of its folder; a folder has none
+        whole, module = thing.__name__, "" if hasattr(thing, "__path__") else thing.__name__
+    else:
+        name, module = getattr(thing, "__qualname__", ""), f"{getattr(thing, '__module__', '')}"
+        whole = f"{module}.{name}" if name and thing.__doc__ else ""
+    wing = module.removeprefix("minikontext.").split(".")[0]
+    return whole if whole and wing in (*DOCUMENTED, *IDEAS) else None
 
 
 def front() -> str:
