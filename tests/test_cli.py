@@ -703,3 +703,28 @@ def test_the_page_of_its_own_says_what_it_needs(capsys):
     assert run("demo", "--no-browser") == 2
     told = capsys.readouterr().err
     assert 'pip install "minikontext[demo]"' in told and "minikontext lab" in told
+
+
+@pytest.mark.parametrize(("line", "sources", "prompt"), [
+    (["fox.png", "-o", "out/", "make it night"], ["fox.png"], "make it night"),
+    (["fox.png", "cat.png", "-o", "out/", "make it night"], ["fox.png", "cat.png"],
+     "make it night"),
+    (["--seed", "3", "fox.png", "-", "--steps", "2", "make it night"], ["fox.png", "-"],
+     "make it night"),
+    (["fox.png", "--seed", "3", "cat.png", "--steps", "2", "make it night", "-q"],
+     ["fox.png", "cat.png"], "make it night"),
+])  # fmt: skip
+def test_options_may_stand_between_pictures_and_prompt(line, sources, prompt):
+    options = app.parser().parse_args(["edit", *line])
+    assert (options.pictures, options.prompt) == (sources, prompt)
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("edit fox.png --seed 3 make the hat red", 'quotes: minikontext edit fox.png "make the hat'),
+    ("draw --seed 3 a green frog", 'in quotes: minikontext draw "a green frog"'),
+    ("draw a --seed 3 green frog", 'in quotes: minikontext draw "a green frog"'),
+])  # fmt: skip
+def test_words_behind_an_option_are_told_to_want_quotes(here, weights, capsys, line, words):
+    assert run(*line.split(), "--weights", weights) == 2
+    assert words in capsys.readouterr().err
+    assert names(here) == ["fox.png"]

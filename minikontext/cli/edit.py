@@ -35,12 +35,20 @@ TERMS = {
     "true_cfg_scale": "--cfg", "guidance_scale": "--guidance", "negative_prompt": "--negative",
     "context_layout": "--layout", "step_cache": "--step-cache", "offload": "--offload",
     "quality": "--quality", "device": "--device", "seed": "--seed",
+    "resize": "--resize",
 }  # fmt: skip
+# What the library advises and this command has not, and what stands for it here.
+ADVICE = {
+    "For one image a prompt, give a list of lists.": "To edit each by itself, leave -i out.",
+    "text_encoders='skip' for": "in Python text_encoders='skip' for",
+}
 
 
 def speak(text: object) -> str:
     """An error or a warning in the command's own words: `num_inference_steps=0` is `--steps 0`."""
     said = str(text)
+    for advice, here in ADVICE.items():
+        said = said.replace(advice, here)
     for name, option in TERMS.items():
         said = re.sub(rf"(?<![\w-]){name}=", f"{option} ", said)
         if "_" in name:
@@ -63,17 +71,25 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="one more picture that the prompt may speak of, or - for stdin; may be given again",
     )  # fmt: skip
     edit.set_defaults(run=run_edit)
+    edit.take_words = _go_on_edit
     draw = commands.add_parser("draw", help="draw a picture from words alone")
     draw.add_argument(
         "prompt", help='what to draw, in quotes: "a green frog with a red hat on the beach"'
     )
     draw.add_argument("more", nargs="*", default=[], help=argparse.SUPPRESS)
     draw.set_defaults(run=run_draw, pictures=[], image=[])
+    draw.take_words = lambda found, words: found.more.extend(words)
     for one in (edit, draw):
         _add_output(one)
         _add_sampling(one.add_argument_group("how it is drawn"))
         _add_machine(one.add_argument_group("what draws it"))
         one.set_defaults(speak=speak)
+
+
+def _go_on_edit(found: argparse.Namespace, words: list[str]) -> None:
+    """Options may stand among pictures and prompt: of all that is no option, the last is that."""
+    *pictures, found.prompt = [found.prompt, *words]
+    found.pictures = [*found.pictures, *pictures]
 
 
 # fmt: off

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from minikontext.errors import (
@@ -44,6 +45,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"allow_abbrev": False} | options)
+        # Of a command with words: takes those that stand behind an option. argparse forgets them.
+        self.take_words: Callable[[argparse.Namespace, list[str]], None] | None = None
         self._files: list[str] = []  # of what is given, those that look like options
         # What begins as a number is a value, as it is to newer Pythons: `--seed -1,5`.
         self._negative_number_matcher = re.compile(r"-\.?\d")
@@ -52,6 +55,9 @@ class Parser(argparse.ArgumentParser):
         """As argparse does, but a command refuses what it does not know itself: with its usage."""
         self._files = [x for x in args or () if x[:1] == "-" and len(x) > 1 and os.path.isfile(x)]
         found, unknown = super().parse_known_args(args, *given, **more)
+        if unknown and self.take_words and not any(x[:1] == "-" and x != "-" for x in unknown):
+            self.take_words(found, unknown)
+            unknown = []
         if unknown:
             word, known = unknown[0].partition("=")[0], self._option_string_actions
             near = difflib.get_close_matches(word, known, cutoff=0.75)
