@@ -4,6 +4,8 @@
 have or the picture does not show, and gives pictures that are none of its own: photographs, noise,
 drawings in pieces or in other colours. Wishes are read by `toyworld.reader`, which the editing
 widget asks; pictures by every pipeline. Tries inside of the world count false alarms.
+`--reached` says instead with how many dB the autoencoder gives each kind back, at every size that
+the weights know: what `least_psnr` of their config.json is chosen by.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from PIL import Image, ImageFilter, ImageOps
 from tqdm.auto import tqdm
 
 from minikontext.bench import report
-from minikontext.editing.contexts import PictureWarning
+from minikontext.editing.contexts import ContextReader, PictureWarning
 from minikontext.pipeline import KontextPipeline
 from minikontext.toyworld import Scene, reader, wishes
 from minikontext.toyworld.edits import sample_case
@@ -63,26 +65,29 @@ def _wish(kind: str, text: str, scene: Scene | None, outside: bool) -> Try:
     return Try(kind, text, outside, bool(reader.unusable(text, scene)))
 
 
-def pictures(count: int, photo: Image.Image) -> Iterator[tuple[str, Image.Image, bool]]:
-    """Pictures of each kind, of which the last are the world's own."""
+def pictures(
+    count: int, photo: Image.Image, size: tuple[int, int] = (SIDE, SIDE)
+) -> Iterator[tuple[str, Image.Image, bool]]:
+    """Pictures of each kind, of which the last are the world's own; size: width, height."""
     draw = np.random.default_rng(0)
+    width, height = size
     cases = [sample_case(i, 4, "dev", contexts=1) for i in range(4 * count)]
-    own = [case.context_images(SIDE, SIDE)[0] for case in cases]
+    own = [case.context_images(height, width)[0] for case in cases]
 
     def noise() -> Image.Image:
-        raw = draw.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        raw = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
         return ImageOps.autocontrast(Image.fromarray(raw).filter(ImageFilter.GaussianBlur(1)))
 
     def crop() -> Image.Image:
         side = int(draw.integers(120, min(photo.size)))
         x, y = (int(draw.integers(0, full - side + 1)) for full in photo.size)
-        return photo.crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return photo.crop((x, y, x + side, y + side)).resize(size, Image.Resampling.LANCZOS)
 
     def mosaic(i: int) -> Image.Image:
-        whole = Image.new("RGB", (SIDE, SIDE))
+        whole = Image.new("RGB", size)
         for j in range(16):
-            part = own[(i + j) % len(own)].resize((SIDE // 4, SIDE // 4), Image.Resampling.BOX)
-            whole.paste(part, (j % 4 * SIDE // 4, j // 4 * SIDE // 4))
+            part = own[(i + j) % len(own)].resize((width // 4, height // 4), Image.Resampling.BOX)
+            whole.paste(part, (j % 4 * width // 4, j // 4 * height // 4))
         return whole
 
     kinds: dict[str, Callable[[int], Image.Image]] = {
@@ -104,6 +109,20 @@ def picture_tries(pipe: KontextPipeline, count: int, photo: Path) -> Iterator[Tr
             pipe("make the hat red", picture, num_inference_steps=1, seed=i, progress=False)
         warned = any(issubclass(one.category, PictureWarning) for one in found)
         yield Try(kind, f"number {i}", outside, warned)
+
+
+def reached(pipe: KontextPipeline, count: int, photo: Path) -> str:
+    """A table: dB of the autoencoder, least and most of each kind, for every size."""
+    reader = ContextReader(pipe.codec, pipe.defaults)
+    found: dict[str, list[object]] = {}
+    for width, height in tqdm(pipe.defaults.sizes, "sizes"):
+        kinds: dict[str, list[float]] = {}
+        for kind, picture, _ in pictures(count, Image.open(photo).convert("RGB"), (width, height)):
+            kinds.setdefault(kind, []).append(reader.worst_psnr([picture]))
+        for kind, all_of in kinds.items():
+            found.setdefault(kind, []).append(f"{min(all_of):.1f} to {max(all_of):.1f}")
+    sizes = [f"{width} × {height}" for width, height in pipe.defaults.sizes]
+    return report.table(["dB", *found], zip(sizes, *found.values(), strict=True))
 
 
 def page(tries: list[Try], name: str) -> str:
@@ -128,13 +147,20 @@ def main(arguments: list[str] | None = None) -> list[Try]:
     )
     parser.add_argument("--count", type=int, default=50, help="of wishes a kind (default: 50)")
     parser.add_argument("--photo", type=Path, help="a photograph (default: matplotlib's sample)")
+    parser.add_argument(
+        "--reached", action="store_true", help="print the dB of each kind at each size, only"
+    )
     options = parser.parse_args(arguments)
     report.positive(options, "count")
+    half = max(1, options.count // 2)
+    if options.reached:
+        pipe = KontextPipeline.from_pretrained(options.weights)
+        print(reached(pipe, half, options.photo or sample_photo()))
+        return []
     parts = {f"outside {options.count}": options.count != 50, "own photo": bool(options.photo)}
     folder = report.folder(options, " ".join(name for name, there in parts.items() if there))
     pipe = KontextPipeline.from_pretrained(options.weights)
     tries = [*wish_tries(options.count)]
-    half = max(1, options.count // 2)
     tries += tqdm(picture_tries(pipe, half, options.photo or sample_photo()), "pictures")
     report.write_json([asdict(one) for one in tries], folder / "outside.json")
     report.write_text(page(tries, pipe.name), folder / "outside.md")

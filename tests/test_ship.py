@@ -72,13 +72,27 @@ def test_another_decoder_is_taken_if_its_encoder_is_the_same(ship, run, tmp_path
     with pytest.raises(WeightsError, match="other has another encoder than"):
         ship.ship(run, "new", decoder=tmp_path / "other")
     assert not (tmp_path / "home" / "new").exists()
-    folder = ship.ship(run, "new", decoder=tmp_path / "decoder")
+    with pytest.raises(WeightsError, match="give --least-psnr"):  # the old bound was the old one's
+        ship.ship(run, "new", decoder=tmp_path / "decoder")
+    folder = ship.ship(run, "new", decoder=tmp_path / "decoder", least_psnr=26.5)
     pipes = map(KontextPipeline.from_pretrained, (folder, run / "weights"))
     made, before = (pipe.autoencoder for pipe in pipes)
     assert made.encoder_fingerprint() == before.encoder_fingerprint()
     weights = made.decoder.conv_in.weight.float(), before.decoder.conv_in.weight.float()
     assert torch.allclose(weights[0], weights[1] + 1.0, atol=0.02)
     assert "2" in (folder / "training" / "decoder.jsonl").read_text()
+
+
+def test_weights_without_a_bound_for_strangers_are_not_shipped(ship, run):
+    config = run / "weights" / "config.json"
+    values = json.loads(config.read_text())
+    values["defaults"]["least_psnr"] = None
+    config.write_text(json.dumps(values))
+    with pytest.raises(WeightsError, match="benchmarks.outside --reached"):
+        ship.ship(run, "new")
+    assert not (ship.HOME / "new").exists()
+    folder = ship.ship(run, "new", least_psnr=20)
+    assert KontextPipeline.from_pretrained(folder).defaults.least_psnr == 20
 
 
 def test_a_folder_without_weights_is_refused(ship, tmp_path):

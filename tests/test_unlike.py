@@ -11,15 +11,17 @@ from PIL import Image
 
 from minikontext.editing.contexts import PictureWarning
 from minikontext.pipeline import KontextPipeline
+from minikontext.runtime.files import shipped
 from minikontext.toyworld.edits import sample_case
 
 PHOTO = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+SHIPPED = sorted(path.parent.name for path in shipped("data", "weights").glob("*/config.json"))
 CALL = {"num_inference_steps": 1, "seed": 0, "progress": False}
 
 
-@pytest.fixture(scope="module", params=["toy", "toy-max"])
+@pytest.fixture(scope="module", params=SHIPPED)
 def pipe(request):
-    return KontextPipeline.from_pretrained(request.param, device="cpu")
+    return KontextPipeline.from_pretrained(request.param, device="cpu", safety="none")
 
 
 def said(pipe, picture):

@@ -10,6 +10,9 @@ with its key and config, and the training's log are copied. With `--with`, parts
 file as those of the shipped weights of that name are shared with them. `--decoder` names a stage
 whose autoencoder is taken instead: of the same encoder, or it is refused. `--steps` are the steps
 that a call takes when it names none: those that the card's numbers were measured with.
+`--least-psnr` is the bound in dB below which a context is told to be unlike the world, chosen by
+`python -m benchmarks.outside --weights WEIGHTS --reached`; weights that name none are not shipped,
+and a new decoder needs a new one.
 `--share` alone lets all shipped weights share autoencoders that are the same file, with the first
 by name.
 """
@@ -32,22 +35,30 @@ PART = "autoencoder"
 
 def ship(
     stage: Path, name: str, shared: str | None = None, steps: int | None = None,
-    decoder: Path | None = None,
+    decoder: Path | None = None, least_psnr: float | None = None,
 ) -> Path:  # fmt: skip
     """Copy finished weights to data/weights/NAME; what is there but its card is replaced.
 
-    Raises WeightsError where the decoder's encoder is another one.
+    Raises WeightsError where the decoder's encoder is another one, and where nothing says what the
+    autoencoder reaches: a photograph would be taken without a word.
     """
     target = HOME / name
     if decoder and len({encoder(one / "weights") for one in (stage, decoder)}) > 1:
         raise WeightsError(f"{decoder} has another encoder than {stage}: their latents differ.")
+    config = read_json(stage / "weights" / "config.json", WeightsError)
+    known = None if decoder else config["defaults"].get("least_psnr")
+    if (least := known if least_psnr is None else least_psnr) is None:
+        raise WeightsError(
+            "Nothing says how well the autoencoder gives pictures of its world back: measure it "
+            "with `python -m benchmarks.outside --reached`, and give --least-psnr."
+        )
     with files.updating_folder(target) as new:
         for source in (stage / "weights").glob("*"):
             shutil.copy(source, new / source.name)
         if decoder:
             shutil.copy(decoder / "weights" / f"{PART}.safetensors", new)
-        config = read_json(new / "config.json", WeightsError)
-        called = config["defaults"] | ({"num_inference_steps": steps} if steps else {})
+        called = config["defaults"] | {"least_psnr": least}
+        called |= {"num_inference_steps": steps} if steps else {}
         write_json(new / "config.json", config | {"name": name, "defaults": called})
         (new / "training").mkdir(exist_ok=True)
         notes = (stage / "stage.json", stage / "run" / "log.jsonl", stage / "log.jsonl")
@@ -86,11 +97,13 @@ if __name__ == "__main__":
     parser.add_argument("--with", dest="other", metavar="NAME", help="share parts with these")
     parser.add_argument("--decoder", type=Path, help="a stage with another decoder for the weights")
     parser.add_argument("--steps", type=int, help="of a call that names none (default: as trained)")
+    parser.add_argument("--least-psnr", type=float, metavar="DB", help="of a picture of the world")
     parser.add_argument("--share", action="store_true", help="keep equal autoencoders once")
     options = parser.parse_args()
     if options.share:
         share_all()
     elif options.stage and options.name:
-        print(ship(options.stage, options.name, options.other, options.steps, options.decoder))
+        given = (options.other, options.steps, options.decoder, options.least_psnr)
+        print(ship(options.stage, options.name, *given))
     else:
         parser.error("name a stage's folder and the weights' name, or --share")

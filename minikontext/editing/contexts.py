@@ -91,7 +91,7 @@ class ContextReader:
     def _encoded(self, pictures: list[Image.Image]) -> tuple[Tensor, ...]:
         """Latents of pictures of one size; warns where one of them comes back as another."""
         latents, least = self.codec.encode(pictures), self.defaults.least_psnr
-        if least is not None and (worst := self._worst_psnr(pictures, latents)) < least:
+        if least is not None and (worst := self.worst_psnr(pictures, latents)) < least:
             warn(
                 PictureWarning(
                     f"A context picture is unlike what {self.name} knows: its autoencoder gives it "
@@ -101,8 +101,12 @@ class ContextReader:
             )
         return latents.split(1)
 
-    def _worst_psnr(self, pictures: list[Image.Image], latents: Tensor) -> float:
-        """PSNR in dB, of the picture that the autoencoder reproduces worst."""
+    def worst_psnr(self, pictures: list[Image.Image], latents: Tensor | None = None) -> float:
+        """PSNR in dB, of the picture that the autoencoder reproduces worst; all of one size.
+
+        latents: (n, c, h/8, w/8), where they are there already.
+        """
+        latents = self.codec.encode(pictures) if latents is None else latents
         before, after = (images.to_tensor(some) for some in (pictures, self.codec.decode(latents)))
         error = (before.float() - after.float()).square().mean((1, 2, 3)).max() / 4
         return float(-10 * torch.log10(error + 1e-12))
