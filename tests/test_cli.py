@@ -728,3 +728,18 @@ def test_words_behind_an_option_are_told_to_want_quotes(here, weights, capsys, l
     assert run(*line.split(), "--weights", weights) == 2
     assert words in capsys.readouterr().err
     assert names(here) == ["fox.png"]
+
+
+def test_what_the_library_advises_is_said_in_the_commands_words(here, weights, capsys):
+    Image.new("RGB", (3000, 2000)).save("large.png")
+    assert run("edit", "large.png", "x", "--resize", "none", "--weights", weights) == 2
+    assert "Use --resize 'kontext'" in capsys.readouterr().err
+    many = ["-i", "fox.png"] * 8
+    assert run("edit", "fox.png", "x", *many, "--weights", weights) == 2
+    told = capsys.readouterr().err
+    assert "leave -i out" in told and "list of lists" not in told
+
+
+def test_advice_that_is_reworded_is_given_somewhere():
+    code = "".join(path.read_text() for path in (ROOT / "minikontext").glob("[ep]*/*.py"))
+    assert all(advice in code for advice in cli_edit.ADVICE)

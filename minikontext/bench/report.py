@@ -60,7 +60,8 @@ def folder(
     """Where results go; `part` names a part of the cases, which has a folder of its own.
 
     check: raises an error where a name stands for nothing that is measured (`loader.require`).
-    Raises ConfigError where a part, or a run without --store, would write into data/bench, and,
+    Raises ConfigError where a part, or a run without --store, would write into data/bench, or a
+    part into runs/bench, and,
     before any work is done, WeightsError for weights that are not there and OutputError where
     nothing can be written.
     """
@@ -80,6 +81,11 @@ def folder(
     chosen = options.output or RUNS / part.replace(" ", "-")
     if files.real(chosen) == files.real(STORED):
         raise ConfigError(f"{chosen} holds what is committed: use --store to change that.")
+    if part and files.real(chosen) == files.real(RUNS):
+        raise ConfigError(
+            f"{chosen} is the place of whole runs, and this is a part: {part}. Name another "
+            "folder, or leave --output out."
+        )
     files.try_writing(chosen / "results.json")
     return chosen
 

@@ -275,6 +275,8 @@ def main(
     folder = report.folder(options, part_name(options.every, options.seed))
     if options.clock:
         rows = study.load(folder / "results.json")
+        if not _edited(rows):
+            raise ConfigError(f"--clock times rows that are there, and {folder} has none.")
         report.write_json(timed(rows), folder / "latency.json")
     else:
         names = shipped() if options.weights is None else options.weights

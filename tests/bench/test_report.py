@@ -74,6 +74,19 @@ def test_the_commands_refuse_to_store_a_part(command):
         main([*words, "--store"])
 
 
+def test_a_part_does_not_replace_whole_runs_either(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="the place of whole runs.*1 chains"):
+        multiturn.main(["--chains", "1", "--output", "runs/bench"])
+    assert report.folder(options("--output", "./runs/bench")) == Path("runs/bench")
+
+
+def test_a_clock_without_rows_is_refused_and_writes_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="--clock times rows that are there"):
+        results.main(["--clock", "--output", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_part_does_not_replace_the_whole_in_a_folder_of_ones_own(tmp_path):
     study.save({results.COPY: study.load("results")[results.COPY]}, tmp_path / "results.json")
     before = (tmp_path / "results.json").read_bytes()
