@@ -648,7 +648,9 @@ OTHER = {
     "notebooks/01_autoencoder_latents.ipynb": {"what is decided is decided for these": PRINTED},
     "notebooks/02_sequence_concat.ipynb": {"at most 2 dB below square from square": PRINTED},
     "notebooks/05_rectified_flow_loss.ipynb": {
-        "its lines are decided for these nets": PRINTED,"in the noise, where an edit is decided": NOT_SO},
+        "its lines are decided for these nets": PRINTED,
+        "in the noise, where an edit is decided": NOT_SO,
+    },
     "notebooks/06_sampler.ipynb": {"at *w* = 5 decidedly": PRINTED},
     "notebooks/07_ladd.ipynb": {
         "guidance held at 1.5, LADD, and more training": "what was done, not what came out",
