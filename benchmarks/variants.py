@@ -153,7 +153,7 @@ def by_task(results: Sequence[Result]) -> str:
     """Success in percent by the kind of task, mean over seeds and sizes, variants as columns."""
     values = [*dict.fromkeys(r.value for r in results)]
     lines = []
-    for task in dict.fromkeys(sorted(results[0].tasks)):
+    for task in sorted(set(results[0].tasks)):
         found: list[object] = [task, results[0].tasks.count(task)]
         for value in values:
             rows = ((row.outcomes, r.tasks) for r in results if r.value == value for row in r.rows)
@@ -181,7 +181,8 @@ def about(options: argparse.Namespace) -> str:
     shapes = ", ".join(f"{w} × {h}" for w, h in options.sizes)
     pictures = "any number of" if options.pictures is None else options.pictures
     return (f"{options.config.as_posix()}; {options.seeds} seeds, {options.cases} cases at {shapes}"
-            f" with {pictures} pictures, {options.steps} sampling steps.")  # fmt: skip
+            f" with {pictures} pictures{' of sizes of their own' * options.own}, {options.steps} "
+            "sampling steps.")  # fmt: skip
 
 
 def against(first: Sequence[Result], others: Sequence[Result]) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,3 +101,14 @@ def test_a_folder_without_weights_is_refused(ship, tmp_path):
     with pytest.raises(WeightsError):
         ship.ship(tmp_path / "empty", "new", None)
     assert not (tmp_path / "home" / "new").exists()
+
+
+def test_the_cards_of_a_new_decoder_say_which_bound_they_were_shipped_with():
+    cards = {path: path.read_text(encoding="utf-8")
+             for path in (ROOT / "data" / "weights").glob("*/README.md")}  # fmt: skip
+    shipped = {path: text for path, text in cards.items() if "--decoder runs/" in text}
+    assert shipped
+    for path, text in shipped.items():
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        (said,) = re.findall(r"--least-psnr ([\d.]+)", text)
+        assert float(said) == config["defaults"]["least_psnr"]
