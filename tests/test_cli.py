@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -685,6 +686,20 @@ def test_what_the_world_or_a_picture_lacks_is_said(here, weights, capsys, name, 
     run("edit", place, prompt, "--steps", 1, "--weights", weights)
     told = capsys.readouterr().err
     assert said in told and ("shows no" in told) == ("shows no" in said)
+
+
+def test_what_a_result_lacks_is_said_when_it_is_edited_again(here, weights, capsys):
+    """It is no sample and no render, but near to a scene; a photograph is near to none."""
+    shutil.copy(files.shipped("data", "images", "demo.png"), here / "cat.png")
+    run("edit", "cat.png", "make it night", "--weights", "toy-max", "-o", "first.png", "-q")
+    run("edit", "first.png", "remove the tree", "--steps", 1, "--weights", weights)
+    assert "shows no tree" in capsys.readouterr().err
+    run("edit", "first.png", "make the hat red", "--steps", 1, "--weights", weights)
+    assert "shows no" not in capsys.readouterr().err
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(here / "noise.png")
+    run("edit", "noise.png", "remove the tree", "--steps", 1, "--weights", weights)
+    assert "shows no" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

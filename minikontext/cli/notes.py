@@ -34,11 +34,17 @@ def noting(name: str) -> Iterator[None]:
 
 
 def tell_what_cannot_be(pipe: KontextPipeline, pictures: list, prompt: str) -> None:
-    """What the toy world lacks of a prompt, or a sample picture does not show: before any work."""
-    from minikontext.course import samples, verdict
+    """What the toy world lacks of a prompt, or a picture of it does not show: before any work."""
+    from minikontext.course import verdict
+    from minikontext.toyworld import Scene
 
-    scene = samples.shown(pictures[0]) if len(pictures) == 1 else None
-    for note in verdict.cannot(prompt, scene) if _is_toy(pipe) else ():
+    if not _is_toy(pipe):
+        return
+    notes = verdict.cannot(prompt)
+    # A picture takes a moment to be read: only where an empty scene would lack something.
+    if len(pictures) == 1 and len(verdict.cannot(prompt, Scene())) > len(notes):
+        notes = verdict.cannot(prompt, verdict.known(pictures[0]))
+    for note in notes:
         warn(note)
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from PIL import Image
 
 from minikontext.bench.safety_bench import is_card
+from minikontext.course.samples import shown
 from minikontext.errors import PromptWarning
 from minikontext.images.change import LITTLE, changed, told_change
 from minikontext.images.tensors import shrunk
@@ -61,6 +62,7 @@ _AGAIN = re.compile(rf"\b(this|same|these)\b|\b({_THIS}) ({'|'.join(CREATURES)})
 DRAWN = {"species", "colour", "pattern", "background", "time"}
 # A drawing further from every scene of the world is none of them, but a blur of several.
 BLURRED = 22.0  # dB; captions like those of the training hardly ever end below
+KNOWN = 25.0  # dB; an edit's result that is this near to a scene hardly ever lacks a thing of it
 UNCAPTIONED = {"style", "sign", "left", "left_colour", "right", "right_colour"}  # named in none
 CAPTION = {"species": "character", "colour": "colour", "background": "place"}  # named in all
 
@@ -100,15 +102,28 @@ def cannot(prompt: str, scene: Scene | None = None) -> list[PromptWarning]:
     return found
 
 
-def blurred(prompt: str, picture: Image.Image) -> Verdict | None:
-    """What is wrong with a picture drawn from words; None for a scene, or a refusal's card."""
+def nearest(picture: Image.Image) -> tuple[Scene, float]:
+    """The scene of the world that a picture is nearest to, and how near, as PSNR in dB."""
     array = as_array(shrunk(picture, 128))
     names = [name for name in ATTRIBUTES if name != "mark"]
     # Read at once, a wrong style can hide the character; by the words alone, the style is missed.
     starts = ([n for n in names if n not in UNCAPTIONED], [])
-    scenes = (read(array, read(array, Scene(), first), names) for first in starts)
-    shown = (psnr(array, render(scene, *array.shape[:2])) for scene in scenes)
-    if is_card(picture) or any(near >= BLURRED for near in shown):
+    scenes = [read(array, read(array, Scene(), first), names) for first in starts]
+    found = [(scene, psnr(array, render(scene, *array.shape[:2]))) for scene in scenes]
+    return max(found, key=lambda one: one[1])
+
+
+def known(picture: Image.Image) -> Scene | None:
+    """What a picture of the toy world shows: a sample, a render, the result of an edit."""
+    if (sample := shown(picture)) is not None:
+        return sample
+    scene, near = nearest(picture)
+    return scene if near >= KNOWN else None
+
+
+def blurred(prompt: str, picture: Image.Image) -> Verdict | None:
+    """What is wrong with a picture drawn from words; None for a scene, or a refusal's card."""
+    if is_card(picture) or nearest(picture)[1] >= BLURRED:
         return None
     named = {name for _, readings in _meant(" ".join(split_words(prompt))) for name, _ in readings}
     lacks = ", ".join(f"no {word}" for name, word in CAPTION.items() if name not in named)
