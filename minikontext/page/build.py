@@ -125,6 +125,7 @@ def facts(pipe: KontextPipeline, samples: list[dict[str, str]]) -> dict[str, Any
         "steps": min(defaults.num_inference_steps, 8),
         "schedule": {"shifted": defaults.shifted, "mu_16": defaults.mu_16},
         "change": {"visible": VISIBLE, "little": LITTLE},
+        "least_psnr": defaults.least_psnr,
         "sizes": [list(size) for size in defaults.sizes],
         "samples": samples,
     }

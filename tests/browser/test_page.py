@@ -19,6 +19,7 @@ from PIL import Image
 from static_server import serving
 
 from minikontext import flow, images, rope, sampler, tokens
+from minikontext.editing.contexts import PictureWarning
 from minikontext.errors import ConfigError, OutputError
 from minikontext.images.change import LITTLE, VISIBLE, told_change
 from minikontext.page.build import STATIC
@@ -368,6 +369,24 @@ def test_a_picture_of_ones_own_is_sized_and_said(page, tmp_path):
     page.set_input_files("#file", tmp_path / "words.txt")
     page.wait_for_function(f"{said}('cannot be read')")
     edit(page, "make it night")
+
+
+def test_a_picture_of_another_world_is_told_as_python_tells_it(page, pipe, tmp_path):
+    """And it stays told while the edit runs and after it, until there is another picture."""
+    values = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    noise = Image.fromarray(values)
+    noise.save(tmp_path / "noise.png")
+    assert page.inner_text("#stranger") == ""
+    page.set_input_files("#file", tmp_path / "noise.png")
+    page.wait_for_function("document.getElementById('stranger').textContent !== ''")
+    edit(page, "make it night")
+    with pytest.warns(PictureWarning) as told:
+        pipe("make it night", noise, num_inference_steps=1, progress=False)
+    numbers = re.findall(r"[\d.]+ dB|with [\d.]+", str(told[0].message))
+    assert len(numbers) == 2
+    assert re.findall(r"[\d.]+ dB|with [\d.]+", page.inner_text("#stranger")) == numbers
+    page.click("#samples button")
+    page.wait_for_function("document.getElementById('stranger').textContent === ''")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

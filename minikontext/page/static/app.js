@@ -1,6 +1,6 @@
 // What the page shows. All of the arithmetic is in model.js.
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { Editor, beside, readFacts, toldChange, tokenize, trainedSize } from "./model.js";
+import { Editor, beside, psnr, readFacts, toldChange, tokenize, trainedSize } from "./model.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { editor: null, facts: null, ready: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
@@ -62,9 +62,20 @@ async function encodeInput(source, label, pressed) {
   pen.drawImage(source, 0, 0, width, height);
   called(label, pressed);
   const editor = await state.ready; // the picture is seen while the net is still on its way
-  state.context = await editor.encode(toPixels(canvas), width, height);
+  const pixels = toPixels(canvas);
+  state.context = await editor.encode(pixels, width, height);
+  await tellStranger(editor, pixels, state.context);
   const changed = width !== source.width || height !== source.height;
   say(changed ? `${source.width}×${source.height} pixels became ${width}×${height}, a size that the net knows.` : "Ready.");
+}
+
+/** Say of a picture that the autoencoder cannot give back that it is none of the net's world. */
+async function tellStranger(editor, pixels, latents) {
+  const least = editor.facts.least_psnr;
+  const near = least === null ? Infinity : psnr(pixels, (await editor.decode(latents.data, latents.dims)).data);
+  $("stranger").textContent = near >= least ? "" :
+    `This picture is unlike what the net knows: its autoencoder gives it back with ${near.toFixed(1)} dB, ` +
+    `pictures of its world with ${least} and more. Expect a smear; a photograph needs FLUX weights.`;
 }
 
 /** Latents of a picture that is brought to another size first. */
@@ -142,6 +153,7 @@ function goOn() {
   state.input = state.input.then(() => { // behind a picture that is still being encoded
     copied(from, $("before"));
     called("the result before", null);
+    $("stranger").textContent = "";
     state.context = z; // latents, not pixels: no loss of a round trip
     say("The result is the input now, in latents: nothing was lost on the way.");
   });

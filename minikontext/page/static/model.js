@@ -257,6 +257,13 @@ export function toldChange(before, after, width, height, { visible, little }) {
   return `${rounded}% of the picture changed, most of it ${`${where} ${["left", "", "right"][most % 3]}`.trim()}.`;
 }
 
+/** How near pixels from -1 to 1 are to others, in dB; `after` is rounded as a picture is. */
+export function psnr(before, after) {
+  const rounded = (x) => Math.round((Math.min(1, Math.max(-1, x)) + 1) * 127.5) / 127.5 - 1;
+  const error = before.reduce((sum, x, i) => sum + (x - rounded(after[i])) ** 2, 0) / before.length / 4;
+  return -10 * Math.log10(error + 1e-12);
+}
+
 // ---- the editor -------------------------------------------------------------------------------
 
 /** What is known of the weights: `editor.json`. It comes at once, and says what to show meanwhile. */
