@@ -137,6 +137,22 @@ def test_a_full_disk_costs_no_notebook(course):
     assert snapshot(mine) == before
 
 
+def test_what_is_as_it_is_shipped_is_trusted_and_nothing_else(course, monkeypatch, tmp_path):
+    """Jupyter shows stored styles of signed notebooks alone."""
+    nbformat = pytest.importorskip("nbformat")
+    from nbformat.sign import NotebookNotary
+
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    shipped, mine = course
+    lab.deliver(shipped, mine)
+    write(mine / "notebooks" / START, notebook("a", "answer = 42", "c"))
+    write(mine / "notebooks" / "own.ipynb", notebook("own"))
+    lab.trust(shipped, mine)
+    trusted = {one.name: NotebookNotary().check_signature(nbformat.read(one, as_version=4))
+               for one in (mine / "notebooks").glob("*.ipynb")}  # fmt: skip
+    assert trusted == {START: False, "own.ipynb": False, "01_more.ipynb": True}
+
+
 def test_mistakes(course, tmp_path):
     shipped, mine = course
     with pytest.raises(ConfigError, match="no notebook '77' to reset. Numbers are 00 to 01"):

@@ -54,7 +54,10 @@ def lab(tmp_path_factory):
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if reason := missing():
         pytest.skip(reason)
-    furnish(home := tmp_path_factory.mktemp("lab"))
+    home = tmp_path_factory.mktemp("lab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_DATA_DIR", str(home / "data"))  # where signatures are kept
+        furnish(home)
     server = start_server(home, port := free_port())
     # Reset: JupyterLab would open the notebooks of the last visit again, and run one of those.
     yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token=secret&reset".format

@@ -15,6 +15,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from minikontext.cli.lab import deliver, trust
 from minikontext.errors import WeightsError
 from minikontext.pretrained.native import find_weights
 
@@ -28,6 +29,7 @@ CELLS = (
     "mk.course.EditingWidget(pipe)",
     'pipe("make the hat red", mk.course.pictures()["cat"], seed=1, progress=False)',
 )
+UNRUN = "unrun.ipynb"  # ATTENTION as it is delivered and signed, of which no test runs a cell
 LATE = "late.ipynb"  # the same where the kernel answers late, and thinks long about every step
 LAG = """import time
 import ipywidgets
@@ -112,6 +114,9 @@ def missing():
 
 def furnish(home):
     """Put the notebooks and JupyterLab's settings into an empty folder."""
+    deliver(NOTEBOOKS, home / "course")
+    trust(NOTEBOOKS, home / "course")
+    shutil.copy(home / "course" / "notebooks" / ATTENTION, home / UNRUN)
     for name in (START, ATTENTION, SAFETY):
         shutil.copy(NOTEBOOKS / name, home)
     new, facts = nbformat.v4, {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
@@ -126,7 +131,8 @@ def furnish(home):
 
 def start_server(home, port):
     folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-               "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime"}  # fmt: skip
+               "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime",
+               "JUPYTER_DATA_DIR": "data"}  # fmt: skip
     env = {**os.environ, **{name: str(home / folder) for name, folder in folders.items()}}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env["MINIKONTEXT_PROGRESS"] = str(home / "progress.json")

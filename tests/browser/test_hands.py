@@ -5,7 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab_page import HANDS, LATE, PATIENCE, WIDGETS, answered, keys, open_and_run, status, until
+from lab_page import (
+    HANDS,
+    LATE,
+    PATIENCE,
+    UNRUN,
+    WIDGETS,
+    answered,
+    keys,
+    open_and_run,
+    status,
+    until,
+)
 from PIL import Image
 
 from minikontext import images
@@ -76,6 +87,17 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
             assert page.evaluate(CUT) == []
         filtered = plot.evaluate("e => getComputedStyle(e).filter")
         assert ("invert" in filtered) == (theme == "Dark")
+
+
+def test_stored_plots_of_a_delivered_notebook_are_dark_before_any_cell_has_run(page, lab):
+    page.goto(lab(UNRUN))
+    page.wait_for_selector(".jp-RenderedImage img")
+    turn(page, "Dark")
+    filtered = page.locator(".jp-RenderedImage img").evaluate_all(
+        "all => all.map(e => getComputedStyle(e).filter)"
+    )
+    assert len(filtered) > 3 and "none" not in filtered
+    turn(page, "Light")
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
