@@ -227,6 +227,17 @@ def test_rows_of_installs_stay_when_a_column_comes():
     assert {line.count("|") for line in found.values()} == {7}
 
 
+def test_the_readme_says_of_every_install_what_was_tried():
+    """Each way under each Python, and whether the picture was edited and the course opened."""
+    stored = runpy.run_path(str(ROOT / "tools" / "installs.py"))["stored"]
+    lines = stored((ROOT / "docs" / "install.md").read_text(encoding="utf-8"))
+    said = re.search(r"Tried: (.*?) packages; each under Python (.*?): \[all (\d+)\]",
+                     (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)  # fmt: skip
+    named = {(way, version) for way in said[1].split(", ") for version in said[2].split(", ")}
+    assert {key for key, line in lines.items() if line.count("| yes ") == 2} == named
+    assert len(lines) == len(named) == int(said[3])
+
+
 def test_ci_is_not_green_without_the_page_and_the_book():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert "make test" in lines and any(line.startswith("make book") for line in lines)  # no `if`
