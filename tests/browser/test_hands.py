@@ -85,6 +85,10 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
             assert [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]] == []
             assert page.evaluate(CONTRAST) == []
             assert page.evaluate(CUT) == []
+        arrow = page.locator(".mk select").first.evaluate(
+            "e => getComputedStyle(e).backgroundImage"
+        )
+        assert (style.ARROW in arrow) == (theme == "Dark")  # else it is black on black
         filtered = plot.evaluate("e => getComputedStyle(e).filter")
         assert ("invert" in filtered) == (theme == "Dark")
 

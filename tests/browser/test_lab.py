@@ -84,6 +84,12 @@ def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
     assert settled(widget) not in (start, red, night)
     until(lambda: widget.locator(".mk-thumb").count() == 4)
 
+    # A result of the history answers a click on its picture, not only on its label.
+    answered(page)
+    widget.locator(".mk-tile img[alt^='1. ']").click()
+    status(widget, "Go on from 1")
+    until(lambda: picture(widget) == red)
+
 
 def test_the_attention_widget_answers_a_click(page, lab):
     open_and_run(page, lab(ATTENTION))
