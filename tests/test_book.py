@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import minikontext
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -128,8 +130,19 @@ def test_every_link_of_a_page_leads_somewhere(page):
 
 def test_a_newcomer_reads_the_readme_in_half_a_minute():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 60 and len(text.split()) <= 450
+    before, tree = text.split("## Where things are")  # which is looked up, not read
+    assert len(before.splitlines()) <= 60 and len(before.split()) <= 450
+    assert len(tree.splitlines()) <= 40
     assert "make lab" in text and all(f"docs/{one.name}" in text for one in PAGES[2:])
+
+
+def test_the_readme_shows_the_tree_of_the_package_in_the_order_to_read_it():
+    drawn = [line.split(maxsplit=1) for line in minikontext.__doc__.splitlines()
+             if line.startswith("    ")]  # fmt: skip
+    names = {name.rstrip("/") for name, _ in drawn}
+    assert names == {*minikontext.IDEAS, *minikontext.WINGS} - {"errors"}
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("```")[-2]
+    assert [line.split(maxsplit=1) for line in shown.strip().splitlines()] == drawn
 
 
 def test_what_asks_the_network_and_dead_links_are_found(book, tmp_path):
