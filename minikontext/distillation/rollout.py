@@ -4,8 +4,7 @@ LADD noises its teacher's answers and asks the student about these. When it samp
 starts where its own last step went, with that step's errors, which it has never seen. So here it
 samples first, without gradients, and is trained at the state it got to: backward simulation (DMD2,
 arXiv 2405.14867). Where a wish has one right answer no discriminator is needed: the student's
-estimate of the clean latents is compared with that answer. Where many are right, it is left alone,
-or goes on learning the flow at the times that it samples at.
+estimate of the clean latents is compared with that answer. Where many are right, it is left alone.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class RolloutLossConfig:
     then one of the steps is drawn, at which it learns. final: the share in which it is the last
     one, whose estimate is the answer. mu_16: its times are shifted by the root law of the target's
     size; None: as they are. changed: how much of the loss follows what the edit changes, as in
-    `WorldEditorTraining`. flow: whether samples with many right answers learn the flow at the same
-    times, from a noised answer, as in training from pairs.
+    `WorldEditorTraining`.
     """
 
     seed: Seed = 0
@@ -48,7 +46,6 @@ class RolloutLossConfig:
     final: Share = 0.5
     mu_16: Mean | None = None
     changed: Share = 0.0
-    flow: bool = False
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -74,7 +71,7 @@ class RolloutLossConfig:
 def rollout_loss(
     student: nn.Module, source: Inputs | Batches, config: RolloutLossConfig, device: torch.device
 ) -> LossFunction:
-    """The loss of a step: the distance where one answer is right, the flow's where many are."""
+    """The loss of a step, over the samples that have one right answer."""
 
     def loss(step: int, microbatch: Microbatch = WHOLE) -> tuple[Tensor, dict[str, float]]:
         draw = torch.Generator().manual_seed(config.seed * 9_000_011 + step)
@@ -88,18 +85,13 @@ def rollout_loss(
             return student(z, t, words, contexts)
 
         t = times[-1:].to(device).expand(len(x))
-        one_right = determined.view(-1, 1, 1, 1)
         with mixed_precision(device, config.bf16):
             z = sampler.sample(predict, noise, times)  # without gradients
-            if config.flow:
-                z = torch.where(one_right, z, flow.interpolate(x, noise, t))
-            v = predict(z, t).float()
-        generated = torch.where(one_right, flow.clean_estimate(z, v, t), x)
+            generated = flow.clean_estimate(z, predict(z, t).float(), t)
+        generated = torch.where(determined.view(-1, 1, 1, 1), generated, x)
         mse = float((generated.detach() - x).square().mean())
         weights = change_weights(x, contexts, config.changed) if config.changed else None
         total = losses.rollout_loss(generated, x, float(times[-1]), weights)
-        if config.flow:
-            total = total + torch.where(one_right, 0.0, v - (noise - x)).square().mean()
         return total, {"mse": mse, f"mse_at_{float(times[-1]):.2f}": mse}
 
     return loss
