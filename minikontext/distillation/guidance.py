@@ -50,6 +50,7 @@ def student_of(teacher: Editor) -> Editor:
     student = Editor(KontextTransformer(sizes), text, teacher.layout)
     weights = student.state_dict() | teacher.state_dict()
     student.load_state_dict(weights)
+    # Zeros at the end, as in LoRA: at first the student answers as the teacher does.
     last = student.transformer.guidance_in.out_layer
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

@@ -137,6 +137,7 @@ class Discriminator(nn.Module):
         condition = torch.cat((timestep_embedding(t), pooled.float()), dim=-1)
         logits = []
         for head, x in zip(self.heads, seen, strict=True):
+            # Detached weights pass the gradient on to x: the student learns, the head does not.
             weights = {n: p if learns else p.detach() for n, p in head.named_parameters()}
             logits.append(torch.func.functional_call(head, weights, (x, rows, condition)))
         return torch.stack(logits).float()
@@ -146,6 +147,7 @@ class Discriminator(nn.Module):
 def watched(transformer: KontextTransformer, n_text: int) -> Iterator[list[Tensor]]:
     """Collect the image tokens after every block while the transformer runs."""
     found: list[Tensor] = []
+    # A double block returns image and text apart; in a single one the text comes first.
     handles = [
         block.register_forward_hook(lambda _, __, out: found.append(out[0]))
         for block in transformer.double_blocks
@@ -218,11 +220,14 @@ def ladd_loss(
                 "a batch of 1: a turn of LADD compares samples; raise [stream] tokens"
             )
         rows, cols = (side // PATCH for side in x.shape[-2:])
+        # The student's noise, and the judges': the same for real and fake, else it gives them away.
         noise, again = (torch.randn(x.shape, generator=draw) for _ in range(2))
         t = config.draw_times(len(x), step, draw, rows * cols)
         judged_at = flow.sample_timesteps(len(x), config.renoise_mu, config.renoise_sigma, draw)
         shake = config.r1_sigma * torch.randn(x.shape, generator=draw) if config.r1 else x
+        # One coin for the batch: to sample costs passes, which would be lost on the others.
         lone = bool(torch.rand((), generator=draw) < config.own_states)
+        # Rolled by one, every sample has its neighbour's words: mismatched pairs, if any are asked.
         drawn = (x, words, noise, again, t, judged_at, shake, words.roll(1, 0), *contexts)
         drawn = microbatch.to(device, *drawn)
         x, words, noise, again, t, judged_at, shake, others, *contexts = drawn
@@ -254,6 +259,7 @@ def own_states(
     """
     z, now = noise, 1.0
     for later in sorted({*times} - {1.0}, reverse=True):
+        # All take the step; those that are where they should be keep what they had.
         moved = z + (later - now) * student(z, torch.full_like(t, now)).float()
         z, now = torch.where(t.reshape(-1, *[1] * (z.dim() - 1)) <= later, moved, z), later
     return z

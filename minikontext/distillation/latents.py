@@ -80,6 +80,7 @@ class TeacherStream:
         return found
 
     def _sample(self, number: int) -> Tensor:
+        # The first wording of a batch: what is kept must not depend on the step that asks for it.
         target, contexts, prompts = self.stream.numbered(number)
         draw = torch.Generator().manual_seed(self.stream.config.seed * 1_000_003 + number)
         noise, words = (

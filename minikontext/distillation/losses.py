@@ -89,12 +89,13 @@ def ladd_turn(
     x, noise, again, t, at = draws
     z = flow.interpolate(x, noise, t) if start is None else start
     shown = flow.interpolate(x, again, at)
-    with torch.no_grad():
+    with torch.no_grad():  # real points are given, and the features' net is frozen: nothing learns
         real = judge.features(shown, at)
     with torch.set_grad_enabled(learns):
         generated = flow.clean_estimate(z, student(z, t).float(), t)
         fake = judge.features(flow.interpolate(generated, again, at), at)
     on_real = judge.heads(real, at, True)
+    # Attached, the heads' loss would teach the student to be found out.
     on_fake = judge.heads([f.detach() for f in fake], at, True)
     heads = discriminator_loss(on_real, on_fake)
     if mismatched:
@@ -106,7 +107,7 @@ def ladd_turn(
         with torch.no_grad():
             shaken = judge.features(shown + shake, at)
         heads = heads + r1 * (on_real - judge.heads(shaken, at, True)).square().mean()
-    fooled = judge.heads(fake, at, False)
+    fooled = judge.heads(fake, at, False)  # the same logits once more, now for the student's sake
     return Turn(
         heads, student_loss(fooled, generated, x, adversarial, mse), generated, on_real, on_fake
     )

@@ -60,6 +60,7 @@ class Policy(NamedTuple):
         for i in range(substeps):
             now, later = (torch.lerp(begin, end, (i + d) / substeps) for d in (0, 1))
             clean = self.estimate((now + later) / 2)
+            # On a straight path to `clean` the noise shrinks as time does: exact while it stands.
             z = torch.lerp(clean, z, flow.per_sample(later / now, z))
         return z
 
@@ -115,6 +116,7 @@ class PolicySteps(nn.Module):
         found = self.net(img, img_ids, txt, txt_ids, timesteps, *more)
         velocities = found.unflatten(-1, (-1, img.shape[-1])).movedim(2, 1)  # (b, k, n, c)
         times = self.times.to(timesteps)
+        # The next time that the sampler visits: the largest one below now.
         later = times.where(times < timesteps[:, None] - 1e-6, times.new_tensor(-1)).amax(1)
         policy = Policy.of(velocities, img, timesteps)
         moved = policy.follow(img, timesteps, later)
