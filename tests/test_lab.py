@@ -153,6 +153,18 @@ def test_what_is_as_it_is_shipped_is_trusted_and_nothing_else(course, monkeypatc
     assert trusted == {START: False, "own.ipynb": False, "01_more.ipynb": True}
 
 
+def test_a_notebook_that_is_gone_or_renumbered_stays_and_is_told_once(course):
+    shipped, mine = course
+    lab.deliver(shipped, mine)
+    write(mine / "notebooks" / "01_more.ipynb", notebook("x = 42"))
+    (shipped / "01_more.ipynb").rename(shipped / "02_more.ipynb")
+    (told,) = lab.deliver(shipped, mine)
+    assert told.startswith("01_more.ipynb: is no part") and told.endswith("yours stays")
+    assert sources(read(mine / "notebooks" / "01_more.ipynb")) == ["x = 42"]
+    assert sources(read(mine / "notebooks" / "02_more.ipynb")) == ["x"]
+    assert lab.deliver(shipped, mine) == []
+
+
 def test_mistakes(course, tmp_path):
     shipped, mine = course
     with pytest.raises(ConfigError, match="no notebook '77' to reset. Numbers are 00 to 01"):

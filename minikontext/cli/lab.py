@@ -126,8 +126,18 @@ def deliver(source: Path, folder: Path, reset: Sequence[str] = ()) -> list[str]:
         )
     files.check_writable(folder / "notebooks" / START)
     notes = [_deliver_one(one, folder, one.name[:2] in reset) for one in notebooks]
+    notes += [_leave(one, folder) for one in sorted((folder / DELIVERED).glob("[0-9][0-9]_*.ipynb"))
+              if one.name not in {each.name for each in notebooks}]  # fmt: skip
     _copy_texts(source, folder)
     return [note for note in notes if note]
+
+
+def _leave(last: Path, folder: Path) -> str:
+    """Of a notebook that the course has no more, or under another number: the student's stays."""
+    last.unlink()
+    if not (folder / "notebooks" / last.name).exists():
+        return ""
+    return f"{last.name}: is no part of the course any more, or has another number; yours stays"
 
 
 def _around(folder: Path) -> Path | None:

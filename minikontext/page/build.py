@@ -15,6 +15,7 @@ from minikontext.runtime import files
 from minikontext.runtime.config import write_json
 from minikontext.text import NGRAMS_PER_WORD, SPECIAL, ToyTextEncoder
 from minikontext.tokens import SPAN
+from minikontext.toyworld.scene import MAX_SIGN
 
 STATIC = Path(__file__).parent / "static"
 # Of the npm package onnxruntime-web: the part that computes on the CPU, in WebAssembly.
@@ -126,6 +127,7 @@ def facts(pipe: KontextPipeline, samples: list[dict[str, str]]) -> dict[str, Any
         "schedule": {"shifted": defaults.shifted, "mu_16": defaults.mu_16},
         "change": {"visible": VISIBLE, "little": LITTLE},
         "least_psnr": defaults.least_psnr,
+        "max_sign": MAX_SIGN,
         "sizes": [list(size) for size in defaults.sizes],
         "samples": samples,
     }

@@ -28,6 +28,8 @@ from minikontext.safety.filters import Verdict
 CONTRAST = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
 IDLE = """() => ![...document.querySelectorAll(".mk .mk-bar")].some(
     (e) => getComputedStyle(e).visibility === "visible")"""
+# A plot's letters are of 8 points, 72 to the inch: so wide, they have 8 pixels of the page's.
+CHARTS = [f".mk img[alt='{alt}']" for alt in ("what each GPU holds", "what each plan holds")]
 CUT = """() => [...document.querySelectorAll(".mk")].filter(
     (e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText.slice(0, 60))"""
 
@@ -85,6 +87,8 @@ def test_every_widget_can_be_read_in_either_theme_at_either_width(page, lab, npm
             assert [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]] == []
             assert page.evaluate(CONTRAST) == []
             assert page.evaluate(CUT) == []
+            for chart in CHARTS:
+                assert page.locator(chart).bounding_box()["width"] >= 72 * style.PLOT
         arrow = page.locator(".mk select").first.evaluate(
             "e => getComputedStyle(e).backgroundImage"
         )

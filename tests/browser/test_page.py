@@ -19,6 +19,7 @@ from PIL import Image
 from static_server import serving
 
 from minikontext import flow, images, rope, sampler, tokens
+from minikontext.course import verdict
 from minikontext.editing.contexts import PictureWarning
 from minikontext.errors import ConfigError, OutputError
 from minikontext.images.change import LITTLE, VISIBLE, told_change
@@ -26,6 +27,7 @@ from minikontext.page.build import STATIC
 from minikontext.pipeline import KontextPipeline
 from minikontext.runtime.files import shipped
 from minikontext.text import UnknownWord
+from minikontext.toyworld.scene import MAX_SIGN
 from minikontext.toyworld.sizes import TRAINED
 
 HERE = Path(__file__).parent
@@ -258,6 +260,21 @@ def test_words_by_their_letters_are_read_as_python_reads_them(page2, pipe2):
     ]  # fmt: skip
     assert [p for p, a, b in zip(prompts, found, wanted, strict=True) if a != b] == []
     assert sum(bool(unknown) for _, unknown in wanted) > 20
+
+
+def test_a_sign_that_is_too_long_is_told_as_python_tells_it(page):
+    prompts = ['add a sign "HELLO"', 'add a sign "HI"', "add a sign HELLO WORLD", "make it night",
+               'add a sign "hello world" and "OK"', "“ABCDE”", "", "MAKE THE HAT RED"]  # fmt: skip
+    code = """async (prompts) => {
+        const { longSigns } = await import("./model.js"), { facts } = window.minikontext.editor;
+        return prompts.map((prompt) => longSigns(prompt, facts)); }"""
+    wanted = [[word for word in verdict._letters(prompt) if len(word) > MAX_SIGN]
+              for prompt in prompts]  # fmt: skip
+    assert page.evaluate(code, prompts) == wanted and sum(map(bool, wanted)) == 4
+    page.fill("#prompt", prompts[0])
+    assert page.inner_text("#words").endswith("not “HELLO”.")
+    page.fill("#prompt", prompts[1])
+    assert page.inner_text("#words") == ""
 
 
 @pytest.mark.parametrize("size", [None, (128, 128)])

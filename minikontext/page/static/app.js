@@ -1,6 +1,6 @@
 // What the page shows. All of the arithmetic is in model.js.
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { Editor, beside, psnr, readFacts, toldChange, tokenize, trainedSize } from "./model.js";
+import { Editor, beside, longSigns, psnr, readFacts, toldChange, tokenize, trainedSize } from "./model.js";
 
 const $ = (id) => document.getElementById(id);
 const state = { editor: null, facts: null, ready: null, input: Promise.resolve(), context: null, steps: [], z: null, patch: 5, busy: false };
@@ -162,7 +162,9 @@ function goOn() {
 function readPrompt() {
   const { unknown, dropped } = tokenize($("prompt").value, state.facts), note = $("words");
   const lost = dropped.length ? ` Too long: “${dropped.join(" ")}” is left out.` : "";
-  note.textContent = unknown.length ? `The net was never taught: ${unknown.join(", ")}.${lost}` : lost;
+  const long = longSigns($("prompt").value, state.facts), { max_sign } = state.facts;
+  const signs = long.length ? ` A sign holds ${max_sign} letters at most, and no space: not “${long.join("”, “")}”.` : "";
+  note.textContent = (unknown.length ? `The net was never taught: ${unknown.join(", ")}.` : "") + lost + signs;
   note.classList.toggle("warn", Boolean(note.textContent));
 }
 

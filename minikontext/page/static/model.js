@@ -125,6 +125,13 @@ export function resembles(word, known, facts) {
   return near.sort(order).slice(0, 3).some((one) => one.near[0] === text[0]);
 }
 
+/** The words that are spelled out and longer than a sign: `course.verdict.cannot`. */
+export function longSigns(prompt, { words, max_sign }) {
+  const known = new Set(words.filter((word) => !word.startsWith("<")));
+  const letters = splitPrompt(prompt, known).map(({ token, source }) => (/^<[a-z]>$/.test(token) ? source : " "));
+  return letters.join("").split(/\s+/).filter((word) => word.length > max_sign);
+}
+
 /** Token ids of a prompt: cut, closed by <end>, padded; and the words that mean nothing here. Of
  * words that are put together from their letters the rows of these follow, token by token. */
 export function tokenize(prompt, facts) {
