@@ -38,52 +38,23 @@ from typing import Any
 __version__ = "0.2.0"
 
 IDEAS = (
-    "autoencoder",
-    "denoiser",
-    "errors",
-    "flow",
-    "layers",
-    "pipeline",
-    "rope",
-    "sampler",
-    "text",
-    "tokens",
-    "transformer",
-)
+    "autoencoder", "denoiser", "errors", "flow", "layers", "pipeline", "rope", "sampler", "text",
+    "tokens", "transformer",
+)  # fmt: skip
 WINGS = (
-    "bench",
-    "cli",
-    "course",
-    "distillation",
-    "editing",
-    "images",
-    "page",
-    "pretrained",
-    "runtime",
-    "safety",
-    "toyworld",
-    "training",
-)
+    "bench", "cli", "course", "distillation", "editing", "images", "page", "pretrained", "runtime",
+    "safety", "toyworld", "training",
+)  # fmt: skip
 
 _HOMES = {
-    "AutoEncoder": "autoencoder",
-    "AutoEncoderConfig": "autoencoder",
-    "Denoiser": "denoiser",
-    "FluxTextEncoder": "pretrained.text_encoders",
-    "KontextOutput": "editing.output",
-    "KontextPipeline": "pipeline",
-    "KontextTransformer": "transformer",
-    "MinikontextError": "errors",
-    "ResizePlan": "images.resize",
-    "Safety": "safety.filters",
-    "StepCache": "runtime.step_cache",
-    "TextFeatures": "text",
-    "ToyTextConfig": "text",
-    "ToyTextEncoder": "text",
-    "TransformerConfig": "transformer",
-    "Verdict": "safety.filters",
+    "AutoEncoder": "autoencoder", "AutoEncoderConfig": "autoencoder", "Denoiser": "denoiser",
+    "FluxTextEncoder": "pretrained.text_encoders", "KontextOutput": "editing.output",
+    "KontextPipeline": "pipeline", "KontextTransformer": "transformer",
+    "MinikontextError": "errors", "ResizePlan": "images.resize", "Safety": "safety.filters",
+    "StepCache": "runtime.step_cache", "TextFeatures": "text", "ToyTextConfig": "text",
+    "ToyTextEncoder": "text", "TransformerConfig": "transformer", "Verdict": "safety.filters",
     "replay": "course.session",
-}
+}  # fmt: skip
 
 __all__ = ["__version__", *IDEAS, *WINGS, *_HOMES]
 

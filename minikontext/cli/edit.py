@@ -422,19 +422,12 @@ def check_output(path: Path, sources: Sequence[str]) -> None:
 
 def _sampling(options: argparse.Namespace, seed: int | None) -> dict[str, object]:
     return {
-        "seed": seed,
-        "num_inference_steps": options.steps,
-        "num_images_per_prompt": options.count,
-        "width": options.width,
-        "height": options.height,
-        "guidance_scale": options.guidance,
-        "true_cfg_scale": options.cfg,
-        "negative_prompt": options.negative,
-        "resize": options.resize,
-        "step_cache": options.step_cache,
-        "context_layout": options.layout,
-        "progress": not options.quiet,
-    }
+        "seed": seed, "num_inference_steps": options.steps, "num_images_per_prompt": options.count,
+        "width": options.width, "height": options.height, "guidance_scale": options.guidance,
+        "true_cfg_scale": options.cfg, "negative_prompt": options.negative,
+        "resize": options.resize, "step_cache": options.step_cache,
+        "context_layout": options.layout, "progress": not options.quiet,
+    }  # fmt: skip
 
 
 @contextmanager

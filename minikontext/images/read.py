@@ -21,19 +21,8 @@ from minikontext.runtime.log import printable
 # Anything that PIL decodes by itself, and HEIF if somebody has registered an opener. EPS is left
 # out on purpose: PIL hands it to another program.
 FORMATS = (
-    "PNG",
-    "JPEG",
-    "MPO",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "AVIF",
-    "PPM",
-    "ICO",
-    "JPEG2000",
-    "HEIF",
-)
+    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "ICO", "JPEG2000", "HEIF",
+)  # fmt: skip
 
 # A small file can unpack into more pixels than the memory holds; a camera stays below this.
 MAX_PIXELS = 120_000_000

@@ -30,13 +30,8 @@ MODULES = (
     "stored", "summary", "text_encoders", "transformers_io",
 )  # fmt: skip
 HOMES = {
-    "computed": "loader",
-    "config_fingerprint": "loader",
-    "find_weights": "native",
-    "from_diffusers": "key_mapping",
-    "inspect": "safetensors_io",
-    "load": "loader",
-    "save": "loader",
-    "to_diffusers": "key_mapping",
-}
+    "computed": "loader", "config_fingerprint": "loader", "find_weights": "native",
+    "from_diffusers": "key_mapping", "inspect": "safetensors_io", "load": "loader",
+    "save": "loader", "to_diffusers": "key_mapping",
+}  # fmt: skip
 __getattr__ = lazy(__name__, MODULES, HOMES)

@@ -11,15 +11,8 @@ from minikontext.safety.filters import ImageFilter, PromptFilter, Safety, Verdic
 from minikontext.safety.registry import chosen, find, load
 
 __all__ = [
-    "ImageFilter",
-    "PromptFilter",
-    "Safety",
-    "Verdict",
-    "chosen",
-    "find",
-    "load",
-    "placeholder",
-]
+    "ImageFilter", "PromptFilter", "Safety", "Verdict", "chosen", "find", "load", "placeholder",
+]  # fmt: skip
 
 MODULES = ("classifiers", "clip", "filters", "registry")
 __getattr__ = lazy(__name__, MODULES, {})

@@ -379,15 +379,10 @@ def stream_defaults(stream: StreamConfig, **more: Any) -> Defaults:
 
 
 JOBS: dict[str, type[Job]] = {
-    "editor": EditorJob,
-    "folder": FolderJob,
-    "lora": LoraJob,
-    "safety": SafetyJob,
-    "world_autoencoder": WorldAutoEncoderJob,
-    "world_editor": WorldEditorJob,
-    "world_imitation": WorldImitationJob,
-    "world_words": WorldWordsJob,
-}
+    "editor": EditorJob, "folder": FolderJob, "lora": LoraJob, "safety": SafetyJob,
+    "world_autoencoder": WorldAutoEncoderJob, "world_editor": WorldEditorJob,
+    "world_imitation": WorldImitationJob, "world_words": WorldWordsJob,
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- reading

@@ -13,15 +13,11 @@ from minikontext.training.sources import check_source
 Train = Callable[..., Path]
 
 TRAIN: dict[str, Train] = {
-    "editor": recipes.train_editor,
-    "folder": recipes.train_folder,
-    "lora": recipes.train_lora,
-    "safety": recipes.train_safety,
-    "world_autoencoder": recipes.train_world_autoencoder,
-    "world_editor": recipes.train_world_editor,
-    "world_imitation": recipes.train_world_imitation,
+    "editor": recipes.train_editor, "folder": recipes.train_folder, "lora": recipes.train_lora,
+    "safety": recipes.train_safety, "world_autoencoder": recipes.train_world_autoencoder,
+    "world_editor": recipes.train_world_editor, "world_imitation": recipes.train_world_imitation,
     "world_words": recipes.train_world_words,
-}
+}  # fmt: skip
 
 
 def main(path: str | Path, resume: bool = True) -> Path:

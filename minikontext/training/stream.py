@@ -58,8 +58,6 @@ class StreamConfig:
     unless given: there all of a picture is drawn, in an edit a small part of it. told: the share of
     those batches whose captions tell all of the picture (`captions`), not the level's own. several:
     the share of the batches with pictures that have more than one, of the level's own unless given.
-    anew: the share of the samples with one picture whose wish draws the character anew (`ANEW`), of
-    the level's own unless given.
     words: "grammar", with two wishes in some of the sentences; "plain", one wish in the first
     edition's templates, read by the grammar's encoder; "templates", read by the first edition's.
     """
@@ -75,7 +73,6 @@ class StreamConfig:
     text_to_image: Share | None = field(default=None, repr=False)
     told: Share = field(default=0.0, repr=False)
     several: Share | None = field(default=None, repr=False)
-    anew: Share | None = field(default=None, repr=False)
     # how they are drawn, not what: no part of what tells one stream from another
     workers: Annotated[int, Interval(ge=0, le=1024)] = field(default=0, repr=False, compare=False)
 
@@ -89,23 +86,9 @@ class StreamConfig:
             )
         if self.words not in WORDS:
             raise ConfigError(f"[stream] words={self.words!r}: choose one of {', '.join(WORDS)}")
-        for name in ("other_size", "text_to_image", "told", "several", "anew"):
+        for name in ("other_size", "text_to_image", "told", "several"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ConfigError(f"[stream] {name}={getattr(self, name)}: a share is from 0 to 1")
-
-
-# One-picture wishes after which the character is drawn again, not copied. Chosen by what the line's
-# editors had not learned on the dev split.
-ANEW = frozenset({
-    "change_eyes", "change_pattern", "change_style", "move_character", "recolour_character",
-    "remove_accessory", "replace_accessory", "replace_character", "style_reference",
-})  # fmt: skip
-NEXT = 10**12  # from a case to the one that is tried in its place: beyond every batch's own numbers
-
-
-def draws_anew(case: Case) -> bool:
-    """Whether a wish of a case has the character drawn anew."""
-    return not ANEW.isdisjoint(case.operation.split(" + "))
 
 
 @dataclass(frozen=True)
@@ -174,11 +157,6 @@ class Stream:
                 self.facts += f" {name}={share}"
         if config.told:
             self.facts += f" told={config.told}"
-        if config.anew is not None:
-            kinds = {name in ANEW for name in operation_shares(config.level, 1)}
-            if 1 in self.counts and kinds != {True, False}:
-                raise ConfigError(f"[stream] anew={config.anew}: no choice at level {config.level}")
-            self.facts += f" anew={config.anew}"
         self._ahead: tuple[int, Iterator[Batch]] | None = None  # the next step, and what draws it
         if folder:
             labelled(folder, self.facts, name="stream.txt")
@@ -222,17 +200,7 @@ class Stream:
         numbers = range(first, first + size)
         if not count and random.Random(f"told/{config.seed}/{number}").random() < config.told:
             return [captions.sample_told(i, config.level, "train", config.seed) for i in numbers]
-        return [self._case(i, count) for i in numbers]
-
-    def _case(self, index: int, count: int) -> Case:
-        """Case `index`, or the first after it whose wish draws the character anew, or does not."""
-        share, seed = self.config.anew, self.config.seed
-        wanted = share is not None and random.Random(f"anew/{seed}/{index}").random() < share
-        while True:
-            case = self.words.case(index, self.config.level, "train", seed, count)
-            if share is None or count != 1 or wanted == draws_anew(case):
-                return case
-            index += NEXT
+        return [self.words.case(i, config.level, "train", config.seed, count) for i in numbers]
 
     def batch(self, step: int) -> Batch:
         """Latents and words of a step."""

@@ -10,7 +10,6 @@ import torch
 from minikontext.autoencoder import AutoEncoder, AutoEncoderConfig
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.text import SPECIAL, UNKNOWN, split_prompt
-from minikontext.toyworld.edits import OPERATIONS, context_count, sample_case
 from minikontext.toyworld.sizes import TRAINED, UNSEEN
 from minikontext.toyworld.split import scene_keys, split_of_all
 from minikontext.training import jobs
@@ -21,7 +20,7 @@ from minikontext.training.pictures import (
     pixels,
     step_scenes,
 )
-from minikontext.training.stream import ANEW, Bucket, Stream, StreamConfig, draws_anew
+from minikontext.training.stream import Bucket, Stream, StreamConfig
 
 
 @pytest.fixture(scope="module")
@@ -217,29 +216,3 @@ def test_a_size_that_is_named_twice_comes_twice_as_often_and_is_told_once(tiny):
     square = sum(stream.bucket(i).target == (64, 64) for i in range(600))
     assert 350 < square < 450
     assert jobs.stream_defaults(config).sizes == ((64, 64), (96, 64))
-
-
-def test_wishes_that_draw_the_character_anew_take_their_share(autoencoder, tmp_path):
-    """Of the samples with one picture; all others are what they are without it."""
-    config = StreamConfig(tokens=500, contexts=(1, 2), sizes=((64, 64),), seed=5)
-    as_they_come, chosen = (
-        [Stream(replace(config, anew=share), autoencoder).cases(n) for n in range(60)]
-        for share in (None, 0.7)
-    )
-    one = [draws_anew(case) for batch in chosen for case in batch if len(case.contexts) == 1]
-    assert len(one) > 200 and 0.6 < sum(one) / len(one) < 0.8
-    for batch, before in zip(chosen, as_they_come, strict=True):
-        assert (batch == before) or len(batch[0].contexts) == 1
-    assert Stream(replace(config, anew=0.0), autoencoder).facts != Stream(config, autoencoder).facts
-    with pytest.raises(ConfigError, match="no choice at level 1"):
-        Stream(replace(config, anew=0.5, level=1), autoencoder)
-    never = (Stream(replace(config, anew=0.0), autoencoder).cases(n) for n in range(20))
-    assert not any(draws_anew(c) for batch in never for c in batch if len(c.contexts) == 1)
-
-
-def test_a_wish_of_two_draws_anew_if_one_of_them_does():
-    case = sample_case(0, contexts=1)
-    for name, anew in (("change_eyes", True), ("add_sign + change_style", True),
-                       ("add_sign + remove_thing", False)):  # fmt: skip
-        assert draws_anew(replace(case, operation=name)) is anew
-    assert {*OPERATIONS} >= ANEW and {context_count(name) for name in ANEW} == {1}
