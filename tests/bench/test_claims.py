@@ -189,7 +189,8 @@ def misread():
 
 
 ANEW = {"change_eyes", "change_pattern", "change_style", "move_character", "recolour_character",
-        "remove_accessory", "replace_accessory", "replace_character", "style_reference"}  # fmt: skip
+        "remove_accessory", "replace_accessory", "replace_character",
+        "style_reference"}  # fmt: skip
 
 
 def drawn_anew(wanted):
