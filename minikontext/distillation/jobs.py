@@ -15,6 +15,7 @@ from minikontext.runtime.bounds import Scale
 from minikontext.runtime.config import build_config
 from minikontext.training.jobs import Job, Values, WorldJob, stream_defaults
 from minikontext.training.stream import Stream, StreamConfig
+from minikontext.transformer import Depth
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ class LaddJob(DistillJob):
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutJob(DistillJob):
-    """`kind = "rollout"`; the student starts as `teacher`."""
+    """`kind = "rollout"`; the student starts as `teacher`, and may grow to more `single_blocks`."""
 
     training: RolloutLossConfig = field(default_factory=RolloutLossConfig)
+    single_blocks: Depth | None = None
 
 
 JOBS: dict[str, type[Job]] = {"guidance": GuidanceJob, "ladd": LaddJob, "rollout": RolloutJob}

@@ -20,7 +20,7 @@ from minikontext.pipeline import KontextPipeline
 from minikontext.pretrained import config_fingerprint
 from minikontext.training.editor import Editor
 from minikontext.training.loop import Loop, LossFunction
-from minikontext.training.models import averaged, export
+from minikontext.training.models import averaged, deepen, export
 from minikontext.training.parallel import DistContext, prepare
 from minikontext.training.runs import made_from
 from minikontext.training.stream import Inputs, Stream
@@ -63,6 +63,8 @@ def distill_rollout(job: RolloutJob, world: DistContext, on_log: OnLog = None) -
     """Train a few-step student on states of its own making; writes its weights folder."""
     pipe, teacher = load_teacher(job, world)
     source = Inputs(load_stream(job, pipe), teacher.text)
+    if job.single_blocks is not None:
+        deepen(teacher.transformer, job.single_blocks)
     student = _waiting(teacher, world).requires_grad_(True).train()
     prepare(student, world, job.training.bf16)
     loss = rollout_loss(student, source, job.training, world.device)

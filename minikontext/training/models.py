@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,30 @@ def new_transformer(sizes: TransformerConfig, start: str | None = None) -> Konte
     return model
 
 
+@torch.no_grad()
+def deepen(net: KontextTransformer, single_blocks: int) -> None:
+    """Bring a trained transformer to so many single blocks, without changing what it computes.
+
+    The new ones lie evenly between the old, as copies of the one before. Their gates start at 0
+    (weight and bias of the last third of their modulation), so each is the identity at first and
+    only its gate has a gradient: as adaLN-zero, but from weights that have learned to look. Block
+    expansion: LLaMA Pro, arXiv 2401.02415. Raises ConfigError for fewer blocks than there are.
+    """
+    old, blocks = list(net.single_blocks), []
+    more = single_blocks - len(old)
+    if more < 0 or (more and not old):
+        raise ConfigError(f"single_blocks = {single_blocks}: the teacher has {len(old)}; blocks "
+                          "are copied between these, and none is taken away")  # fmt: skip
+    for i, block in enumerate(old):
+        blocks.append(block)
+        for _ in range(i * more // len(old), (i + 1) * more // len(old)):
+            blocks.append(copy.deepcopy(block))
+            for parameter in blocks[-1].modulation.lin.parameters():
+                parameter.chunk(3)[-1].zero_()
+    net.single_blocks = nn.ModuleList(blocks)
+    net.config = replace(net.config, depth_single_blocks=single_blocks)
+
+
 def first_weights(seed: int) -> Callable[[str, nn.Module], None]:
     """What sets the weights of a transformer that starts from nothing, module by module."""
     generator = torch.Generator().manual_seed(seed)
@@ -151,9 +176,9 @@ def gathered(model: nn.Module, world: DistContext) -> nn.Module | None:
     with torch.device("meta"):
         if isinstance(model, Editor):
             net, text = KontextTransformer(model.transformer.config), model.text
-            copy = Editor(net, type(text)(text.config))
+            whole = Editor(net, type(text)(text.config))
         else:
-            copy = KontextTransformer(model.config)
+            whole = KontextTransformer(model.config)
     state = {}
     for name, tensor in model.state_dict().items():
         one = full_tensor(tensor)
@@ -161,8 +186,8 @@ def gathered(model: nn.Module, world: DistContext) -> nn.Module | None:
             state[name] = one.cpu()
     if world.rank > 0:
         return None
-    copy.load_state_dict(state, assign=True)
-    return copy.eval()
+    whole.load_state_dict(state, assign=True)
+    return whole.eval()
 
 
 def export(model: Editor, autoencoder: AutoEncoder, job: Any, world: DistContext) -> Path:

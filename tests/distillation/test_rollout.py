@@ -13,6 +13,7 @@ from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
 from minikontext.training.editor import Batches
+from minikontext.training.models import deepen
 from minikontext.training.world_editor import change_weights
 
 CPU = torch.device("cpu")
@@ -147,3 +148,37 @@ def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
     assert not torch.equal(*weights)
     prints = [pipe.autoencoder.encoder_fingerprint() for pipe in (old, new)]
     assert prints[0] == prints[1]
+
+
+def test_a_deeper_student_begins_as_its_teacher_and_learns_in_its_new_blocks(tiny, tmp_path):
+    pipe = tiny()
+    net, old = pipe.transformer, list(pipe.transformer.single_blocks)
+    ids, txt_ids = torch.rand(5, 3), torch.zeros(4, 3)
+    dims = net.config.in_channels, net.config.context_in_dim, net.config.vec_in_dim
+    given = (torch.randn(2, 5, dims[0]), ids, torch.randn(2, 4, dims[1]), txt_ids, torch.rand(2),
+             torch.randn(2, dims[2]))  # fmt: skip
+    with torch.no_grad():
+        for block in old:  # a gate of its own, or nothing could be told
+            block.modulation.lin.bias.normal_()
+        net.final_layer.linear.weight.normal_()
+        before = net(*given)
+    more = 2 * len(old) + 1
+    deepen(net, more)
+    assert len(net.single_blocks) == net.config.depth_single_blocks == more
+    assert [b for b in net.single_blocks if any(b is o for o in old)] == old  # in their order
+    after = net(*given)
+    assert torch.equal(before, after)
+    after.square().mean().backward()
+    new = [b for b in net.single_blocks if not any(b is o for o in old)]
+    assert all(b.modulation.lin.weight.grad[-b.linear2.out_features:].any() for b in new)
+    with pytest.raises(ConfigError, match="none is taken away"):
+        deepen(net, more - 1)
+
+    tiny().save_pretrained(tmp_path / "before")
+    job = distillation.build_job({
+        "kind": "rollout", "teacher": str(tmp_path / "before"), "run": str(tmp_path / "run"),
+        "output": str(tmp_path / "after"), "stream": {"tokens": 300, "contexts": [1]},
+        "loop": {"steps": 1, "warmup": 1}, "single_blocks": more,
+    })  # fmt: skip
+    student = KontextPipeline.from_pretrained(distillation.run_job(job))
+    assert len(student.transformer.single_blocks) == more
