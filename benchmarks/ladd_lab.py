@@ -42,7 +42,7 @@ from benchmarks import ladd_report
 from benchmarks.ladd_report import STEPS, Run
 from minikontext import flow, sampler
 from minikontext.bench import report, study
-from minikontext.bench.diversity import diversity
+from minikontext.bench.diversity import answers, distinct
 from minikontext.bench.study import SamplerSetting
 from minikontext.denoiser import PATCH
 from minikontext.distillation import losses
@@ -53,7 +53,7 @@ from minikontext.distillation.policy import PolicySteps, imitation_loss, policy_
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError, TrainingError
 from minikontext.pipeline import KontextPipeline
-from minikontext.toyworld import Case, wishes
+from minikontext.toyworld import Case, Score, wishes
 from minikontext.toyworld.edits import sample_case
 from minikontext.training.editor import Editor, editor_loss
 from minikontext.training.loop import Loop, LoopConfig, LossFunction
@@ -131,7 +131,8 @@ class Plan:
     steps: of LADD after its head start; every other arm has as many as take equally long. scale,
     answers: guidance and steps of the teacher. tokens, batches: of the stream. cases: closed and
     open ones to edit, of the dev split. prompts, draws: open prompts, and pictures of each, for
-    distinct answers.
+    the claim's distinct answers. many: pictures of each prompt, open and closed, for the answers by
+    number of steps.
     """
 
     weights: str = "toy"
@@ -143,6 +144,7 @@ class Plan:
     cases: int = 300
     prompts: int = 8
     draws: int = 64
+    many: int = 64
     lr: float = 1e-5
     heads: float = 100.0
     head_start: int = 100
@@ -443,7 +445,10 @@ class Exam:
     @cached_property
     def prompts(self) -> list[Case]:
         """Open prompts, with a context picture where the weights may be given one."""
-        found = self._found(True)
+        return self._prompts(True)
+
+    def _prompts(self, free: bool) -> list[Case]:
+        found = self._found(free)
         return ([case for case in found if case.contexts] or found)[: self.plan.prompts]
 
     def _found(self, free: bool) -> list[Case]:
@@ -467,16 +472,27 @@ class Exam:
     ) -> dict[str, Any]:  # fmt: skip
         """Outcomes by steps, and each open prompt's distinct valid answers with `variety` steps.
 
-        at: the pipeline for so many steps. cfg: the scale of classifier-free guidance.
+        at: the pipeline for so many steps. cfg: the scale of classifier-free guidance. Of `many`
+        seeds also, by steps: `varied`, the distinct valid answers of each open prompt, and `sure`,
+        the share of valid answers, in percent, of each closed one.
         """
         outcomes = {}
         for n in steps:
             setting = SamplerSetting(at(n).name, n, cfg)
             outcomes[str(n)] = study.measure(at(n), setting, self.cases, "dev")[0].outcomes[0]
-        call = {"num_inference_steps": variety, "true_cfg_scale": cfg}
-        seeds = range(self.plan.draws)
-        found = [diversity(at(variety), [case], seeds, **call) for case in self.prompts]
-        return {"outcomes": outcomes, "distinct": [one.distinct for one in found]}
+
+        def drawn(case: Case, seeds: int, n: int) -> list[Score]:
+            call = {"num_inference_steps": n, "true_cfg_scale": cfg}
+            return answers(at(n), case, range(seeds), **call)
+
+        few, many = self.plan.draws, self.plan.many
+        found: dict[str, Any] = {"outcomes": outcomes, "varied": {}, "sure": {}}
+        found["distinct"] = [distinct(case, drawn(case, few, variety)) for case in self.prompts]
+        for n in [n for n in steps if n <= max(variety, ladd_report.CLAIM.variety)]:
+            found["varied"][str(n)] = [distinct(c, drawn(c, many, n)) for c in self.prompts]
+            right = [drawn(case, many, n) for case in self._prompts(False)]
+            found["sure"][str(n)] = [100 * sum(s.success for s in one) / many for one in right]
+        return found
 
 
 @dataclass
@@ -560,7 +576,7 @@ def _run(
             as_is, known = arm.kind == "weights", book.runs.get(Run(name, seed).name)
             looked_at = sized(load_pipe(name[len(WEIGHTS) :])) if as_is else pipe
             mark = looked_at.weights_fingerprint[:12] if as_is else ""
-            if known and known.weights in ("", mark):
+            if known and (known.varied or known.error) and known.weights in ("", mark):
                 continue
             own = replace(plan, steps=steps_of(plan, name, book.costs)) if arm.trained else plan
             one = replace(experiment(own, name, seed, looked_at, exam, work), weights=mark)
@@ -650,7 +666,7 @@ def main(arguments: list[str] | None = None) -> Book:
     about = f"{plan}. Teacher: {book.teacher}."
     free = [one == "1" for one in book.free]
     planned = {name: planned_minutes(plan, name, book.costs) for name in book.costs}
-    text = ladd_report.page(about, book.runs, free, book.prepared, planned, plan.draws)
+    text = ladd_report.page(about, book.runs, free, book.prepared, planned, plan.draws, plan.many)
     report.write_text(text, place.with_suffix(".md"))
     print(text)
     return book

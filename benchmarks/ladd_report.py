@@ -43,8 +43,9 @@ CLAIM = Claim()
 @dataclass(frozen=True)
 class Run:
     """What came of an arm and a seed: outcomes by steps (a 0 or 1 a case), distinct answers of each
-    open prompt, the thinned log, and what went wrong, if anything. weights: the fingerprint of
-    those that were examined as they are."""
+    open prompt, the thinned log, and what went wrong, if anything. varied, sure: by steps, distinct
+    answers of each open prompt, and percent of right ones of each closed prompt, of more seeds.
+    weights: the fingerprint of those that were examined as they are."""
 
     arm: str
     seed: int
@@ -53,6 +54,8 @@ class Run:
     log: list[dict[str, float]] = field(default_factory=list)
     error: str = ""
     weights: str = ""
+    varied: dict[str, list[float]] = field(default_factory=dict)
+    sure: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -76,12 +79,13 @@ def beside(first: np.ndarray, second: np.ndarray) -> compare.Comparison:
 
 def page(
     plan: str, runs: dict[str, Run], free: Sequence[bool], prepared: float = 0.0,
-    planned: Mapping[str, float] | None = None, draws: int | None = None,
+    planned: Mapping[str, float] | None = None, draws: int | None = None, many: int = 64,
 ) -> str:  # fmt: skip
     """Tables for closed and open cases, distinct answers, the discriminator's logs, failures.
 
     free: whether a case is open, in the order of the outcomes. prepared, planned: see `costs`.
-    draws: pictures of each open prompt, of which the distinct answers are counted.
+    draws: pictures of each open prompt, of which the distinct answers are counted; many: of each
+    prompt, where they are counted by steps.
     """
     arms: dict[str, list[Run]] = {}
     for one in runs.values():
@@ -99,6 +103,7 @@ def page(
               "by case: a case is a cluster, with all students that were asked it. So it is said "
               "of these students; others of the same training were not drawn."]  # fmt: skip
     parts += ["## Distinct valid answers of an open prompt", _distincts(arms, draws)]
+    parts += _by_steps(arms, many)
     parts += ["## The discriminator at the end", _discriminators(arms)]
     parts += ["## What each arm cost", costs(arms, prepared, planned or {})]
     failed = [one for one in runs.values() if one.error]
@@ -220,9 +225,44 @@ def _distincts(arms: dict[str, list[Run]], draws: int | None) -> str:
     seeds = f"of {draws} seeds" if draws else "of the seeds"
     head = f"{seeds}, mean of {' or '.join(map(str, sorted(asked)))} prompts"
     return (
-        f"Counted with {CLAIM.variety} steps alone (the teacher's {CLAIM.pairs[0][0]} are guided), "
-        "so they do not say what one or two steps keep.\n\n"
+        f"What the claim asks: {CLAIM.variety} steps (the teacher's {CLAIM.pairs[0][0]} are "
+        "guided).\n\n"
     ) + report.table(["", "steps", head], lines)
+
+
+def _by_steps(arms: dict[str, list[Run]], many: int) -> list[str]:
+    """Distinct answers of open prompts and right ones of closed ones, by number of steps."""
+    if not any(one.varied for runs in arms.values() for one in runs):
+        return []
+    parts = [f"Of {many} seeds a prompt, where they were drawn. Words as above; a prompt is a "
+             "cluster. The teacher is guided."]  # fmt: skip
+    titles = {"varied": "Distinct valid answers of an open prompt, by steps",
+              "sure": "Right answers of a closed prompt, by steps, %"}  # fmt: skip
+    for field_name, title in titles.items():
+        found = {name: [getattr(one, field_name) for one in runs if one.varied]
+                 for name, runs in arms.items()}  # fmt: skip
+        shown = sorted({int(n) for runs in found.values() for one in runs for n in one})
+        lines = [
+            [name, len(of_seeds), *(_beside_start(found, name, str(n)) for n in shown)]
+            for name, of_seeds in found.items() if of_seeds
+        ]  # fmt: skip
+        head = ["", "seeds", *(f"{n} steps" for n in shown)]
+        parts += [f"### {title}", report.table(head, lines)]
+    return parts
+
+
+def _beside_start(found: dict[str, list[dict[str, list[float]]]], name: str, n: str) -> str | None:
+    """The mean with n steps, and what is decided beside the start and beside more flow training."""
+    mine, start, flow = (
+        np.array([one[n] for one in found.get(arm, []) if n in one])
+        for arm in (name, "start", "flow")
+    )
+    if not len(mine):
+        return None
+    if name in ("teacher", "start"):
+        return f"{mine.mean():.1f}"
+    words = [beside(mine, base).word() if len(base) else "" for base in (start, flow)]
+    return f"{mine.mean():.1f} ({' / '.join(words)})"
 
 
 def _discriminators(arms: dict[str, list[Run]]) -> str:

@@ -80,6 +80,19 @@ def diversity(
     return _summary(prompts, found, spreads, len(seeds))
 
 
+def answers(
+    pipe: KontextPipeline, case: Case, seeds: Iterable[int], batch: int = 32, **call: object
+) -> list[Score]:
+    """What the oracle says of one case's pictures, one a seed; the case may be closed."""
+    return [score(picture, case) for picture in _draw(pipe, case, list(seeds), batch, call)]
+
+
+def distinct(case: Case, scores: Iterable[Score]) -> int:
+    """How many different answers there are among the right ones, in what the case leaves free."""
+    right = (s.read for s in scores if s.success)
+    return len({tuple(getattr(scene, n) for n in case.free) for scene in right})
+
+
 def _draw(
     pipe: KontextPipeline, case: Case, seeds: list[int], batch: int, call: dict
 ) -> list[np.ndarray]:
@@ -96,23 +109,20 @@ def _summary(
     prompts: Sequence[Case], found: list[list[Score]], spreads: list[float], seeds: int
 ) -> Diversity:
     right = [[s.read for s in scores if s.success] for scores in found]
+    different = [distinct(case, scores) for case, scores in zip(prompts, found)]
     free = [n for n in CHOICES if any(n in case.free for case in prompts)]
     pairs = list(zip(prompts, right))
     shown = {n: [[getattr(s, n) for s in r] for c, r in pairs if n in c.free] for n in free}
-    answers = [
-        len({tuple(getattr(scene, n) for n in case.free) for scene in scenes})
-        for case, scenes in zip(prompts, right)
-    ]
     return Diversity(
         prompts=len(prompts),
         seeds=seeds,
         right=round(100 * sum(map(len, right)) / (len(prompts) * seeds), 2),
-        distinct=round(float(np.mean(answers)), 2),
+        distinct=round(float(np.mean(different)), 2),
         spread=round(float(np.mean(spreads)), 2),
         values={n: round(float(np.mean([len(set(x)) for x in shown[n]])), 2) for n in free},
         bits={n: round(float(np.mean([entropy(x) for x in shown[n]])), 3) for n in free},
         possible={n: len(CHOICES[n]) for n in free},
-        each={"distinct": answers, **{n: [round(entropy(x), 4) for x in shown[n]] for n in free}},
+        each={"distinct": different, **{n: [round(entropy(x), 4) for x in shown[n]] for n in free}},
         questions=hashlib.sha256(repr([(c.prompt, c.contexts) for c in prompts]).encode())
         .hexdigest()[:12],
     )  # fmt: skip

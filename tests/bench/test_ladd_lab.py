@@ -17,7 +17,8 @@ from minikontext.toyworld import grammar
 from minikontext.training.runs import alone
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unknown word", "ignore:The prompt has")
-TINY = Plan(steps=2, answers=1, tokens=1400, batches=2, cases=4, prompts=1, draws=2, head_start=1)
+TINY = Plan(steps=2, answers=1, tokens=1400, batches=2, cases=4, prompts=1, draws=2, many=2,
+            head_start=1)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,9 @@ def test_arms_are_trained_examined_and_kept(lab, monkeypatch):
         steps = ["28", "4", "2"] if one.arm == "teacher" else ["1", "2", "4", "8"]
         assert not one.error and [*one.outcomes] == steps
         assert all(len(found) == 4 for found in one.outcomes.values()) and len(one.distinct) == 1
+        counted = steps if one.arm == "teacher" else steps[:3]
+        assert [*one.varied] == [*one.sure] == counted
+        assert all(len(x) == 1 for x in (*one.varied.values(), *one.sure.values()))
     assert {"heads", "told_apart", "spread"} <= set(runs["ladd / 0"].log[-1])
     assert "heads" not in runs["flow / 0"].log[-1] and runs["start / 0"].log == []
     assert book.costs.keys() == {name for name in arms if ladd_lab.arm_called(name).trained}
@@ -245,6 +249,15 @@ def test_the_page_decides_by_case_and_says_what_it_cannot():
     assert "| ladd | 4 | 13.5 |" in page and "| teacher | 28 | 20.0 |" in page
     shown = ladd_report.page("a plan", runs, free, draws=32)
     assert "|  | steps | of 32 seeds, mean of 8 prompts |" in shown
+    assert "by steps" not in page
+    many = [{str(n): [float(n * base)] * 8 for n in (1, 2, 4)} for base in (3, 4)]
+    drawn = {name: replace(run, varied=many[run.arm == "ladd"], sure={"4": [50.0] * 8})
+             for name, run in runs.items()}  # fmt: skip
+    by_steps = ladd_report.page("a plan", drawn, free, many=64).split("### ")
+    assert "Of 64 seeds a prompt" in by_steps[0]
+    assert "| ladd | 2 | 4.0 (better / better) | 8.0 (better / better)" in by_steps[1]
+    assert "| start | 1 | 3.0 | 6.0 | 12.0 |" in by_steps[1]
+    assert "| ladd | 2 | 50.0 (not decided / not decided) |" in by_steps[2]
     assert "| ladd | 1.9 | 0.55 | 0.1 | 0.0 | 1.0 | 1.9 |" in page
     lines = [{"step": i, "heads": loss} for i, loss in enumerate((2, 2, 1.5, 1.5, 1, 1))]
     long = {"ladd / 0": one("ladd", 0, 0.5, [], lines)}
@@ -275,7 +288,7 @@ def test_weights_that_are_others_by_now_are_examined_anew(tiny, tmp_path, monkey
     teacher, student, seen = tiny(), tiny(), []
     monkeypatch.setattr(ladd_lab, "sized", lambda pipe: pipe)
     monkeypatch.setattr(ladd_lab, "experiment", lambda _, name, seed, pipe, *__: (
-        seen.append(pipe.weights_fingerprint) or Run(name, seed)))  # fmt: skip
+        seen.append(pipe.weights_fingerprint) or Run(name, seed, varied={"1": [2.0]})))  # fmt: skip
     for student.weights_fingerprint in ("one", "one", "two"):
         ladd_lab.run(TINY, ["start", "weights:x"], 1, tmp_path / "lab.json", tmp_path / "work",
                      lambda name: student if name == "x" else teacher)  # fmt: skip
