@@ -22,7 +22,16 @@ from minikontext.pretrained.native import find_weights
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 START, ATTENTION = "00_start_here.ipynb", "02_sequence_concat.ipynb"
-SAFETY = "10_safety.ipynb"
+# Made here, a widget with the weights of its notebook: that all cells of the notebooks run
+# is nbval's to tell, in the same environment; in the browser START does.
+LOOK, DESK = "look.ipynb", "desk.ipynb"
+MADE = {
+    LOOK: ("import minikontext as mk\nmk.course.setup(seed=0)",
+           'mk.course.AttentionWidget(mk.KontextPipeline.from_pretrained("toy"))'),
+    DESK: ("import minikontext as mk\nmk.course.setup(seed=0)",
+           'mk.course.SafetyWidget(mk.KontextPipeline.from_pretrained("toy", safety="none"),\n'
+           '                       mk.KontextPipeline.from_pretrained("toy-safe"))'),
+}  # fmt: skip
 HANDS = "hands.ipynb"  # made here: the editing widget alone, with few-step weights
 CELLS = (
     'import minikontext as mk\npipe = mk.KontextPipeline.from_pretrained("toy-max")\npipe',
@@ -102,7 +111,7 @@ def missing():
     """Why this test cannot run here, or nothing."""
     if not CHROMIUM:
         return f"no browser: none of {', '.join(NAMES)} is installed (or set MINIKONTEXT_CHROMIUM)"
-    for name in (START, ATTENTION, SAFETY):
+    for name in (START, ATTENTION):
         if not (NOTEBOOKS / name).is_file():
             return f"there is no {name}"
     try:
@@ -117,10 +126,10 @@ def furnish(home):
     deliver(NOTEBOOKS, home / "course")
     trust(NOTEBOOKS, home / "course")
     shutil.copy(home / "course" / "notebooks" / ATTENTION, home / UNRUN)
-    for name in (START, ATTENTION, SAFETY):
-        shutil.copy(NOTEBOOKS / name, home)
+    shutil.copy(NOTEBOOKS / START, home)
     new, facts = nbformat.v4, {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    for name, sources in ((HANDS, CELLS), (LATE, (LAG, *CELLS)), (WIDGETS, ALL)):
+    made = MADE | {HANDS: CELLS, LATE: (LAG, *CELLS), WIDGETS: ALL}
+    for name, sources in made.items():
         cells = list(map(new.new_code_cell, sources))
         nbformat.write(new.new_notebook(cells=cells, metadata=facts), home / name)
     for name, value in SETTINGS.items():

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from lab_page import (
-    ATTENTION,
+    DESK,
     HANDS,
     LATE,
-    SAFETY,
+    LOOK,
     START,
     answered,
     at,
@@ -92,7 +92,7 @@ def test_notebook_runs_and_its_widget_edits(page, lab, tmp_path):
 
 
 def test_the_attention_widget_answers_a_click(page, lab):
-    open_and_run(page, lab(ATTENTION))
+    open_and_run(page, lab(LOOK))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
     widget = with_a(page, ".mk-patch")
     before = widget.locator(".mk-status").inner_text()
@@ -119,7 +119,7 @@ def test_the_attention_widget_answers_a_click(page, lab):
 
 
 def test_the_desk_of_safety_obeys_its_switches(page, lab):
-    open_and_run(page, lab(SAFETY))
+    open_and_run(page, lab(DESK))
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
     widget = with_a(page, ".mk-layer")
     widget.scroll_into_view_if_needed()
