@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--sizes", type=sizes.parse, default="64x64", help="WxH,… (64x64)")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.5, 3.0, 6.0])
     parser.add_argument("--steps", type=int, default=12, help="sampling steps (default: 12)")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--json", type=Path, help="a file of rows by the weights' name")
     options = parser.parse_args(arguments)
     report.positive(options, "cases", "steps")
     pipe = KontextPipeline.from_pretrained(options.weights)
@@ -127,8 +127,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             cases = wishes(options.cases, free)
             rows += measure(pipe, cases, size, options.scales, options.steps)
     if options.json:
-        content = {"weights": pipe.name, "steps": options.steps, "rows": [*map(asdict, rows)]}
-        report.write_json(content, options.json)
+        known = report.read_json(options.json, {})
+        known[pipe.name] = {"steps": options.steps, "rows": [*map(asdict, rows)]}
+        report.write_json(known, options.json)
     print(table(rows))
     return rows
 

@@ -29,5 +29,8 @@ def test_the_command_draws_and_tells_closed_and_open_wishes(tmp_path, capsys):
     rows = saturation.main(["--cases", "2", "--steps", "1", "--scales", "3", "--json", str(place)])
     assert [row.free for row in rows] == [False, True] and rows[1].off is None
     stored = json.loads(place.read_text())
-    assert stored["weights"] == "toy" and [r["scale"] for r in stored["rows"]] == [3.0, 3.0]
+    assert list(stored) == ["toy"] and [r["scale"] for r in stored["toy"]["rows"]] == [3.0, 3.0]
+    place.write_text('{"another": 1}')
+    saturation.main(["--cases", "2", "--steps", "1", "--scales", "3", "--json", str(place)])
+    assert list(json.loads(place.read_text())) == ["another", "toy"]  # others stay
     assert "2 closed" in capsys.readouterr().out
