@@ -11,7 +11,7 @@ from minikontext.distillation.latents import TeacherSamplesConfig
 from minikontext.distillation.rollout import RolloutLossConfig
 from minikontext.editing.defaults import Defaults
 from minikontext.errors import ConfigError
-from minikontext.runtime.bounds import Scale
+from minikontext.runtime.bounds import Scale, Share
 from minikontext.runtime.config import build_config
 from minikontext.training.jobs import Job, Values, WorldJob, stream_defaults
 from minikontext.training.stream import Stream, StreamConfig
@@ -28,11 +28,16 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillJob(WorldJob):
-    """A distillation on the lineage's stream. teacher: a weights folder or a shipped name."""
+    """A distillation on the lineage's stream. teacher: a weights folder or a shipped name.
+
+    blend: how far the weights that are written lie on the way from where the student started to
+    what it learned; at 0.5, half-way (WiSE-FT, arXiv 2109.01903).
+    """
 
     teacher: str
     stream: StreamConfig
     training: Any
+    blend: Share = 1.0
     name: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
 

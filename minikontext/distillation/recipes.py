@@ -78,10 +78,14 @@ def learned(
     """Run the job's [loop] on the model, and write its student's averaged weights as a folder."""
     config = config_fingerprint(pipe)[:12]
     origin = made_from(job, config, base=pipe.weights_fingerprint[:12])
+    begun = {n: p.detach().clone() for n, p in student.named_parameters() if job.blend < 1}
     loop = Loop(model, job.loop, job.run, world, made_from=origin)
     loop.resume()
     loop.run(loss, on_log)
     averaged(loop, model)
+    for name, weight in begun.items():
+        found = student.get_parameter(name)
+        found.data.copy_(weight.lerp(found.detach(), job.blend))
     defaults = replace(job.defaults, context_layout=student.layout)
     return export(student, pipe.autoencoder, replace(job, defaults=defaults), world)
 

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import ladd_lab, ladd_report, sizes
 from benchmarks.newcomers import editable, is_double
-from minikontext.bench import compare, diversity, multiturn, results, safety_bench, study
+from minikontext.bench import compare, diversity, multiturn, report, results, safety_bench, study
 from minikontext.bench.compare import NOT_DECIDED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -241,6 +241,13 @@ def beside_toy(arm):
              for pair in ladd_report.CLAIM.pairs]  # fmt: skip
     margin = ladd_report.CLAIM.margin
     return [(ladd_report._answer(x, margin), round(100 * x.difference, 1)) for x in found]
+
+
+def saturated(name, side, scale, free=True):
+    """Points of saturation that a scale of guidance adds, if it is decided to be more."""
+    rows = report.read_json(BENCH / "saturation.json")[name]["rows"]
+    (row,) = [r for r in rows if (r["width"], r["scale"], r["free"]) == (side, scale, free)]
+    return round(row["saturation"], 1) if row["word"] == "more" else row["word"]
 
 
 def of_start(few, many, rows):
@@ -559,6 +566,13 @@ DECIDED = [
     (LADD, "Ten prompts do not decide whether the student gives fewer different answers, nor"
      " whether four fifths are left. They do decide that patterns and eyes are spread less evenly",
      [NOT_DECIDED, NOT_DECIDED, "worse", "worse"], lambda: varied("toy-pro", "toy")),
+    (LADD, "in `toy-many` 0.5, 1.3 and 1.9 points at *w* = 1.5, 3 and 6, and at 128 × 128 0.5, 1.1"
+     " and 1.5 (each decided)", [0.5, 1.3, 1.9, 0.5, 1.1, 1.5],
+     lambda: [saturated("toy-many", side, w) for side in (64, 128) for w in (1.5, 3, 6)]),
+    (LADD, "a guidance of 6 adds no saturation that is decided; in `toy` open ones gain 0.3 points"
+     " at *w* = 3", ({NOT_DECIDED}, 0.3),
+     lambda: ({saturated(name, side, 6, free=False) for name, side in
+               (("toy", 64), ("toy-many", 64), ("toy-many", 128))}, saturated("toy", 64, 3))),
     (BENCHES, "with characters that training may show; whether they drift less is not decided",
      {NOT_DECIDED}, lambda: {chains("known", "latents", turn) for turn in (6, 8)}),
     (BENCHES, "with `toy-max` six turns do not decide whether that matters", NOT_DECIDED,

@@ -382,6 +382,26 @@ def test_ladd_makes_a_student_of_few_steps_and_resumes(shipped, tmp_path):
     assert times == [1.0, 0.75, 0.5, 0.25]
 
 
+def test_what_is_written_may_lie_on_the_way_to_what_was_learned(shipped, tmp_path):
+    def written(blend, run):
+        given = config(
+            shipped, tmp_path, "ladd", training={"head_start": 0}, teacher_samples={"steps": 1}
+        )
+        given |= {"blend": blend, "run": str(tmp_path / run), "output": str(tmp_path / f"{run}-out")}
+        return KontextPipeline.from_pretrained(distill(given)).transformer.state_dict()
+
+    start = KontextPipeline.from_pretrained(shipped).transformer.state_dict()
+    none, half, whole = (written(x, f"at-{x}") for x in (0.0, 0.5, 1.0))
+    moved = [n for n in start if not torch.equal(start[n], whole[n])]
+    assert moved and all(torch.equal(none[n], start[n]) for n in start)
+    for name in moved:  # stored in bfloat16
+        middle = start[name].float().lerp(whole[name].float(), 0.5)
+        torch.testing.assert_close(half[name].float(), middle, rtol=0.02, atol=1e-3)
+    assert any(not torch.equal(half[n], start[n]) for n in moved)
+    with pytest.raises(ConfigError, match="blend"):
+        distillation.build_job(config(shipped, tmp_path, "ladd") | {"blend": 1.5})
+
+
 def test_a_config_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text('kind = "ladd"\n')
