@@ -387,7 +387,8 @@ def test_what_is_written_may_lie_on_the_way_to_what_was_learned(shipped, tmp_pat
         given = config(
             shipped, tmp_path, "ladd", training={"head_start": 0}, teacher_samples={"steps": 1}
         )
-        given |= {"blend": blend, "run": str(tmp_path / run), "output": str(tmp_path / f"{run}-out")}
+        places = {"run": str(tmp_path / run), "output": str(tmp_path / f"{run}-out")}
+        given |= {"blend": blend, **places}
         return KontextPipeline.from_pretrained(distill(given)).transformer.state_dict()
 
     start = KontextPipeline.from_pretrained(shipped).transformer.state_dict()
