@@ -261,7 +261,7 @@ def _beside_start(found: dict[str, list[dict[str, list[float]]]], name: str, n: 
         return None
     if name in ("teacher", "start"):
         return f"{mine.mean():.1f}"
-    words = [beside(mine, base).word() if len(base) else "" for base in (start, flow)]
+    words = [beside(mine, base).word() if len(base) else "–" for base in (start, flow)]
     return f"{mine.mean():.1f} ({' / '.join(words)})"
 
 
