@@ -56,8 +56,6 @@ OTHER = {
     "07": {
         "at t = 1 there is no difference:": COUNTED,
         "One step: the blur falls apart into answers": BELOW,
-        "more saturated": BELOW,
-        "more at 0 or 255": BELOW,
     },
     "08": {
         "gathering once costs less than half a percent:": COUNTED,
