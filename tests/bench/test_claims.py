@@ -413,6 +413,9 @@ DECIDED = [
      " (decided)", ("better", [68.0, 38.0]), lambda: laboratory("weights:toy-pro", "start", 1)),
     ("data/weights/toy-pro/README.md", "11.8 beside 16.4 of 64 seeds, in the mean of 8 open prompts"
      " (decided)", ("worse", [11.8, 16.4]), lambda: by_steps("weights:toy-pro", 1, 4)),
+    ("data/weights/toy-pro/README.md", "`toy-pro` in 87.9, 89.7 and 89.1: with one nothing is"
+     " decided, with two and four `toy-pro` is better (decided)", [NOT_DECIDED, "worse", "worse"],
+     lambda: [longer(f"toy-pro, {n} steps", steps=n)[0] for n in (1, 2, 4)]),
     ("data/weights/toy-pro/README.md", "In one step the student is right oftener, in four"
      " `toy-pro` (both decided); with two nothing is decided",
      [("better", 1.5), (NOT_DECIDED, -0.9), ("worse", -1.6)],
