@@ -37,7 +37,8 @@ class RolloutLossConfig:
     then one of the steps is drawn, at which it learns. final: the share in which it is the last
     one, whose estimate is the answer. mu_16: its times are shifted by the root law of the target's
     size; None: as they are. changed: how much of the loss follows what the edit changes, as in
-    `WorldEditorTraining`.
+    `WorldEditorTraining`. worst: how much of it follows the student's own error, place by place, as
+    a square does: a pair of eyes is two places of 64, and a plain distance hardly sees them.
     """
 
     seed: Seed = 0
@@ -46,6 +47,7 @@ class RolloutLossConfig:
     final: Share = 0.5
     mu_16: Mean | None = None
     changed: Share = 0.0
+    worst: Share = 0.0
     bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -91,7 +93,21 @@ def rollout_loss(
         generated = torch.where(determined.view(-1, 1, 1, 1), generated, x)
         mse = float((generated.detach() - x).square().mean())
         weights = change_weights(x, contexts, config.changed) if config.changed else None
+        if config.worst:
+            weights = (1.0 if weights is None else weights) * worst_weights(
+                generated, x, config.worst
+            )
         total = losses.rollout_loss(generated, x, float(times[-1]), weights)
         return total, {"mse": mse, f"mse_at_{float(times[-1]):.2f}": mse}
 
     return loss
+
+
+def worst_weights(generated: Tensor, x: Tensor, share: float) -> Tensor:
+    """Weights of places, (b, 1, h, w), `share` of them in proportion to the error; their mean is 1.
+
+    Without gradients. A sample without an error has 1 - share everywhere.
+    """
+    far = (generated - x).detach().square().mean(1, keepdim=True).sqrt()
+    mean = far.mean((1, 2, 3), keepdim=True).clamp(min=losses.TINY)
+    return 1 - share + share * far / mean

@@ -8,7 +8,7 @@ import torch
 
 from minikontext import distillation, flow, sampler
 from minikontext.distillation.losses import TINY
-from minikontext.distillation.rollout import RolloutLossConfig, rollout_loss
+from minikontext.distillation.rollout import RolloutLossConfig, rollout_loss, worst_weights
 from minikontext.errors import ConfigError
 from minikontext.pipeline import KontextPipeline
 from minikontext.training.data import Pairs
@@ -118,6 +118,25 @@ def test_what_an_edit_changes_weighs_more(student, pairs):
     weights = change_weights(target, contexts, 0.5)[:, 0]
     assert float(weights[0, 0, 0]) > 4 > 1 > float(weights[0, -1, -1])
     torch.testing.assert_close(value, (weights * far).mean())
+
+
+def test_places_with_larger_errors_weigh_more():
+    x = torch.zeros(2, 3, 2, 2)
+    made = x.clone()
+    made[0, :, 0, 0], made[0, :, 1, 1] = 3.0, 1.0
+    weights = worst_weights(made.requires_grad_(), x, 0.5)
+    assert weights.shape == (2, 1, 2, 2) and not weights.requires_grad
+    torch.testing.assert_close(weights[0, 0], torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
+    assert (weights[1] == 0.5).all() and (worst_weights(made, x, 0.0) == 1).all()
+
+
+def test_the_worst_places_move_the_student_most(student, pairs):
+    """Beside the plain loss, the share of the gradient that comes from small errors is smaller."""
+    def value(worst):
+        loss = rollout_loss(student, twice(pairs, 0), replace(ONE_STEP, worst=worst), CPU)
+        return float(loss(0)[0].detach())
+
+    assert value(1.0) > value(0.5) > value(0.0) > 0
 
 
 def test_the_recipe_trains_a_student_on_and_resumes(tiny, tmp_path):
