@@ -636,6 +636,8 @@ DECIDED = [
      ("worse", -1.8, -3.5, -0.1), isolated_beside_joint),
     ("docs/lineage.md", "it grants 313 of the 500 in four steps where `toy_few` grants 309, which"
      " is not decided", (NOT_DECIDED, [313, 309]), lambda: over_sizes("toy_sure", "toy_few")),
+    ("docs/lineage.md", "it grants 313 of the 500 where `toy_few` grants 309, which is not decided",
+     (NOT_DECIDED, [313, 309]), lambda: over_sizes("toy_grown", "toy_few")),
     ("docs/lineage.md", "brought `toy_many` 281 where it grants 275 without, which is not decided",
      (NOT_DECIDED, [281, 275]), lambda: over_sizes("toy_many_decoder", "toy_many")),
     ("docs/lineage.md", "`toy-any` is not as far there (decided, p = 0.007)", "worse",
