@@ -755,7 +755,7 @@ OTHER = {
     },
     "notebooks/06_sampler.ipynb": {"at *w* = 5 decidedly": PRINTED},
     "notebooks/07_ladd.ipynb": {
-        "guidance held at 1.5, LADD, and more training": "what was done, not what came out",
+        "answers made with guidance, LADD, more training": "what was done, not what came out",
         "**Predict:** by how much is it worse": "a question",
         "say what was decided by a measurement": "what is learned here",
         "It was written down before the runs: 4 for 28": "the claim, before any run",
