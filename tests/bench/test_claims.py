@@ -640,6 +640,10 @@ DECIDED = [
      " is not decided", (NOT_DECIDED, [313, 309]), lambda: over_sizes("toy_sure", "toy_few")),
     ("docs/lineage.md", "it grants 313 of the 500 where `toy_few` grants 309, which is not decided",
      (NOT_DECIDED, [313, 309]), lambda: over_sizes("toy_grown", "toy_few")),
+    ("docs/lineage.md", "of the 500 it grants 324 where `toy_grown` grants 313 (decided, p = 0.04);"
+     " beside the 309 of `toy_few` that is not decided",
+     [("better", [324, 313]), (NOT_DECIDED, [324, 309])],
+     lambda: [over_sizes("toy_sharp", "toy_grown"), over_sizes("toy_sharp", "toy_few")]),
     ("docs/lineage.md", "brought `toy_many` 281 where it grants 275 without, which is not decided",
      (NOT_DECIDED, [281, 275]), lambda: over_sizes("toy_many_decoder", "toy_many")),
     ("docs/lineage.md", "`toy-any` is not as far there (decided, p = 0.007)", "worse",
